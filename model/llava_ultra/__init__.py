@@ -1,0 +1,1 @@
+"""LLaVA-Ultra: encoders, fusion, adaptive sampling, connector, language model, generation."""

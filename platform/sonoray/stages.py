@@ -1,0 +1,161 @@
+"""Content-addressed stage outputs: a rerun is a no-op, a changed input is not.
+
+A stage's key is the hash of its configuration, the keys of its inputs and the source of the code
+that makes it. Its output is the folder `<name>-<first 12 hex digits>` under the workspace, written
+beside its final place and renamed once complete, so a killed job leaves nothing half-written; the
+folder holds `manifest.json` with the key, counts and file digests.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sonoray.config import content_hash
+from sonoray.errors import DataError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What a stage output depends on."""
+
+    name: str
+    """Kind of stage and its subject, as in `ingest-busbra`."""
+    config: Mapping[str, Any]
+    """The JSON values that shape the output."""
+    inputs: Sequence[str] = ()
+    """Keys or digests of everything read."""
+    code: Sequence[str] = ()
+    """Dotted names of the modules whose source decides the output."""
+
+    @property
+    def key(self) -> str:
+        """Sha256 (hex) over name, config, inputs and code."""
+        return content_hash(
+            {
+                "name": self.name,
+                "config": self.config,
+                "inputs": list(self.inputs),
+                "code": [source_digest(module) for module in self.code],
+            }
+        )
+
+    def path(self, root: Path) -> Path:
+        """Folder of the output under `root`."""
+        return root / f"{self.name}-{self.key[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutput:
+    """A finished stage: where it lies and what its manifest says."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    reused: bool
+    """True where the output stood already and nothing ran."""
+
+    @property
+    def key(self) -> str:
+        """The full key of the stage, to hand on as an input of the next one."""
+        return str(self.manifest["key"])
+
+
+def source_digest(module: str) -> str:
+    """Sha256 of a module's source file, or of all `.py` files of a package, in sorted order."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def run_stage(stage: Stage, root: Path, make: Callable[[Path], Mapping[str, Any]]) -> StageOutput:
+    """Return the output of `stage`, making it first where it does not exist.
+
+    Args:
+        stage: what the output depends on.
+        root: folder that holds all stage outputs.
+        make: writes the output into the (empty) folder that it is given and returns the manifest's
+            `summary`: counts, schema, metrics.
+    """
+    final = stage.path(root)
+    if (final / MANIFEST).is_file():
+        return StageOutput(path=final, manifest=read_manifest(final), reused=True)
+    root.mkdir(parents=True, exist_ok=True)
+    partial = root / f".{final.name}.{uuid.uuid4().hex[:8]}.partial"
+    partial.mkdir()
+    try:
+        summary = make(partial)
+        manifest = {
+            "name": stage.name,
+            "key": stage.key,
+            "config": dict(stage.config),
+            "inputs": list(stage.inputs),
+            "summary": dict(summary),
+            "files": file_digests(partial),
+        }
+        write_json(partial / MANIFEST, manifest)
+        try:
+            partial.rename(final)
+        except OSError:  # another process finished the same stage first: its output is ours
+            if not (final / MANIFEST).is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return StageOutput(path=final, manifest=read_manifest(final), reused=False)
+
+
+def find_stage(stage: Stage, root: Path, *, fix: str) -> StageOutput:
+    """Return the finished output of `stage`.
+
+    Raises:
+        DataError: it was never made; the message ends with `fix`, the command that makes it.
+    """
+    path = stage.path(root)
+    if not (path / MANIFEST).is_file():
+        raise DataError(f"no {stage.name} output {str(path)!r} for this config; run: {fix}")
+    return StageOutput(path=path, manifest=read_manifest(path), reused=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a stage's manifest.
+
+    Raises:
+        DataError: it is missing or not JSON.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"stage output {str(folder)!r} has no readable {MANIFEST} ({type(error).__name__}); "
+            "remove the folder and run the stage again"
+        ) from None
+    return manifest
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Map each file below `folder`, by relative path, to its sha256 (hex)."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write JSON atomically: to a neighbour first, then renamed over `path`."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,85 @@
+"""The workspace: one folder that holds everything a road makes.
+
+```
+<workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, evaluate, export (sonoray.stages)
+           /datasets/<name>.json     which ingest output a dataset's name points to now
+           /features/<fingerprint>/  feature store, one folder per tower (sonoray.feature_store)
+           /runs/<name>/             Ray Train storage: checkpoints, the MLflow run id
+           /mlflow.db, /artifacts/   MLflow's store, where no tracking server is configured
+           /identity.key             secret of the patient keys (0600)
+```
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sonoray.errors import DataError
+from sonoray.stages import StageOutput, read_manifest, write_json
+
+DEFAULT_WORKSPACE = Path(".sonoray")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths below one root; cheap to pass to Ray workers that share the file system."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path = DEFAULT_WORKSPACE) -> "Workspace":
+        """Create the folder where needed and return it with an absolute path.
+
+        Raises:
+            DataError: the path is a file or cannot be written.
+        """
+        root = root.expanduser().resolve()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"workspace {str(root)!r} cannot be created ({error.strerror}); "
+                "choose another with --workspace"
+            ) from None
+        return cls(root)
+
+    @property
+    def stages(self) -> Path:
+        """Root of the content-addressed stage outputs."""
+        return self.root / "stages"
+
+    @property
+    def features(self) -> Path:
+        """Root of the feature store."""
+        return self.root / "features"
+
+    @property
+    def runs(self) -> Path:
+        """Ray Train's storage path."""
+        return self.root / "runs"
+
+    def point_dataset(self, name: str, output: StageOutput) -> None:
+        """Let the dataset `name` mean this ingest output from now on."""
+        folder = self.root / "datasets"
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{name}.json", {"stage": output.path.name, "key": output.key})
+
+    def dataset(self, name: str) -> StageOutput:
+        """Return the ingest output that the dataset `name` points to.
+
+        Raises:
+            DataError: there is no such dataset; the message lists those that exist.
+        """
+        pointer = self.root / "datasets" / f"{name}.json"
+        if not pointer.is_file():
+            known = ", ".join(self.dataset_names()) or "none yet"
+            raise DataError(
+                f"no dataset {name!r} in workspace {str(self.root)!r} (there: {known}); "
+                f"run: sonoray ingest {name} PATH"
+            )
+        path = self.stages / json.loads(pointer.read_text(encoding="utf-8"))["stage"]
+        return StageOutput(path=path, manifest=read_manifest(path), reused=True)
+
+    def dataset_names(self) -> list[str]:
+        """Names of all datasets, sorted."""
+        return sorted(path.stem for path in (self.root / "datasets").glob("*.json"))

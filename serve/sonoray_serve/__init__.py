@@ -1,0 +1,1 @@
+"""The Ray Serve application: API, vision replica, language engine."""
