@@ -1,0 +1,237 @@
+"""The feature store: frozen tower outputs by image id, written once, read at random.
+
+Place in the flow: the embed stage writes what is `missing`; training and evaluation read by id.
+One folder per tower fingerprint (which covers weights, preprocessing, layer, grid and dtype):
+
+```
+<root>/<fingerprint>/meta.json               shape and dtype, checked by everyone who opens it
+                    /batch-<uuid>.arrow      one committed batch: image_id, features
+                    /.batch-<uuid>.partial   a batch being written; no reader sees it
+```
+
+A batch is one uncompressed Arrow IPC file, synced and then renamed into place. The rename is the
+commit: a writer that dies leaves a partial file that nobody reads and that a later writer removes
+after a day. Writers share no state, so any number may run; an id that two of them computed stands
+twice with the same value and is read once. Rows are read through a memory map, so a random read
+touches only its own pages. Keep batches at 64 images or more: opening costs per file, not per row.
+"""
+
+import functools
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sonoray.errors import ConfigError, DataError
+from sonoray.stages import write_json
+
+Features = npt.NDArray[np.floating[Any]]
+"""Tower outputs `(N, P, C)`: N images, P tokens, C channels; float16 or float32."""
+
+_META = "meta.json"
+_BATCH_GLOB = "batch-*.arrow"
+_STALE_S = 24 * 3600.0
+"""Age at which a partial file belongs to no living writer (a batch takes seconds)."""
+_ID_BYTES = 68
+"""A sha256 in hex and its Arrow offset."""
+
+
+class FeatureStore:
+    """Features of one tower, by image id.
+
+    Opening touches nothing on disk, and a store pickles as its five arguments: Ray tasks open it
+    for themselves.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        fingerprint: str,
+        num_tokens: int,
+        num_channels: int,
+        dtype: Literal["float16", "float32"] = "float16",
+    ) -> None:
+        """Open the store of one tower; the folder is made by the first write.
+
+        Args:
+            root: folder that holds the stores of all towers.
+            fingerprint: the tower's fingerprint, used as the folder's name.
+            num_tokens: P, tokens per image.
+            num_channels: C, channels per token.
+            dtype: how features are stored.
+
+        Raises:
+            ConfigError: an argument cannot be used.
+            DataError: a store with this fingerprint exists and has another shape or dtype.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", fingerprint):
+            raise ConfigError(
+                f"fingerprint {fingerprint!r} cannot name a folder; use letters, digits, . _ -"
+            )
+        if num_tokens < 1 or num_channels < 1 or dtype not in ("float16", "float32"):
+            raise ConfigError(
+                f"feature store of ({num_tokens}, {num_channels}) {dtype} makes no sense; "
+                "both sizes must be positive and dtype float16 or float32"
+            )
+        self._args = (root, fingerprint, num_tokens, num_channels, dtype)
+        self.folder = root / fingerprint
+        self.shape = (num_tokens, num_channels)
+        self.dtype = np.dtype(dtype)
+        self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "dtype": dtype}
+        self._index: dict[str, tuple[str, int]] = {}
+        self._indexed: set[str] = set()
+        self._check_meta()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureStore, self._args
+
+    def ids(self) -> set[str]:
+        """All ids committed by now."""
+        self._refresh()
+        return set(self._index)
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Return those of `ids` that are not committed, each once, in order."""
+        self._refresh()
+        return [image_id for image_id in dict.fromkeys(ids) if image_id not in self._index]
+
+    def write(self, ids: Sequence[str], features: Features) -> None:
+        """Commit one batch.
+
+        Args:
+            ids: N image ids.
+            features: `(N, P, C)`; any float dtype, stored as the store's.
+
+        Raises:
+            DataError: the shape does not fit, or a value is not finite in the store's dtype.
+        """
+        if features.shape != (len(ids), *self.shape):
+            raise DataError(
+                f"features of shape {features.shape} do not fit {len(ids)} ids of a store of "
+                f"{self.shape}; embed with the tower that the store was made for"
+            )
+        if not ids:
+            return
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(features, dtype=self.dtype)
+        finite = np.isfinite(values).all(axis=(1, 2))
+        if not finite.all():
+            limit = float(np.finfo(self.dtype).max)
+            raise DataError(
+                f"features of image {ids[int(finite.argmin())]!r} are not finite as {self.dtype} "
+                f"(largest {limit:g}); store them as float32 or look at the tower"
+            )
+        self._create()
+        self._commit(ids, values)
+
+    def read(self, ids: Sequence[str]) -> Features:
+        """Return the features of `ids`, `(N, P, C)` in the store's dtype; ids may repeat.
+
+        Raises:
+            DataError: an id was never written, or a batch file is damaged.
+        """
+        if any(image_id not in self._index for image_id in ids):
+            absent = self.missing(ids)
+            if absent:
+                raise DataError(
+                    f"{len(absent)} of {len(ids)} images have no features in {str(self.folder)!r} "
+                    f"(first: {absent[0]!r}); run: sonoray embed"
+                )
+        rows: dict[str, tuple[list[int], list[int]]] = {}
+        for position, image_id in enumerate(ids):
+            name, row = self._index[image_id]
+            positions, sources = rows.setdefault(name, ([], []))
+            positions.append(position)
+            sources.append(row)
+        out: Features = np.empty((len(ids), *self.shape), dtype=self.dtype)
+        for name, (positions, sources) in rows.items():
+            out[positions] = _map_features(self.folder / name)[sources].reshape(-1, *self.shape)
+        return out
+
+    def predict_bytes(self, num_images: int) -> int:
+        """Bytes that `num_images` will take on disk, within a percent for batches of 64 or more."""
+        per_image = self.shape[0] * self.shape[1] * self.dtype.itemsize + _ID_BYTES
+        return num_images * per_image
+
+    def _check_meta(self) -> None:
+        try:
+            found = json.loads((self.folder / _META).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            found = "not readable"
+        if found != self._meta:
+            raise DataError(
+                f"feature store {str(self.folder)!r} holds {found}, asked for {self._meta}; "
+                "use the same tower config or another fingerprint"
+            )
+
+    def _create(self) -> None:
+        if (self.folder / _META).is_file():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / _META, self._meta)
+
+    def _commit(self, ids: Sequence[str], values: Features) -> None:
+        _remove_stale(self.folder)
+        num_values = self.shape[0] * self.shape[1]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), num_values)
+        batch = pa.record_batch([pa.array(ids, pa.string()), column], ["image_id", "features"])
+        name = f"batch-{uuid.uuid4().hex}"
+        partial = self.folder / f".{name}.partial"
+        try:
+            with partial.open("wb") as file:
+                with pa.ipc.new_file(file, batch.schema) as writer:
+                    writer.write_batch(batch)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(self.folder / f"{name}.arrow")
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _refresh(self) -> None:
+        """Index the batches committed since the last look."""
+        self._check_meta()
+        for path in sorted(self.folder.glob(_BATCH_GLOB)):
+            if path.name in self._indexed:
+                continue
+            ids = _open_batch(path).column("image_id").to_pylist()
+            for row, image_id in enumerate(ids):
+                self._index.setdefault(image_id, (path.name, row))
+            self._indexed.add(path.name)  # last: another thread must not skip a half-indexed file
+
+
+def _open_batch(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no stubs
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"feature batch {str(path)!r} cannot be read ({type(error).__name__}); "
+            "remove the file and run: sonoray embed"
+        ) from None
+
+
+@functools.lru_cache(maxsize=256)  # batches are immutable; bounds the open maps of a process
+def _map_features(path: Path) -> Features:
+    """Memory-mapped features of a batch, `(N, P * C)`."""
+    column = _open_batch(path).column("features")
+    values: Features = column.values.to_numpy(zero_copy_only=True)
+    return values.reshape(len(column), -1)
+
+
+def _remove_stale(folder: Path) -> None:
+    oldest = time.time() - _STALE_S
+    for path in folder.glob(".batch-*.partial"):
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # its writer has just renamed it
+            continue
