@@ -1,0 +1,75 @@
+"""The interface of a data source: it yields raw studies, and ingest does everything else.
+
+A source knows its own file layout and nothing of splits, keys, hashes or quarantine. Where one
+image or one study is unreadable it still yields it, with the bytes as they are, so that ingest
+counts and quarantines it; a source raises only where nothing of it can be read at all.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonoray.study import Turn
+
+Pixels = NDArray[np.uint8]
+"""Decoded image: uint8 (H, W) gray or (H, W, 3) RGB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RawImage:
+    """One image as the source has it, not yet decoded, hashed or checked."""
+
+    ref: str
+    """Where it stands in the source, as a relative path; unique within the source."""
+    data: bytes | Pixels
+    """The encoded file, or pixels where the source makes them."""
+    mask: bytes | Pixels | None = None
+    """Lesion mask of the same geometry (0 background, 255 lesion); None where it is unknown."""
+    frame_index: int = 0
+    """Position in the cine loop that the frame was taken from; 0 for a still."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What is known of this image alone, as `caption` or `shows_finding` (`0` or `1`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RawStudy:
+    """One study as the source has it."""
+
+    ref: str
+    """Identifier within the source; ingest turns it into a keyed `study_id`."""
+    patient_ref: str
+    """The source's patient identifier; ingest hashes it with a key and never stores it."""
+    images: tuple[RawImage, ...]
+    turns: tuple[Turn, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    provenance: str = ""
+    """Where the study comes from, in words that carry no patient's text."""
+
+
+class Source(Protocol):
+    """A reader of one kind of data set."""
+
+    @property
+    def name(self) -> str:
+        """Short name of the data set, as in `sonoray ingest NAME`."""
+        ...
+
+    @property
+    def public(self) -> bool:
+        """True where references are no secret and may be stored as they are."""
+        ...
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield every study once, in an order that does not change between runs."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON values that shape what is yielded, for the stage key."""
+        ...
+
+    def input_digest(self) -> str:
+        """Return a digest of everything that is read, for the stage key."""
+        ...
