@@ -1,0 +1,113 @@
+# SonoRay: every command that a developer or an operator types. `make help` lists them.
+#
+# The only things taken from the machine are python3 (3.11 or newer, with venv and headers), git, make
+# and g++; DeepSpeed compiles a small C++ module on first use, hence the last and the headers. All
+# else comes from requirements.lock, hash-checked, into .venv, through uv, which is in the lock too.
+# PYTHON=/path/to/python3 chooses another interpreter, DEMO="--keep" and PYTEST="-m 'not ray'" pass
+# arguments on. Package mirrors are the affair of the machine's own pip and uv settings.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+# Resolved before .venv comes first on PATH below.
+BASE_PYTHON := $(shell command -v $(PYTHON))
+DEMO ?=
+PYTEST ?=
+
+VENV := .venv
+UV := $(VENV)/bin/uv
+READY := $(VENV)/.ready
+
+# DeepSpeed looks for ninja on PATH, also inside Ray workers, which inherit it.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+# Nothing reports home, and nothing is fetched at run time.
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_OFFLINE := 1
+# Without it Ray rebuilds the environment of `uv run` for every worker.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+# Tokenizer threads and forked data workers deadlock.
+export TOKENIZERS_PARALLELISM := false
+unexport PYTHONPATH PYTHONHOME
+
+# The one place that says how the lock is made. An existing output file keeps its versions, so that
+# running it again changes nothing unless pyproject.toml did; UPGRADE=--upgrade asks for newer ones.
+UPGRADE ?=
+COMPILE := $(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet $(UPGRADE)
+
+.PHONY: help env demo test check check-lock format lock wheel bench clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+env: $(READY)  ## build .venv from requirements.lock (every other target does it too)
+
+demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep" leaves it serving)
+	@sonoray demo $(DEMO)
+
+test: $(READY)  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
+	@pytest $(PYTEST)
+
+check: $(READY) check-lock  ## lint, format, types, layers and the lock
+	@ruff check
+	@ruff format --check
+	@mypy
+	@lint-imports
+	@echo "check: all passed"
+
+check-lock: $(READY)
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp requirements.lock "$$scratch/" \
+	&& $(COMPILE) -o "$$scratch/requirements.lock" >/dev/null \
+	&& { diff -u requirements.lock "$$scratch/requirements.lock" | head -n 40 \
+	     || { echo "error: requirements.lock does not match pyproject.toml; run: make lock" >&2; exit 1; }; }
+
+format: $(READY)  ## rewrite the sources as ruff wants them
+	@ruff check --fix
+	@ruff format
+
+lock: $(UV)  ## bring requirements.lock up to pyproject.toml (UPGRADE=--upgrade: newest versions)
+	@$(COMPILE) -o requirements.lock >/dev/null
+
+wheel: $(READY)  ## build the wheel into dist/
+	@rm -rf dist && $(UV) build --quiet --wheel --no-build-isolation --python $(VENV)/bin/python -o dist .
+
+bench: $(READY)  ## run every measurement in bench/ (see bench/README.md)
+	@shopt -s nullglob; scripts=(bench/*.py); \
+	if (($${#scripts[@]} == 0)); then echo "bench/ holds no measurement yet"; fi; \
+	for script in "$${scripts[@]}"; do echo "== $$script"; python "$$script"; done
+
+clean:  ## remove .venv, caches and build outputs; the workspace .sonoray stays
+	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The prerequisites are checked once, where the environment is made; each failure is one line.
+$(UV):
+	@test -n "$(BASE_PYTHON)" \
+	|| { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or set PYTHON=" >&2; exit 2; }
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "error: $(BASE_PYTHON) is $$($(BASE_PYTHON) --version), SonoRay needs 3.11 or newer;" \
+	     "set PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	|| { echo "error: $(BASE_PYTHON) has no venv; run: apt-get install python3-venv" >&2; exit 2; }
+	@$(BASE_PYTHON) -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null \
+	|| { echo "error: $(BASE_PYTHON) has no C headers; run: apt-get install python3-dev" >&2; exit 2; }
+	@command -v g++ >/dev/null \
+	|| { echo "error: g++ not found; run: apt-get install g++" >&2; exit 2; }
+	$(BASE_PYTHON) -m venv $(VENV)
+	@pins=$$(mktemp) && trap 'rm -f "$$pins"' EXIT \
+	&& awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock > "$$pins" \
+	&& $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$$pins"
+
+# `sync` also removes what the lock no longer names. DeepSpeed comes as source: the constraints hold
+# what builds it to the lock's versions and hashes. hatchling, our own build backend, is in the lock,
+# so that the package itself needs no isolated build and no unpinned download.
+$(READY): pyproject.toml requirements.lock | $(UV)
+	$(UV) pip sync --python $(VENV)/bin/python --require-hashes \
+		--build-constraints requirements.lock requirements.lock
+	$(UV) pip install --python $(VENV)/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
