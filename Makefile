@@ -57,7 +57,7 @@ check: $(READY) check-lock  ## lint, format, types, layers and the lock
 	@ruff check
 	@ruff format --check
 	@mypy
-	@lint-imports
+	@lint-imports --no-logo
 	@echo "check: all passed"
 
 check-lock: $(READY)

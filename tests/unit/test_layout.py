@@ -1,0 +1,112 @@
+"""Guards of the source tree's shape: what no linter sees and what breaks far from its cause."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE_ROOTS = {
+    "platform": "sonoray",
+    "model": "llava_ultra",
+    "jobs": "sonoray_jobs",
+    "serve": "sonoray_serve",
+}
+MODULES = sorted(
+    path
+    for root, package in SOURCE_ROOTS.items()
+    for path in (ROOT / root / package).rglob("*.py")
+    if "__pycache__" not in path.parts
+)
+MAX_LINES = 400
+HEAVY = {"torch", "transformers", "deepspeed", "ray", "mlflow", "sklearn", "fastapi"}
+
+
+def dotted_names(package_folder: Path) -> list[str]:
+    """Return the import names of all modules of a package."""
+    names = []
+    for path in sorted(package_folder.rglob("*.py")):
+        parts = path.relative_to(package_folder.parent).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+def modules_after(statements: str) -> set[str]:
+    """Run the statements in a fresh interpreter and return the names in its `sys.modules`."""
+    code = f"{statements}\nimport sys\nprint(*sys.modules)"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert child.returncode == 0, child.stderr
+    return set(child.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("folder", [*SOURCE_ROOTS, "k8s", "tests"])
+def test_top_folders_are_no_packages(folder):
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(("root", "package"), SOURCE_ROOTS.items())
+def test_source_root_holds_one_package_and_no_module(root, package):
+    entries = {path.name for path in (ROOT / root).iterdir()} - {"__pycache__"}
+    assert entries == {package}
+    assert (ROOT / root / package / "__init__.py").is_file()
+
+
+def test_package_names_shadow_nothing_in_the_standard_library():
+    assert not sys.stdlib_module_names & set(SOURCE_ROOTS.values())
+
+
+def test_pythons_own_platform_module_works_in_the_repository_root():
+    child = subprocess.run(
+        [sys.executable, "-c", "import platform, uuid; print(platform.machine())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.strip()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_says_what_it_is_for_and_stays_readable(path):
+    text = path.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring
+    assert len(docstring) > 20, f"{docstring!r} says too little"
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+def test_tests_are_no_packages():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_importing_the_platform_leaves_the_model_libraries_out():
+    names = dotted_names(ROOT / "platform" / "sonoray")
+    loaded = modules_after("\n".join(f"import {name}" for name in names))
+    assert {"sonoray.config", "sonoray.study"} <= loaded
+    assert not loaded & {"torch", "transformers", "deepspeed", "llava_ultra"}
+
+
+def test_importing_the_command_line_leaves_every_heavy_library_out():
+    loaded = modules_after("import sonoray_jobs.cli")
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "deepspeed",
+        "ray",
+        "mlflow",
+        "sklearn",
+        "fastapi",
+    }
+
+
+def test_importing_the_model_leaves_ray_and_the_platform_out():
+    names = dotted_names(ROOT / "model" / "llava_ultra")
+    loaded = modules_after("\n".join(f"import {name}" for name in names))
+    assert "llava_ultra.fusion" in loaded
+    assert not loaded & {"ray", "mlflow", "sonoray"}
