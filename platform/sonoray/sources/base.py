@@ -32,6 +32,9 @@ class RawImage:
     """Position in the cine loop that the frame was taken from; 0 for a still."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What is known of this image alone, as `caption` or `shows_finding` (`0` or `1`)."""
+    problem: str = ""
+    """`reason: detail` where the source itself could not read the image (a missing file); ingest
+    quarantines it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,6 +50,9 @@ class RawStudy:
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: str = ""
     """Where the study comes from, in words that carry no patient's text."""
+    problem: str = ""
+    """`reason: detail` where the study contradicts itself or breaks its format; ingest quarantines
+    it with all its images."""
 
 
 class Source(Protocol):
