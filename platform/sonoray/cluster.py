@@ -1,0 +1,311 @@
+"""One Ray session per command: reuse it, connect to it, or start a private one.
+
+Every job opens its session here, so that the same code runs on a laptop, inside a submitted job and
+on a cluster. Choices:
+
+- **Private by default.** Without `--address` and `RAY_ADDRESS` a command starts its own instance
+  and stops it again; it never joins a Ray that happens to run on the machine. Its GCS port is
+  chosen first, so `RAY_ADDRESS` stands in the environment of every worker: without it Ray Train's
+  helpers search the process table and fail where they find a second instance.
+- **Refuse fast.** Ray itself needs 80 s to give up on a wrong address. Two probes come first: an
+  HTTP/2 greeting to the port (gRPC answers it at once) and a look for a raylet on this machine.
+- **Small footprint.** Object store of at most 2 GiB or 20 % of the memory; dashboard, usage report
+  and uv hook off; temporary files (which hold pixels) in a folder of mode 0700 under /tmp, where
+  socket paths stay below the kernel's 107 bytes, removed with the session.
+- **Workers see the venv's tools.** The interpreter's folder is prepended to PATH: DeepSpeed calls
+  `ninja` by name.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sonoray.errors import ClusterError
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("sonoray", "llava_ultra", "sonoray_jobs", "sonoray_serve")
+PROBE_TIMEOUT_S = 4.0
+CPU_WAIT_S = 5.0
+MAX_OBJECT_STORE_BYTES = 2 * 1024**3
+OBJECT_STORE_FRACTION = 0.2
+
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_HTTP2_SETTINGS_FRAME = 4
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[str]:
+    """Give the block an initialised Ray and yield the cluster's address, HOST:PORT.
+
+    An already initialised Ray is used as it is and left running. Else `address`, or `RAY_ADDRESS`,
+    names a running cluster to connect to; else a private instance is started and stopped again.
+
+    Args:
+        address: HOST:PORT of a cluster's GCS, `auto` for one started on this machine with
+            `ray start`, or None.
+        num_cpus: logical CPUs of a private instance; by default those of the machine, at least 2.
+            A running cluster keeps its own number: see `require_cpus`.
+
+    Raises:
+        ClusterError: the address is malformed or nothing usable answers there.
+    """
+    env = {
+        "PATH": path_with_interpreter(os.environ.get("PATH", "")),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes Ray build a venv per worker
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    target = address or os.environ.get("RAY_ADDRESS") or None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_environment(env))
+        import ray
+
+        if ray.is_initialized():
+            yield ray.get_runtime_context().gcs_address
+            return
+        start = _connected(target) if target else _private(num_cpus)
+        found = stack.enter_context(start)
+        logger.info("ray session at %s", found)
+        yield found
+
+
+def require_cpus(num_cpus: int, purpose: str) -> None:
+    """Check that the initialised Ray has `num_cpus` logical CPUs free.
+
+    A stage that just ended gives its CPUs back within a second or two, so the check looks again
+    for 5 s before it refuses.
+
+    Raises:
+        ClusterError: the cluster is too small or too busy; without this check Ray would wait.
+    """
+    import ray
+
+    def cpus(resources: Callable[..., Any]) -> int:
+        return int(resources().get("CPU", 0))
+
+    total = cpus(ray.cluster_resources)
+    if total < num_cpus:
+        raise ClusterError(
+            f"{purpose} needs {num_cpus} CPUs and the Ray cluster has {total}; "
+            "add nodes or lower the number of workers"
+        )
+    deadline = time.monotonic() + CPU_WAIT_S
+    while (free := cpus(ray.available_resources)) < num_cpus:
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{purpose} needs {num_cpus} CPUs and {free} of the Ray cluster's {total} are "
+                "free; wait for or stop the other work there, or run without --address and "
+                "RAY_ADDRESS for a private Ray"
+            )
+        time.sleep(0.2)
+
+
+def dev_runtime_env() -> dict[str, Any]:
+    """Runtime environment that ships the four packages as they lie here, over those installed.
+
+    Raises:
+        ClusterError: a package is not importable here.
+    """
+    folders = []
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ClusterError(f"package {package!r} is not importable; install sonoray here")
+        folders.append(str(Path(next(iter(spec.submodule_search_locations))).resolve()))
+    return {"py_modules": folders}
+
+
+def path_with_interpreter(path: str) -> str:
+    """Prepend the running interpreter's folder to a PATH value, once."""
+    # not resolved: a venv's python is a link, and its tools lie beside the link
+    folder = str(Path(sys.executable).parent)
+    return os.pathsep.join([folder, *(part for part in path.split(os.pathsep) if part != folder)])
+
+
+def token_path() -> Path:
+    """Where Ray looks for the cluster's token: `RAY_AUTH_TOKEN_PATH` or ~/.ray/auth_token."""
+    configured = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(configured) if configured else Path.home() / ".ray" / "auth_token"
+
+
+def local_ray_addresses() -> set[str]:
+    """GCS addresses of all Ray nodes that run on this machine (empty where there is no /proc)."""
+    addresses = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # the process ended, or belongs to somebody else
+            continue
+        if Path(words[0]).name == "raylet":
+            flags = (word.partition("=") for word in words)
+            addresses |= {value for key, _, value in flags if key.endswith("-gcs-address")}
+    return addresses
+
+
+def memory_limit_bytes() -> int:
+    """Memory that this process may use: the machine's, or the container's where that is less."""
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        with contextlib.suppress(OSError, ValueError):  # v2 writes "max" where there is no limit
+            limit = min(limit, int((Path("/sys/fs/cgroup") / name).read_text()))
+    return limit
+
+
+@contextlib.contextmanager
+def _private(num_cpus: int | None) -> Iterator[str]:
+    """Start an instance of our own and stop it at the end."""
+    import ray
+
+    _ensure_token_file()
+    configured = os.environ.get("RAY_TMPDIR")
+    temp_dir = configured or tempfile.mkdtemp(prefix="sonoray-", dir="/tmp")
+    port = _free_port()
+    env = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_GCS_SERVER_PORT": str(port)}
+    try:
+        with _environment(env):
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or max(2, os.cpu_count() or 1),
+                object_store_memory=min(
+                    MAX_OBJECT_STORE_BYTES, int(memory_limit_bytes() * OBJECT_STORE_FRACTION)
+                ),
+                include_dashboard=False,
+                _temp_dir=temp_dir,
+                **_log_options(),
+            )
+            del os.environ["RAY_GCS_SERVER_PORT"]  # a Ray started by a child needs its own
+            _quiet_libraries()
+            yield env["RAY_ADDRESS"]
+    finally:
+        ray.shutdown(wait_for_processes=True)
+        if not configured:
+            shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[str]:
+    """Connect to a running cluster and disconnect at the end."""
+    import ray
+
+    if address != "auto":
+        _probe(address)
+    # in another image the folder does not exist, which PATH allows
+    env_vars = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}${{PATH}}"}
+    try:
+        ray.init(address=address, runtime_env={"env_vars": env_vars}, **_log_options())
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"cannot join the Ray cluster at {address!r} ({_first_line(error)}); check --address "
+            "and RAY_ADDRESS, or leave both out for a private Ray"
+        ) from error
+    try:
+        _quiet_libraries()
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Refuse within seconds what `ray.init` would wait for."""
+    if "://" in address:
+        raise ClusterError(
+            f"Ray address {address!r} is not HOST:PORT of a cluster's GCS (port 6379 by default); "
+            "to run from outside the cluster use: sonoray submit JOB --address http://HOST:8265"
+        )
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise ClusterError(f"Ray address {address!r} is not HOST:PORT; write it like 10.0.0.5:6379")
+    advice = "check --address and RAY_ADDRESS, or leave both out for a private Ray"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S) as connection:
+            connection.settimeout(PROBE_TIMEOUT_S)
+            if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true"):
+                connection.sendall(_HTTP2_GREETING)
+                answer = connection.recv(9)
+                if len(answer) < 4 or answer[3] != _HTTP2_SETTINGS_FRAME:
+                    raise ClusterError(f"no Ray GCS answers at {address!r}; {advice}")
+    except (OSError, OverflowError) as error:
+        reason = _first_line(error)
+        raise ClusterError(f"no Ray cluster answers at {address!r} ({reason}); {advice}") from None
+    if Path("/proc/self/cmdline").exists() and not local_ray_addresses():
+        raise ClusterError(
+            f"no node of the Ray cluster at {address!r} runs on this machine, and a driver needs "
+            "one; run the job inside with: sonoray submit JOB --address http://HOST:8265"
+        )
+
+
+def _ensure_token_file() -> None:
+    """Make Ray's token file, readable by its owner only, before Ray makes it readable by all.
+
+    Raises:
+        ClusterError: the file cannot be written.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    path = token_path()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch(mode=0o600)
+            partial.write_text(secrets.token_hex(32), encoding="ascii")
+            with contextlib.suppress(FileExistsError):  # another session was first: share its token
+                os.link(partial, path)
+            partial.unlink()
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise ClusterError(
+            f"Ray's token file {str(path)!r} cannot be written ({error.strerror}); make it "
+            "writable, or set RAY_AUTH_TOKEN_PATH to a file of mode 0600"
+        ) from None
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block and put the old values back after it."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+
+def _log_options() -> dict[str, Any]:
+    """Arguments of `ray.init`: what the workers write is shown in debugging only."""
+    return {
+        "logging_level": logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.ERROR,
+        "log_to_driver": logger.isEnabledFor(logging.DEBUG),
+    }
+
+
+def _quiet_libraries() -> None:
+    """Raise the level of Ray's chatty loggers, unless debugging."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        for name in ("ray.data", "ray.train", "ray.serve", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
