@@ -296,7 +296,7 @@ def _log_options() -> dict[str, Any]:
 def _quiet_libraries() -> None:
     """Raise the level of Ray's chatty loggers, unless debugging."""
     if not logger.isEnabledFor(logging.DEBUG):
-        for name in ("ray.data", "ray.train", "ray.serve", "ray.tune"):
+        for name in ("ray.data._internal", "ray.train.v2", "ray.serve"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
