@@ -1,0 +1,120 @@
+"""From studies to padded batches.
+
+Axes: B studies, K images (the most of any study in the batch), P tokens, C1 / C2 channels, N text
+rows (one question each, of any study in the batch), L text tokens.
+
+A study's images are encoded once however many questions it has: text rows point to their study by
+`study_index`. Padding is always on the right here; generation turns it to the left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from llava_ultra.language import IGNORED, encode_answer, encode_prompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyFeatures:
+    """Cached tower outputs of one study's K images."""
+
+    clip: np.ndarray
+    """(K, P, C1), float16 or float32."""
+    sam: np.ndarray
+    """(K, P, C2), float16 or float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisualBatch:
+    """Features of B studies, padded to K images."""
+
+    clip: Tensor
+    """(B, K, P, C1), float32."""
+    sam: Tensor
+    """(B, K, P, C2), float32."""
+    image_mask: Tensor
+    """(B, K) bool, True for real images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextBatch:
+    """N questions with their answers, right-padded."""
+
+    ids: Tensor
+    """(N, L) int64."""
+    labels: Tensor
+    """(N, L) int64: the answer's ids, `IGNORED` elsewhere."""
+    mask: Tensor
+    """(N, L) bool."""
+    study_index: Tensor
+    """(N,) int64."""
+
+
+def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
+    """Pad the features of several studies to the largest K.
+
+    Raises:
+        ValueError: a study has no image, or its features hold NaN or infinity.
+    """
+    most = max((len(study.clip) for study in studies), default=0)
+    for index, study in enumerate(studies):
+        if len(study.clip) == 0:
+            raise ValueError(f"study {index} of the batch has 0 images; drop it at ingest")
+        if len(study.clip) != len(study.sam):
+            raise ValueError(
+                f"study {index} of the batch has {len(study.clip)} CLIP and {len(study.sam)} SAM "
+                "features; embed the dataset again"
+            )
+
+    def pad(arrays: Sequence[np.ndarray]) -> Tensor:
+        padded = np.zeros((len(arrays), most, *arrays[0].shape[1:]), dtype=np.float32)
+        for row, array in zip(padded, arrays, strict=True):
+            row[: len(array)] = array
+        if not np.isfinite(padded).all():
+            raise ValueError("features hold NaN or infinity; embed the dataset again")
+        return torch.from_numpy(padded)
+
+    counts = torch.tensor([len(study.clip) for study in studies])
+    return VisualBatch(
+        clip=pad([study.clip for study in studies]),
+        sam=pad([study.sam for study in studies]),
+        image_mask=torch.arange(most) < counts[:, None],
+    )
+
+
+def collate_texts(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[tuple[int, str, str]],
+    *,
+    max_tokens: int,
+) -> TextBatch:
+    """Encode and pad (study index, question, answer) rows.
+
+    Raises:
+        ValueError: a question with its answer is longer than `max_tokens`.
+    """
+    encoded = []
+    for index, question, answer in rows:
+        prompt = encode_prompt(tokenizer, [{"role": "user", "content": question}])
+        reply = encode_answer(tokenizer, answer)
+        if len(prompt) + len(reply) > max_tokens:
+            raise ValueError(
+                f"a question with its answer is {len(prompt) + len(reply)} tokens long, the "
+                f"context leaves {max_tokens}; shorten it or raise language.context_length"
+            )
+        encoded.append((index, prompt, reply))
+    length = max(len(prompt) + len(reply) for _, prompt, reply in encoded)
+    ids = torch.full((len(encoded), length), tokenizer.pad_token_id, dtype=torch.int64)
+    labels = torch.full_like(ids, IGNORED)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (_, prompt, reply) in enumerate(encoded):
+        end = len(prompt) + len(reply)
+        ids[row, :end] = torch.tensor([*prompt, *reply])
+        labels[row, len(prompt) : end] = torch.tensor(reply)
+        mask[row, :end] = True
+    study_index = torch.tensor([index for index, _, _ in encoded])
+    return TextBatch(ids=ids, labels=labels, mask=mask, study_index=study_index)

@@ -1,0 +1,234 @@
+"""Configuration of LLaVA-Ultra: frozen pydantic models, one per part, unknown keys refused.
+
+Variants are discriminated unions on `type`, so that an ablation is a change of one config line and
+never of code. What the paper leaves open (see each docstring) is a field here, with our choice as
+its default.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ModelPart(BaseModel):
+    """Base of the model's configuration classes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ClipConfig(ModelPart):
+    """An open_clip model; its image tower gives global semantics."""
+
+    image_size: int = Field(default=96, ge=16)
+    """Side of the square input, pixels."""
+    patch_size: int = Field(default=16, ge=4)
+    width: int = Field(default=128, ge=16)
+    layers: int = Field(default=4, ge=2)
+    head_width: int = 32
+    embed_dim: int = 128
+    """Width of the joint image-text space."""
+    text_width: int = 128
+    text_layers: int = 2
+    context_length: int = 64
+    """Text tokens; longer captions are cut."""
+    feature_layer: int = -2
+    """Block whose output is read; -2 is the penultimate one, as in LLaVA."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClipConfig":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"clip.image_size {self.image_size} is no multiple of patch_size {self.patch_size}"
+            )
+        if self.width % self.head_width:
+            raise ValueError(
+                f"clip.width {self.width} is no multiple of head_width {self.head_width}"
+            )
+        if not -self.layers <= self.feature_layer < self.layers:
+            raise ValueError(
+                f"clip.feature_layer {self.feature_layer} is outside the {self.layers} layers"
+            )
+        return self
+
+
+class SamConfig(ModelPart):
+    """A segment_anything image encoder; its features keep fine detail."""
+
+    image_size: int = Field(default=192, ge=32)
+    """Side of the square input, pixels."""
+    patch_size: int = Field(default=16, ge=4)
+    width: int = Field(default=128, ge=16)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    out_channels: int = 32
+    """Channels after the neck (256 in the published SAM)."""
+    window_size: int = 0
+    """Side of the attention windows, patches; 0 attends globally."""
+    global_layers: tuple[int, ...] = ()
+    """Blocks that attend globally where `window_size` is not 0."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @model_validator(mode="after")
+    def _check(self) -> "SamConfig":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"sam.image_size {self.image_size} is no multiple of patch_size {self.patch_size}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"sam.width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class BlendFusion(ModelPart):
+    """LLaVA-Ultra's fusion: `alpha * P1(F1) + (1 - alpha) * P2(F2)`, alpha learned."""
+
+    type: Literal["blend"] = "blend"
+    alpha: Literal["scalar", "channel", "token"] = "scalar"
+    """What one alpha belongs to. The paper does not say; a scalar is the plainest reading."""
+    alpha_init: float = Field(default=0.5, gt=0, lt=1)
+    """Start value; alpha is the sigmoid of a free parameter and stays inside (0, 1)."""
+
+
+class ConcatFusion(ModelPart):
+    """Eagle's fusion: channel concatenation, then one projector."""
+
+    type: Literal["concat"] = "concat"
+
+
+class ClipOnlyFusion(ModelPart):
+    """The CLIP stream alone."""
+
+    type: Literal["clip_only"] = "clip_only"
+
+
+class SamOnlyFusion(ModelPart):
+    """The SAM stream alone."""
+
+    type: Literal["sam_only"] = "sam_only"
+
+
+FusionConfig = Annotated[
+    BlendFusion | ConcatFusion | ClipOnlyFusion | SamOnlyFusion, Field(discriminator="type")
+]
+
+
+class AdaptiveSampling(ModelPart):
+    """Weighted scores over a study's images, distilled, then the best `num_selected`.
+
+    The paper names a feature score, an attention score, their weighting and a distillation; the
+    equations could not be found. Ours stand in `llava_ultra.sampling`.
+    """
+
+    type: Literal["adaptive"] = "adaptive"
+    num_selected: int = Field(default=1, ge=1)
+    """Images kept per study (m)."""
+    balance: float = Field(default=0.8, ge=0, le=1)
+    """Weight of the attention score against the feature score while training."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softmax temperature of both sides of the distillation."""
+    distillation_weight: float = Field(default=1.0, ge=0)
+    """Weight of the distillation loss in the training loss."""
+    training_rule: Literal["straight_through", "weighted"] = "straight_through"
+    """Straight-through picks as inference does and passes gradients through the soft weights;
+    weighted hands the language model the weighted mean of all images."""
+    inference_score: Literal["feature", "attention", "balanced"] = "feature"
+    """Which score picks when there is no answer yet. `feature` needs no text at all."""
+
+
+class KeepAllSampling(ModelPart):
+    """Every image of the study goes to the language model."""
+
+    type: Literal["keep_all"] = "keep_all"
+
+
+class FirstSampling(ModelPart):
+    """The first `num_selected` images, in the study's order."""
+
+    type: Literal["first"] = "first"
+    num_selected: int = Field(default=1, ge=1)
+
+
+class RandomSampling(ModelPart):
+    """`num_selected` images at random: the floor that every sampler has to beat."""
+
+    type: Literal["random"] = "random"
+    num_selected: int = Field(default=1, ge=1)
+
+
+SamplingConfig = Annotated[
+    AdaptiveSampling | KeepAllSampling | FirstSampling | RandomSampling,
+    Field(discriminator="type"),
+]
+
+
+class LanguageConfig(ModelPart):
+    """A decoder-only language model: a folder or hub id, or a small Llama of our own."""
+
+    source: str = ""
+    """Folder or hub id for `AutoModelForCausalLM`; empty builds the small Llama below."""
+    vocab_size: int = Field(default=1500, ge=300)
+    """Upper bound for the tokenizer that is trained with the small Llama."""
+    hidden_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int = 384
+    context_length: int = Field(default=512, ge=64)
+    """Most tokens of image, question and answer together."""
+
+
+class LoraSettings(ModelPart):
+    """Low-rank adapters on the language model's linear layers."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
+class ModelConfig(ModelPart):
+    """All of LLaVA-Ultra."""
+
+    clip: ClipConfig = ClipConfig()
+    sam: SamConfig = SamConfig()
+    fusion: FusionConfig = BlendFusion()
+    sampling: SamplingConfig = AdaptiveSampling()
+    language: LanguageConfig = LanguageConfig()
+    lora: LoraSettings = LoraSettings()
+    projector_hidden: int = Field(default=256, ge=1)
+    """Hidden width of the projectors' two-layer MLPs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.sam.grid % self.clip.grid:
+            raise ValueError(
+                f"the SAM grid {self.sam.grid} is no multiple of the CLIP grid {self.clip.grid}; "
+                "choose image and patch sizes so that pixel-unshuffle can bring them together"
+            )
+        return self
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image (P)."""
+        return self.clip.grid**2
+
+    @property
+    def sam_channels(self) -> int:
+        """Channels of a SAM token after pixel-unshuffle (C2)."""
+        return self.sam.out_channels * (self.sam.grid // self.clip.grid) ** 2

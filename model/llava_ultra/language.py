@@ -1,0 +1,234 @@
+"""The language side: tokenizer, chat format, the small Llama, LoRA.
+
+Any `AutoModelForCausalLM` serves as decoder. Where no downloadable weights are at hand, a small
+Llama and a byte-level BPE tokenizer are trained from the corpus (`llava_ultra.pretrain`). Byte
+level means that no character is ever unknown; a Chinese character is never merged with another, so
+that new sentences still split into familiar parts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from llava_ultra.config import LanguageConfig, LoraSettings
+from llava_ultra.digest import state_digest
+
+PAD, START, END = "<pad>", "<s>", "</s>"
+ROLE_TOKENS = {"system": "<system>", "user": "<user>", "assistant": "<assistant>"}
+PLACEHOLDERS = ("_2DS_", "_3DS_", "_SCM_", "_SMM_", "_Loc_", "_LocR_", "_r_")
+"""Stand-ins for measured values in the KMVE reports; each is one token."""
+
+IGNORED = -100
+"""Label of a token that takes no part in the loss (PyTorch's convention)."""
+
+_CHINESE = Regex(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
+"""Characters that always stand alone: CJK ideographs and full-width punctuation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Language:
+    """A tokenizer and its decoder."""
+
+    tokenizer: PreTrainedTokenizerFast
+    model: PreTrainedModel
+
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) of the decoder's weights."""
+        return state_digest(self.model.state_dict())
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with the chat roles and placeholders as whole tokens."""
+    special = [PAD, START, END, *ROLE_TOKENS.values()]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_CHINESE, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(PLACEHOLDERS),
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(list(PLACEHOLDERS))
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        extra_special_tokens=list(ROLE_TOKENS.values()),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_language_model(
+    config: LanguageConfig, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedModel:
+    """Build the small Llama with random weights."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=config.context_length,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype=torch.float32,
+        )
+    )
+
+
+def save_language(language: Language, folder: Path) -> None:
+    """Write tokenizer and decoder in the transformers layout, weights as safetensors."""
+    language.tokenizer.save_pretrained(folder)
+    language.model.save_pretrained(folder)
+
+
+def load_language(source: str | Path) -> Language:
+    """Load tokenizer and decoder from a folder or a hub id, in float32.
+
+    Raises:
+        ValueError: nothing usable lies there, or the tokenizer lacks what the chat format needs.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"language model {str(source)!r} cannot be loaded: {reason}") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"language model {str(source)!r} has a {type(tokenizer).__name__}; "
+            "convert it to a fast tokenizer (tokenizer.json)"
+        )
+    model.eval()  # type: ignore[no-untyped-call]
+    return Language(tokenizer=tokenizer, model=model)
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
+    """Wrap the decoder with trainable low-rank adapters; everything else is frozen.
+
+    Only the decoder is wrapped: towers and connector are other modules, so no adapter can land on
+    their equally named projections.
+
+    Raises:
+        ValueError: no module matches `target_modules`.
+    """
+    try:
+        adapted: nn.Module = get_peft_model(
+            model,
+            LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=settings.dropout,
+                target_modules=list(settings.target_modules),
+                task_type="CAUSAL_LM",
+            ),
+        )
+        return adapted
+    except ValueError as error:
+        raise ValueError(
+            f"LoRA target_modules {list(settings.target_modules)} match nothing in this language "
+            f"model; name its linear layers ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Token ids of plain text, without special tokens.
+
+    Special tokens written out in the text (`<assistant>`) are read as plain characters, so that a
+    user cannot forge a turn.
+
+    Raises:
+        ValueError: the tokenizer knows some character of the text only as unknown.
+    """
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        unknown = sorted(
+            {
+                c
+                for c in text
+                if tokenizer.unk_token_id in tokenizer.encode(c, add_special_tokens=False)
+            }
+        )
+        raise ValueError(
+            f"the tokenizer has no token for {''.join(unknown)[:20]!r}; "
+            "use a tokenizer with a byte fallback or train one on these texts"
+        )
+    return ids
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
+) -> list[int]:
+    """Token ids of a conversation up to the point where the assistant speaks.
+
+    The form is `<s> [images] <user> question </s> <assistant> answer </s> ... <assistant>`; the
+    images' tokens are put in after the first id by the model.
+
+    Raises:
+        ValueError: a role is unknown, or the last message is not the user's.
+    """
+    if not messages or messages[-1]["role"] != "user":
+        raise ValueError("the last message must be the user's question")
+    ids: list[int] = [token_id(tokenizer, START)]
+    for message in messages:
+        if message["role"] not in ROLE_TOKENS:
+            raise ValueError(
+                f"role {message['role']!r} is unknown; use one of {', '.join(ROLE_TOKENS)}"
+            )
+        ids.append(token_id(tokenizer, ROLE_TOKENS[message["role"]]))
+        ids.extend(encode_text(tokenizer, message["content"]))
+        ids.append(token_id(tokenizer, END))
+    return [*ids, token_id(tokenizer, ROLE_TOKENS["assistant"])]
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerFast, answer: str) -> list[int]:
+    """Token ids of an answer with its end token."""
+    return [*encode_text(tokenizer, answer), token_id(tokenizer, END)]
+
+
+def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """Text of token ids; an incomplete character at the end shows as U+FFFD."""
+    text = tokenizer.decode(list(ids))
+    assert isinstance(text, str)
+    return text
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Id of a chat token.
+
+    Raises:
+        ValueError: the tokenizer lacks it.
+    """
+    index: Any = tokenizer.convert_tokens_to_ids(token)
+    if index is None or index == tokenizer.unk_token_id:
+        raise ValueError(f"the tokenizer lacks the chat token {token!r}; add it before training")
+    return int(index)

@@ -1,0 +1,165 @@
+"""LLaVA-Ultra without its towers: fusion, sampler and language model over cached features.
+
+The forward pass, with axes B studies, K images, P tokens, C1 / C2 channels, N text rows, M kept
+images, L text tokens, D width:
+
+1. `fuse`: (B, K, P, C1) and (B, K, P, C2) -> Hv (B, K, P, D);
+2. `sampler`: Hv and the embedded text -> the M best images of each row, (N, M*P, D);
+3. `read`: `<s>`, image tokens, then the rest of the text -> (N, M*P + L, D);
+4. the decoder predicts the answer; loss = cross-entropy + distillation.
+
+It is a plain module: parts are loaded by their own loaders and composed here, because transformers
+re-initialises what it does not find when a composite goes through `from_pretrained`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llava_ultra.batch import TextBatch, VisualBatch
+from llava_ultra.config import AdaptiveSampling, ModelConfig
+from llava_ultra.fusion import FusionSizes, build_fusion
+from llava_ultra.language import IGNORED
+from llava_ultra.sampling import Sampler, Selection
+
+CONNECTOR_PARTS = ("fusion", "sampler")
+"""The parts trained in both stages; LoRA joins in the second."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOutput:
+    """What a training step needs, and what it reports."""
+
+    loss: Tensor
+    """(): what is minimised."""
+    answer_loss: Tensor
+    """(): mean cross-entropy of the answers' tokens."""
+    distillation_loss: Tensor
+    """(): mean KL between attention and feature scores."""
+    selection: Selection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What the decoder is given to read."""
+
+    selection: Selection
+    embeds: Tensor
+    """(N, S, D): `<s>`, image tokens, the rest of the text; S = M*P + L."""
+    mask: Tensor
+    """(N, S) bool."""
+
+
+class LlavaUltra(nn.Module):
+    """Fusion, sampler and decoder; see the module's docstring."""
+
+    embedding_scale: Tensor
+
+    def __init__(self, config: ModelConfig, language_model: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        width: int = language_model.config.hidden_size  # type: ignore[union-attr, assignment]
+        self.fusion = build_fusion(
+            config.fusion,
+            FusionSizes(
+                clip_channels=config.clip.width,
+                sam_channels=config.sam_channels,
+                num_tokens=config.num_tokens,
+                hidden=config.projector_hidden,
+                width=width,
+            ),
+        )
+        self.sampler = Sampler(config.sampling, width=width)
+        self.language_model = language_model
+        # Root mean square of the decoder's token embeddings: image tokens are scaled by it, so that
+        # the frozen decoder meets vectors of the size that it knows.
+        weight: Tensor = language_model.get_input_embeddings().weight  # type: ignore[operator]
+        scale = weight.detach().float().pow(2).mean().sqrt()
+        self.register_buffer("embedding_scale", scale, persistent=False)
+
+    def fuse(self, clip: Tensor, sam: Tensor) -> Tensor:
+        """Fused tokens Hv: (..., P, C1) and (..., P, C2) to (..., P, D)."""
+        fused: Tensor = self.fusion(clip, sam)
+        return fused
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed token ids: (N, L) to (N, L, D)."""
+        embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # type: ignore[operator]
+        return embedded
+
+    def read(
+        self,
+        tokens: Tensor,
+        image_mask: Tensor,
+        text: TextBatch,
+        feature_scores: Tensor | None = None,
+    ) -> Reading:
+        """Pick each row's images and put their tokens behind the first text token.
+
+        In training the attention score sees the answer (the teacher may); otherwise it sees the
+        prompt alone, so that a candidate answer never decides which image it is judged by.
+
+        Args:
+            tokens: (B, K, P, D) fused tokens.
+            image_mask: (B, K) bool.
+            text: N rows, `<s>` first.
+            feature_scores: (B, K), where they were computed before.
+        """
+        embedded = self.embed(text.ids)
+        scored = text.mask if self.training else text.mask & (text.labels == IGNORED)
+        selection = self.sampler(
+            tokens, image_mask, text.study_index, embedded, scored, feature_scores
+        )
+        images = selection.tokens * self.embedding_scale
+        return Reading(
+            selection=selection,
+            embeds=torch.cat([embedded[:, :1], images, embedded[:, 1:]], dim=1),
+            mask=torch.cat([text.mask[:, :1], selection.mask, text.mask[:, 1:]], dim=1),
+        )
+
+    def answer_log_probs(self, reading: Reading, text: TextBatch) -> Tensor:
+        """Log-probability of each answer token: (N, L - 1), 0 at tokens that are no answer."""
+        logits = self.language_model(
+            inputs_embeds=reading.embeds,
+            attention_mask=reading.mask.long(),
+            position_ids=positions(reading.mask),
+        ).logits
+        num_image_tokens = reading.selection.mask.shape[1]
+        predicted = logits[:, num_image_tokens:-1]  # the token at i is predicted at i - 1
+        losses = F.cross_entropy(
+            predicted.flatten(0, 1).float(),
+            text.labels[:, 1:].flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        return -losses.view(predicted.shape[:2])
+
+    def forward(self, visual: VisualBatch, text: TextBatch) -> TrainOutput:
+        """One training forward pass; see the module's docstring for the steps."""
+        tokens = self.fuse(visual.clip, visual.sam)
+        reading = self.read(tokens, visual.image_mask, text)
+        num_answer_tokens = (text.labels != IGNORED).sum().clamp(min=1)
+        answer_loss = -self.answer_log_probs(reading, text).sum() / num_answer_tokens
+        selection = reading.selection
+        loss = answer_loss
+        if isinstance(self.config.sampling, AdaptiveSampling):
+            weight = self.config.sampling.distillation_weight
+            loss = answer_loss + weight * selection.distillation_loss
+        return TrainOutput(
+            loss=loss,
+            answer_loss=answer_loss.detach(),
+            distillation_loss=selection.distillation_loss.detach(),
+            selection=selection,
+        )
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids (N, S) that count real tokens only, wherever the padding lies."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

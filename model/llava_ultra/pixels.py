@@ -1,0 +1,114 @@
+"""From uint8 images to tower inputs, and the random views that pretraining sees.
+
+Both towers letterbox: the longer side is resized to the input size and the rest padded with black
+at the right and bottom, as SAM does. CLIP's own centre crop would cut away image and, worse, shift
+its patch grid against SAM's, so that the fusion would add tokens of different places.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+PREPROCESSING = "letterbox-bilinear-v1"
+"""Name of the preprocessing, part of a tower's fingerprint."""
+
+MIN_SIDE = 16
+"""Smallest image side, pixels: below it a patch would show nothing."""
+
+# Mean and standard deviation of grey B-mode images after scaling to 0..1, rounded; the same for
+# all three channels because B-mode is grey.
+_MEAN, _STD = 0.25, 0.25
+
+
+def to_pixels(images: Sequence[np.ndarray], size: int) -> Tensor:
+    """Letterbox images into one batch.
+
+    Args:
+        images: uint8 arrays, (H, W) or (H, W, 3), of any sizes.
+        size: side of the square result, pixels.
+
+    Returns:
+        Tensor (N, 3, size, size), float32, normalised.
+
+    Raises:
+        ValueError: an image is no uint8 picture, or smaller than 16 pixels on a side.
+    """
+    return torch.stack([_letterbox(image, size) for image in images])
+
+
+def to_masks(masks: Sequence[np.ndarray], size: int) -> Tensor:
+    """Letterbox lesion masks as `to_pixels` does their images.
+
+    Args:
+        masks: uint8 arrays (H, W), non-zero inside the lesion.
+        size: side of the square result, pixels.
+
+    Returns:
+        Tensor (N, size, size), float32, the covered share of each pixel in 0..1.
+    """
+    grids = []
+    for mask in masks:
+        canvas = Image.new("L", (size, size))
+        canvas.paste(_fit(Image.fromarray((mask > 0).astype(np.uint8) * 255), size))
+        grids.append(torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255))
+    return torch.stack(grids)
+
+
+def random_views(
+    pixels: Tensor, generator: torch.Generator, masks: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Augment a batch: mirror, zoom by 0.85 to 1.15, shift by up to 8 %, change gain by up to 20 %.
+
+    Args:
+        pixels: (N, 3, S, S).
+        generator: source of randomness.
+        masks: (N, M, M), moved in the same way as the pixels.
+
+    Returns:
+        The views and their masks, in the given shapes.
+    """
+    num = pixels.shape[0]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator) * (high - low) + low
+
+    zoom = uniform(0.85, 1.15, num)
+    mirror = torch.where(torch.rand(num, generator=generator) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(num, 2, 3)
+    theta[:, 0, 0] = zoom * mirror
+    theta[:, 1, 1] = zoom
+    theta[:, :, 2] = uniform(-0.16, 0.16, num, 2)  # the grid spans -1..1, so 0.16 is 8 %
+    gain = uniform(0.8, 1.2, num, 1, 1, 1)
+    floor = -_MEAN / _STD  # what black becomes; the padding stays black
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    views = F.grid_sample(pixels - floor, grid, align_corners=False) * gain + floor
+    if masks is None:
+        return views, None
+    mask_grid = F.affine_grid(theta, [num, 1, *masks.shape[1:]], align_corners=False)
+    return views, F.grid_sample(masks[:, None], mask_grid, align_corners=False)[:, 0]
+
+
+def _letterbox(image: np.ndarray, size: int) -> Tensor:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(
+            f"an image is {image.dtype} of shape {image.shape}; give uint8 (H, W) or (H, W, 3)"
+        )
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise ValueError(
+            f"an image is {image.shape[1]} x {image.shape[0]} pixels; the smallest side is "
+            f"{MIN_SIDE}: send the whole frame"
+        )
+    canvas = Image.new("RGB", (size, size))
+    canvas.paste(_fit(Image.fromarray(image).convert("RGB"), size))
+    values = np.asarray(canvas, dtype=np.float32).transpose(2, 0, 1) / 255
+    return torch.from_numpy((values - _MEAN) / _STD)
+
+
+def _fit(image: Image.Image, size: int) -> Image.Image:
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=None)

@@ -1,0 +1,84 @@
+"""The optimisation loop that the three pretrainings share."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from llava_ultra.config import ModelPart
+
+OnStep = Callable[[int, int, float], None]
+"""Called with (step, number of steps, loss) after each step."""
+
+
+class PretrainConfig(ModelPart):
+    """How long and how fast a part is pretrained."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    max_examples: int = Field(default=20_000, ge=1)
+    """Examples held in memory; the first ones are taken (one at 192 px is 0.44 MB)."""
+    seed: int = 0
+
+
+def cosine_rate(step: int, num_steps: int, warmup_fraction: float) -> float:
+    """Factor on the learning rate: linear warm-up, then a half cosine to zero."""
+    warmup = max(1, round(num_steps * warmup_fraction))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def shuffled_batches(
+    num_examples: int, batch_size: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yield index batches for ever, in a new order each epoch; the short rest is carried over."""
+    rest = torch.empty(0, dtype=torch.int64)
+    while True:
+        rest = torch.cat([rest, torch.randperm(num_examples, generator=generator)])
+        while len(rest) >= batch_size:
+            yield rest[:batch_size]
+            rest = rest[batch_size:]
+
+
+def optimise(
+    module: nn.Module,
+    config: PretrainConfig,
+    loss_of_step: Callable[[], Tensor],
+    on_step: OnStep | None,
+) -> list[float]:
+    """Run AdamW with clipped gradients and a cosine rate; return the loss of each step.
+
+    Raises:
+        ValueError: the loss became NaN or infinite.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+    )
+    module.train()
+    losses = []
+    for step in range(config.steps):
+        rate = cosine_rate(step, config.steps, config.warmup_fraction)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * rate
+        loss = loss_of_step()
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"pretraining loss is {loss.item()} at step {step}; lower the learning_rate "
+                f"({config.learning_rate})"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if on_step is not None:
+            on_step(step + 1, config.steps, losses[-1])
+    module.eval()
+    return losses

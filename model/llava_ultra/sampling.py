@@ -1,0 +1,238 @@
+"""Adaptive sampling: which images of a study the language model gets to see.
+
+Axes: N text rows (one question each), K images of a study (padded), P tokens, D width, L text
+tokens, M slots (images kept).
+
+One text belongs to several images, of which only some show what it says. The paper screens them by
+"weighted scoring with knowledge distillation"; its equations could not be found, so these are ours:
+
+- feature score, from the fused tokens alone:  `f_k = MLP([mean_p H_kp, max_p H_kp])`;
+- attention score: every text token attends to all image tokens of the study,
+  `A_l,kp = softmax_kp(q_l . k_kp / sqrt(D))`, and an image's score is the log of its mean mass,
+  `a_k = log mean_l sum_p A_l,kp`. In training the text includes the answer;
+- weighted score: `s = balance * log softmax(a) + (1 - balance) * log softmax(f)`;
+- distillation: `KL(stopgrad softmax(a / T) || softmax(f / T))`, which teaches the feature score to
+  pick without the answer, as inference must;
+- slots: the M best images, each slot a hard pick whose gradient flows through the softmax over the
+  images that earlier slots left (a relaxed subset sample).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llava_ultra.config import (
+    AdaptiveSampling,
+    FirstSampling,
+    KeepAllSampling,
+    RandomSampling,
+    SamplingConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The images that were picked for each text row."""
+
+    tokens: Tensor
+    """(N, M * P, D): tokens of the picked images, best first."""
+    mask: Tensor
+    """(N, M * P) bool: False where a study has fewer than M images."""
+    probabilities: Tensor
+    """(N, K): the softmaxed score; 0 at padding; sums to 1."""
+    indices: Tensor
+    """(N, M): position of the picked image; -1 for an empty slot."""
+    distillation_loss: Tensor
+    """(): mean KL of the batch; 0 where nothing is distilled."""
+
+
+def gather_studies(values: Tensor, study_index: Tensor) -> Tensor:
+    """Repeat per-study values (B, ...) for each text row: (N, ...)."""
+    return values.index_select(0, study_index)
+
+
+class Sampler(nn.Module):
+    """Scores and picks images; see the module's docstring for the equations."""
+
+    def __init__(self, config: SamplingConfig, *, width: int) -> None:
+        super().__init__()
+        self.config = config
+        if isinstance(config, AdaptiveSampling):
+            self.feature_head = nn.Sequential(
+                nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1)
+            )
+            self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
+            self.key = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
+
+    def feature_scores(self, tokens: Tensor) -> Tensor:
+        """Score images by their own tokens: (..., P, D) to (...); zeros where none is learned."""
+        if not isinstance(self.config, AdaptiveSampling):
+            return tokens.new_zeros(tokens.shape[:-2])
+        pooled = torch.cat([tokens.mean(dim=-2), tokens.amax(dim=-2)], dim=-1)
+        scores: Tensor = self.feature_head(pooled).squeeze(-1)
+        return scores
+
+    def attention_scores(
+        self, tokens: Tensor, image_mask: Tensor, text: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        """Score images by the attention that text pays them.
+
+        Args:
+            tokens: (N, K, P, D) fused tokens of each row's study.
+            image_mask: (N, K), True for real images.
+            text: (N, L, D) embedded text.
+            text_mask: (N, L), True for real text.
+
+        Returns:
+            (N, K) log attention mass; -inf at padding.
+        """
+        num_rows, num_images, num_tokens, width = tokens.shape
+        keys = self.key(tokens).flatten(1, 2)  # (N, K*P, D)
+        logits = self.query(text) @ keys.transpose(1, 2) / width**0.5  # (N, L, K*P)
+        visible = image_mask.repeat_interleave(num_tokens, dim=1)[:, None]
+        attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+        mass = attention.view(num_rows, -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)
+        weights = text_mask.float() / text_mask.sum(dim=1, keepdim=True).clamp(min=1)
+        mean_mass = (mass * weights[:, :, None]).sum(dim=1)
+        scores: Tensor = mean_mass.clamp(min=1e-9).log().masked_fill(~image_mask, -torch.inf)
+        return scores
+
+    def forward(
+        self,
+        tokens: Tensor,
+        image_mask: Tensor,
+        study_index: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        feature_scores: Tensor | None = None,
+    ) -> Selection:
+        """Pick the images of each text row.
+
+        Args:
+            tokens: (B, K, P, D) fused tokens.
+            image_mask: (B, K) bool, True for real images; at least one per study.
+            study_index: (N,) int64, the study of each text row.
+            text: (N, L, D) embedded text: with the answer in training, without it otherwise.
+            text_mask: (N, L) bool.
+            feature_scores: (B, K), where they were computed before; else they are computed here.
+
+        Raises:
+            ValueError: a study has no image.
+        """
+        if not bool(image_mask.any(dim=1).all()):
+            raise ValueError("a study has 0 images to sample from (K = 0); drop it at ingest")
+        if feature_scores is None:
+            feature_scores = self.feature_scores(tokens)
+        feature = gather_studies(feature_scores, study_index)
+        row_mask = gather_studies(image_mask, study_index)
+        row_tokens = gather_studies(tokens, study_index)
+        scores, distillation = self._scores(feature, row_tokens, row_mask, text, text_mask)
+        slots, indices = pick(scores, row_mask, self._num_slots(row_mask))
+        soft = scores.masked_fill(~row_mask, -torch.inf).softmax(dim=-1)
+        if (
+            self.training
+            and isinstance(self.config, AdaptiveSampling)
+            and self.config.training_rule == "weighted"
+        ):
+            slots = soft[:, None]
+            indices = indices[:, :1]
+        picked = torch.einsum("nmk,nkpd->nmpd", slots.to(row_tokens.dtype), row_tokens)
+        mask = (indices >= 0).repeat_interleave(tokens.shape[2], dim=1)
+        return Selection(
+            tokens=picked.flatten(1, 2),
+            mask=mask,
+            probabilities=soft,
+            indices=indices,
+            distillation_loss=distillation,
+        )
+
+    def _num_slots(self, image_mask: Tensor) -> int:
+        most = int(image_mask.sum(dim=1).max())
+        return (
+            most
+            if isinstance(self.config, KeepAllSampling)
+            else min(self.config.num_selected, most)
+        )
+
+    def _scores(
+        self,
+        feature: Tensor,
+        tokens: Tensor,
+        image_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Scores (N, K) to pick by, and the distillation loss ()."""
+        zero = tokens.new_zeros(())
+        match self.config:
+            case FirstSampling() | KeepAllSampling():
+                order = torch.arange(image_mask.shape[1], device=tokens.device)
+                return -order.float().expand(image_mask.shape), zero
+            case RandomSampling():
+                # Its own generator while evaluating: the same batch gives the same picks.
+                generator = None if self.training else torch.Generator().manual_seed(0)
+                return torch.rand(image_mask.shape, generator=generator).to(tokens), zero
+            case AdaptiveSampling() as config:
+                rule = "balanced" if self.training else config.inference_score
+                log_feature = _log_softmax(feature, image_mask)
+                if rule == "feature":
+                    return log_feature, zero
+                attention = self.attention_scores(tokens, image_mask, text, text_mask)
+                log_attention = _log_softmax(attention, image_mask)
+                if rule == "attention":
+                    return log_attention, zero
+                scores = config.balance * log_attention + (1 - config.balance) * log_feature
+                loss = distillation_loss(attention, feature, image_mask, config.temperature)
+                return scores, loss
+
+
+def distillation_loss(
+    teacher: Tensor, student: Tensor, image_mask: Tensor, temperature: float
+) -> Tensor:
+    """`KL(stopgrad softmax(teacher / T) || softmax(student / T))`, mean over rows.
+
+    Args:
+        teacher: (N, K) scores that get no gradient.
+        student: (N, K) scores that learn.
+        image_mask: (N, K) bool; padding takes no part.
+        temperature: T, softens both sides.
+    """
+    target = _log_softmax(teacher.detach() / temperature, image_mask)
+    learned = _log_softmax(student / temperature, image_mask)
+    terms = (target.exp() * (target - learned)).masked_fill(~image_mask, 0.0)
+    return terms.sum(dim=1).mean()
+
+
+def pick(scores: Tensor, image_mask: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Pick the best images, hard forward and soft backward.
+
+    Args:
+        scores: (N, K), higher is better.
+        image_mask: (N, K) bool; padding is never picked.
+        num_slots: M.
+
+    Returns:
+        Slots (N, M, K), one-hot in value with the gradient of the softmax over what earlier slots
+        left; all zero for an empty slot. And indices (N, M), -1 for an empty slot.
+    """
+    left = image_mask.clone()
+    slots, indices = [], []
+    for _ in range(num_slots):
+        empty = ~left.any(dim=1)
+        masked = scores.masked_fill(~left, -torch.inf)
+        # An exhausted row has only -inf: give its softmax something finite and zero it below.
+        soft = masked.masked_fill(empty[:, None], 0.0).softmax(dim=-1)
+        best = masked.argmax(dim=-1)
+        hard = F.one_hot(best, scores.shape[1]).to(soft.dtype)
+        slot = (hard + soft - soft.detach()).masked_fill(empty[:, None], 0.0)
+        slots.append(slot)
+        indices.append(best.masked_fill(empty, -1))
+        left = left & ~hard.bool()
+    return torch.stack(slots, dim=1), torch.stack(indices, dim=1)
+
+
+def _log_softmax(scores: Tensor, image_mask: Tensor) -> Tensor:
+    """Masked log-softmax whose padding is a large negative number, so that products stay finite."""
+    return scores.masked_fill(~image_mask, -1e9).log_softmax(dim=-1)

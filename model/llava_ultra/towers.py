@@ -1,0 +1,240 @@
+"""The two image encoders, each behind the same small interface.
+
+Axes: N images, P tokens per image, C channels.
+
+`ClipTower` is open_clip's CLIP, read at its penultimate layer without the class token (the layer
+that LLaVA reads: the last one is shaped by the contrastive head). `SamTower` is segment_anything's
+image encoder; its finer grid comes to CLIP's by pixel-unshuffle, which keeps every value and moves
+space into channels (Eagle's choice for SAM). Both stay frozen in the road: what they compute is
+cached under their fingerprint.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import load_file, save_file
+from segment_anything.modeling.image_encoder import ImageEncoderViT
+from torch import Tensor, nn
+
+from llava_ultra.config import ClipConfig, SamConfig
+from llava_ultra.digest import check_digest, state_digest
+from llava_ultra.pixels import PREPROCESSING, to_pixels
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "tower.json"
+
+
+TowerModule = TypeVar("TowerModule", bound=nn.Module)
+
+
+class Tower(Protocol):
+    """What the embed stage and the server need of an image encoder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) over weights, preprocessing, layer, grid and dtype."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image (P)."""
+        ...
+
+    @property
+    def num_channels(self) -> int:
+        """Channels per token (C)."""
+        ...
+
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Encode uint8 images to features (N, P, C), float32."""
+        ...
+
+
+class ClipTower(nn.Module):
+    """CLIP with both of its sides; the road reads the image side's penultimate layer."""
+
+    def __init__(self, config: ClipConfig, *, vocab_size: int, end_id: int, pad_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.text_ids = {"vocab_size": vocab_size, "end_id": end_id, "pad_id": pad_id}
+        self.clip = CLIP(
+            embed_dim=config.embed_dim,
+            vision_cfg=CLIPVisionCfg(
+                layers=config.layers,
+                width=config.width,
+                head_width=config.head_width,
+                patch_size=config.patch_size,
+                image_size=config.image_size,
+            ),
+            text_cfg=CLIPTextCfg(
+                context_length=config.context_length,
+                vocab_size=vocab_size,
+                width=config.text_width,
+                heads=config.text_width // config.head_width,
+                layers=config.text_layers,
+                pad_id=pad_id,
+                eos_id=end_id,
+                pool_type="eos",
+            ),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image (P)."""
+        return self.config.grid**2
+
+    @property
+    def num_channels(self) -> int:
+        """Channels per token (C1)."""
+        return self.config.width
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) over weights, preprocessing, layer and grid."""
+        return _fingerprint("clip", self.config.model_dump(), self.state_dict())
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Uint8 images to pixels (N, 3, S, S), float32."""
+        return to_pixels(images, self.config.image_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of the configured layer: (N, 3, S, S) to (N, P, C1)."""
+        layer = self.config.feature_layer % self.config.layers
+        output = self.clip.visual.forward_intermediates(
+            pixels, indices=[layer], stop_early=True, intermediates_only=True, output_fmt="NLC"
+        )
+        features: Tensor = output["image_intermediates"][0]
+        return features
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Encode uint8 images to features (N, P, C1), float32."""
+        features: Tensor = self(self.preprocess(images).to(_device(self)))
+        return features.float()
+
+    def save(self, folder: Path) -> None:
+        """Write weights and configuration into `folder`."""
+        _save(self, folder, {"config": self.config.model_dump(), **self.text_ids})
+
+    @classmethod
+    def load(cls, folder: Path) -> "ClipTower":
+        """Read a tower and check its weights.
+
+        Raises:
+            ValueError: files are missing, or the digest does not match.
+        """
+        values = _read(folder)
+        tower = cls(
+            ClipConfig.model_validate(values["config"]),
+            vocab_size=values["vocab_size"],
+            end_id=values["end_id"],
+            pad_id=values["pad_id"],
+        )
+        return _load_weights(tower, folder, values["digest"])
+
+
+class SamTower(nn.Module):
+    """SAM's image encoder, its grid brought to `target_grid` by pixel-unshuffle."""
+
+    def __init__(self, config: SamConfig, *, target_grid: int) -> None:
+        super().__init__()
+        self.config = config
+        self.target_grid = target_grid
+        self.encoder = ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.width,
+            depth=config.layers,
+            num_heads=config.heads,
+            out_chans=config.out_channels,
+            use_rel_pos=True,
+            window_size=config.window_size,
+            global_attn_indexes=config.global_layers,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image (P)."""
+        return self.target_grid**2
+
+    @property
+    def num_channels(self) -> int:
+        """Channels per token (C2) after pixel-unshuffle."""
+        return self.config.out_channels * (self.config.grid // self.target_grid) ** 2
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) over weights, preprocessing and grid."""
+        values = {**self.config.model_dump(), "target_grid": self.target_grid}
+        return _fingerprint("sam", values, self.state_dict())
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Uint8 images to pixels (N, 3, S, S), float32."""
+        return to_pixels(images, self.config.image_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features: (N, 3, S, S) to (N, P, C2)."""
+        grid = self.encoder(pixels)  # (N, out_channels, h, w)
+        shuffled: Tensor = F.pixel_unshuffle(grid, self.config.grid // self.target_grid)
+        return shuffled.flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Encode uint8 images to features (N, P, C2), float32."""
+        features: Tensor = self(self.preprocess(images).to(_device(self)))
+        return features.float()
+
+    def save(self, folder: Path) -> None:
+        """Write weights and configuration into `folder`."""
+        _save(self, folder, {"config": self.config.model_dump(), "target_grid": self.target_grid})
+
+    @classmethod
+    def load(cls, folder: Path) -> "SamTower":
+        """Read a tower and check its weights.
+
+        Raises:
+            ValueError: files are missing, or the digest does not match.
+        """
+        values = _read(folder)
+        tower = cls(SamConfig.model_validate(values["config"]), target_grid=values["target_grid"])
+        return _load_weights(tower, folder, values["digest"])
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _fingerprint(kind: str, config: dict[str, object], state: dict[str, Tensor]) -> str:
+    parts = json.dumps([kind, PREPROCESSING, config, state_digest(state)], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _save(module: nn.Module, folder: Path, values: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    text = json.dumps({**values, "digest": state_digest(state)}, indent=1)
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"tower folder {str(folder)!r} lacks {name}; bootstrap it again")
+    values: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return values
+
+
+def _load_weights(tower: TowerModule, folder: Path, digest: str) -> TowerModule:
+    state = load_file(folder / WEIGHTS)
+    check_digest(str(folder / WEIGHTS), found=state_digest(state), expected=digest)
+    tower.load_state_dict(state)
+    tower.eval()
+    return tower
