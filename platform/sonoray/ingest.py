@@ -1,0 +1,312 @@
+"""Ingest: from a source's raw studies to the study contract on disk. Steps 1 and 2 of the road.
+
+1. `prepare` decodes every image safely, hashes it and encodes it as PNG;
+2. images, then studies, are kept, counted as duplicates or quarantined with a reason;
+3. each unique image goes into the image table once, whichever studies show it;
+4. patients who share an image or a near duplicate are linked, and every linked group goes into the
+   split of its smallest patient key;
+5. studies, quarantine and manifest are written; `run_stage` makes the whole appear at once.
+
+Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted for images and for
+studies, and the quarantine table has exactly one row per quarantined image and study.
+
+Pixels stream through. Study rows, without pixels, are held until the splits are known.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from sonoray.config import Config, content_hash
+from sonoray.errors import DataError
+from sonoray.identity import IdentityKey, SplitFractions, assign_split
+from sonoray.image_table import ImageTableWriter
+from sonoray.images import ImageLimits
+from sonoray.near_duplicates import NUM_BITS, connected_labels, group_near_duplicates
+from sonoray.prepare import Outcome, PreparedImage, RejectedImage, prepare_all
+from sonoray.progress import progress
+from sonoray.sources.base import RawStudy, Source
+from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray.study import (
+    QUARANTINE_SCHEMA,
+    SPLITS,
+    Study,
+    Task,
+    write_studies,
+)
+from sonoray.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_CODE = ("ingest", "prepare", "image_table", "images", "identity", "near_duplicates", "study")
+"""Modules whose source decides the output."""
+_LARGE_GROUP = 0.1
+"""Share of the patients in one near-duplicate group above which the distance is questioned."""
+
+
+class IngestConfig(Config):
+    """How a source becomes a dataset."""
+
+    splits: SplitFractions = SplitFractions()
+    """Share of the patients in each split."""
+    images: ImageLimits = ImageLimits()
+    """What is accepted as an image."""
+    near_duplicate_distance: int = Field(default=24, ge=0, lt=NUM_BITS // 2)
+    """Differing bits, of 256, up to which two images are one picture; 0 links equal hashes only."""
+    seed: int = 0
+    """Draws another partition of the same patients."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Accounting:
+    """What became of everything that was seen."""
+
+    seen: int
+    kept: int
+    duplicate: int
+    quarantined: int
+
+    def __post_init__(self) -> None:
+        assert self.seen == self.kept + self.duplicate + self.quarantined, self
+
+
+def ingest(source: Source, workspace: Workspace, config: IngestConfig) -> StageOutput:
+    """Bring a source into the workspace and let the dataset of its name point to the result.
+
+    The manifest's summary holds `images` and `studies` (each an `Accounting`), `splits` (patients,
+    studies and images of each), `reasons` of the quarantine, `unique_images`, `masks`,
+    `mask_conflicts` (copies of an image with another mask; the first one counts) and
+    `near_duplicates` (groups of several patients, patients in them).
+
+    Raises:
+        DataError: the source cannot be read at all, or not one study of it can be kept.
+    """
+    key = IdentityKey.public() if source.public else IdentityKey.load(workspace)
+    stage = Stage(
+        name=f"ingest-{source.name}",
+        config={"ingest": config.model_dump(mode="json"), "source": source.config()},
+        inputs=[source.input_digest(), _class_digest(type(source)), key.fingerprint],
+        code=[f"sonoray.{module}" for module in _CODE],
+    )
+    output = run_stage(stage, workspace.stages, lambda folder: _make(source, key, config, folder))
+    workspace.point_dataset(source.name, output)
+    return output
+
+
+def _make(source: Source, key: IdentityKey, config: IngestConfig, folder: Path) -> dict[str, Any]:
+    """Write the dataset into `folder` and return the summary."""
+    intake = _Intake(source, key, folder)
+    prepared = prepare_all(source, key, config.images)
+    total = len(source) if isinstance(source, Sized) else None
+    for raw, outcomes in progress(prepared, f"ingest {source.name}", total):
+        intake.add(raw, outcomes)
+    return intake.finish(config)
+
+
+class _Intake:
+    """Sorts what was prepared into kept, duplicate and quarantined, and writes the tables."""
+
+    def __init__(self, source: Source, key: IdentityKey, folder: Path) -> None:
+        self._source = source
+        self._key = key
+        self._folder = folder
+        self._table = ImageTableWriter(folder)
+        self._images: Counter[str] = Counter()
+        self._studies: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._quarantine: list[dict[str, str]] = []
+        self._kept: list[Study] = []
+        self._study_ids: set[str] = set()
+        self._contents: set[str] = set()
+
+    def add(self, raw: RawStudy, outcomes: Sequence[Outcome]) -> None:
+        """Account for one study and its images."""
+        self._studies["seen"] += 1
+        self._images["seen"] += len(outcomes)
+        accepted: dict[str, PreparedImage] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, RejectedImage):
+                self._reject(self._images, outcome.source_ref, outcome.problem)
+            elif outcome.image.image_id in accepted:
+                self._images["duplicate"] += 1
+            else:
+                accepted[outcome.image.image_id] = outcome
+        study = Study(
+            study_id=self._key.study_id(self._scoped(raw.ref)),
+            patient_key=self._key.patient_key(self._scoped(raw.patient_ref)),
+            split="",
+            dataset=self._source.name,
+            images=tuple(item.image for item in accepted.values()),
+            turns=raw.turns,
+            labels=raw.labels,
+            provenance=raw.provenance,
+        )
+        content = _content(study)
+        problem = raw.problem or _find_problem(study)
+        if not problem and content in self._contents:
+            self._studies["duplicate"] += 1
+            self._images["duplicate"] += len(accepted)
+            return
+        if not problem and study.study_id in self._study_ids:
+            problem = "repeated_ref: another study has the same reference and other content"
+        if problem:
+            self._reject(self._studies, self._key.source_ref(raw.ref), problem)
+            for item in accepted.values():
+                self._reject(self._images, item.image.source_ref, f"study_rejected: {problem}")
+            return
+        self._study_ids.add(study.study_id)
+        self._contents.add(content)
+        images = tuple(self._table.add(item) for item in accepted.values())
+        self._kept.append(dataclasses.replace(study, images=images))
+
+    def finish(self, config: IngestConfig) -> dict[str, Any]:
+        """Draw the splits, write the study and quarantine tables, return the summary.
+
+        Raises:
+            DataError: no study was kept.
+        """
+        self._table.close()
+        kept_images = sum(len(study.images) for study in self._kept)
+        images = _account(self._images, kept_images)
+        studies = _account(self._studies, len(self._kept))
+        assert len(self._quarantine) == images.quarantined + studies.quarantined
+        if not self._kept:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in self._reasons.most_common())
+            raise DataError(
+                f"source {self._source.name!r}: none of {studies.seen} studies could be kept "
+                f"({reasons or 'it yields nothing'}); check the path and the files"
+            )
+        patients = sorted({study.patient_key for study in self._kept})
+        groups = self._link_patients(patients, config.near_duplicate_distance)
+        split_of = {
+            patient: assign_split(group, config.splits, config.seed)
+            for patient, group in zip(patients, groups, strict=True)
+        }
+        kept = [
+            dataclasses.replace(study, split=split_of[study.patient_key]) for study in self._kept
+        ]
+        write_studies(self._folder, kept)
+        table = pa.Table.from_pylist(self._quarantine, schema=QUARANTINE_SCHEMA)
+        pq.write_table(table, self._folder / "quarantine.parquet")
+        sizes = Counter(groups)
+        linked = [size for size in sizes.values() if size > 1]
+        splits = _count_splits(kept)
+        self._warn(splits, config.splits, largest=max(sizes.values()) / len(patients))
+        return {
+            "images": dataclasses.asdict(images),
+            "studies": dataclasses.asdict(studies),
+            "splits": splits,
+            "reasons": dict(sorted(self._reasons.items())),
+            "unique_images": self._table.num_images,
+            "masks": self._table.num_masks,
+            "mask_conflicts": self._table.num_mask_conflicts,
+            "near_duplicates": {"groups": len(linked), "patients": sum(linked)},
+        }
+
+    def _scoped(self, ref: str) -> str:
+        """Identifiers of public sets count from 1, so the set's name is part of them.
+
+        Those of a hospital mean the same patient in every export and stay as they are.
+        """
+        return f"{self._source.name}\0{ref}" if self._source.public else ref
+
+    def _reject(self, counts: Counter[str], ref: str, problem: str) -> None:
+        reason, _, message = problem.partition(":")
+        counts["quarantined"] += 1
+        self._reasons[reason] += 1
+        self._quarantine.append({"source_ref": ref, "reason": reason, "message": message.strip()})
+
+    def _link_patients(self, patients: Sequence[str], max_distance: int) -> list[str]:
+        """For each of the sorted `patients`, return the smallest key of its linked group."""
+        position = {patient: number for number, patient in enumerate(patients)}
+        looks = group_near_duplicates(list(self._table.perceptual_hashes.values()), max_distance)
+        look_of = dict(zip(self._table.perceptual_hashes, looks, strict=True))
+        edges = (
+            (position[study.patient_key], len(patients) + look_of[image.image_id])
+            for study in self._kept
+            for image in study.images
+        )
+        labels = connected_labels(len(patients) + len(looks), edges)
+        return [patients[label] for label in labels[: len(patients)]]
+
+    def _warn(
+        self,
+        splits: dict[str, dict[str, int]],
+        fractions: SplitFractions,
+        *,
+        largest: float,
+    ) -> None:
+        for split, counts in splits.items():
+            if not counts["patients"] and getattr(fractions, split) > 0:
+                logger.warning(
+                    "dataset %s: split %s is empty; give more patients or another seed",
+                    self._source.name,
+                    split,
+                )
+        if (
+            largest > _LARGE_GROUP
+            and sum(c["patients"] for c in splits.values()) > 1 / _LARGE_GROUP
+        ):
+            logger.warning(
+                "dataset %s: near duplicates link %.0f %% of the patients into one split; "
+                "look at the images or lower near_duplicate_distance",
+                self._source.name,
+                100 * largest,
+            )
+
+
+def _find_problem(study: Study) -> str:
+    """Why the study breaks the contract, as `reason: detail`; empty where it does not."""
+    if not study.images:
+        return "empty_study: none of its images could be used"
+    if not study.turns:
+        return "no_turns: the study has no question and answer"
+    for turn in study.turns:
+        if not turn.question.strip() or not turn.answer.strip():
+            return f"empty_turn: a {turn.task} turn on {turn.topic!r} has no question or no answer"
+        if turn.task is Task.CLOSED and turn.answer not in turn.options:
+            return f"bad_options: the answer on {turn.topic!r} is not among its options"
+    return ""
+
+
+def _content(study: Study) -> str:
+    """Hash of what the study says and shows of whom, whatever it is called."""
+    return content_hash(
+        {
+            "patient": study.patient_key,
+            "images": [image.image_id for image in study.images],
+            "turns": [dataclasses.asdict(turn) for turn in study.turns],
+            "labels": dict(study.labels),
+        }
+    )
+
+
+def _account(counts: Counter[str], kept: int) -> Accounting:
+    duplicate, quarantined = counts["duplicate"], counts["quarantined"]
+    return Accounting(seen=counts["seen"], kept=kept, duplicate=duplicate, quarantined=quarantined)
+
+
+def _count_splits(studies: Sequence[Study]) -> dict[str, dict[str, int]]:
+    counts = {}
+    for split in SPLITS:
+        members = [study for study in studies if study.split == split]
+        counts[split] = {
+            "patients": len({study.patient_key for study in members}),
+            "studies": len(members),
+            "images": sum(len(study.images) for study in members),
+        }
+    return counts
+
+
+def _class_digest(kind: type) -> str:
+    """Sha256 (hex) of the file that defines a source's class."""
+    return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()

@@ -1,0 +1,121 @@
+"""From raw to prepared: decode, check, hash and encode the images of a study, in parallel.
+
+Threads are enough: Pillow releases the interpreter lock while it decodes and encodes, and hashlib
+while it hashes. Order is kept, and a few studies are in flight at a time, so memory stays flat
+however long the source is.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from sonoray.identity import IdentityKey
+from sonoray.images import (
+    ImageLimits,
+    Pixels,
+    RejectedImageError,
+    check_pixels,
+    decode_image,
+    encode_png,
+    image_id,
+)
+from sonoray.near_duplicates import perceptual_hash
+from sonoray.sources.base import RawImage, RawStudy, Source
+from sonoray.study import StudyImage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedImage:
+    """An image that was accepted, encoded for the table."""
+
+    image: StudyImage
+    """Its reference, still without uri."""
+    png: bytes
+    mask_png: bytes | None
+    perceptual_hash: bytes | None
+    """See `near_duplicates`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectedImage:
+    """An image that was not accepted."""
+
+    source_ref: str
+    problem: str
+    """`reason: detail`."""
+
+
+Outcome = PreparedImage | RejectedImage
+
+
+def prepare_all(
+    source: Source, key: IdentityKey, limits: ImageLimits
+) -> Iterator[tuple[RawStudy, list[Outcome]]]:
+    """Yield every study of `source` with one outcome per image, in order."""
+    workers = os.cpu_count() or 1
+    pending: deque[tuple[RawStudy, Future[list[Outcome]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="ingest") as pool:
+        for raw in source.iter_studies():
+            pending.append((raw, pool.submit(_prepare_study, raw, key, limits)))
+            if len(pending) > 4 * workers:
+                done, outcomes = pending.popleft()
+                yield done, outcomes.result()
+        for raw, outcomes in pending:
+            yield raw, outcomes.result()
+
+
+def _prepare_study(raw: RawStudy, key: IdentityKey, limits: ImageLimits) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for image in raw.images:
+        ref = key.source_ref(image.ref)
+        try:
+            if image.problem:
+                outcomes.append(RejectedImage(source_ref=ref, problem=image.problem))
+            else:
+                outcomes.append(_prepare_image(image, ref, limits))
+        except RejectedImageError as error:
+            outcomes.append(RejectedImage(source_ref=ref, problem=str(error)))
+    return outcomes
+
+
+def _prepare_image(raw: RawImage, ref: str, limits: ImageLimits) -> PreparedImage:
+    pixels = _load(raw.data, limits)
+    mask_png = None if raw.mask is None else _encode_mask(raw.mask, pixels, limits)
+    return PreparedImage(
+        image=StudyImage(
+            image_id=image_id(pixels),
+            uri="",
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            frame_index=raw.frame_index,
+            source_ref=ref,
+            labels=raw.labels,
+        ),
+        png=encode_png(pixels),
+        mask_png=mask_png,
+        perceptual_hash=perceptual_hash(pixels),
+    )
+
+
+def _load(data: bytes | Pixels, limits: ImageLimits) -> Pixels:
+    return decode_image(data, limits) if isinstance(data, bytes) else check_pixels(data, limits)
+
+
+def _encode_mask(data: bytes | Pixels, image: Pixels, limits: ImageLimits) -> bytes:
+    """Bring a mask to 0 and 255 as PNG; a mask that does not fit its image rejects both."""
+    try:
+        mask = _load(data, limits)
+    except RejectedImageError as error:
+        raise RejectedImageError(f"bad_mask: {error}") from None
+    if mask.ndim == 3:
+        mask = mask.max(axis=2)
+    if mask.shape != image.shape[:2]:
+        raise RejectedImageError(
+            f"bad_mask: the mask has {mask.shape} rows and columns, its image {image.shape[:2]}; "
+            "export both at one size"
+        )
+    return encode_png(np.where(mask > mask.max() // 2, 255, 0).astype(np.uint8))
