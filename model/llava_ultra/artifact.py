@@ -38,7 +38,7 @@ from llava_ultra.language import (
     save_language,
 )
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
-from llava_ultra.towers import ClipTower, SamTower
+from llava_ultra.towers import ClipTower, SamTower, encode_images
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -120,7 +120,9 @@ class Assistant:
         """
         if not 1 <= len(images) <= self.max_images:
             raise ValueError(f"{len(images)} images given; a study has 1 to {self.max_images}")
-        tokens = self.model.fuse(self.clip.encode(images), self.sam.encode(images))
+        device = self.model.embedding_scale.device
+        clip = encode_images(self.clip, images, device)
+        tokens = self.model.fuse(clip, encode_images(self.sam, images, device))
         scores = self.model.sampler.feature_scores(tokens)
         return VisualStudy(tokens=tokens.cpu(), feature_scores=scores.cpu())
 

@@ -232,3 +232,40 @@ class ModelConfig(ModelPart):
     def sam_channels(self) -> int:
         """Channels of a SAM token after pixel-unshuffle (C2)."""
         return self.sam.out_channels * (self.sam.grid // self.clip.grid) ** 2
+
+
+class PretrainConfig(ModelPart):
+    """How long and how fast a part is pretrained."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    max_examples: int = Field(default=20_000, ge=1)
+    """Examples held in memory; the first ones are taken (one at 192 px is 0.44 MB)."""
+    seed: int = 0
+
+
+class ClipPretrainConfig(PretrainConfig):
+    """CLIP pretraining."""
+
+    steps: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class SamPretrainConfig(PretrainConfig):
+    """SAM pretraining."""
+
+    steps: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class LanguagePretrainConfig(PretrainConfig):
+    """Language model pretraining."""
+
+    steps: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)

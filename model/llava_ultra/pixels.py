@@ -24,20 +24,42 @@ MIN_SIDE = 16
 _MEAN, _STD = 0.25, 0.25
 
 
-def to_pixels(images: Sequence[np.ndarray], size: int) -> Tensor:
-    """Letterbox images into one batch.
+def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the longer side to `size` and pad with black at the right and bottom.
 
     Args:
-        images: uint8 arrays, (H, W) or (H, W, 3), of any sizes.
+        image: uint8, (H, W) or (H, W, 3).
         size: side of the square result, pixels.
 
     Returns:
-        Tensor (N, 3, size, size), float32, normalised.
+        The canvas, uint8 (size, size, 3).
 
     Raises:
-        ValueError: an image is no uint8 picture, or smaller than 16 pixels on a side.
+        ValueError: the image is no uint8 picture, or smaller than 16 pixels on a side.
     """
-    return torch.stack([_letterbox(image, size) for image in images])
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(
+            f"an image is {image.dtype} of shape {image.shape}; give uint8 (H, W) or (H, W, 3)"
+        )
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise ValueError(
+            f"an image is {image.shape[1]} x {image.shape[0]} pixels; the smallest side is "
+            f"{MIN_SIDE}: send the whole frame"
+        )
+    canvas = Image.new("RGB", (size, size))
+    canvas.paste(_fit(Image.fromarray(image).convert("RGB"), size))
+    return np.asarray(canvas)
+
+
+def normalise(canvases: np.ndarray) -> Tensor:
+    """Canvases, uint8 (N, S, S, 3), to pixels (N, 3, S, S), float32."""
+    values = torch.from_numpy(np.ascontiguousarray(canvases.transpose(0, 3, 1, 2)))
+    return (values.float() / 255 - _MEAN) / _STD
+
+
+def to_pixels(images: Sequence[np.ndarray], size: int) -> Tensor:
+    """Letterbox and normalise images of any sizes: to (N, 3, size, size), float32."""
+    return normalise(np.stack([letterbox(image, size) for image in images]))
 
 
 def to_masks(masks: Sequence[np.ndarray], size: int) -> Tensor:
@@ -90,22 +112,6 @@ def random_views(
         return views, None
     mask_grid = F.affine_grid(theta, [num, 1, *masks.shape[1:]], align_corners=False)
     return views, F.grid_sample(masks[:, None], mask_grid, align_corners=False)[:, 0]
-
-
-def _letterbox(image: np.ndarray, size: int) -> Tensor:
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise ValueError(
-            f"an image is {image.dtype} of shape {image.shape}; give uint8 (H, W) or (H, W, 3)"
-        )
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise ValueError(
-            f"an image is {image.shape[1]} x {image.shape[0]} pixels; the smallest side is "
-            f"{MIN_SIDE}: send the whole frame"
-        )
-    canvas = Image.new("RGB", (size, size))
-    canvas.paste(_fit(Image.fromarray(image).convert("RGB"), size))
-    values = np.asarray(canvas, dtype=np.float32).transpose(2, 0, 1) / 255
-    return torch.from_numpy((values - _MEAN) / _STD)
 
 
 def _fit(image: Image.Image, size: int) -> Image.Image:

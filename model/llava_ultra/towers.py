@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from llava_ultra.config import ClipConfig, SamConfig
 from llava_ultra.digest import check_digest, state_digest
-from llava_ultra.pixels import PREPROCESSING, to_pixels
+from llava_ultra.pixels import PREPROCESSING, letterbox, normalise
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "tower.json"
@@ -52,9 +52,26 @@ class Tower(Protocol):
         """Channels per token (C)."""
         ...
 
-    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Encode uint8 images to features (N, P, C), float32."""
+    @property
+    def image_size(self) -> int:
+        """Side of the square input (S), pixels."""
         ...
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, 3, S, S) to features (N, P, C)."""
+        ...
+
+
+@torch.no_grad()
+def encode_canvases(tower: Tower, canvases: np.ndarray, device: torch.device | str) -> Tensor:
+    """Encode letterboxed images: uint8 (N, S, S, 3) to features (N, P, C), float32."""
+    return tower(normalise(canvases).to(device)).float()
+
+
+def encode_images(tower: Tower, images: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
+    """Encode uint8 images of any sizes to features (N, P, C), float32."""
+    canvases = np.stack([letterbox(image, tower.image_size) for image in images])
+    return encode_canvases(tower, canvases, device)
 
 
 class ClipTower(nn.Module):
@@ -100,9 +117,10 @@ class ClipTower(nn.Module):
         """Sha256 (hex) over weights, preprocessing, layer and grid."""
         return _fingerprint("clip", self.config.model_dump(), self.state_dict())
 
-    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Uint8 images to pixels (N, 3, S, S), float32."""
-        return to_pixels(images, self.config.image_size)
+    @property
+    def image_size(self) -> int:
+        """Side of the square input (S), pixels."""
+        return self.config.image_size
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of the configured layer: (N, 3, S, S) to (N, P, C1)."""
@@ -112,12 +130,6 @@ class ClipTower(nn.Module):
         )
         features: Tensor = output["image_intermediates"][0]
         return features
-
-    @torch.no_grad()
-    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Encode uint8 images to features (N, P, C1), float32."""
-        features: Tensor = self(self.preprocess(images).to(_device(self)))
-        return features.float()
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration into `folder`."""
@@ -175,21 +187,16 @@ class SamTower(nn.Module):
         values = {**self.config.model_dump(), "target_grid": self.target_grid}
         return _fingerprint("sam", values, self.state_dict())
 
-    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Uint8 images to pixels (N, 3, S, S), float32."""
-        return to_pixels(images, self.config.image_size)
+    @property
+    def image_size(self) -> int:
+        """Side of the square input (S), pixels."""
+        return self.config.image_size
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features: (N, 3, S, S) to (N, P, C2)."""
         grid = self.encoder(pixels)  # (N, out_channels, h, w)
         shuffled: Tensor = F.pixel_unshuffle(grid, self.config.grid // self.target_grid)
         return shuffled.flatten(2).transpose(1, 2)
-
-    @torch.no_grad()
-    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Encode uint8 images to features (N, P, C2), float32."""
-        features: Tensor = self(self.preprocess(images).to(_device(self)))
-        return features.float()
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration into `folder`."""
@@ -205,10 +212,6 @@ class SamTower(nn.Module):
         values = _read(folder)
         tower = cls(SamConfig.model_validate(values["config"]), target_grid=values["target_grid"])
         return _load_weights(tower, folder, values["digest"])
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
 
 
 def _fingerprint(kind: str, config: dict[str, object], state: dict[str, Tensor]) -> str:

@@ -13,19 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.config import ClipConfig
+from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.language import encode_text
 from llava_ultra.pixels import random_views, to_pixels
-from llava_ultra.pretrain.loop import OnStep, PretrainConfig, optimise, shuffled_batches
+from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.towers import ClipTower
-
-
-class ClipPretrainConfig(PretrainConfig):
-    """CLIP pretraining."""
-
-    steps: int = 300
-    batch_size: int = 64
-    learning_rate: float = 1e-3
 
 
 def pretrain_clip(

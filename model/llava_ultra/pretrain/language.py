@@ -12,17 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llava_ultra.batch import collate_texts
-from llava_ultra.config import LanguageConfig
+from llava_ultra.config import LanguageConfig, LanguagePretrainConfig
 from llava_ultra.language import IGNORED, Language, build_language_model, train_tokenizer
-from llava_ultra.pretrain.loop import OnStep, PretrainConfig, optimise, shuffled_batches
-
-
-class LanguagePretrainConfig(PretrainConfig):
-    """Language model pretraining."""
-
-    steps: int = 300
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 
 
 def pretrain_language(

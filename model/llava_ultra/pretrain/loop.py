@@ -4,26 +4,12 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from llava_ultra.config import ModelPart
+from llava_ultra.config import PretrainConfig
 
 OnStep = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss) after each step."""
-
-
-class PretrainConfig(ModelPart):
-    """How long and how fast a part is pretrained."""
-
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    max_examples: int = Field(default=20_000, ge=1)
-    """Examples held in memory; the first ones are taken (one at 192 px is 0.44 MB)."""
-    seed: int = 0
 
 
 def cosine_rate(step: int, num_steps: int, warmup_fraction: float) -> float:

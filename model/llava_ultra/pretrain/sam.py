@@ -12,21 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llava_ultra.config import SamConfig
+from llava_ultra.config import SamConfig, SamPretrainConfig
 from llava_ultra.pixels import random_views, to_masks, to_pixels
-from llava_ultra.pretrain.loop import OnStep, PretrainConfig, optimise, shuffled_batches
+from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.towers import SamTower
 
 _SUBGRID = 4
 """Mask values along each side of a grid cell: with 16-pixel patches, one for 4 x 4 pixels."""
-
-
-class SamPretrainConfig(PretrainConfig):
-    """SAM pretraining."""
-
-    steps: int = 300
-    batch_size: int = 16
-    learning_rate: float = 1e-3
 
 
 class MaskDecoder(nn.Module):
