@@ -1,0 +1,139 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from sonoray.config import (
+    Config,
+    apply_overrides,
+    canonical_json,
+    content_hash,
+    load_config,
+    parse_override,
+    validate_config,
+)
+from sonoray.errors import ConfigError
+
+
+class Optimizer(Config):
+    rate: float = Field(default=0.1, gt=0)
+    """Step size."""
+
+
+class Train(Config):
+    epochs: int = 1
+    """How often."""
+    optimizer: Optimizer = Optimizer()
+    """How."""
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("epochs=3", ["epochs"], 3),
+        ("optimizer.rate=1e-3", ["optimizer", "rate"], 1e-3),
+        ("a=true", ["a"], True),
+        ("a=[1, 2]", ["a"], [1, 2]),
+        ('a="3"', ["a"], "3"),
+        ("model=tiny", ["model"], "tiny"),
+        ("uri=s3://b?x=1", ["uri"], "s3://b?x=1"),
+        ("a=", ["a"], ""),
+    ],
+)
+def test_an_override_is_read_as_toml_and_else_as_text(text, path, value):
+    assert parse_override(text) == (path, value)
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", " =3"])
+def test_an_override_without_key_or_value_is_refused(text):
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_override(text)
+
+
+def test_overrides_go_into_tables_and_leave_the_input_alone():
+    values = {"optimizer": {"rate": 0.5}}
+    assert apply_overrides(values, ["optimizer.rate=0.2", "epochs=4"]) == {
+        "optimizer": {"rate": 0.2},
+        "epochs": 4,
+    }
+    assert values == {"optimizer": {"rate": 0.5}}
+
+
+def test_an_override_through_a_plain_value_is_refused():
+    with pytest.raises(ConfigError, match="'epochs', which is not a table"):
+        apply_overrides({"epochs": 1}, ["epochs.first=2"])
+
+
+def test_an_unknown_key_is_named_with_the_known_ones():
+    with pytest.raises(ConfigError) as caught:
+        validate_config(Train, {"optimizer": {"lr": 1}}, "train.toml")
+    message = str(caught.value)
+    assert "train.toml" in message
+    assert "'optimizer.lr'" in message
+    assert "rate" in message
+    assert "\n" not in message
+
+
+def test_a_value_out_of_range_is_named():
+    with pytest.raises(ConfigError, match=r"optimizer\.rate = -1"):
+        validate_config(Train, {"optimizer": {"rate": -1}}, "--set")
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Train().epochs = 2
+
+
+def test_a_file_is_read_and_overridden(tmp_path):
+    file = tmp_path / "train.toml"
+    file.write_text("epochs = 2\n[optimizer]\nrate = 0.5\n", encoding="utf-8")
+    config = load_config(Train, file, ["epochs=7"])
+    assert config == Train(epochs=7, optimizer=Optimizer(rate=0.5))
+
+
+@pytest.mark.parametrize("content", ["epochs = ", "\xff"])
+def test_a_malformed_file_is_named(tmp_path, content):
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"bad\.toml.*not valid TOML"):
+        load_config(Train, file)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml.*does not exist"):
+        load_config(Train, tmp_path / "none.toml")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=5))
+def test_the_canonical_form_ignores_key_order_and_loses_nothing(value):
+    backwards = dict(reversed(value.items()))
+    assert canonical_json(value) == canonical_json(backwards)
+    assert json.loads(canonical_json(value)) == value
+    assert content_hash(value) == content_hash(backwards)
+
+
+def test_a_changed_default_changes_the_hash():
+    assert content_hash(Train()) != content_hash(Train(epochs=2))
+    assert content_hash(Train()) == content_hash(Train().model_dump())
+
+
+def test_importing_the_data_side_loads_nothing_heavy():
+    code = (
+        "import sys; import sonoray.config, sonoray.ingest, sonoray.feature_store, "
+        "sonoray.sources.busbra; "
+        "print([m for m in ('torch', 'transformers', 'deepspeed', 'ray', 'mlflow') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

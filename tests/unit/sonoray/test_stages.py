@@ -1,0 +1,115 @@
+import importlib
+import json
+import threading
+
+import pytest
+
+from sonoray.errors import DataError
+from sonoray.stages import (
+    MANIFEST,
+    Stage,
+    file_digests,
+    find_stage,
+    read_manifest,
+    run_stage,
+    source_digest,
+    write_json,
+)
+
+
+def stage(**changes):
+    return Stage(**{"name": "ingest-x", "config": {"seed": 1}, "inputs": ["abc"], **changes})
+
+
+def make(folder):
+    (folder / "part.txt").write_text("hello")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "other.txt").write_text("there")
+    return {"rows": 2}
+
+
+def test_the_first_run_makes_and_the_second_reuses(tmp_path):
+    first = run_stage(stage(), tmp_path, make)
+    second = run_stage(stage(), tmp_path, lambda folder: pytest.fail("made twice"))
+    assert (first.reused, second.reused) == (False, True)
+    assert first.path == second.path
+    assert second.manifest["summary"] == {"rows": 2}
+    assert second.key == stage().key
+    assert set(second.manifest["files"]) == {"part.txt", "deep/other.txt"}
+    assert second.manifest["files"] == {
+        name: digest for name, digest in file_digests(second.path).items() if name != MANIFEST
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "ingest-y"}, {"config": {"seed": 2}}, {"inputs": ["abd"]}, {"code": ["json"]}],
+)
+def test_any_change_is_another_stage(tmp_path, changes):
+    run_stage(stage(), tmp_path, make)
+    assert not run_stage(stage(**changes), tmp_path, make).reused
+
+
+def test_changed_source_changes_the_key(tmp_path, monkeypatch):
+    package = tmp_path / "somecode"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "part.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    whole, part = source_digest("somecode"), source_digest("somecode.part")
+    (package / "part.py").write_text("x = 2\n")
+    assert source_digest("somecode") != whole
+    assert source_digest("somecode.part") != part
+
+
+def test_a_failed_stage_leaves_nothing_behind(tmp_path):
+    def fail(folder):
+        (folder / "half.txt").write_text("half")
+        raise DataError("no")
+
+    with pytest.raises(DataError):
+        run_stage(stage(), tmp_path, fail)
+    assert list(tmp_path.iterdir()) == []
+    assert not run_stage(stage(), tmp_path, make).reused
+
+
+def test_two_makers_of_one_stage_agree_on_one_output(tmp_path):
+    barrier = threading.Barrier(2)
+    outputs = []
+
+    def slow(folder):
+        barrier.wait(timeout=10)
+        return make(folder)
+
+    threads = [
+        threading.Thread(target=lambda: outputs.append(run_stage(stage(), tmp_path, slow)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({output.path for output in outputs}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [outputs[0].path.name]
+
+
+def test_a_stage_that_was_never_made_names_the_command(tmp_path):
+    with pytest.raises(DataError, match="run: sonoray ingest x"):
+        find_stage(stage(), tmp_path, fix="sonoray ingest x")
+    made = run_stage(stage(), tmp_path, make)
+    assert find_stage(stage(), tmp_path, fix="").path == made.path
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(DataError, match="remove the folder"):
+        read_manifest(tmp_path)
+
+
+def test_json_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"名": "值"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"名": "值"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,91 @@
+# ruff: noqa: RUF001 - Chinese text has full-width punctuation
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sonoray.errors import DataError
+from sonoray.study import SPLITS, Study, StudyImage, Task, Turn, iter_studies, write_studies
+
+labels = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3)
+images = st.builds(
+    StudyImage,
+    image_id=st.text(min_size=1, max_size=8),
+    uri=st.text(max_size=8),
+    width=st.integers(1, 5000),
+    height=st.integers(1, 5000),
+    frame_index=st.integers(0, 100),
+    source_ref=st.text(max_size=8),
+    labels=labels,
+)
+turns = st.builds(
+    Turn,
+    question=st.text(max_size=20),
+    answer=st.text(max_size=20),
+    task=st.sampled_from(Task),
+    options=st.lists(st.text(max_size=5), max_size=4).map(tuple),
+    topic=st.text(max_size=8),
+)
+studies = st.builds(
+    Study,
+    study_id=st.text(max_size=8),
+    patient_key=st.text(max_size=8),
+    split=st.sampled_from(SPLITS),
+    dataset=st.text(max_size=8),
+    images=st.lists(images, min_size=1, max_size=3).map(tuple),
+    turns=st.lists(turns, min_size=1, max_size=3).map(tuple),
+    labels=labels,
+    provenance=st.text(max_size=8),
+)
+
+STUDY = Study(
+    study_id="s",
+    patient_key="p",
+    split="train",
+    dataset="d",
+    images=(StudyImage(image_id="i", uri="images/part-00000.parquet", width=20, height=30),),
+    turns=(Turn(question="良性还是恶性？", answer="良性", task=Task.CLOSED, options=("良性",)),),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(studies, min_size=1, max_size=5))
+def test_studies_come_back_from_parquet_as_they_went(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        write_studies(Path(folder), rows, rows_per_file=2)
+        assert list(iter_studies(Path(folder))) == rows
+        for split in SPLITS:
+            expected = [row for row in rows if row.split == split]
+            assert list(iter_studies(Path(folder), split=split)) == expected
+
+
+def test_rows_are_spread_over_files(tmp_path):
+    write_studies(
+        tmp_path, [dataclasses.replace(STUDY, study_id=str(n)) for n in range(5)], rows_per_file=2
+    )
+    assert len(list((tmp_path / "studies").iterdir())) == 3
+    assert [study.study_id for study in iter_studies(tmp_path)] == list("01234")
+
+
+@pytest.mark.parametrize("roles", [["user"], ["assistant", "user"], ["user", "user"], []])
+def test_turns_that_do_not_alternate_are_refused(roles):
+    row = STUDY.to_row()
+    row["turns"] = [{**row["turns"][0], "role": role} for role in roles]
+    with pytest.raises(DataError, match="alternate"):
+        Study.from_row(row)
+
+
+def test_a_study_without_images_is_refused():
+    with pytest.raises(DataError, match="no image"):
+        Study.from_row({**STUDY.to_row(), "images": []})
+
+
+def test_an_unknown_split_and_an_empty_folder_are_refused(tmp_path):
+    with pytest.raises(DataError, match="'dev'"):
+        list(iter_studies(tmp_path, split="dev"))
+    with pytest.raises(DataError, match="no studies"):
+        list(iter_studies(tmp_path))
