@@ -33,6 +33,11 @@ export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 # Tokenizer threads and forked data workers deadlock.
 export TOKENIZERS_PARALLELISM := false
 unexport PYTHONPATH PYTHONHOME
+# A hospital's network often has a certificate authority of its own, in the system's store. pip looks
+# there by itself, uv only when told to.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
 
 # The one place that says how the lock is made. An existing output file keeps its versions, so that
 # running it again changes nothing unless pyproject.toml did; UPGRADE=--upgrade asks for newer ones.

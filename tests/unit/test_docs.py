@@ -1,0 +1,103 @@
+"""The README, the docs and the changelog against the code: what they name must exist."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = ("platform/sonoray", "model/llava_ultra", "jobs/sonoray_jobs", "serve/sonoray_serve")
+REGISTRIES = ("pypi" + ".org", "python" + "hosted.org", "download.py" + "torch.org")
+
+
+def listed_paths() -> set[str]:
+    """Read the README's file list: folders at the margin, their files indented, then a note."""
+    block = README.partition("\n## Files\n")[2].partition("```\n")[2].partition("```")[0]
+    paths, folder = set(), ""
+    for line in filter(str.strip, block.splitlines()):
+        name = re.split(r"\s{2,}", line.strip())[0]
+        if line.startswith(" "):
+            paths.add(folder + name)
+        else:
+            folder = name if name.endswith("/") else ""
+            paths.add(name)
+    return paths
+
+
+def commands_in(text: str) -> set[str]:
+    """Return the words that follow `sonoray` at the start of a command, in code."""
+    code = "\n".join(
+        re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    )
+    return set(re.findall(r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z]+)", code, re.MULTILINE))
+
+
+def test_the_file_list_names_existing_paths_only():
+    paths = listed_paths()
+    assert "platform/sonoray/study.py" in paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_file_list_has_every_module():
+    modules = {
+        str(path.relative_to(ROOT))
+        for source in SOURCES
+        for path in (ROOT / source).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert not sorted(modules - listed_paths())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_named_command_exists(page):
+    from sonoray_jobs.cli import app
+
+    known = set(typer.main.get_command(app).commands)
+    assert commands_in(page.read_text(encoding="utf-8")) <= known
+
+
+def test_the_readme_names_every_command():
+    from sonoray_jobs.cli import app
+
+    assert set(typer.main.get_command(app).commands) <= commands_in(README)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_named_make_target_exists(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(
+        re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if not target.startswith("https://")]
+    assert not [target for target in local if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_machine(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"(?<![\w.])/(?:work|root|home|Users|mnt|data)/\S*", text)
+    assert not [host for host in REGISTRIES if host in text]
+
+
+def test_no_build_file_names_a_package_registry():
+    files = [ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / ".ci").iterdir()]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
+    assert not [host for host in REGISTRIES if host in text]
+
+
+def test_the_changelog_has_the_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in changelog
+    assert f"## [{project['version']}]" in changelog
