@@ -1,0 +1,157 @@
+"""The way to an MLflow store: its default place, the first contact, and errors in one line.
+
+MLflow's own patience does not suit a command line: a closed port costs four minutes (7 retries,
+backoff 2, 120 s each) and an unreachable PostgreSQL most of an hour. So the first contact is made
+with no retry and 4 s of patience (unless the environment asks for more), and a database server's
+port is tried before SQLAlchemy is let loose on it. After that MLflow's own settings count.
+
+The default store is SQLite in the workspace, in WAL mode, because two processes write to it: the
+driver and Ray Train's controller (which Ray places on the driver's node, so one file serves both).
+"""
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sonoray.errors import TrackingError
+
+TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+HTTP_RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+HTTP_TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
+_CONTACT_TIMEOUT_S = 4
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_SQLITE = "sqlite:///"
+
+
+def default_uri(workspace: Path) -> str:
+    """Return the environment's tracking URI or, where none is set, the workspace's own store."""
+    return os.environ.get(TRACKING_URI_VARIABLE) or f"{_SQLITE}{workspace / 'mlflow.db'}"
+
+
+def is_server(uri: str) -> bool:
+    """Tell whether `uri` names an MLflow server, which then decides where artifacts lie."""
+    return urlsplit(uri).scheme in {"http", "https"}
+
+
+def shown_uri(uri: str) -> str:
+    """Return `uri` without user name and password, fit for messages and logs."""
+    return re.sub(r"//[^/@\s]+@", "//***@", uri)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """An MLflow store that has answered."""
+
+    uri: str = field(repr=False)
+    """May hold a password; show `shown_uri(uri)`."""
+    client: Any = field(repr=False)
+    """The `mlflow.MlflowClient` for tracking and registry, which mypy cannot see."""
+
+    @contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Turn the errors of MLflow and what lies below it into one line of `TrackingError`.
+
+        Args:
+            what: predicate of the message, as in `cannot register 'm'`.
+        """
+        with _translated(what, self.uri):
+            yield
+
+
+def connect(uri: str) -> Store:
+    """Open an MLflow store, creating a SQLite one where needed, and make sure that it answers.
+
+    Raises:
+        TrackingError: the store is down, refuses us or is no MLflow store; within 10 s.
+    """
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    with _translated("cannot be used", uri), _first_contact():
+        _probe(uri)
+        from mlflow import MlflowClient
+
+        for chatty in ("alembic", "mlflow"):  # INFO lines at every new SQLite file
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return Store(uri=uri, client=client)
+
+
+@contextmanager
+def _translated(what: str, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        raise TrackingError(
+            f"MLflow store {shown_uri(uri)!r} {what}: {shown_uri(_reason(error))}; {_fix(uri)}"
+        ) from error
+
+
+def _is_expected(error: Exception) -> bool:
+    """Errors of the store and the way to it; anything else is our own bug."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(
+        error, MlflowException | RequestException | SQLAlchemyError | sqlite3.Error | OSError
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """One line: the system's word where the network or the disk failed, else MLflow's own."""
+    root = error
+    while (below := root.__cause__ or root.__context__) is not None:
+        root = below
+    if isinstance(root, OSError) and root.strerror:
+        return root.strerror
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _fix(uri: str) -> str:
+    if uri.startswith(_SQLITE):
+        return (
+            "the file must be an MLflow store of this version (mlflow db upgrade) on a local, "
+            "writable disk; move it away to start a new one"
+        )
+    return (
+        f"start the server or correct {TRACKING_URI_VARIABLE}; unset it to use the workspace's "
+        "own store"
+    )
+
+
+@contextmanager
+def _first_contact() -> Iterator[None]:
+    """Let MLflow's HTTP calls fail fast, where the environment does not say otherwise."""
+    patience = {HTTP_RETRIES_VARIABLE: "0", HTTP_TIMEOUT_VARIABLE: str(_CONTACT_TIMEOUT_S)}
+    added = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _probe(uri: str) -> None:
+    parts = urlsplit(uri)
+    if uri.startswith(_SQLITE):
+        path = Path(uri.removeprefix(_SQLITE))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=_CONTACT_TIMEOUT_S)) as database:
+            database.execute("PRAGMA journal_mode=WAL")  # kept in the file; readers do not block
+    elif parts.hostname and not is_server(uri):
+        port = parts.port or _DATABASE_PORTS.get(parts.scheme.partition("+")[0], 0)
+        socket.create_connection((parts.hostname, port), timeout=_CONTACT_TIMEOUT_S).close()

@@ -1,0 +1,205 @@
+"""MLflow runs: one per training, found again by the id that lies with its checkpoints.
+
+A training is its Ray Train storage path and name, so the run's id is kept there
+(`<storage_path>/<name>/mlflow_run_id`) and shares the fate of the checkpoints: copied with them,
+deleted with them. An id that the store does not know (another server, a deleted run) starts a new
+run rather than stop the training.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sonoray.config import content_hash
+from sonoray.errors import TrackingError
+from sonoray.tracking.connection import Store
+from sonoray.tracking.params import (
+    MAX_METRICS_PER_CALL,
+    MAX_PARAMS_PER_CALL,
+    batches,
+    flatten_params,
+    scalar_metrics,
+)
+
+RUN_ID_FILE = "mlflow_run_id"
+CONFIG_TAG = "sonoray.config"
+
+_logger = logging.getLogger(__name__)
+
+
+class RunIdFile:
+    """The file beside a training's checkpoints that names its MLflow run; local or remote."""
+
+    def __init__(self, storage_path: str | Path, name: str) -> None:
+        from pyarrow.fs import FileSystem
+
+        self._filesystem, root = FileSystem.from_uri(str(storage_path))
+        self._folder = f"{root.rstrip('/')}/{name}"
+        self.path = f"{self._folder}/{RUN_ID_FILE}"
+
+    def read(self) -> str | None:
+        """Return the run's id, None where the training never ran."""
+        try:
+            with self._filesystem.open_input_stream(self.path) as stream:
+                text: str = stream.read().decode()
+        except FileNotFoundError:
+            return None
+        return text.strip() or None
+
+    def write(self, run_id: str) -> None:
+        """Record the run's id, all or nothing."""
+        partial = f"{self.path}.{uuid.uuid4().hex[:8]}.partial"
+        self._filesystem.create_dir(self._folder, recursive=True)
+        with self._filesystem.open_output_stream(partial) as stream:
+            stream.write(run_id.encode())
+        self._filesystem.move(partial, self.path)
+
+
+def start_training(
+    store: Store,
+    *,
+    id_file: RunIdFile,
+    name: str,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    experiment: str,
+    artifact_root: Path | None,
+) -> str:
+    """Continue the training's run or begin one; log its configuration; return the run's id.
+
+    Raises:
+        TrackingError: the store fails or the experiment was deleted.
+    """
+    with store.guard(f"cannot hold the run of training {name!r}"):
+        run = _recorded_run(store, id_file)
+        if run is None:
+            experiment_id = _experiment_id(store, experiment, artifact_root)
+            run = store.client.create_run(experiment_id, run_name=name)
+            id_file.write(run.info.run_id)
+        run_id: str = run.info.run_id
+        store.client.update_run(run_id, status="RUNNING")
+        _log_config(store, run, config, tags)
+    return run_id
+
+
+@contextmanager
+def closing_run(store: Store, run_id: str) -> Iterator[None]:
+    """Set the run's final status from the way in which the block ends.
+
+    Raises:
+        TrackingError: the block ended well but MLflow does not take the status. A failing block
+            keeps its own error; the status that could not be set is logged.
+    """
+    try:
+        yield
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        try:
+            _terminate(store, run_id, status)
+        except TrackingError as second:
+            _logger.warning("run %s stays open, it should be %s: %s", run_id, status, second)
+        raise
+    _terminate(store, run_id, "FINISHED")
+
+
+def log_results(
+    store: Store,
+    run_id: str,
+    metrics: Mapping[str, Any],
+    artifacts: Mapping[str, Any],
+) -> None:
+    """Log metrics and artifacts (files, texts, JSON values) to a run that may be closed."""
+    with store.guard(f"cannot add results to run {run_id!r}"):
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        items = [Metric(key, value, now_ms, 0) for key, value in scalar_metrics(metrics).items()]
+        for batch in batches(items, MAX_METRICS_PER_CALL):
+            store.client.log_batch(run_id, metrics=batch)
+        for path, value in artifacts.items():
+            if isinstance(value, Path):
+                folder = Path(path).parent.as_posix()
+                store.client.log_artifact(run_id, str(value), None if folder == "." else folder)
+            elif isinstance(value, str):
+                store.client.log_text(run_id, value, path)
+            else:
+                store.client.log_dict(run_id, value, path)
+
+
+def _terminate(store: Store, run_id: str, status: str) -> None:
+    what = f"cannot mark run {run_id!r} as {status} (run the command again to do so)"
+    with store.guard(what):
+        store.client.set_terminated(run_id, status)
+
+
+def _recorded_run(store: Store, id_file: RunIdFile) -> Any:  # noqa: ANN401 - an mlflow Run
+    """Return the run that the file names, None where there is none to continue."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = id_file.read()
+    if run_id is None:
+        return None
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        run = None
+    if run is None or run.info.lifecycle_stage != "active":
+        _logger.warning("MLflow has no run %s, named by %s; a new one", run_id, id_file.path)
+        return None
+    return run
+
+
+def _experiment_id(store: Store, name: str, artifact_root: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = store.client.get_experiment_by_name(name)
+    if experiment is None:
+        location = None if artifact_root is None else (artifact_root / name).as_uri()
+        try:
+            return str(store.client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:  # another process was first
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = store.client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow experiment {name!r} was deleted; restore it with: "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+def _log_config(
+    store: Store,
+    run: Any,  # noqa: ANN401 - an mlflow Run
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> None:
+    """Log the configuration as parameters, as an artifact and as a hash among the tags.
+
+    MLflow's parameters cannot change, so a continued run keeps those of its first attempt and gets
+    a further `config-<hash>.json`; the tag names the newest.
+    """
+    from mlflow.entities import Param, RunTag
+
+    run_id = run.info.run_id
+    digest = content_hash(config)[:12]
+    if run.data.tags.get(CONFIG_TAG) != digest:
+        store.client.log_dict(run_id, dict(config), f"config-{digest}.json")
+    known = run.data.params
+    params = flatten_params(config)
+    changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
+    if changed:
+        _logger.warning("run %s continues with other values of %s", run_id, ", ".join(changed))
+    new = [Param(key, value) for key, value in params.items() if key not in known]
+    for batch in batches(new, MAX_PARAMS_PER_CALL):
+        store.client.log_batch(run_id, params=batch)
+    labels = [RunTag(key, value) for key, value in ({**tags, CONFIG_TAG: digest}).items()]
+    for tag_batch in batches(labels, MAX_PARAMS_PER_CALL):
+        store.client.log_batch(run_id, tags=tag_batch)

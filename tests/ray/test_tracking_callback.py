@@ -1,0 +1,90 @@
+"""A real Ray Train run whose worker dies once: MLflow must show one run with all of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from sonoray.tracking import Tracking
+from sonoray.workspace import Workspace
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    context = ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    monkeypatch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
+    yield
+    ray.shutdown()
+
+
+def fit(tracking: Tracking, config: dict[str, Any]) -> str:
+    """Train two workers for two steps; where `fail_once` names a missing file, rank 1 dies."""
+    from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def loop(config: dict[str, Any]) -> None:
+        import tempfile
+
+        import ray.train.collective
+
+        rank = ray.train.get_context().get_world_rank()
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "weights").write_text("w")
+            checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
+            metrics = {"step": config["first_step"], "loss": 1.0 + rank}
+            ray.train.report(metrics, checkpoint=checkpoint)
+        ray.train.collective.barrier()  # rank 0's report is out before rank 1 dies
+        marker = Path(config["fail_once"])
+        if rank == 1 and not marker.exists():
+            marker.touch()
+            raise ValueError("the text of a patient")
+        ray.train.report({"step": config["first_step"] + 1, "loss": 0.5 + rank})
+
+    storage = tracking.workspace.runs
+    with tracking.training(storage, "tiny", config=config, tags={"tower.clip": "c"}) as callback:
+        TorchTrainer(
+            loop,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(
+                storage_path=str(storage),
+                name="tiny",
+                callbacks=[callback],
+                failure_config=FailureConfig(max_failures=1),
+            ),
+        ).fit()
+    return callback.run_id
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_retry_and_rerun_stay_one_run(tmp_path: Path) -> None:
+    tracking = Tracking.open(Workspace.open(tmp_path))
+    client = tracking.store.client
+
+    run_id = fit(tracking, {"first_step": 0, "fail_once": str(tmp_path / "one")})
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["sonoray.failures"] == "1"
+    assert run.data.tags["sonoray.last_failure"] == "rank 1: ValueError"
+    assert "patient" not in str(run.data.tags)
+    first = client.get_metric_history(run_id, "loss")
+    # Rank 0 of the failed attempt, then both steps of the second attempt.
+    assert sorted((point.step, point.value) for point in first) == [(0, 1.0), (0, 1.0), (1, 0.5)]
+    assert Path(run.data.tags["checkpoint"], "weights").read_text() == "w"
+    assert run.data.tags["checkpoint.step"] == "0"
+
+    assert fit(tracking, {"first_step": 2, "fail_once": str(tmp_path / "one")}) == run_id
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    steps = sorted(point.step for point in client.get_metric_history(run_id, "loss"))
+    assert steps == [0, 0, 1, 2, 3]
+    assert run.data.metrics["reports"] == 5
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    assert len(client.search_runs(experiments)) == 1

@@ -1,0 +1,462 @@
+import json
+import os
+import pickle
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sonoray.errors import CheckpointError, TrackingError
+from sonoray.stages import Stage, run_stage
+from sonoray.tracking import Tracking
+from sonoray.tracking.connection import shown_uri
+from sonoray.tracking.params import (
+    MAX_KEY_LENGTH,
+    MAX_VALUE_LENGTH,
+    flatten_params,
+    scalar_metrics,
+)
+from sonoray.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    """One SQLite store for the module: a new one costs seconds of migrations."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    root = tmp_path_factory.mktemp("工作 space")
+    return Tracking.open(Workspace.open(root))
+
+
+def export(root: Path, weight: str) -> Path:
+    """A folder with a manifest, as an export stage leaves it."""
+
+    def make(folder: Path) -> dict[str, int]:
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "weights.bin").write_text(weight)
+        return {"files": 1}
+
+    return run_stage(Stage(name="export", config={"weight": weight}), root, make).path
+
+
+def new_run(tracking: Tracking, name: str) -> str:
+    with tracking.training(tracking.workspace.runs, name, config={"a": 1}) as callback:
+        pass
+    return callback.run_id
+
+
+# params
+
+
+def test_flatten_params_dots_tables_and_writes_lists_as_json() -> None:
+    values = {"train": {"lr": 1e-3, "stages": ["a", "b"], "note": ""}, "x": None, "name": "乳腺"}
+    assert flatten_params(values) == {
+        "train.lr": "0.001",
+        "train.stages": '["a", "b"]',
+        "train.note": '""',
+        "x": "null",
+        "name": "乳腺",
+    }
+
+
+def test_flatten_params_keeps_limits_and_two_long_names_apart() -> None:
+    long = "k" * 400
+    flat = flatten_params({f"{long}1": "v" * 7000, f"{long}2": 1})
+    assert len(flat) == 2
+    assert max(map(len, flat)) == MAX_KEY_LENGTH
+    assert max(map(len, flat.values())) == MAX_VALUE_LENGTH
+
+
+names = st.text(st.characters(categories=["L", "N"], include_characters="_-. :(*\"'"), min_size=1)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.text("ab乳", min_size=1).map("x".__add__), json_values, max_size=4))
+def test_flattened_params_are_accepted_by_mlflow(values: dict[str, object]) -> None:
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
+
+    assert MAX_PARAM_VAL_LENGTH == MAX_VALUE_LENGTH
+    for key, value in flatten_params(values).items():
+        _validate_param(key, value)
+
+
+def test_scalar_metrics_keeps_numbers_only() -> None:
+    values = {"loss": 1, "test": {"auc": 0.5, "note": "x", "gap": None}}
+    assert scalar_metrics(values) == {"loss": 1.0, "test.auc": 0.5}
+
+
+# the store
+
+
+def test_package_import_loads_neither_torch_nor_ray_nor_mlflow() -> None:
+    heavy = "('torch', 'ray', 'mlflow')"
+    code = f"import sys, sonoray.tracking; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_default_store_lies_in_the_workspace_and_is_in_wal_mode(tracking: Tracking) -> None:
+    path = tracking.workspace.root / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert tracking.how_to_open == f"mlflow ui --backend-store-uri sqlite:///{path}"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9") as caught:
+        Tracking.open(Workspace.open(tmp_path))
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_shown_uri_hides_credentials() -> None:
+    assert shown_uri("postgresql://u:p@db:5432/m") == "postgresql://***@db:5432/m"
+    assert shown_uri("sqlite:////w/mlflow.db") == "sqlite:////w/mlflow.db"
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_server_down_is_told_in_seconds(scheme: str, tmp_path: Path) -> None:
+    port = closed_port()
+    begin = time.monotonic()
+    with pytest.raises(TrackingError, match="Connection refused") as caught:
+        Tracking.open(Workspace.open(tmp_path), f"{scheme}://127.0.0.1:{port}")
+    assert time.monotonic() - begin < 10
+    message = str(caught.value)
+    assert f"{scheme}://127.0.0.1:{port}" in message
+    assert "MLFLOW_TRACKING_URI" in message
+    assert "\n" not in message
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_server_that_accepts_and_stays_silent_is_told_in_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        begin = time.monotonic()
+        with pytest.raises(TrackingError, match=str(port)):
+            Tracking.open(Workspace.open(tmp_path), f"http://127.0.0.1:{port}")
+        assert time.monotonic() - begin < 10
+
+
+def test_server_that_is_no_mlflow_is_told(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Silent(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError, match="cannot be used"):
+            Tracking.open(Workspace.open(tmp_path), f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+def test_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database at all " * 100)
+    with pytest.raises(TrackingError, match="not a database"):
+        Tracking.open(Workspace.open(tmp_path))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from sonoray.tracking import Tracking
+from sonoray.workspace import Workspace
+
+tracking = Tracking.open(Workspace.open(Path(sys.argv[1])))
+with tracking.training(tracking.workspace.runs, sys.argv[2], config={}) as callback:
+    for step in range(30):
+        callback.after_report(None, [{"loss": step / 10, "step": step}], None)
+"""
+
+
+def test_two_processes_write_at_once(tracking: Tracking) -> None:
+    root = str(tracking.workspace.root)
+    names = ["both-0", "both-1"]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, name]) for name in names]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    for name in names:
+        run_id = (tracking.workspace.runs / name / "mlflow_run_id").read_text()
+        history = tracking.store.client.get_metric_history(run_id, "loss")
+        assert sorted(point.step for point in history) == list(range(30))
+
+
+# trainings
+
+
+def test_training_records_config_tags_and_end(tracking: Tracking) -> None:
+    config = {"train": {"lr": 0.1}, "names": [f"n{i}" for i in range(3)]} | {
+        f"p{i}": i for i in range(250)
+    }
+    tags = {"dataset.busbra": "d" * 64, "tower.clip": "c" * 64}
+    with tracking.training(tracking.workspace.runs, "t1", config=config, tags=tags) as callback:
+        running = tracking.store.client.get_run(callback.run_id)
+        assert running.info.status == "RUNNING"
+        callback.after_report(None, [{"loss": 2.0, "step": 5, "note": "text"}, {"loss": 9.0}], None)
+    run = tracking.store.client.get_run(callback.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "t1"
+    assert run.data.metrics == {"loss": 2.0, "reports": 1.0}
+    assert len(run.data.params) == 252
+    assert run.data.params["train.lr"] == "0.1"
+    assert run.data.tags.items() >= tags.items()
+    digest = run.data.tags["sonoray.config"]
+    artifacts = [item.path for item in tracking.store.client.list_artifacts(callback.run_id)]
+    assert artifacts == [f"config-{digest}.json"]
+    files = list((tracking.workspace.root / "artifacts").rglob(f"config-{digest}.json"))
+    assert config in [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_training_that_ends_badly_says_so(
+    tracking: Tracking, error: BaseException, status: str
+) -> None:
+    with (
+        pytest.raises(type(error)),
+        tracking.training(tracking.workspace.runs, f"bad-{status}", config={}) as callback,
+    ):
+        raise error
+    assert tracking.store.client.get_run(callback.run_id).info.status == status
+
+
+def test_same_name_continues_the_run_with_a_changed_config(
+    tracking: Tracking, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = tracking.workspace.runs
+    with tracking.training(runs, "again", config={"epochs": 1}) as first:
+        first.after_report(None, [{"loss": 1.0}], None)
+    with tracking.training(runs, "again", config={"epochs": 2, "new": 3}) as second:
+        second.after_report(None, [{"loss": 0.5}], None)
+    assert second.run_id == first.run_id
+    assert "epochs" in caplog.text
+    run = tracking.store.client.get_run(first.run_id)
+    assert run.data.params == {"epochs": "1", "new": "3"}
+    assert len(tracking.store.client.list_artifacts(first.run_id)) == 2
+    history = tracking.store.client.get_metric_history(first.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+    with tracking.training(runs, "other", config={}) as third:
+        pass
+    assert third.run_id != first.run_id
+
+
+def test_deleted_or_foreign_run_starts_anew(tracking: Tracking) -> None:
+    run_id = new_run(tracking, "lost")
+    tracking.store.client.delete_run(run_id)
+    second = new_run(tracking, "lost")
+    assert second != run_id
+    (tracking.workspace.runs / "lost" / "mlflow_run_id").write_text("0" * 32)
+    assert new_run(tracking, "lost") not in {run_id, second}
+
+
+def test_callback_travels_as_two_strings_even_after_use(tracking: Tracking) -> None:
+    with tracking.training(tracking.workspace.runs, "pickled", config={}) as callback:
+        callback.after_report(None, [{"loss": 1.0}], None)
+        copy = pickle.loads(pickle.dumps(callback))
+        copy.after_report(None, [{"loss": 0.5}], None)
+    assert (copy.uri, copy.run_id) == (callback.uri, callback.run_id)
+    run = tracking.store.client.get_run(callback.run_id)
+    assert run.data.metrics == {"loss": 0.5, "reports": 2.0}
+
+
+def test_failure_is_counted_without_its_text(tracking: Tracking) -> None:
+    with tracking.training(tracking.workspace.runs, "failing", config={}) as callback:
+        callback.after_exception(None, {1: ValueError("name of a patient")})
+        copy = pickle.loads(pickle.dumps(callback))
+        copy.after_exception(None, {0: OSError("x"), 1: ValueError("y")})
+    tags = tracking.store.client.get_run(callback.run_id).data.tags
+    assert tags["sonoray.failures"] == "2"
+    assert tags["sonoray.last_failure"] == "rank 0: OSError, rank 1: ValueError"
+    assert "patient" not in str(tags)
+
+
+def test_outage_keeps_the_reports_and_sends_them_later(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    with tracking.training(tracking.workspace.runs, "outage", config={}) as callback:
+        callback.after_report(None, [{"loss": 3.0, "step": 1}], None)
+        client = callback._store.client
+        real, calls = client.log_batch, []
+
+        def down(*args: object, **kwargs: object) -> None:
+            calls.append(args)
+            raise MlflowException("gone")
+
+        monkeypatch.setattr(client, "log_batch", down)
+        for step in range(2, 1202):
+            callback.after_report(None, [{"loss": 1.0 / step, "step": step}], None)
+        assert len(calls) == 1  # the controller is not stalled at every report
+        assert "goes on without MLflow" in caplog.text
+        monkeypatch.setattr(client, "log_batch", real)
+        callback._retry_at = 0.0
+        callback.after_report(None, [{"loss": 0.0, "step": 1202}], None)
+    history = tracking.store.client.get_metric_history(callback.run_id, "loss")
+    assert sorted(point.step for point in history) == list(range(1, 1203))
+
+
+def test_status_that_cannot_be_set_is_told(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def down(*args: object) -> None:
+        raise MlflowException("gone")
+
+    with (
+        pytest.raises(TrackingError, match="FINISHED"),
+        tracking.training(tracking.workspace.runs, "unclosed", config={}),
+    ):
+        monkeypatch.setattr(tracking.store.client, "set_terminated", down)
+
+
+def test_log_evaluation_adds_metrics_and_artifacts(tracking: Tracking, tmp_path: Path) -> None:
+    run_id = new_run(tracking, "evaluated")
+    picture = tmp_path / "roc.png"
+    picture.write_bytes(b"png")
+    tracking.log_evaluation(
+        run_id,
+        {"test": {"pathology": {"auc": 0.7, "constant_answer": "良性"}}},
+        {"eval/table.md": "| 表 |", "eval/metrics.json": {"a": 1}, "eval/roc.png": picture},
+    )
+    client = tracking.store.client
+    assert client.get_run(run_id).data.metrics == {"test.pathology.auc": 0.7}
+    names = sorted(item.path for item in client.list_artifacts(run_id, "eval"))
+    assert names == ["eval/metrics.json", "eval/roc.png", "eval/table.md"]
+    with pytest.raises(TrackingError, match="f00d"):
+        tracking.log_evaluation("f00d", {"a": 1})
+
+
+# models
+
+
+def test_register_and_resolve(tracking: Tracking, tmp_path: Path) -> None:
+    run_id = new_run(tracking, "registered")
+    one, two = export(tmp_path, "one"), export(tmp_path, "two")
+    first = tracking.register(
+        one, "ultra", alias="champion", run_id=run_id, tags={"tower.clip": "abc"}
+    )
+    assert (first.version, first.reused, first.uri) == (1, False, "models:/ultra@champion")
+    found = tracking.resolve_model(first.uri)
+    assert (found / "adapter" / "weights.bin").read_text() == "one"
+    tags = tracking.store.client.get_model_version("ultra", "1").tags
+    assert tags == {"tower.clip": "abc", "sonoray.manifest_sha256": first.digest}
+
+    second = tracking.register(two, "ultra", alias="champion", run_id=run_id)
+    assert second.version == 2
+    moved = tracking.resolve_model("models:/ultra@champion")
+    assert (moved / "adapter" / "weights.bin").read_text() == "two"
+    old = tracking.resolve_model("models:/ultra/1")
+    assert (old / "adapter" / "weights.bin").read_text() == "one"
+
+    again = tracking.register(one, "ultra", alias="champion", run_id=run_id)
+    assert (again.version, again.reused) == (1, True)
+    assert len(tracking.store.client.search_model_versions("name = 'ultra'")) == 2
+    assert tracking.resolve_model("models:/ultra@champion") == found
+    assert tracking.resolve_model(one) == one
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("models:/ultra2@nobody", ["versions 1", "@champion = 1"]),
+        ("models:/ultra2/7", ["versions 1"]),
+        ("models:/unheard@champion", ["ultra2"]),
+        ("models:/ultra2", ["models:/NAME@ALIAS"]),
+    ],
+)
+def test_unknown_model_lists_what_exists(
+    tracking: Tracking, tmp_path: Path, model: str, words: list[str]
+) -> None:
+    run_id = new_run(tracking, "listed")
+    tracking.register(export(tmp_path, "x"), "ultra2", alias="champion", run_id=run_id)
+    with pytest.raises(TrackingError) as caught:
+        tracking.resolve_model(model)
+    assert all(word in str(caught.value) for word in [*words, model])
+
+
+def test_bad_folder_name_alias_and_run_are_told(tracking: Tracking, tmp_path: Path) -> None:
+    run_id = new_run(tracking, "badly-registered")
+    folder = export(tmp_path, "y")
+    with pytest.raises(CheckpointError, match="sonoray export"):
+        tracking.register(tmp_path, "m", alias="champion", run_id=run_id)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        tracking.resolve_model(tmp_path / "nowhere")
+    with pytest.raises(TrackingError, match="a'b"):
+        tracking.register(folder, "a'b", alias="champion", run_id=run_id)
+    with pytest.raises(TrackingError, match="v1"):
+        tracking.register(folder, "m", alias="v1", run_id=run_id)
+    with pytest.raises(TrackingError, match="f00d"):
+        tracking.register(folder, "never", alias="champion", run_id="f00d")
+
+
+def test_changed_artifact_is_refused(tracking: Tracking, tmp_path: Path) -> None:
+    run_id = new_run(tracking, "tampered")
+    version = tracking.register(export(tmp_path, "z"), "ultra3", alias="champion", run_id=run_id)
+    manifest = tracking.resolve_model(version.uri) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("export", "exp0rt"))
+    with pytest.raises(CheckpointError, match="changed"):
+        tracking.resolve_model(version.uri)
+
+
+@pytest.mark.slow
+def test_server_stores_and_delivers_a_model(tmp_path: Path) -> None:
+    """Against a real server the artifacts travel by HTTP and are kept by digest."""
+    port = closed_port()
+    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    artifacts = ["--artifacts-destination", str(tmp_path / "artifacts")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *address, *store, *artifacts],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                tracking = Tracking.open(
+                    Workspace.open(tmp_path / "ws"), f"http://127.0.0.1:{port}"
+                )
+                break
+            except TrackingError:
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        run_id = new_run(tracking, "remote")
+        version = tracking.register(export(tmp_path, "w"), "ultra", alias="champion", run_id=run_id)
+        folder = tracking.resolve_model(version.uri)
+        assert folder == tracking.workspace.root / "models" / version.digest
+        assert (folder / "adapter" / "weights.bin").read_text() == "w"
+        assert [path.name for path in folder.parent.iterdir()] == [version.digest]
+        assert tracking.resolve_model("models:/ultra/1") == folder
+        with pytest.raises(TrackingError, match="@champion = 1"):
+            tracking.resolve_model("models:/ultra@nobody")
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
