@@ -1,0 +1,253 @@
+"""Bootstrap: make the towers and the language model where none can be downloaded.
+
+Four stages, each content-addressed, each a Ray task on one CPU: the language model with its
+tokenizer, the SAM encoder from lesion masks, and the CLIP tower from images and captions, which
+shares the tokenizer. Only training patients are read: no stage of the road ever sees a validation
+or test patient before evaluation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sonoray.errors import DataError
+from sonoray.stages import Stage, StageOutput, find_stage, run_stage
+from sonoray.study import Study, Turn, iter_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs.road import RoadConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sonoray.step_board import StepBoard
+
+PARTS = ("language", "sam", "clip")
+
+_CODE = {
+    "language": ["language", "batch", "pretrain.loop", "pretrain.language"],
+    "sam": ["pixels", "towers", "pretrain.loop", "pretrain.sam"],
+    "clip": ["language", "pixels", "towers", "pretrain.loop", "pretrain.clip"],
+}
+"""Modules of the model whose source decides each part."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bootstrapped:
+    """The finished parts."""
+
+    outputs: Mapping[str, StageOutput]
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        rows = []
+        for part, output in self.outputs.items():
+            summary = output.manifest["summary"]
+            state = "reused" if output.reused else f"{summary['num_examples']} examples"
+            rows.append(
+                f"{part}: loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f} "
+                f"({state}), {output.path}"
+            )
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            part: {"path": str(output.path), **output.manifest["summary"]}
+            for part, output in self.outputs.items()
+        }
+
+
+def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
+    """The stage that makes `part` from the dataset's training split."""
+    model = road.model
+    config: dict[str, Any] = {
+        "model": getattr(model, part).model_dump(mode="json"),
+        "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
+    }
+    if part == "clip":
+        config["vocab_size"] = model.language.vocab_size
+    if part == "sam":
+        config["target_grid"] = model.clip.grid
+    return Stage(
+        name=f"bootstrap-{part}",
+        config=config,
+        inputs=[dataset.key],
+        code=["sonoray_jobs.bootstrap", *(f"llava_ultra.{module}" for module in _CODE[part])],
+    )
+
+
+def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, StageOutput]:
+    """Return the finished parts of a road.
+
+    Raises:
+        DataError: one was never made; the message says which command makes it.
+    """
+    output = workspace.dataset(dataset)
+    fix = f"sonoray bootstrap --dataset {dataset} with the same --config and --set"
+    return {
+        part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix) for part in PARTS
+    }
+
+
+def run(
+    *, workspace: Workspace, road: RoadConfig, dataset: str, address: str | None = None
+) -> Bootstrapped:
+    """Make all parts, each where it does not exist yet.
+
+    Raises:
+        DataError: the dataset has no training studies, or none of its images has a mask.
+        ClusterError: Ray cannot be reached.
+    """
+    output = workspace.dataset(dataset)
+    stages = {part: stage_of(part, road, output) for part in PARTS}
+    if all((stage.path(workspace.stages) / "manifest.json").is_file() for stage in stages.values()):
+        return Bootstrapped(outputs=find_parts(workspace, road, dataset))
+
+    import ray
+
+    from sonoray.cluster import ray_session
+    from sonoray.step_board import StepBoard
+
+    with ray_session(address):
+        board = StepBoard.start()
+        remote = ray.remote(num_cpus=1)(_make_part)
+        work = {part: remote.remote(part, road, output, workspace.stages, board) for part in PARTS}
+        results = board.wait(work)
+    return Bootstrapped(outputs={part: results[part] for part in PARTS})
+
+
+def _make_part(
+    part: str, road: RoadConfig, dataset: StageOutput, root: Path, board: "StepBoard"
+) -> StageOutput:
+    make = {"language": _make_language, "sam": _make_sam, "clip": _make_clip}[part]
+    post = board.poster(part)
+    studies = list(iter_studies(dataset.path, split="train"))
+    if not studies:
+        raise DataError(f"dataset {str(dataset.path)!r} has no training studies; ingest more")
+    return run_stage(
+        stage_of(part, road, dataset),
+        root,
+        lambda folder: make(folder, road, dataset.path, studies, post),
+    )
+
+
+def pairs_of(studies: Sequence[Study]) -> list[tuple[str, str]]:
+    """All (question, answer) texts of the studies."""
+    return [(turn.question, turn.answer) for study in studies for turn in study.turns]
+
+
+def _make_language(
+    folder: Path,
+    road: RoadConfig,
+    dataset: Path,
+    studies: Sequence[Study],
+    post: Callable[[int, int, float], None],
+) -> dict[str, Any]:
+    from llava_ultra.language import save_language
+    from llava_ultra.pretrain.language import pretrain_language
+
+    pairs = pairs_of(studies)
+    language, losses = pretrain_language(pairs, road.model.language, road.bootstrap.language, post)
+    save_language(language, folder)
+    return {"num_tokens": len(language.tokenizer), **_summary(pairs, losses)}
+
+
+def _make_sam(
+    folder: Path,
+    road: RoadConfig,
+    dataset: Path,
+    studies: Sequence[Study],
+    post: Callable[[int, int, float], None],
+) -> dict[str, Any]:
+    from llava_ultra.pretrain.sam import pretrain_sam
+
+    wanted = [image.image_id for study in studies for image in study.images]
+    table = read_images(dataset, wanted)
+    pairs = [pair for pair in table.values() if pair[1] is not None]
+    if not pairs:
+        raise DataError(
+            f"dataset {str(dataset)!r} has no lesion masks to train SAM on; ingest a source with "
+            "masks, or point model.sam at trained weights"
+        )
+    tower, losses = pretrain_sam(
+        [image for image, _ in pairs],
+        [mask for _, mask in pairs if mask is not None],
+        road.model.sam,
+        road.bootstrap.sam,
+        target_grid=road.model.clip.grid,
+        on_step=post,
+    )
+    tower.save(folder)
+    return {"fingerprint": tower.fingerprint, **_summary(pairs, losses)}
+
+
+def _make_clip(
+    folder: Path,
+    road: RoadConfig,
+    dataset: Path,
+    studies: Sequence[Study],
+    post: Callable[[int, int, float], None],
+) -> dict[str, Any]:
+    from llava_ultra.language import train_tokenizer
+    from llava_ultra.pretrain.clip import pretrain_clip
+
+    # The language part trains the same tokenizer from the same texts (a second's work), so that
+    # the two parts need not wait for each other.
+    texts = (text for pair in pairs_of(studies) for text in pair)
+    tokenizer = train_tokenizer(texts, road.model.language.vocab_size)
+    captions = {
+        image.image_id: image.labels.get("caption") or _study_text(study.turns)
+        for study in studies
+        for image in study.images
+    }
+    table = read_images(dataset, list(captions))
+    tower, losses = pretrain_clip(
+        [image for image, _ in table.values()],
+        [captions[image_id] for image_id in table],
+        tokenizer,
+        road.model.clip,
+        road.bootstrap.clip,
+        post,
+    )
+    tower.save(folder)
+    return {"fingerprint": tower.fingerprint, **_summary(list(table), losses)}
+
+
+def _study_text(turns: Sequence[Turn]) -> str:
+    """The study's text as a caption: its longest answer, the report where there is one."""
+    return max((turn.answer for turn in turns), key=len)
+
+
+def read_images(
+    dataset: Path, image_ids: Sequence[str]
+) -> dict[str, tuple["np.ndarray", "np.ndarray | None"]]:
+    """Decode images and their masks, in the order of `image_ids`.
+
+    Returns:
+        By image id: the image (uint8) and its mask (uint8, (H, W)), None where it has none.
+    """
+    import pyarrow.dataset as ds
+
+    wanted = dict.fromkeys(image_ids)
+    table = ds.dataset(dataset / "images").to_table(
+        columns=["image_id", "png", "mask_png"], filter=ds.field("image_id").isin(list(wanted))
+    )
+    found = {
+        row["image_id"]: (
+            _decode(row["png"]),
+            _decode(row["mask_png"]) if row["mask_png"] else None,
+        )
+        for row in table.to_pylist()
+    }
+    return {image_id: found[image_id] for image_id in wanted}
+
+
+def _summary(examples: Sequence[Any], losses: Sequence[float]) -> dict[str, Any]:
+    window = max(1, len(losses) // 20)
+    return {
+        "num_examples": len(examples),
+        "num_steps": len(losses),
+        "first_loss": sum(losses[:window]) / window,
+        "last_loss": sum(losses[-window:]) / window,
+    }

@@ -1,0 +1,162 @@
+"""The configuration of a whole road: one TOML file, one section per step.
+
+Packaged roads lie in `sonoray_jobs/configs`: `tiny` (phantom studies, two CPU cores, minutes) and
+`busbra` (the public BUS-BRA set). Every command reads the same file and finds what earlier commands
+made by content, so nothing has to be passed from one to the next by hand.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from llava_ultra.config import (
+    ClipPretrainConfig,
+    LanguagePretrainConfig,
+    ModelConfig,
+    SamPretrainConfig,
+)
+from sonoray.config import Config, load_config
+from sonoray.errors import ConfigError
+from sonoray.ingest import IngestConfig
+from sonoray.phantom import PhantomConfig
+
+
+class BootstrapConfig(Config):
+    """How the small towers and the small language model are made."""
+
+    language: LanguagePretrainConfig = LanguagePretrainConfig()
+    clip: ClipPretrainConfig = ClipPretrainConfig()
+    sam: SamPretrainConfig = SamPretrainConfig()
+
+
+class EmbedConfig(Config):
+    """How the frozen towers run over the images."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Images per forward pass and per committed batch of the feature store."""
+    decode_cpus: float = Field(default=0.5, gt=0)
+    """Logical CPUs of a decoding task."""
+    actors: int = Field(default=1, ge=1)
+    """Actors in each tower's pool."""
+    actor_cpus: float = Field(default=0.5, ge=0)
+    """Logical CPUs of an actor."""
+    actor_gpus: float = Field(default=0, ge=0)
+    """GPU share of an actor; above 0 the tower runs there."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """How features are stored."""
+
+
+class TrainStage(Config):
+    """One stage of training."""
+
+    name: str
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    lora: bool = False
+    """Whether the language model's adapters learn too; fusion and sampler always do."""
+
+
+class TrainConfig(Config):
+    """How LLaVA-Ultra is trained."""
+
+    stages: tuple[TrainStage, ...] = (
+        TrainStage(name="align", epochs=4, learning_rate=2e-3),
+        TrainStage(name="instruct", epochs=8, learning_rate=2e-3, lora=True),
+    )
+    """LLaVA's two stages: align the connector, then instruct with LoRA."""
+    studies_per_step: int = Field(default=16, ge=1)
+    """Global batch size, in studies; each brings all its questions."""
+    num_workers: int = Field(default=2, ge=1)
+    cpus_per_worker: float = Field(default=0.5, gt=0)
+    """Logical CPUs of a worker; what is left feeds Ray Data."""
+    data_cpus: float = Field(default=0.25, gt=0)
+    """Logical CPUs of each worker's loading task."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    zero_stage: Literal[0, 1, 2] = 2
+    """DeepSpeed ZeRO stage."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a stage's steps in which the rate rises; it then falls as a half cosine."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    max_failures: int = Field(default=2, ge=0)
+    """How often Ray Train restarts after a lost worker before it gives up."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if not self.stages:
+            raise ValueError("train.stages is empty; give at least one stage")
+        if len({stage.name for stage in self.stages}) < len(self.stages):
+            raise ValueError("train.stages repeat a name; give each its own")
+        if self.studies_per_step < self.num_workers:
+            raise ValueError(
+                f"train.studies_per_step {self.studies_per_step} is less than num_workers "
+                f"{self.num_workers}; every worker needs a study in every step"
+            )
+        return self
+
+
+class EvaluateConfig(Config):
+    """How answers are made and judged."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Studies answered at once."""
+    actors: int = Field(default=2, ge=1)
+    actor_cpus: float = Field(default=1, ge=0)
+    actor_gpus: float = Field(default=0, ge=0)
+    max_tokens: int = Field(default=96, ge=1)
+    """Longest answer, tokens."""
+    positive_options: dict[str, str] = Field(default_factory=dict)
+    """By topic: the option that counts as positive in the AUC; the last one where absent."""
+    bootstrap_samples: int = Field(default=2000, ge=200)
+    """Patient resamples behind each interval."""
+    seed: int = 0
+
+
+class ExportConfig(Config):
+    """Where the trained model is registered."""
+
+    name: str = "llava-ultra"
+    alias: str = "champion"
+
+
+class RoadConfig(Config):
+    """All steps of a road."""
+
+    dataset: str = "phantom"
+    """The dataset that the commands use where none is given."""
+    experiment: str = "sonoray"
+    """MLflow experiment."""
+    phantom: PhantomConfig = PhantomConfig()
+    ingest: IngestConfig = IngestConfig()
+    model: ModelConfig = ModelConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()
+    embed: EmbedConfig = EmbedConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+
+def packaged_roads() -> dict[str, Path]:
+    """The roads that come with the package, by name."""
+    folder = Path(str(files("sonoray_jobs"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_road(name_or_path: str, overrides: Sequence[str] = ()) -> RoadConfig:
+    """Load a packaged road by name, or a TOML file by path, with dotted overrides.
+
+    Raises:
+        ConfigError: there is no such road or file, or a value does not fit.
+    """
+    packaged = packaged_roads()
+    if name_or_path in packaged:
+        return load_config(RoadConfig, packaged[name_or_path], overrides)
+    if Path(name_or_path).suffix != ".toml":
+        raise ConfigError(
+            f"road {name_or_path!r} is unknown; use one of {', '.join(packaged)} or a .toml file"
+        )
+    return load_config(RoadConfig, Path(name_or_path), overrides)

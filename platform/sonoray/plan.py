@@ -1,0 +1,77 @@
+"""Which study is seen at which training step: a pure function of seed, epoch and batch size.
+
+The order depends on neither the number of workers nor on where a run was interrupted, so that a
+resumed run, on fewer or more workers, goes on at the right sample. Each epoch is a new permutation
+cut into steps of nearly equal size: every study once, none dropped, none repeated. (Ray Data's
+`streaming_split(equal=True)` drops the rest and repeats the order in every epoch.)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sonoray.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One optimisation step of one rank."""
+
+    epoch: int
+    index: int
+    """Step within the epoch."""
+    study_ids: tuple[str, ...]
+    """This rank's share."""
+    num_studies: int
+    """Studies of all ranks in this step; what the rank's loss is weighted by."""
+
+
+def num_steps(num_studies: int, studies_per_step: int) -> int:
+    """Steps in an epoch; a rest that would fill no step is spread over the others."""
+    return max(1, num_studies // studies_per_step)
+
+
+def iter_steps(
+    study_ids: Sequence[str],
+    *,
+    seed: int,
+    studies_per_step: int,
+    epochs: range,
+    rank: int,
+    num_ranks: int,
+    skip: int = 0,
+) -> Iterator[Step]:
+    """Yield one rank's steps in order.
+
+    Args:
+        study_ids: all studies of the split; their order does not matter.
+        seed: source of the permutations, with the epoch's number.
+        studies_per_step: global batch size.
+        epochs: the epochs to go through.
+        rank: this worker.
+        num_ranks: number of workers.
+        skip: steps of the first epoch that were done before.
+
+    Raises:
+        ConfigError: a step would leave some rank without a study.
+    """
+    if min(len(study_ids), studies_per_step) < num_ranks:
+        raise ConfigError(
+            f"{len(study_ids)} studies in steps of {studies_per_step} cannot feed {num_ranks} "
+            "workers; lower train.num_workers or raise train.studies_per_step"
+        )
+    ordered = sorted(study_ids)
+    for epoch in epochs:
+        order = np.random.default_rng([seed, epoch]).permutation(len(ordered))
+        chunks = np.array_split(order, num_steps(len(ordered), studies_per_step))
+        for index, chunk in enumerate(chunks):
+            if epoch == epochs.start and index < skip:
+                continue
+            share = np.array_split(chunk, num_ranks)[rank]
+            yield Step(
+                epoch=epoch,
+                index=index,
+                study_ids=tuple(ordered[position] for position in share),
+                num_studies=len(chunk),
+            )
