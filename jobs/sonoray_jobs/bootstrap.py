@@ -233,13 +233,10 @@ def read_images(
     table = ds.dataset(dataset / "images").to_table(
         columns=["image_id", "png", "mask_png"], filter=ds.field("image_id").isin(list(wanted))
     )
-    found = {
-        row["image_id"]: (
-            _decode(row["png"]),
-            _decode(row["mask_png"]) if row["mask_png"] else None,
-        )
-        for row in table.to_pylist()
-    }
+    found = {}
+    for row in table.to_pylist():
+        mask = decode_image(row["mask_png"]) if row["mask_png"] else None
+        found[row["image_id"]] = (decode_image(row["png"]), mask)
     return {image_id: found[image_id] for image_id in wanted}
 
 
