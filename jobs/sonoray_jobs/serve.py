@@ -1,0 +1,276 @@
+"""Serve: check an exported model, start the service, keep it up.
+
+The order is what makes a mistake cheap: keys and address, model and its digests, the port, and only
+then Ray. Nothing is started that would have to be taken down again. The digests are checked here by
+loading the model once on the CPU, so this process needs as much memory as one replica for a moment.
+
+`serving` is the same as a context manager, for the demo and the tests.
+"""
+
+import dataclasses
+import logging
+import math
+import secrets
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sonoray.cluster import ray_session, require_cpus
+from sonoray.config import validate_config
+from sonoray.errors import ConfigError, ServingError
+from sonoray.workspace import Workspace
+from sonoray_jobs.road import RoadConfig
+from sonoray_serve.app import APP_NAME, LOGGING, AppArgs, ServeConfig, build
+from sonoray_serve.auth import digest_key, is_loopback, read_api_keys
+
+logger = logging.getLogger(__name__)
+
+HEALTH_TIMEOUT_S = 60.0
+"""From the running application to the first answer on the port; a private Ray needs about 1 s."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """A service that answers."""
+
+    url: str
+    """Base URL for OpenAI clients, ending in `/v1`."""
+    model: str
+    """The name that requests use."""
+    digest: str
+    """Sha256 (hex) of the model's manifest."""
+    keys_required: bool
+
+    def lines(self) -> list[str]:
+        """What a person reads once it has stopped."""
+        return [f"{self.url} has stopped"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return dataclasses.asdict(self)
+
+
+def new_api_key() -> str:
+    """A random key of 256 bits, as the demo uses."""
+    return secrets.token_urlsafe(32)
+
+
+def run(
+    *,
+    workspace: Workspace,
+    road: RoadConfig,
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_file: Path | None = None,
+    insecure_local: bool = False,
+    address: str | None = None,
+) -> Service:
+    """Serve a model until Ctrl-C or SIGTERM; where it listens is logged once it answers.
+
+    Args:
+        workspace: holds MLflow's default store and downloaded models.
+        road: its section `serve` has the limits and sizes.
+        model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        host: address to listen on.
+        port: port to listen on.
+        api_key_file: keys, one per line; readable by its owner only.
+        insecure_local: ask for no key; refused unless `host` is a loopback address.
+        address: Ray cluster to run on; a private one otherwise.
+
+    Returns:
+        The service that was up.
+
+    Raises:
+        ConfigError: no keys, a bad key file, or no keys on an address that others reach.
+        CheckpointError: the model is missing, damaged or another one.
+        ServingError: the port is taken, or the service does not come up.
+    """
+    api_keys = read_api_keys(api_key_file) if api_key_file is not None else ()
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with serving(
+            workspace=workspace,
+            config=road.serve,
+            model=model,
+            host=host,
+            port=port,
+            api_keys=api_keys,
+            insecure_local=insecure_local,
+            address=address,
+        ) as service:
+            keys = "with an API key" if service.keys_required else "WITHOUT keys"
+            logger.info("serving %s at %s, %s; Ctrl-C stops", service.model, service.url, keys)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return service
+
+
+@contextmanager
+def serving(
+    *,
+    workspace: Workspace,
+    model: str,
+    config: ServeConfig | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_keys: Sequence[str] = (),
+    insecure_local: bool = False,
+    address: str | None = None,
+) -> Iterator[Service]:
+    """Serve a model for the length of the block; arguments and errors as for `run`."""
+    if insecure_local and not is_loopback(host):
+        raise ConfigError(
+            f"--insecure-local with host {host!r}: others could reach a service without keys; "
+            "use --host 127.0.0.1, or give --api-key-file"
+        )
+    args = _checked_args(
+        workspace=workspace,
+        model=model,
+        config=config or ServeConfig(),
+        api_keys=api_keys,
+        insecure_local=insecure_local,
+    )
+    check_port(host, port)
+    service = Service(
+        url=f"http://{_reachable(host)}:{port}/v1",
+        model=args.model_name,
+        digest=args.model_digest,
+        keys_required=not insecure_local,
+    )
+    with ray_session(address), _deployed(args, host, port):
+        _wait_healthy(f"http://{_reachable(host)}:{port}/healthz", port)
+        yield service
+
+
+def check_port(host: str, port: int) -> None:
+    """Make sure that the port can be listened on.
+
+    Raises:
+        ServingError: it is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise ServingError(
+            f"cannot listen on port {port} of {host!r} ({_reason(error)}); stop what uses it or "
+            "choose another with --port"
+        ) from None
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _checked_args(
+    *,
+    workspace: Workspace,
+    model: str,
+    config: ServeConfig,
+    api_keys: Sequence[str],
+    insecure_local: bool,
+) -> AppArgs:
+    """Resolve and check the model; the arguments pin the very one that was checked."""
+    from sonoray_serve.loading import ModelSource, load_model, resolve_folder
+
+    values = {
+        "model": model,
+        "workspace": str(workspace.root),
+        "api_key_digests": tuple(map(digest_key, api_keys)),
+        "insecure_local": insecure_local,
+        "config": config,
+    }
+    validate_config(AppArgs, values, "serve")  # keys first: the model takes seconds
+    folder = resolve_folder(model, workspace.root)
+    source = ModelSource(model=str(folder), digest="", workspace="", device="cpu")
+    loaded = load_model(source)
+    pinned = {
+        "model": str(folder),
+        "model_name": loaded.assistant.name,
+        "model_digest": loaded.digest,
+    }
+    return validate_config(AppArgs, {**values, **pinned}, "serve")
+
+
+@contextmanager
+def _deployed(args: AppArgs, host: str, port: int) -> Iterator[None]:
+    """Run the application on the initialised Ray and take it down again."""
+    from ray import serve
+
+    sizes = (args.config.ingress, args.config.vision, args.config.engine)
+    needed = sum(size.num_cpus * size.min_replicas for size in sizes)
+    require_cpus(math.ceil(needed), "serving")
+    found_running = bool(serve.status().proxies)
+    http = {
+        "host": host,
+        "port": port,
+        # only a backstop: the ingress answers for the deadline itself
+        "request_timeout_s": 2 * args.config.limits.deadline_s,
+    }
+    try:
+        try:
+            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
+            serve.run(build(args), name=APP_NAME, logging_config=LOGGING)
+        except (RuntimeError, TimeoutError) as error:
+            raise ServingError(
+                f"the service did not come up ({_reason(error)}); run with --verbose to see why"
+            ) from error
+        yield
+    finally:
+        if found_running:
+            serve.delete(APP_NAME)
+        else:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _wait_healthy(url: str, port: int) -> None:
+    """Wait until the service answers.
+
+    Raises:
+        ServingError: it does not.
+    """
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + HEALTH_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with suppress(urllib.error.URLError, OSError):
+            direct.open(url, timeout=2.0).close()
+            return
+        time.sleep(0.2)
+    raise ServingError(
+        f"nothing healthy answers at {url} after {HEALTH_TIMEOUT_S:g} s; if Ray Serve already runs "
+        f"on this cluster with another port than {port}, use that one with --port"
+    )
+
+
+def _reachable(host: str) -> str:
+    """The host part of a URL by which this machine reaches a listening address."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,91 @@
+"""The Ray Serve application: ingress -> vision -> ingress -> engine -> ingress.
+
+A study goes to vision as arrays and comes back as tokens, goes on to the engine with the
+conversation, and the answer comes back piece by piece. `build` is the import path of a Serve YAML
+(`sonoray_serve.app:build`) and what `sonoray serve` runs; it only describes the deployments, so
+Ray is imported inside it.
+
+Every queue is bounded: Ray Serve's own default is unbounded. A full vision or engine queue is
+answered with 429 by the ingress; a full ingress refuses before reading a body, and only far above
+that does Ray Serve's proxy refuse, with the same status but a plain text.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from sonoray_serve.settings import APP_NAME, AppArgs, Replicas, ServeConfig
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+    from sonoray_serve.loading import ModelSource
+
+__all__ = ["APP_NAME", "AppArgs", "ServeConfig", "build"]
+
+MAX_START_TRIES = 3
+"""A replica that cannot load its model will not be able to at Ray's default of 20 tries either."""
+
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+"""Ray Serve's logs: no line per request, since a line holds the request id that a client may set
+to anything. Counts and latencies are in Ray Serve's metrics."""
+
+
+def build(args: AppArgs) -> "Application":
+    """Describe the application.
+
+    Args:
+        args: model, keys, configuration; refused by `AppArgs` itself where there is no key.
+    """
+    from ray import serve
+
+    from sonoray_serve.engine import Engine
+    from sonoray_serve.ingress import Ingress
+    from sonoray_serve.vision import Vision
+
+    config = args.config
+    vision = serve.deployment(**_options("vision", config.vision, config))(Vision).bind(
+        _source(args, config.vision),
+        num_threads=config.vision.max_ongoing,
+        weights_check_period_s=config.weights_check_period_s,
+    )
+    engine = serve.deployment(**_options("engine", config.engine, config))(Engine).bind(
+        _source(args, config.engine), num_slots=config.engine.max_ongoing
+    )
+    ingress = serve.deployment(**_options("ingress", config.ingress, config))(
+        serve.ingress()(Ingress)
+    )
+    return ingress.bind(args, vision, engine)
+
+
+def _options(name: str, replicas: Replicas, config: ServeConfig) -> dict[str, Any]:
+    """The deployment options of one of the three."""
+    from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+    return {
+        "name": name,
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=replicas.min_replicas,
+            max_replicas=replicas.max_replicas,
+            target_ongoing_requests=replicas.max_ongoing,
+        ),
+        "max_ongoing_requests": replicas.max_ongoing,
+        "max_queued_requests": replicas.max_queued,
+        "backpressure_config": BackpressureConfig(
+            status_code=429, retry_after_s=config.limits.retry_after_s
+        ),
+        "health_check_period_s": config.health_check_period_s,
+        "graceful_shutdown_timeout_s": config.limits.deadline_s,
+        "max_constructor_retry_count": MAX_START_TRIES,
+        "logging_config": LOGGING,
+    }
+
+
+def _source(args: AppArgs, replicas: Replicas) -> "ModelSource":
+    from sonoray_serve.loading import ModelSource
+
+    return ModelSource(
+        model=args.model,
+        digest=args.model_digest,
+        workspace=args.workspace,
+        device="cuda" if replicas.num_gpus > 0 else "cpu",
+    )

@@ -1,0 +1,112 @@
+"""Loading the served model, and the checks that it is the right one and intact.
+
+Each replica resolves and loads on its own, because on a cluster it may be the first on its node.
+Loading hashes every part against the manifest; the manifest's own digest is the model's identity,
+which vision and engine compare on every study, so that a rolling update or a moved alias never
+lets one model's encoders feed another one's language model.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sonoray.errors import CheckpointError
+from sonoray.tracking import Tracking
+from sonoray.tracking.registry import manifest_digest
+from sonoray.workspace import Workspace
+from sonoray_serve.messages import ModelCard
+
+if TYPE_CHECKING:
+    from llava_ultra.artifact import Assistant
+
+logger = logging.getLogger(__name__)
+
+REGISTRY_SCHEME = "models:/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSource:
+    """Which model a replica loads, and onto what."""
+
+    model: str
+    """A folder, or an MLflow URI such as `models:/llava-ultra/3`."""
+    digest: str
+    """Expected sha256 (hex) of the manifest; empty for any."""
+    workspace: str
+    """Where models given by URI are downloaded to."""
+    device: str
+    """`cpu` or `cuda`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model whose digests were checked."""
+
+    assistant: "Assistant"
+    digest: str
+    """Sha256 (hex) of its manifest."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the ingress needs to know of it."""
+        return ModelCard(
+            notice=self.assistant.notice,
+            digest=self.digest,
+            max_images=self.assistant.max_images,
+            context_length=self.assistant.context_length,
+        )
+
+    def check_towers(self) -> None:
+        """Hash the encoders' weights as they lie in memory.
+
+        Raises:
+            CheckpointError: they are no longer the exported ones.
+        """
+        expected = self.assistant.manifest["digests"]
+        for name, tower in (("clip", self.assistant.clip), ("sam", self.assistant.sam)):
+            if (found := tower.fingerprint) != expected[name]:
+                raise CheckpointError(
+                    f"the {name} tower in memory has digest {found[:16]}, its manifest says "
+                    f"{expected[name][:16]}; the replica must be replaced"
+                )
+
+
+def resolve_folder(model: str, workspace: Path) -> Path:
+    """The local folder of a model, downloaded first where `model` is an MLflow URI.
+
+    Raises:
+        TrackingError: MLflow does not answer or does not know the model.
+        CheckpointError: there is no exported model.
+    """
+    if model.startswith(REGISTRY_SCHEME):
+        return Tracking.open(Workspace.open(workspace)).resolve_model(model)
+    folder = Path(model).expanduser().resolve()
+    manifest_digest(folder)
+    return folder
+
+
+def load_model(source: ModelSource) -> LoadedModel:
+    """Resolve, check and load a model.
+
+    Raises:
+        CheckpointError: it is not the expected model, or a part does not match its manifest; the
+            message names the file, the expected and the found digest.
+    """
+    from safetensors import SafetensorError
+
+    from llava_ultra.artifact import load_assistant
+
+    folder = resolve_folder(source.model, Path(source.workspace))
+    digest = manifest_digest(folder)
+    if source.digest and digest != source.digest:
+        raise CheckpointError(
+            f"model {source.model!r} has digest {digest[:16]}, expected {source.digest[:16]}; "
+            "serve the version that was checked, by number instead of by alias"
+        )
+    try:
+        assistant = load_assistant(folder, source.device)
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(f"model {str(folder)!r} is refused: {error}") from None
+    logger.info("model %s loaded on %s", digest[:16], source.device)
+    return LoadedModel(assistant=assistant, digest=digest)

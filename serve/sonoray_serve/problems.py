@@ -1,0 +1,137 @@
+"""Every error that a client may see: status, code and a fixed text.
+
+The texts hold the service's own limits and nothing else: no library's message and no part of the
+request, which could carry a patient's data into a log or a path of this machine into an answer.
+The shape on the wire is OpenAI's error object. What is nobody's fault but ours is logged by
+`contained` with its place in the code and without its message, for the same reason.
+"""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+_INVALID = "invalid_request_error"
+
+
+class Problem(Enum):
+    """An error's HTTP status, OpenAI type and text; its code is the member's name, lower case."""
+
+    INVALID_JSON = (400, _INVALID, "The body is not valid JSON.")
+    INVALID_VALUE = (400, _INVALID, "A parameter is missing or has a value that is not accepted.")
+    UNSUPPORTED_PARAMETER = (400, _INVALID, "This parameter is not supported by this server.")
+    UNKNOWN_PARAMETER = (400, _INVALID, "The request has a parameter that the API does not know.")
+    LAST_MESSAGE_NOT_USER = (400, _INVALID, "The last message must be the user's question.")
+    EMPTY_QUESTION = (400, _INVALID, "The last message has no text; ask a question.")
+    NO_IMAGE = (400, _INVALID, "No message has an image_url part; send the study's images.")
+    SEVERAL_STUDIES = (
+        400,
+        _INVALID,
+        "Images stand in more than one message; put all images of the study into one.",
+    )
+    TOO_MANY_IMAGES = (400, _INVALID, "Too many images; at most {limit} make one study.")
+    TOO_MANY_MESSAGES = (400, _INVALID, "Too many messages; at most {limit} are accepted.")
+    PROMPT_TOO_LONG = (400, _INVALID, "Too much text; at most {limit} characters are accepted.")
+    CONTEXT_LENGTH_EXCEEDED = (
+        400,
+        _INVALID,
+        "The conversation with its images does not fit into the model's context of {limit} "
+        "tokens, or has characters that the model does not know.",
+    )
+    MAX_TOKENS_TOO_LARGE = (400, _INVALID, "max_tokens is too large; at most {limit}.")
+    IMAGE_URL_NOT_DATA = (
+        400,
+        _INVALID,
+        "image_url must be a data: URL with base64; this server fetches no addresses.",
+    )
+    IMAGE_NOT_BASE64 = (400, _INVALID, "The image's data is not valid base64.")
+    IMAGE_TOO_LARGE = (400, _INVALID, "The image is too large; at most {limit} bytes.")
+    IMAGE_TOO_MANY_PIXELS = (
+        400,
+        _INVALID,
+        "Too many pixels; one image, and the rest of its study, may have at most {limit}.",
+    )
+    IMAGE_TOO_SMALL = (400, _INVALID, "The image is too small.")
+    IMAGE_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "The image cannot be read; send one intact 8-bit still as PNG, JPEG, BMP or TIFF.",
+    )
+    INVALID_API_KEY = (
+        401,
+        "authentication_error",
+        "No valid API key; send it as Authorization: Bearer KEY.",
+    )
+    MODEL_NOT_FOUND = (404, _INVALID, "This model is not served here; see GET /v1/models.")
+    NOT_FOUND = (404, _INVALID, "There is no such path.")
+    METHOD_NOT_ALLOWED = (405, _INVALID, "This path does not take this method.")
+    BODY_TOO_LARGE = (413, _INVALID, "The body is too large; at most {limit} bytes.")
+    BUSY = (429, "rate_limit_error", "The server is full; try again after Retry-After seconds.")
+    INTERNAL = (500, "server_error", "The server failed on this request; its log says where.")
+    UNAVAILABLE = (503, "server_error", "The model is not available just now; try again.")
+    DEADLINE = (504, "server_error", "The request took longer than {limit} seconds.")
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(self.value[0])
+
+    @property
+    def code(self) -> str:
+        """The machine-readable code."""
+        return self.name.lower()
+
+
+class ApiError(Exception):
+    """A `Problem` met by a request; crosses Ray processes unharmed."""
+
+    def __init__(
+        self, problem: Problem, param: str | None = None, limit: float | None = None
+    ) -> None:
+        super().__init__(problem, param, limit)
+        self.problem = problem
+        self.param = param
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return self.problem.code
+
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object."""
+        _, kind, text = self.problem.value
+        limit = "" if self.limit is None else f"{self.limit:,}"
+        return {
+            "error": {
+                "message": text.format(limit=limit),
+                "type": kind,
+                "param": self.param,
+                "code": self.problem.code,
+            }
+        }
+
+
+class InternalError(Exception):
+    """A failure of ours, reduced to its type and its place in the code."""
+
+
+@contextmanager
+def contained(logger: logging.Logger) -> Iterator[None]:
+    """Let no foreign exception out: a library's message may quote the request.
+
+    Raises:
+        InternalError: in place of any exception that is not ours; logged here, once.
+    """
+    try:
+        yield
+    except (ApiError, InternalError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+    else:
+        return
+    logger.error("request failed: %s", place)
+    raise InternalError(place)

@@ -1,0 +1,132 @@
+"""From a parsed request to a question about a study: texts, images, decoding options.
+
+The images of one message are the study; other messages carry text alone, so a conversation goes on
+about the same images when the client sends its history back. Only `data:` URLs are taken: a server
+that fetches addresses for its clients reaches what they cannot.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sonoray.images import ImageLimits, Pixels, RejectedImageError, decode_image
+from sonoray_serve.api import ChatRequest, ImagePart, Message
+from sonoray_serve.messages import ModelCard
+from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.settings import Limits
+
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
+
+_REJECTIONS = {
+    "too_many_bytes": Problem.IMAGE_TOO_LARGE,
+    "too_many_pixels": Problem.IMAGE_TOO_MANY_PIXELS,
+    "too_small": Problem.IMAGE_TOO_SMALL,
+}
+"""Reasons of `sonoray.images` that have an error of their own; others share one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A conversation that ends in a question, and the encoded images of its study."""
+
+    messages: tuple[dict[str, str], ...]
+    """`role` (system, user, assistant) and `content`."""
+    images: tuple[bytes, ...]
+    max_tokens: int
+
+
+def read_question(request: ChatRequest, limits: Limits, card: ModelCard) -> Question:
+    """Check a request against the limits and take it apart; no pixel is decoded yet.
+
+    Raises:
+        ApiError: 400, with the place of what is wrong.
+    """
+    if len(request.messages) > limits.max_messages:
+        raise ApiError(Problem.TOO_MANY_MESSAGES, "messages", limits.max_messages)
+    last = request.messages[-1]
+    if last.role != "user":
+        raise ApiError(Problem.LAST_MESSAGE_NOT_USER, "messages")
+    texts = [_text(message) for message in request.messages]
+    if not texts[-1].strip():
+        raise ApiError(Problem.EMPTY_QUESTION, f"messages[{len(texts) - 1}].content")
+    if sum(map(len, texts)) > limits.max_prompt_chars:
+        raise ApiError(Problem.PROMPT_TOO_LONG, "messages", limits.max_prompt_chars)
+    max_tokens = request.max_completion_tokens or request.max_tokens or limits.default_tokens
+    if max_tokens > limits.max_tokens:
+        raise ApiError(Problem.MAX_TOKENS_TOO_LARGE, "max_tokens", limits.max_tokens)
+    return Question(
+        messages=tuple(
+            {"role": "system" if message.role == "developer" else message.role, "content": text}
+            for message, text in zip(request.messages, texts, strict=True)
+        ),
+        images=_study(request.messages, limits, min(limits.max_images, card.max_images)),
+        max_tokens=max_tokens,
+    )
+
+
+def decode_study(images: Sequence[bytes], limits: Limits) -> list[Pixels]:
+    """Decode the images of a study, each header first, under one budget of pixels.
+
+    Returns:
+        uint8 arrays, `(H, W)` or `(H, W, 3)`.
+
+    Raises:
+        ApiError: 400, with the image's position in the study.
+    """
+    decoded: list[Pixels] = []
+    left = limits.max_study_pixels
+    for index, data in enumerate(images):
+        max_pixels = min(limits.max_image_pixels, left)
+        accepted = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=max(max_pixels, 1))
+        try:
+            pixels = decode_image(data, accepted)
+        except RejectedImageError as error:
+            problem = _REJECTIONS.get(error.reason, Problem.IMAGE_NOT_ACCEPTED)
+            cap = {
+                Problem.IMAGE_TOO_LARGE: limits.max_image_bytes,
+                Problem.IMAGE_TOO_MANY_PIXELS: max_pixels,
+            }.get(problem)
+            raise ApiError(problem, f"images[{index}]", cap) from None
+        left -= pixels.shape[0] * pixels.shape[1]
+        decoded.append(pixels)
+    return decoded
+
+
+def _text(message: Message) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part.text for part in message.content if part.type == "text")
+
+
+def _study(messages: Sequence[Message], limits: Limits, max_images: int) -> tuple[bytes, ...]:
+    images: list[bytes] = []
+    for number, message in enumerate(messages):
+        places = [
+            (f"messages[{number}].content[{position}].image_url.url", part.image_url.url)
+            for position, part in enumerate(message.content)
+            if isinstance(part, ImagePart)
+        ]
+        if not places:
+            continue
+        if images:
+            raise ApiError(Problem.SEVERAL_STUDIES, f"messages[{number}].content")
+        if len(places) > max_images:
+            raise ApiError(Problem.TOO_MANY_IMAGES, f"messages[{number}].content", max_images)
+        images = [_image(url, place, limits.max_image_bytes) for place, url in places]
+    if not images:
+        raise ApiError(Problem.NO_IMAGE, "messages")
+    return tuple(images)
+
+
+def _image(url: str, place: str, max_bytes: int) -> bytes:
+    head = _DATA_URL.match(url)
+    if head is None:
+        raise ApiError(Problem.IMAGE_URL_NOT_DATA, place)
+    if (len(url) - head.end()) * 3 // 4 > max_bytes + 2:  # before any copy is made; 2 of padding
+        raise ApiError(Problem.IMAGE_TOO_LARGE, place, max_bytes)
+    try:
+        return base64.b64decode(url[head.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(Problem.IMAGE_NOT_BASE64, place) from None

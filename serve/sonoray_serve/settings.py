@@ -1,0 +1,154 @@
+"""What can be configured about the service; importable without Ray, FastAPI or torch.
+
+`ServeConfig` is the `serve` section of a road's configuration. `AppArgs` adds what only the start
+knows (model, keys) and is also the shape of `args:` in a Ray Serve YAML, where the import path is
+`sonoray_serve.app:build`.
+
+The defaults fit all three deployments into 0.85 CPU, so that they run on a 2-core laptop beside
+one other process; memory for pixels is bounded by `studies_in_memory * max_study_pixels` bytes a
+colour channel, 0.3 GB by default.
+"""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from sonoray.config import Config
+from sonoray_serve.auth import DIGEST_PATTERN
+
+APP_NAME = "sonoray"
+"""Name of the Serve application; its deployments are `ingress`, `vision` and `engine`."""
+
+
+class Limits(Config):
+    """Caps on what one request may ask for."""
+
+    max_body_bytes: int = Field(default=64_000_000, gt=0)
+    """Largest request body; counted while it arrives, whatever Content-Length says."""
+    max_images: int = Field(default=16, gt=0)
+    """Images of one study; the model's own maximum counts too where it is smaller."""
+    max_image_bytes: int = Field(default=16_000_000, gt=0)
+    """Largest encoded image."""
+    max_image_pixels: int = Field(default=25_000_000, gt=0)
+    """Largest width x height of one image."""
+    max_study_pixels: int = Field(default=50_000_000, gt=0)
+    """Largest sum of width x height over the images of a study."""
+    max_messages: int = Field(default=64, gt=0)
+    """Turns of a conversation."""
+    max_prompt_chars: int = Field(default=8_000, gt=0)
+    """Characters over all text of a conversation."""
+    max_tokens: int = Field(default=1_024, gt=0)
+    """Largest `max_tokens` that a request may name."""
+    default_tokens: int = Field(default=256, gt=0)
+    """`max_tokens` of a request that names none."""
+    deadline_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Time for a whole request, from its first byte to the last token."""
+    max_requests: int = Field(default=32, gt=0)
+    """Requests in work per ingress replica; more are refused with 429 before their body is read."""
+    studies_in_memory: int = Field(default=2, gt=0)
+    """Studies decoded at once per ingress replica; others wait undecoded."""
+    retry_after_s: int = Field(default=2, ge=0)
+    """What a refused client is told to wait."""
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        if self.default_tokens > self.max_tokens:
+            raise ValueError(
+                f"default_tokens = {self.default_tokens} exceeds max_tokens = {self.max_tokens}; "
+                "lower it"
+            )
+        return self
+
+
+class Replicas(Config):
+    """Size and number of one deployment's replicas."""
+
+    num_cpus: float = Field(gt=0)
+    """CPUs that each replica reserves; Ray limits torch to as many threads, at least one."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs that each replica reserves; above 0 the model goes to `cuda`."""
+    min_replicas: int = Field(default=1, gt=0)
+    """Replicas that are always up."""
+    max_replicas: int = Field(default=1, gt=0)
+    """Replicas under load; Ray Serve scales by the requests in work and in the queue."""
+    max_ongoing: int = Field(gt=0)
+    """Requests that a replica works on at once."""
+    max_queued: int = Field(gt=0)
+    """Requests that wait at each caller; more are refused with 429."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas = {self.max_replicas} is below min_replicas = {self.min_replicas}; "
+                "raise it"
+            )
+        return self
+
+
+class ServeConfig(Config):
+    """Everything about the service but its model and its keys."""
+
+    limits: Limits = Limits()
+    """Caps on requests."""
+    ingress: Replicas = Replicas(num_cpus=0.1, max_ongoing=64, max_queued=64)
+    """The HTTP side. `max_ongoing` stands above `limits.max_requests`, so that the ingress itself
+    can still answer a refused request with an OpenAI error and `/healthz` while it is full."""
+    vision: Replicas = Replicas(num_cpus=0.25, max_ongoing=2, max_queued=32)
+    """The encoders: `max_ongoing` studies are encoded at once."""
+    engine: Replicas = Replicas(num_cpus=0.5, max_ongoing=2, max_queued=16)
+    """The language model: `max_ongoing` answers are decoded at once."""
+    health_check_period_s: float = Field(default=10.0, gt=0)
+    """How often Ray Serve asks each replica for its health."""
+    weights_check_period_s: float = Field(default=300.0, gt=0)
+    """How often a health check hashes the encoders' weights in memory again."""
+
+    @model_validator(mode="after")
+    def _room_to_refuse(self) -> Self:
+        if self.ingress.max_ongoing <= self.limits.max_requests:
+            raise ValueError(
+                f"ingress.max_ongoing = {self.ingress.max_ongoing} must exceed "
+                f"limits.max_requests = {self.limits.max_requests}, else a full ingress answers "
+                "neither health checks nor refusals; raise it"
+            )
+        return self
+
+
+class AppArgs(Config):
+    """What `build` needs: model, keys, configuration.
+
+    Refused without any key digest, unless `insecure_local` says that the port is reachable from
+    this machine alone.
+    """
+
+    model: str = Field(min_length=1)
+    """Exported model: a folder that every node sees, or an MLflow URI such as
+    `models:/llava-ultra/3`."""
+    model_name: str = Field(default="llava-ultra", min_length=1)
+    """The name that requests use."""
+    model_digest: str = ""
+    """Expected digest of the model's manifest; replicas refuse any other. Empty: whatever the
+    model's own manifest says, which cannot notice an alias that moves between two replicas."""
+    workspace: str = ".sonoray"
+    """Where replicas keep a model that is given by URI."""
+    api_key_digests: tuple[str, ...] = ()
+    """Sha256 (hex) of each admitted API key; see `sonoray_serve.auth.digest_key`."""
+    insecure_local: bool = False
+    """Serve without keys. Only for a loopback address."""
+    config: ServeConfig = ServeConfig()
+    """Limits and sizes."""
+
+    @model_validator(mode="after")
+    def _fail_closed(self) -> Self:
+        if not self.api_key_digests and not self.insecure_local:
+            raise ValueError(
+                "no API key: api_key_digests is empty; give keys (--api-key-file) or, on a "
+                "loopback address only, insecure_local"
+            )
+        for digest in self.api_key_digests:
+            if not DIGEST_PATTERN.fullmatch(digest):
+                raise ValueError(
+                    f"api_key_digests holds a value of {len(digest)} characters that is no sha256 "
+                    "in lower-case hex; give digests, never the keys themselves"
+                )
+        return self
