@@ -1,0 +1,31 @@
+"""A synthetic patient population under an ultrasound probe, with everything known about it.
+
+It is the project's instrument for "does it learn what it should": images with a physical speckle
+model, lesions whose attributes are visible and decide their pathology, studies of which only some
+images show the finding, and Chinese reports and questions that follow from the truth.
+
+- `physics`: scatterers, point-spread function, attenuation, gain, compression, scan conversion
+- `lesion`: attributes, shape, mask
+- `anatomy`: thyroid, breast and liver as layers; the probe of each
+- `marks`: body mark and ruler
+- `language`: captions, reports, questions
+- `study`: plans and renders studies; `PhantomConfig` and `iter_phantom`
+"""
+
+from sonoray.phantom.study import (
+    PhantomConfig,
+    StudyPlan,
+    build_study,
+    iter_phantom,
+    plan_study,
+    render_view,
+)
+
+__all__ = [
+    "PhantomConfig",
+    "StudyPlan",
+    "build_study",
+    "iter_phantom",
+    "plan_study",
+    "render_view",
+]
