@@ -294,9 +294,12 @@ def _log_options() -> dict[str, Any]:
 
 
 def _quiet_libraries() -> None:
-    """Raise the level of Ray's chatty loggers, unless debugging."""
+    """Silence what Ray's libraries log beside the exceptions that they raise, unless debugging."""
     if not logger.isEnabledFor(logging.DEBUG):
-        for name in ("ray.data._internal", "ray.train.v2", "ray.serve"):
+        # below the loggers that the libraries configure when they are imported, after this
+        for name in ("ray.data._internal", "ray.data.exceptions"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for name in ("ray.train.v2", "ray.serve"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 

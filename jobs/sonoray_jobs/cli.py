@@ -1,0 +1,403 @@
+"""The `sonoray` command: twelve subcommands over the jobs, and the one place that prints.
+
+A subcommand parses its options, resolves the configuration and calls `run` of its job's module,
+which returns a frozen result with `lines()` for people and `to_json()` for `--json`. Jobs are
+imported inside the subcommands: torch, ray, mlflow, transformers and fastapi cost seconds, and
+`sonoray --help` has to answer in well under one (0.3 s measured).
+
+Expected failures end in one line on stderr and exit code 2 (1 where a job ran and failed); they
+are recognised through Ray's wrappers too, because most work happens in Ray tasks. Everything else
+is a bug and keeps its traceback.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from inspect import Signature, getdoc, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypedDict
+
+import typer
+
+from sonoray.errors import ConfigError
+from sonoray_jobs.options import (
+    AddressOption,
+    ConfigOption,
+    DatasetOption,
+    DryRunOption,
+    JsonOption,
+    KeyFileOption,
+    SetOption,
+    WorkspaceOption,
+)
+
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road import RoadConfig
+
+app = typer.Typer(
+    name="sonoray",
+    help="Ultrasound vision-language models on Ray: from images to a served assistant.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+P = ParamSpec("P")
+
+
+class Result(Protocol):
+    """What every job returns."""
+
+    def lines(self) -> list[str]:
+        """Return what a person reads."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+
+
+class Common(TypedDict):
+    """The arguments that every job's `run` takes."""
+
+    workspace: "Workspace"
+    road: "RoadConfig"
+    address: str | None
+
+
+def _job(function: Callable[Concatenate[Common, P], Result]) -> None:
+    """Register a subcommand: the options of its own, then those of every job.
+
+    typer reads a command's options from its signature, so the shared ones are written once, here,
+    and joined to the signature of the function that calls the job.
+    """
+
+    def command(
+        *,
+        workspace: WorkspaceOption = Path(".sonoray"),
+        config: ConfigOption = "tiny",
+        overrides: SetOption = None,
+        dry_run: DryRunOption = False,
+        address: AddressOption = None,
+        as_json: JsonOption = False,
+        **own: Any,  # noqa: ANN401 - what typer parsed for `function`
+    ) -> None:
+        from sonoray_jobs.road import load_road
+
+        road = load_road(config, overrides or [])
+        if dry_run:
+            typer.echo(road.model_dump_json(indent=1))
+            return
+        from sonoray.workspace import Workspace
+
+        common = Common(workspace=Workspace.open(workspace), road=road, address=address)
+        run: Callable[..., Result] = function
+        _show(run(common, **own), as_json=as_json)
+
+    own_parameters = list(signature(function).parameters.values())[1:]
+    shared_parameters = list(signature(command).parameters.values())[:-1]
+    parameters = [*own_parameters, *shared_parameters]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    app.command(function.__name__, help=getdoc(function))(command)
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    """Print a job's result."""
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(result.lines()))
+
+
+@app.callback()
+def _root(
+    *,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show debug logs and what workers print.")
+    ] = False,
+) -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    for package in ("sonoray", "sonoray_jobs", "sonoray_serve", "llava_ultra"):
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@app.command("doctor")
+def doctor(
+    *,
+    workspace: WorkspaceOption = Path(".sonoray"),
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, and a Ray worker's view of it, and name the fix of each failure.
+
+    Exits with 1 if a check fails.
+
+    Examples:
+        sonoray doctor
+        sonoray doctor --address 10.0.0.5:6379 --json
+    """
+    from sonoray_jobs import doctor as job
+
+    report = job.run(workspace=workspace, address=address)
+    _show(report, as_json=as_json)
+    raise typer.Exit(0 if report.healthy else 1)
+
+
+@_job
+def demo(
+    common: Common,
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service up.")] = False,
+) -> Result:
+    """Run the whole road on phantom studies: ingest, train, evaluate, serve and ask.
+
+    A second run reuses what has not changed.
+
+    Examples:
+        sonoray demo
+        sonoray demo --keep
+    """
+    from sonoray_jobs import demo as job
+
+    return job.run(**common, keep=keep)
+
+
+@_job
+def phantom(
+    common: Common,
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the contact sheet and examples.")
+    ] = None,
+) -> Result:
+    """Generate phantom studies and show some of them.
+
+    Examples:
+        sonoray phantom --out phantom-examples
+        sonoray phantom --set phantom.seed=7
+    """
+    from sonoray_jobs import phantom as job
+
+    return job.run(**common, out=out)
+
+
+@_job
+def ingest(
+    common: Common,
+    source: Annotated[str, typer.Argument(help="Kind of source: phantom or busbra.")],
+    path: Annotated[Path | None, typer.Argument(help="Folder of the source's files.")] = None,
+) -> Result:
+    """Read a source into studies: decode, hash, split by patient, quarantine what is unusable.
+
+    Examples:
+        sonoray ingest phantom
+        sonoray ingest busbra ../shared/data/busbra
+    """
+    from sonoray_jobs import ingest as job
+
+    return job.run(**common, dataset=source, path=path)
+
+
+@_job
+def bootstrap(common: Common, *, dataset: DatasetOption = None) -> Result:
+    """Pretrain the tiny CLIP, SAM encoder and Chinese language model on a dataset.
+
+    Examples:
+        sonoray bootstrap
+        sonoray bootstrap --dataset busbra --config busbra
+    """
+    from sonoray_jobs import bootstrap as job
+
+    return job.run(**common, dataset=dataset or common["road"].dataset)
+
+
+@_job
+def embed(common: Common, *, dataset: DatasetOption = None) -> Result:
+    """Compute the image features that the feature store lacks.
+
+    Examples:
+        sonoray embed
+        sonoray embed --dataset busbra --config busbra
+    """
+    from sonoray_jobs import embed as job
+
+    return job.run(**common, dataset=dataset or common["road"].dataset)
+
+
+@_job
+def train(common: Common, *, dataset: DatasetOption = None) -> Result:
+    """Train both stages; run it again to resume.
+
+    Examples:
+        sonoray train
+        sonoray train --set train.num_workers=1
+    """
+    from sonoray_jobs import train as job
+
+    return job.run(**common, dataset=dataset or common["road"].dataset)
+
+
+@_job
+def evaluate(
+    common: Common,
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+) -> Result:
+    """Answer a split's questions and compare with the constant answer, with 95 % intervals.
+
+    Examples:
+        sonoray evaluate
+        sonoray evaluate --dataset busbra --config busbra --split validation
+    """
+    from sonoray_jobs import evaluate as job
+
+    return job.run(**common, dataset=dataset or common["road"].dataset, split=split)
+
+
+@_job
+def export(common: Common, *, dataset: DatasetOption = None) -> Result:
+    """Write the trained model with its manifest, register it in MLflow and move the alias.
+
+    Examples:
+        sonoray export
+        sonoray export --dataset busbra --config busbra
+    """
+    from sonoray_jobs import export as job
+
+    return job.run(**common, dataset=dataset or common["road"].dataset)
+
+
+@_job
+def serve(
+    common: Common,
+    *,
+    model: Annotated[
+        str, typer.Option("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
+    ] = "models:/llava-ultra@champion",
+    host: Annotated[str, typer.Option("--host", help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on.", min=1, max=65535)
+    ] = 8000,
+    api_key_file: KeyFileOption = None,
+    insecure_local: Annotated[
+        bool, typer.Option("--insecure-local", help="Ask for no key; loopback only.")
+    ] = False,
+) -> Result:
+    """Serve a registered model behind an OpenAI-compatible endpoint until Ctrl-C.
+
+    Examples:
+        sonoray serve --api-key-file key.txt
+        sonoray serve --model models:/llava-ultra/3 --insecure-local
+    """
+    from sonoray_jobs import serve as job
+
+    return job.run(
+        **common,
+        model=model,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        insecure_local=insecure_local,
+    )
+
+
+@_job
+def ask(
+    common: Common,
+    images: Annotated[list[Path] | None, typer.Argument(help="Images of one study.")] = None,
+    *,
+    question: Annotated[str, typer.Option("--question", help="What to ask.")],
+    study: Annotated[str | None, typer.Option("--study", help="Take a dataset's study.")] = None,
+    dataset: DatasetOption = None,
+    url: Annotated[
+        str, typer.Option("--url", help="The service's base URL.")
+    ] = "http://127.0.0.1:8000/v1",
+    api_key_file: KeyFileOption = None,
+) -> Result:
+    """Ask a running service about the images of one study.
+
+    Examples:
+        sonoray ask a.png b.png --question 病灶是良性还是恶性？
+        sonoray ask --study ID --dataset phantom --question 请描述超声所见。
+    """
+    from sonoray_jobs import ask as job
+
+    return job.run(
+        **common,
+        images=images or [],
+        question=question,
+        study=study,
+        dataset=dataset or common["road"].dataset,
+        url=url,
+        api_key_file=api_key_file,
+    )
+
+
+@app.command("submit")
+def submit(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Subcommand to run there.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="-- ARGS", help="Its own arguments, after --.")
+    ] = None,
+    *,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="The cluster's dashboard, as in http://HOST:8265.",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Stream the logs until the job ends.")] = True,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="Ship the source that lies here over the installed one.")
+    ] = False,
+) -> None:
+    """Run a subcommand as a job on a remote Ray cluster, with its logs and its exit status.
+
+    Ctrl-C leaves the job running. A cluster with a token needs RAY_AUTH_MODE=token, and the token
+    in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH.
+
+    Examples:
+        sonoray submit doctor --address http://10.0.0.5:8265
+        sonoray submit train --address http://10.0.0.5:8265 -- --dataset busbra --config busbra
+    """
+    from sonoray_jobs import submit as remote
+
+    jobs = [info.name for info in app.registered_commands if info.name and info.name != "submit"]
+    if job not in jobs:
+        raise ConfigError(f"{job!r} is not a job; choose one of: {', '.join(jobs)}")
+    submission = remote.run(
+        job,
+        arguments or [],
+        address=address,
+        wait=wait,
+        dev=dev,
+        write=lambda text: typer.echo(text, nl=False),
+    )
+    if not wait:
+        typer.echo(submission.submission_id)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the `sonoray` command; always leaves through SystemExit or with a bug's traceback.
+
+    Args:
+        arguments: the command line without the program's name; by default that of the process.
+    """
+    try:
+        app(args=arguments, prog_name="sonoray")
+    except Exception as error:
+        from sonoray_jobs.failures import find_failure
+
+        failure = find_failure(error)
+        if failure is None:
+            raise
+        typer.echo(f"error: {failure.message}", err=True)
+        raise SystemExit(failure.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

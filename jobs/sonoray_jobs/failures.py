@@ -1,0 +1,82 @@
+"""Tell an expected failure from a bug, through the wrappers that Ray puts around both.
+
+A job's work runs in Ray tasks, actors and Train workers. Some wrappers keep the original exception
+(`RayTaskError`, `TrainingFailedError`), others only the text of its traceback (an actor that dies
+in its constructor, a Ray Data function, a Serve replica), so the text is what is read from all.
+
+The model raises plain `ValueError`: it is the user's where `llava_ultra` itself raised it, and a
+bug where some library below it did.
+"""
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from sonoray.errors import SonoError
+
+_MODEL_PACKAGE = "llava_ultra"
+_RAISED = re.compile(
+    r"^[ \t]*(?:(?P<module>sonoray\w*(?:\.\w+)*)\.(?P<name>\w+)|ValueError): (?P<message>.+)$",
+    re.MULTILINE,
+)
+_FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line \d+', re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """What to tell the user."""
+
+    message: str
+    """One line."""
+    exit_code: int
+
+
+def find_failure(error: BaseException) -> Failure | None:
+    """Return the expected failure that `error` is or that Ray wrapped in it; None for a bug."""
+    raised_in = _last_module(error)
+    if "ray" in (_root(type(error).__module__), _root(raised_in)):
+        return _find_in_text(str(error)) or _find_in_workers(error)
+    if isinstance(error, SonoError):
+        return Failure(message=_one_line(str(error)), exit_code=error.exit_code)
+    if isinstance(error, ValueError) and _root(raised_in) == _MODEL_PACKAGE:
+        return Failure(message=_one_line(str(error)), exit_code=SonoError.exit_code)
+    return None
+
+
+def _find_in_text(text: str) -> Failure | None:
+    """Find the first exception of ours that a printed traceback names."""
+    for match in _RAISED.finditer(text):
+        if match["module"] is None:
+            files = _FRAME.findall(text, 0, match.start())
+            if files and _MODEL_PACKAGE in PurePath(files[-1]).parts:
+                return Failure(message=_one_line(match["message"]), exit_code=SonoError.exit_code)
+            continue
+        kind = getattr(importlib.import_module(match["module"]), match["name"], None)
+        if isinstance(kind, type) and issubclass(kind, SonoError):
+            return Failure(message=_one_line(match["message"]), exit_code=kind.exit_code)
+    return None
+
+
+def _find_in_workers(error: BaseException) -> Failure | None:
+    """Ray Train shortens long tracebacks and keeps the workers' exceptions beside them."""
+    for inner in dict(getattr(error, "worker_failures", None) or {}).values():
+        if isinstance(inner, SonoError):
+            return Failure(message=_one_line(str(inner)), exit_code=inner.exit_code)
+    return None
+
+
+def _last_module(error: BaseException) -> str:
+    """Dotted name of the module whose frame raised `error`, empty where it was never raised."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return str(frame.tb_frame.f_globals.get("__name__", "")) if frame else ""
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

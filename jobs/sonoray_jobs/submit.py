@@ -1,0 +1,154 @@
+"""Run a subcommand on a remote cluster through Ray's job submission API.
+
+The entrypoint is `python -m sonoray_jobs.cli JOB ...`, which works in any directory of an image
+that has the wheel; inside the job Ray sets RAY_ADDRESS, so the job joins the cluster that it runs
+on. Logs are followed over a web socket and the job's end becomes the exit status. Interrupting the
+client leaves the job alone: a training outlives the laptop that started it.
+
+The API listens at the dashboard's port (8265). Before Ray's client, which has no timeout, a plain
+request checks within seconds that something answers there and takes the token.
+"""
+
+import asyncio
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sonoray.errors import ClusterError, ConfigError, JobFailedError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+POLL_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """A job on a cluster."""
+
+    submission_id: str
+    address: str
+
+    @property
+    def advice(self) -> str:
+        """How to follow and to stop the job."""
+        job = f"--address {self.address} {self.submission_id}"
+        return f"follow it with: ray job logs --follow {job}; stop it with: ray job stop {job}"
+
+
+def run(
+    job: str,
+    arguments: Sequence[str],
+    *,
+    address: str | None,
+    wait: bool,
+    dev: bool,
+    write: Callable[[str], None],
+) -> Submission:
+    """Submit a subcommand and, with `wait`, stream its logs until it ends well.
+
+    Args:
+        job: name of the subcommand.
+        arguments: its own arguments.
+        address: URL of the cluster's dashboard.
+        wait: follow the job to its end.
+        dev: ship the four packages as they lie here over those installed there.
+        write: takes pieces of the job's log, as they come.
+
+    Raises:
+        ConfigError: there is no address.
+        ClusterError: nothing usable answers there, or the connection was lost.
+        JobFailedError: the job failed or was stopped.
+    """
+    if not address:
+        raise ConfigError("submit needs the cluster's dashboard; add --address http://HOST:8265")
+    client = _connect(address.rstrip("/"))
+    submission = Submission(
+        submission_id=_submit(client, [job, *arguments], dev=dev), address=address.rstrip("/")
+    )
+    logger.info("submitted %s as %s", job, submission.submission_id)
+    if wait:
+        try:
+            asyncio.run(_follow(client, submission, write))
+            _await_end(client, submission)
+        except KeyboardInterrupt:
+            logger.info(
+                "%s goes on without this terminal; %s", submission.submission_id, submission.advice
+            )
+            raise
+    return submission
+
+
+def _connect(address: str) -> "JobSubmissionClient":
+    """Open the client once something answers that takes our token."""
+    if not address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"--address {address!r} is not the URL of a dashboard; write it like http://HOST:8265"
+        )
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        answer = requests.get(f"{address}/api/version", timeout=CONNECT_TIMEOUT_S)
+    except requests.RequestException as error:
+        raise ClusterError(
+            f"no Ray dashboard answers at {address!r} ({type(error).__name__}); check --address "
+            "and that the cluster's port 8265 is reachable from here"
+        ) from None
+    if answer.status_code == requests.codes.not_found:
+        raise ClusterError(f"no Ray dashboard at {address!r}: what answers there is something else")
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        raise ClusterError(
+            f"the Ray cluster at {address!r} refuses the token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the cluster's own"
+        ) from None
+    except (RuntimeError, ConnectionError, ValueError, requests.RequestException) as error:
+        raise ClusterError(f"the Ray cluster at {address!r} cannot be used: {error}") from None
+
+
+def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: bool) -> str:
+    from sonoray.cluster import dev_runtime_env
+
+    return client.submit_job(
+        entrypoint=shlex.join(["python", "-m", "sonoray_jobs.cli", *arguments]),
+        runtime_env=dev_runtime_env() if dev else {},
+    )
+
+
+async def _follow(
+    client: "JobSubmissionClient", submission: Submission, write: Callable[[str], None]
+) -> None:
+    """Write the job's log as it grows, until the job ends."""
+    import aiohttp
+
+    try:
+        async for text in client.tail_job_logs(submission.submission_id):
+            write(text)
+    except (RuntimeError, OSError, aiohttp.ClientError) as error:
+        raise ClusterError(
+            f"lost the connection to job {submission.submission_id} ({error}), which goes on; "
+            f"{submission.advice}"
+        ) from None
+
+
+def _await_end(client: "JobSubmissionClient", submission: Submission) -> None:
+    """Wait for the final status, which comes a moment after the last line of the log."""
+    while not (info := client.get_job_info(submission.submission_id)).status.is_terminal():
+        time.sleep(POLL_INTERVAL_S)
+    if info.status != "SUCCEEDED":
+        reason = " ".join((info.message or "no reason given").split())
+        raise JobFailedError(
+            f"job {submission.submission_id} ended as {info.status}: {reason}; see its log above"
+        )
