@@ -10,31 +10,28 @@ are recognised through Ray's wrappers too, because most work happens in Ray task
 is a bug and keeps its traceback.
 """
 
-import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from inspect import Signature, getdoc, signature
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypedDict
+from typing import Annotated
 
 import typer
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.options import (
+    DEFAULT_WORKSPACE,
     AddressOption,
-    ConfigOption,
+    Common,
     DatasetOption,
-    DryRunOption,
     JsonOption,
     KeyFileOption,
-    SetOption,
+    Result,
     WorkspaceOption,
+    job_command,
+    show,
 )
-
-if TYPE_CHECKING:
-    from sonoray.workspace import Workspace
-    from sonoray_jobs.road import RoadConfig
 
 app = typer.Typer(
     name="sonoray",
@@ -43,71 +40,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-P = ParamSpec("P")
-
-
-class Result(Protocol):
-    """What every job returns."""
-
-    def lines(self) -> list[str]:
-        """Return what a person reads."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values."""
-
-
-class Common(TypedDict):
-    """The arguments that every job's `run` takes."""
-
-    workspace: "Workspace"
-    road: "RoadConfig"
-    address: str | None
-
-
-def _job(function: Callable[Concatenate[Common, P], Result]) -> None:
-    """Register a subcommand: the options of its own, then those of every job.
-
-    typer reads a command's options from its signature, so the shared ones are written once, here,
-    and joined to the signature of the function that calls the job.
-    """
-
-    def command(
-        *,
-        workspace: WorkspaceOption = Path(".sonoray"),
-        config: ConfigOption = "tiny",
-        overrides: SetOption = None,
-        dry_run: DryRunOption = False,
-        address: AddressOption = None,
-        as_json: JsonOption = False,
-        **own: Any,  # noqa: ANN401 - what typer parsed for `function`
-    ) -> None:
-        from sonoray_jobs.road import load_road
-
-        road = load_road(config, overrides or [])
-        if dry_run:
-            typer.echo(road.model_dump_json(indent=1))
-            return
-        from sonoray.workspace import Workspace
-
-        common = Common(workspace=Workspace.open(workspace), road=road, address=address)
-        run: Callable[..., Result] = function
-        _show(run(common, **own), as_json=as_json)
-
-    own_parameters = list(signature(function).parameters.values())[1:]
-    shared_parameters = list(signature(command).parameters.values())[:-1]
-    parameters = [*own_parameters, *shared_parameters]
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    app.command(function.__name__, help=getdoc(function))(command)
-
-
-def _show(result: Result, *, as_json: bool) -> None:
-    """Print a job's result."""
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-    else:
-        typer.echo("\n".join(result.lines()))
 
 
 @app.callback()
@@ -125,7 +57,7 @@ def _root(
 @app.command("doctor")
 def doctor(
     *,
-    workspace: WorkspaceOption = Path(".sonoray"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,11 +72,11 @@ def doctor(
     from sonoray_jobs import doctor as job
 
     report = job.run(workspace=workspace, address=address)
-    _show(report, as_json=as_json)
+    show(report, as_json=as_json)
     raise typer.Exit(0 if report.healthy else 1)
 
 
-@_job
+@job_command(app)
 def demo(
     common: Common,
     *,
@@ -163,7 +95,7 @@ def demo(
     return job.run(**common, keep=keep)
 
 
-@_job
+@job_command(app)
 def phantom(
     common: Common,
     *,
@@ -172,6 +104,8 @@ def phantom(
     ] = None,
 ) -> Result:
     """Generate phantom studies and show some of them.
+
+    Writes a contact sheet and the first studies with their texts.
 
     Examples:
         sonoray phantom --out phantom-examples
@@ -182,13 +116,15 @@ def phantom(
     return job.run(**common, out=out)
 
 
-@_job
+@job_command(app)
 def ingest(
     common: Common,
     source: Annotated[str, typer.Argument(help="Kind of source: phantom or busbra.")],
     path: Annotated[Path | None, typer.Argument(help="Folder of the source's files.")] = None,
 ) -> Result:
     """Read a source into studies: decode, hash, split by patient, quarantine what is unusable.
+
+    The source's name becomes the dataset's. Nothing is dropped without being counted.
 
     Examples:
         sonoray ingest phantom
@@ -199,9 +135,11 @@ def ingest(
     return job.run(**common, dataset=source, path=path)
 
 
-@_job
+@job_command(app)
 def bootstrap(common: Common, *, dataset: DatasetOption = None) -> Result:
     """Pretrain the tiny CLIP, SAM encoder and Chinese language model on a dataset.
+
+    Each part is made once for a configuration and a dataset, and reused after that.
 
     Examples:
         sonoray bootstrap
@@ -212,9 +150,11 @@ def bootstrap(common: Common, *, dataset: DatasetOption = None) -> Result:
     return job.run(**common, dataset=dataset or common["road"].dataset)
 
 
-@_job
+@job_command(app)
 def embed(common: Common, *, dataset: DatasetOption = None) -> Result:
     """Compute the image features that the feature store lacks.
+
+    Prints the size before it starts. Interrupted, it goes on where it stopped.
 
     Examples:
         sonoray embed
@@ -225,9 +165,11 @@ def embed(common: Common, *, dataset: DatasetOption = None) -> Result:
     return job.run(**common, dataset=dataset or common["road"].dataset)
 
 
-@_job
+@job_command(app)
 def train(common: Common, *, dataset: DatasetOption = None) -> Result:
     """Train both stages; run it again to resume.
+
+    One MLflow run per training, whatever restarts.
 
     Examples:
         sonoray train
@@ -238,7 +180,7 @@ def train(common: Common, *, dataset: DatasetOption = None) -> Result:
     return job.run(**common, dataset=dataset or common["road"].dataset)
 
 
-@_job
+@job_command(app)
 def evaluate(
     common: Common,
     *,
@@ -246,6 +188,8 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
 ) -> Result:
     """Answer a split's questions and compare with the constant answer, with 95 % intervals.
+
+    Intervals are clustered by patient.
 
     Examples:
         sonoray evaluate
@@ -256,9 +200,11 @@ def evaluate(
     return job.run(**common, dataset=dataset or common["road"].dataset, split=split)
 
 
-@_job
+@job_command(app)
 def export(common: Common, *, dataset: DatasetOption = None) -> Result:
     """Write the trained model with its manifest, register it in MLflow and move the alias.
+
+    The manifest pins every part by its digest.
 
     Examples:
         sonoray export
@@ -269,7 +215,7 @@ def export(common: Common, *, dataset: DatasetOption = None) -> Result:
     return job.run(**common, dataset=dataset or common["road"].dataset)
 
 
-@_job
+@job_command(app)
 def serve(
     common: Common,
     *,
@@ -287,6 +233,8 @@ def serve(
 ) -> Result:
     """Serve a registered model behind an OpenAI-compatible endpoint until Ctrl-C.
 
+    A model whose digests differ from its manifest is refused.
+
     Examples:
         sonoray serve --api-key-file key.txt
         sonoray serve --model models:/llava-ultra/3 --insecure-local
@@ -303,7 +251,7 @@ def serve(
     )
 
 
-@_job
+@job_command(app)
 def ask(
     common: Common,
     images: Annotated[list[Path] | None, typer.Argument(help="Images of one study.")] = None,
@@ -317,6 +265,8 @@ def ask(
     api_key_file: KeyFileOption = None,
 ) -> Result:
     """Ask a running service about the images of one study.
+
+    Prints the answer, and which images of the study it is based on.
 
     Examples:
         sonoray ask a.png b.png --question 病灶是良性还是恶性？
@@ -369,14 +319,8 @@ def submit(
     jobs = [info.name for info in app.registered_commands if info.name and info.name != "submit"]
     if job not in jobs:
         raise ConfigError(f"{job!r} is not a job; choose one of: {', '.join(jobs)}")
-    submission = remote.run(
-        job,
-        arguments or [],
-        address=address,
-        wait=wait,
-        dev=dev,
-        write=lambda text: typer.echo(text, nl=False),
-    )
+    write = partial(typer.echo, nl=False)
+    submission = remote.run(job, arguments or [], address=address, wait=wait, dev=dev, write=write)
     if not wait:
         typer.echo(submission.submission_id)
 

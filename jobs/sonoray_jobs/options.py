@@ -1,10 +1,23 @@
-"""The options that several subcommands share, each written once for `sonoray_jobs.cli`."""
+"""What the subcommands share: their options, written once, and the way to add them to a job's own.
 
+Reachable from `sonoray --help`, so nothing heavy is imported here.
+"""
+
+import json
+from collections.abc import Callable
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypedDict
 
 import typer
 
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road import RoadConfig
+
+P = ParamSpec("P")
+
+DEFAULT_WORKSPACE = Path(".sonoray")
 _COMMON = "Options of every job"
 
 WorkspaceOption = Annotated[
@@ -56,3 +69,70 @@ DatasetOption = Annotated[
 KeyFileOption = Annotated[
     Path | None, typer.Option("--api-key-file", help="File that holds the API key.")
 ]
+
+
+class Result(Protocol):
+    """What every job returns."""
+
+    def lines(self) -> list[str]:
+        """Return what a person reads."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+
+
+class Common(TypedDict):
+    """The arguments that every job's `run` takes."""
+
+    workspace: "Workspace"
+    road: "RoadConfig"
+    address: str | None
+
+
+def job_command(app: typer.Typer) -> Callable[[Callable[Concatenate[Common, P], Result]], None]:
+    """Register the decorated function as a subcommand with the options of every job.
+
+    typer reads a command's options from its signature, so the shared ones are written once, here,
+    and joined to the signature of the function that calls the job.
+    """
+
+    def register(function: Callable[Concatenate[Common, P], Result]) -> None:
+        def command(
+            *,
+            workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+            config: ConfigOption = "tiny",
+            overrides: SetOption = None,
+            dry_run: DryRunOption = False,
+            address: AddressOption = None,
+            as_json: JsonOption = False,
+            **own: Any,  # noqa: ANN401 - what typer parsed for `function`
+        ) -> None:
+            from sonoray_jobs.road import load_road
+
+            road = load_road(config, overrides or [])
+            if dry_run:
+                typer.echo(road.model_dump_json(indent=1))
+                return
+            from sonoray.workspace import Workspace
+
+            common = Common(workspace=Workspace.open(workspace), road=road, address=address)
+            run: Callable[..., Result] = function
+            show(run(common, **own), as_json=as_json)
+
+        own_parameters = list(signature(function).parameters.values())[1:]
+        shared_parameters = list(signature(command).parameters.values())[:-1]
+        parameters = [*own_parameters, *shared_parameters]
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        command.__doc__ = function.__doc__
+        app.command(function.__name__)(command)
+
+    return register
+
+
+def show(result: Result, *, as_json: bool) -> None:
+    """Print a job's result."""
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(result.lines()))
