@@ -1,0 +1,284 @@
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sonoray.errors import ConfigError, DataError
+from sonoray.feature_store import FeatureStore
+
+TOKENS, CHANNELS = 4, 8
+
+
+def open_store(root, fingerprint="tower", dtype="float16", shape=(TOKENS, CHANNELS)):
+    return FeatureStore(root, fingerprint, *shape, dtype)
+
+
+def values_of(ids, shape=(TOKENS, CHANNELS)):
+    """Features that follow from the ids, so that any reader can check them."""
+    seeds = [int.from_bytes(key.encode()[-4:], "big") % 1000 for key in ids]
+    return np.stack([np.full(shape, seed / 4, np.float32) for seed in seeds])
+
+
+def batch_files(store):
+    return sorted(store.folder.glob("batch-*.arrow"))
+
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from sonoray.feature_store import FeatureStore
+
+root, start, count, size = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+store = FeatureStore(root, "tower", 64, 64, "float16")
+for number in range(start, start + count):
+    ids = [f"{number}-{row}" for row in range(size)]
+    store.write(ids, np.full((size, 64, 64), number % 1000, np.float32))
+    print(number, flush=True)
+"""
+
+
+def start_writer(root, start, count, size=8):
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(root), str(start), str(count), str(size)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5), max_size=5),
+    st.sampled_from(["float16", "float32"]),
+    st.data(),
+)
+def test_what_was_written_is_read_in_any_order(batches, dtype, data):
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(Path(folder), dtype=dtype)
+        for ids in batches:
+            store.write(ids, values_of(ids))
+        written = {key for ids in batches for key in ids}
+        for reader in (store, open_store(Path(folder), dtype=dtype)):
+            assert reader.ids() == written
+            if written:
+                wanted = data.draw(st.lists(st.sampled_from(sorted(written)), max_size=8))
+                got = reader.read(wanted)
+                assert got.dtype == dtype
+                assert got.shape == (len(wanted), TOKENS, CHANNELS)
+                if wanted:
+                    np.testing.assert_array_equal(got, values_of(wanted).astype(dtype))
+
+
+def test_every_channel_of_every_token_comes_back_in_its_place(tmp_path):
+    features = np.random.default_rng(0).standard_normal((3, TOKENS, CHANNELS)).astype(np.float16)
+    store = open_store(tmp_path)
+    store.write(["a", "b", "c"], features)
+    np.testing.assert_array_equal(open_store(tmp_path).read(["c", "a"]), features[[2, 0]])
+
+
+def test_missing_keeps_the_order_and_names_each_once(tmp_path):
+    store = open_store(tmp_path)
+    assert store.missing(["b", "a", "b"]) == ["b", "a"]
+    store.write(["a"], values_of(["a"]))
+    assert store.missing(["c", "a", "b", "c"]) == ["c", "b"]
+
+
+def test_opening_and_asking_leave_no_trace(tmp_path):
+    store = open_store(tmp_path / "features")
+    assert store.missing(["a"]) == ["a"]
+    assert store.predict_bytes(10) > 0
+    store.write([], np.empty((0, TOKENS, CHANNELS), np.float16))
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_reader_sees_what_another_store_commits_later(tmp_path):
+    reader, writer = open_store(tmp_path), open_store(tmp_path)
+    writer.write(["a"], values_of(["a"]))
+    assert reader.missing(["a", "b"]) == ["b"]
+    writer.write(["b"], values_of(["b"]))
+    np.testing.assert_array_equal(reader.read(["b"]), values_of(["b"]))
+
+
+def test_a_repeated_id_is_read_once(tmp_path):
+    store = open_store(tmp_path)
+    for ids in (["a", "b"], ["b", "c"]):
+        store.write(ids, values_of(ids))
+    assert store.ids() == {"a", "b", "c"}
+    np.testing.assert_array_equal(store.read(["b"]), values_of(["b"]))
+
+
+def test_an_absent_id_names_the_command(tmp_path):
+    store = open_store(tmp_path)
+    store.write(["a"], values_of(["a"]))
+    with pytest.raises(DataError, match=r"2 of 3 images .*first: 'x'.*sonoray embed"):
+        store.read(["a", "x", "y"])
+
+
+def test_towers_do_not_mix(tmp_path):
+    one, other = open_store(tmp_path, "one"), open_store(tmp_path, "other")
+    one.write(["a"], values_of(["a"]))
+    assert other.ids() == set()
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "float32"}, {"shape": (5, CHANNELS)}, {"shape": (TOKENS, 9)}]
+)
+def test_another_shape_under_the_same_fingerprint_is_refused(tmp_path, change):
+    early = open_store(tmp_path, **change)
+    open_store(tmp_path).write(["a"], values_of(["a"]))
+    with pytest.raises(DataError, match="asked for"):
+        open_store(tmp_path, **change)
+    with pytest.raises(DataError, match="asked for"):  # opened before the store existed
+        early.ids()
+
+
+@pytest.mark.parametrize("fingerprint", ["", "../up", "a/b", ".hidden"])
+def test_a_fingerprint_must_be_a_plain_name(tmp_path, fingerprint):
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        open_store(tmp_path, fingerprint)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((0, 4), "float16"), ((4, 4), "int8")])
+def test_a_store_of_nothing_is_refused(tmp_path, shape, dtype):
+    with pytest.raises(ConfigError, match="makes no sense"):
+        open_store(tmp_path, shape=shape, dtype=dtype)
+
+
+def test_a_batch_of_another_shape_is_refused(tmp_path):
+    with pytest.raises(DataError, match="do not fit 2 ids"):
+        open_store(tmp_path).write(["a", "b"], values_of(["a"]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 70_000.0])
+def test_values_that_float16_cannot_hold_are_refused_by_image(tmp_path, value):
+    store = open_store(tmp_path)
+    features = values_of(["a", "b"])
+    features[1, 2, 3] = value
+    with pytest.raises(DataError, match=r"image 'b' are not finite as float16.*65504"):
+        store.write(["a", "b"], features)
+    assert store.ids() == set()
+
+
+def test_a_store_pickles_without_its_index(tmp_path):
+    store = open_store(tmp_path)
+    ids = [f"id-{n}" for n in range(2000)]
+    store.write(ids, values_of(ids))
+    assert store.ids() == set(ids)
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickled).read(ids[:3]), values_of(ids[:3]))
+
+
+def test_the_predicted_size_is_what_the_disk_holds(tmp_path):
+    store = open_store(tmp_path, shape=(36, 256))
+    for start in range(0, 256, 64):
+        ids = [f"{n:064x}" for n in range(start, start + 64)]
+        store.write(ids, values_of(ids, (36, 256)))
+    size = sum(file.stat().st_size for file in store.folder.iterdir())
+    assert store.predict_bytes(256) == pytest.approx(size, rel=0.01)
+
+
+def test_a_damaged_batch_is_named(tmp_path):
+    store = open_store(tmp_path)
+    store.write(["a"], values_of(["a"]))
+    file = batch_files(store)[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match=f"{file.name}.*remove the file"):
+        open_store(tmp_path).ids()
+
+
+def test_damaged_meta_is_refused(tmp_path):
+    store = open_store(tmp_path)
+    store.write(["a"], values_of(["a"]))
+    (store.folder / "meta.json").write_text("{")
+    with pytest.raises(DataError, match="not readable"):
+        open_store(tmp_path)
+
+
+def test_partial_files_are_invisible_and_old_ones_go(tmp_path):
+    store = open_store(tmp_path)
+    store.write(["a"], values_of(["a"]))
+    young, old = (store.folder / f".batch-{name}.partial" for name in ("young", "old"))
+    for path in (young, old):
+        path.write_bytes(b"half a batch")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    assert open_store(tmp_path).ids() == {"a"}
+    store.write(["b"], values_of(["b"]))
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    """A file size limit of the process stands in for the disk: the write itself fails."""
+    code = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from sonoray.feature_store import FeatureStore
+
+store = FeatureStore(Path(sys.argv[1]), "tower", 64, 64, "float16")
+store.write(["a"], np.zeros((1, 64, 64), np.float16))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    store.write([f"b{n}" for n in range(8)], np.zeros((8, 64, 64), np.float16))
+except OSError as error:
+    print(error.strerror)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "File too large"
+    store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
+    assert store.ids() == {"a"}
+    assert len(list(store.folder.iterdir())) == 2
+
+
+def test_kill_nine_loses_nothing_committed_and_shows_nothing_half_written(tmp_path):
+    """A real writer is killed at five different moments; what it had reported must be there."""
+    reported = []
+    for attempt in range(5):
+        writer = start_writer(tmp_path, start=1000 * attempt, count=1000)
+        for _ in range(3):
+            reported.append(int(writer.stdout.readline()))
+        time.sleep(0.003 * attempt)
+        writer.send_signal(signal.SIGKILL)
+        rest, _ = writer.communicate()
+        assert writer.returncode == -signal.SIGKILL
+        reported += [int(line) for line in rest.split("\n") if line and rest.endswith("\n")]
+    store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
+    expected = [f"{number}-{row}" for number in reported for row in range(8)]
+    assert store.missing(expected) == []
+    committed = sorted(store.ids())
+    features = store.read(committed)
+    for image_id, value in zip(committed, features, strict=True):
+        assert (value == int(image_id.split("-")[0]) % 1000).all()
+    assert len(committed) == 8 * len(batch_files(store))  # whole batches only
+    assert json.loads((store.folder / "meta.json").read_text())["num_tokens"] == 64
+
+
+def test_two_processes_write_and_a_third_reads_meanwhile(tmp_path):
+    """The writers' batches 20 to 39 are the same."""
+    writers = [start_writer(tmp_path, start=start, count=40) for start in (0, 20)]
+    store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        seen = sorted(store.ids())[-64:]
+        for image_id, value in zip(seen, store.read(seen), strict=True):
+            assert (value == int(image_id.split("-")[0]) % 1000).all()
+        looks += 1
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    assert looks > 1
+    assert store.ids() == {f"{number}-{row}" for number in range(60) for row in range(8)}
+    assert list(store.folder.glob("*.partial")) == []
+    assert len(batch_files(store)) == 80

@@ -1,0 +1,64 @@
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from sonoray.progress import progress
+
+
+def test_items_pass_through_and_one_line_goes_to_stderr(capsys):
+    assert list(progress(iter("abc"), "spell [words]")) == ["a", "b", "c"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("spell [words]: 3 in ")
+    assert captured.err.count("\n") == 1
+
+
+def test_an_interrupted_loop_claims_nothing(capsys):
+    for item in progress(range(5), "count"):
+        if item == 2:
+            break
+    assert capsys.readouterr().err == ""
+
+
+def test_errors_of_the_loop_pass_through():
+    def failing():
+        yield 1
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        list(progress(failing(), "fail"))
+
+
+def test_it_is_lazy():
+    taken = []
+
+    def source():
+        for number in range(3):
+            taken.append(number)
+            yield number
+
+    next(iter(progress(source(), "look")))
+    assert taken == [0]
+
+
+def test_a_terminal_gets_a_bar_with_the_total():
+    leader, follower = pty.openpty()
+    code = "from sonoray.progress import progress\nlist(progress([1, 2, 3], 'draw'))"
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", code], stderr=follower, env=environment, check=True)
+    os.close(follower)
+    screen = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "draw" in screen
+    assert "3/3" in screen
+    assert " in " not in screen
+
+
+def test_stdout_stays_clean_in_a_pipe():
+    code = "from sonoray.progress import progress\nfor n in progress([1], 'x'): print(n)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert done.stderr.startswith("x: 1 in ")
