@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
+from sonoray.images import decode_image
 from sonoray.stages import Stage, StageOutput, find_stage, run_stage
 from sonoray.study import Study, Turn, iter_studies
 from sonoray.workspace import Workspace
@@ -113,8 +114,9 @@ def run(
         board = StepBoard.start()
         remote = ray.remote(num_cpus=1)(_make_part)
         work = {part: remote.remote(part, road, output, workspace.stages, board) for part in PARTS}
-        results = board.wait(work)
-    return Bootstrapped(outputs={part: results[part] for part in PARTS})
+        with board.watching():
+            results = ray.get(list(work.values()))
+    return Bootstrapped(outputs=dict(zip(work, results, strict=True)))
 
 
 def _make_part(

@@ -75,7 +75,7 @@ class TrainConfig(Config):
     data_cpus: float = Field(default=0.25, gt=0)
     """Logical CPUs of each worker's loading task."""
     gpus_per_worker: float = Field(default=0, ge=0)
-    zero_stage: Literal[0, 1, 2] = 2
+    zero_stage: Literal[1, 2] = 2
     """DeepSpeed ZeRO stage."""
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)

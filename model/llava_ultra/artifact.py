@@ -144,11 +144,6 @@ class Assistant:
         tokens = visual.tokens[None].to(device)
         image_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=device)
         reading = self.model.read(tokens, image_mask, text, visual.feature_scores[None].to(device))
-        if reading.embeds.shape[1] >= self.context_length:
-            raise ValueError(
-                f"the conversation needs {reading.embeds.shape[1]} tokens with its images, the "
-                f"model's context holds {self.context_length}; shorten it"
-            )
         selection = reading.selection
         return Prompt(
             inputs_embeds=reading.embeds,

@@ -39,6 +39,14 @@ class VisualBatch:
     image_mask: Tensor
     """(B, K) bool, True for real images."""
 
+    def to(self, device: torch.device | str) -> "VisualBatch":
+        """Move all tensors."""
+        return VisualBatch(
+            clip=self.clip.to(device),
+            sam=self.sam.to(device),
+            image_mask=self.image_mask.to(device),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextBatch:
@@ -52,6 +60,15 @@ class TextBatch:
     """(N, L) bool."""
     study_index: Tensor
     """(N,) int64."""
+
+    def to(self, device: torch.device | str) -> "TextBatch":
+        """Move all tensors."""
+        return TextBatch(
+            ids=self.ids.to(device),
+            labels=self.labels.to(device),
+            mask=self.mask.to(device),
+            study_index=self.study_index.to(device),
+        )
 
 
 def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:

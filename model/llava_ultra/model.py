@@ -106,6 +106,9 @@ class LlavaUltra(nn.Module):
             image_mask: (B, K) bool.
             text: N rows, `<s>` first.
             feature_scores: (B, K), where they were computed before.
+
+        Raises:
+            ValueError: images and text leave no room in the context.
         """
         embedded = self.embed(text.ids)
         scored = text.mask if self.training else text.mask & (text.labels == IGNORED)
@@ -113,6 +116,13 @@ class LlavaUltra(nn.Module):
             tokens, image_mask, text.study_index, embedded, scored, feature_scores
         )
         images = selection.tokens * self.embedding_scale
+        length = embedded.shape[1] + images.shape[1]
+        if length >= self.config.language.context_length:
+            raise ValueError(
+                f"images ({images.shape[1]} tokens) and text ({embedded.shape[1]}) do not fit the "
+                f"context of {self.config.language.context_length} tokens; shorten the text, keep "
+                "fewer images or raise language.context_length"
+            )
         return Reading(
             selection=selection,
             embeds=torch.cat([embedded[:, :1], images, embedded[:, 1:]], dim=1),

@@ -1,16 +1,30 @@
 """Progress of work that runs in Ray workers: they post to one small actor, the driver draws bars.
 
 Workers post at most twice a second and never wait for the answer, so a slow driver slows nobody.
+Where stderr is no terminal, each part writes one line when it ends.
 """
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-_POST_INTERVAL_S = 0.5
+_INTERVAL_S = 0.5
+
+Posts = Mapping[str, tuple[int, int, str]]
+"""By part: steps done, steps in all, a note."""
 
 
 class _Board:
@@ -46,45 +60,60 @@ class StepBoard:
         def post(step: int, num_steps: int, loss: float) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= _POST_INTERVAL_S or step == num_steps:
+            if now - last >= _INTERVAL_S or step == num_steps:
                 last = now
                 self._actor.post.remote(part, step, num_steps, f"loss {loss:.3f}")
 
         return post
 
-    def wait(self, work: Mapping[str, Any]) -> dict[str, Any]:
-        """Show a bar for each part until all of them have finished.
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Draw a bar for every part that posts, while the block runs."""
+        console = Console(stderr=True, highlight=False)
+        stop = threading.Event()
+        draw = self._draw_bars if console.is_terminal else self._write_lines
+        thread = threading.Thread(target=draw, args=(console, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
-        Args:
-            work: object reference of each part's result, by part.
-
-        Returns:
-            The results by part. A failed part raises at once, its error unwrapped by Ray.
-        """
+    def _read(self) -> Posts:
         import ray
 
-        console = Console(stderr=True, highlight=False)
-        results: dict[str, Any] = {}
-        pending = {reference: part for part, reference in work.items()}
-        with Progress(
+        posts: Posts = ray.get(self._actor.read.remote())
+        return posts
+
+    def _draw_bars(self, console: Console, stop: threading.Event) -> None:
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        ) as bars:
-            tasks = {part: bars.add_task(part, total=None, note="") for part in work}
-            start = time.monotonic()
-            while pending:
-                ready, _ = ray.wait(list(pending), timeout=_POST_INTERVAL_S)
-                for part, (done, total, note) in ray.get(self._actor.read.remote()).items():
-                    bars.update(tasks[part], completed=done, total=total, note=note)
-                for reference in ready:
-                    part = pending.pop(reference)
-                    results[part] = ray.get(reference)
-                    if not console.is_terminal:
-                        elapsed = time.monotonic() - start
-                        console.print(f"{part}: done after {elapsed:.1f} s", markup=False)
-        return results
+        )
+        with Progress(*columns, console=console) as bars:
+            tasks: dict[str, TaskID] = {}
+            stopped = False
+            while not stopped:
+                stopped = stop.wait(_INTERVAL_S)
+                for part, (done, total, note) in self._read().items():
+                    if part not in tasks:
+                        tasks[part] = bars.add_task(part, total=total, note=note)
+                    bars.update(tasks[part], completed=done, note=note)
+
+    def _write_lines(self, console: Console, stop: threading.Event) -> None:
+        start = time.monotonic()
+        ended: set[str] = set()
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(_INTERVAL_S)
+            for part, (done, total, note) in self._read().items():
+                if done == total and part not in ended:
+                    ended.add(part)
+                    elapsed = time.monotonic() - start
+                    line = f"{part}: {done} steps after {elapsed:.1f} s, {note}"
+                    console.print(line, markup=False, soft_wrap=True)

@@ -1,23 +1,15 @@
 """The optimisation loop that the three pretrainings share."""
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from llava_ultra.config import PretrainConfig
+from llava_ultra.schedule import cosine_rate
 
 OnStep = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss) after each step."""
-
-
-def cosine_rate(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """Factor on the learning rate: linear warm-up, then a half cosine to zero."""
-    warmup = max(1, round(num_steps * warmup_fraction))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
 def shuffled_batches(

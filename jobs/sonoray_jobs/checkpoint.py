@@ -1,0 +1,125 @@
+"""Training checkpoints that do not depend on the number of workers.
+
+DeepSpeed's own ZeRO checkpoints load only on as many ranks as wrote them. What is trained here is
+small (connector, LoRA), so every rank helps to gather whole tensors and rank 0 writes them:
+
+```
+weights.safetensors      every trainable tensor, float32
+optimizer.safetensors    Adam's two moments of each, `<name>|exp_avg` and `<name>|exp_avg_sq`
+position.json            stage, epochs done, optimiser steps done, digests of the frozen parts
+```
+
+Randomness needs no state: each step seeds itself from the plan's seed and its own number.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llava_ultra.model import LlavaUltra, trainable_parameters
+from sonoray.config import Config, validate_config
+from sonoray.errors import CheckpointError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Position(Config):
+    """How far a training has come."""
+
+    stage: int = Field(ge=0)
+    """Index of the stage."""
+    epochs: int = Field(ge=0)
+    """Epochs of this stage that are done."""
+    steps: int = Field(ge=0)
+    """Optimiser steps of this stage that are done."""
+    digests: dict[str, str]
+    """Of the frozen language model and both towers."""
+
+
+def gather_state(model: LlavaUltra) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gather trainable weights and Adam moments; collective, so every rank must call it.
+
+    Returns:
+        Weights by name and moments by `<name>|<moment>`, whole tensors on the CPU.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    weights, moments = {}, {}
+    for name, parameter in trainable_parameters(model).items():
+        weights[name] = safe_get_full_fp32_param(parameter).detach().cpu().clone()
+        for moment in _MOMENTS:
+            state = safe_get_full_optimizer_state(parameter, moment)
+            moments[f"{name}|{moment}"] = state.detach().cpu().clone()
+    return weights, moments
+
+
+def write_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    position: Position,
+) -> None:
+    """Write gathered state into `folder`; `position.json` comes last and marks it complete."""
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        folder / "weights.safetensors",
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in moments.items()},
+        folder / "optimizer.safetensors",
+    )
+    (folder / "position.json").write_text(position.model_dump_json(), encoding="utf-8")
+
+
+def read_position(folder: Path) -> Position:
+    """Read how far a checkpoint is.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete.
+    """
+    path = folder / "position.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} is incomplete (no position.json); remove it and resume"
+        )
+    return validate_config(Position, json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def load_weights(model: LlavaUltra, folder: Path) -> None:
+    """Load a checkpoint's weights into a model; weights the model does not train are skipped.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+    """
+    saved = load_file(folder / "weights.safetensors")
+    named = dict(model.named_parameters())
+    for name, tensor in saved.items():
+        if name not in named or named[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"checkpoint {str(folder)!r} has a tensor {name!r} of shape {tuple(tensor.shape)} "
+                "that this model lacks; resume with the config that made it"
+            )
+        with torch.no_grad():
+            named[name].copy_(tensor)
+
+
+def restore_moments(
+    model: LlavaUltra, optimizer: torch.optim.Optimizer, folder: Path, steps: int
+) -> None:
+    """Give every rank its part of the saved Adam moments, and the step count.
+
+    Collective. The optimiser must have been initialised with its state (an empty step) before.
+    """
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    moments = load_file(folder / "optimizer.safetensors")
+    for name, parameter in trainable_parameters(model).items():
+        for moment in _MOMENTS:
+            safe_set_full_optimizer_state(parameter, moments[f"{name}|{moment}"], moment)
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(float(steps))

@@ -1,0 +1,125 @@
+"""The training data stream of one worker: Ray Data tasks fetch a step's studies and features.
+
+Each row of the dataset is one step of the plan (`sonoray.plan`); a task turns it into the step's
+texts and features. The worker therefore gets exactly its planned samples in exactly the planned
+order, while loading runs ahead of it on CPUs of its own.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sonoray.feature_store import FeatureStore
+from sonoray.plan import Step
+from sonoray.study import Study, iter_studies
+
+if TYPE_CHECKING:
+    from llava_ultra.batch import StudyFeatures
+
+_STEPS_PER_TASK = 4
+"""Steps that one task loads: a task costs some 10 ms to schedule, a step of the tiny road 5 ms."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedStep:
+    """One step's data on its worker."""
+
+    step: Step
+    features: list["StudyFeatures"]
+    rows: list[tuple[int, str, str]]
+    """(position in `features`, question, answer) of every question."""
+
+
+def iter_loaded_steps(
+    steps: Sequence[Step],
+    *,
+    dataset: Path,
+    stores: Mapping[str, FeatureStore],
+    num_cpus: float,
+) -> Iterator[LoadedStep]:
+    """Yield the data of `steps` in order, loaded ahead by Ray Data.
+
+    Args:
+        steps: the worker's plan.
+        dataset: dataset folder.
+        stores: feature stores by tower, `clip` and `sam`.
+        num_cpus: logical CPUs of the loading task.
+    """
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    rows = [{"index": index, "study_ids": list(step.study_ids)} for index, step in enumerate(steps)]
+    loaded = ray.data.from_items(
+        rows, override_num_blocks=max(1, len(rows) // _STEPS_PER_TASK)
+    ).map(
+        _load_step,  # type: ignore[arg-type]
+        fn_kwargs={"dataset": dataset, "stores": dict(stores)},
+        num_cpus=num_cpus,
+        compute=ray.data.TaskPoolStrategy(size=1),
+    )
+    for row in loaded.iter_rows():
+        yield _unpack(steps[row["index"]], row, stores)
+
+
+def read_features(study: Study, stores: Mapping[str, FeatureStore]) -> "StudyFeatures":
+    """Read both towers' features of a study's images.
+
+    Raises:
+        DataError: an image was not embedded yet.
+    """
+    from llava_ultra.batch import StudyFeatures
+
+    ids = [image.image_id for image in study.images]
+    return StudyFeatures(clip=stores["clip"].read(ids), sam=stores["sam"].read(ids))
+
+
+@functools.lru_cache(maxsize=4)
+def _studies(dataset: Path) -> dict[str, Study]:
+    """All training studies of a dataset, by id; read once per process (text only, no pixels)."""
+    return {study.study_id: study for study in iter_studies(dataset, split="train")}
+
+
+def _load_step(
+    row: dict[str, Any], *, dataset: Path, stores: Mapping[str, FeatureStore]
+) -> dict[str, Any]:
+    studies = [_studies(dataset)[study_id] for study_id in row["study_ids"]]
+    features = [read_features(study, stores) for study in studies]
+    questions = [
+        (position, turn.question, turn.answer)
+        for position, study in enumerate(studies)
+        for turn in study.turns
+    ]
+    return {
+        "index": row["index"],
+        "counts": [len(study.images) for study in studies],
+        "clip": b"".join(item.clip.tobytes() for item in features),
+        "sam": b"".join(item.sam.tobytes() for item in features),
+        "positions": [position for position, _, _ in questions],
+        "questions": [question for _, question, _ in questions],
+        "answers": [answer for _, _, answer in questions],
+    }
+
+
+def _unpack(step: Step, row: dict[str, Any], stores: Mapping[str, FeatureStore]) -> LoadedStep:
+    import numpy as np
+
+    from llava_ultra.batch import StudyFeatures
+
+    ends = np.cumsum(row["counts"])[:-1]
+    arrays = {
+        tower: np.split(
+            np.frombuffer(row[tower], dtype=store.dtype).reshape(-1, *store.shape), ends
+        )
+        for tower, store in stores.items()
+    }
+    features = [
+        StudyFeatures(clip=clip, sam=sam)
+        for clip, sam in zip(arrays["clip"], arrays["sam"], strict=True)
+    ]
+    positions = [int(position) for position in row["positions"]]
+    rows = list(zip(positions, row["questions"], row["answers"], strict=True))
+    return LoadedStep(step=step, features=features, rows=rows)

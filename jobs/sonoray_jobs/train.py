@@ -1,0 +1,279 @@
+"""Train: Ray Train workers with DeepSpeed, one MLflow run, resumable by rerunning the command.
+
+The run's name is the hash of everything that decides the outcome, so the same command finds its own
+checkpoints: after a crash it goes on, after the end it is a no-op.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sonoray.config import content_hash
+from sonoray.errors import ConfigError, DataError, JobFailedError
+from sonoray.stages import StageOutput, source_digest, write_json
+from sonoray.workspace import Workspace
+from sonoray_jobs.bootstrap import find_parts
+from sonoray_jobs.embed import TOWERS, open_stores, read_image_ids
+from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.training import TrainJob
+
+logger = logging.getLogger(__name__)
+
+_RESULT = "result.json"
+
+_CODE = (
+    "sonoray.plan",
+    "sonoray_jobs.training",
+    "sonoray_jobs.loading",
+    "llava_ultra.batch",
+    "llava_ultra.fusion",
+    "llava_ultra.sampling",
+    "llava_ultra.language",
+    "llava_ultra.model",
+)
+"""Modules whose source decides what is learned."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A finished training."""
+
+    name: str
+    run_id: str
+    """MLflow run."""
+    checkpoint: Path
+    metrics: Mapping[str, float]
+    """Of the last epoch."""
+    reused: bool
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        values = ", ".join(
+            f"{key} {self.metrics[key]:.3f}"
+            for key in ("answer_loss", "distillation_loss", "alpha")
+            if key in self.metrics
+        )
+        state = "reused" if self.reused else "trained"
+        return [f"{state} {self.name}: {values}", f"MLflow run {self.run_id}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "name": self.name,
+            "run_id": self.run_id,
+            "checkpoint": str(self.checkpoint),
+            "metrics": dict(self.metrics),
+            "reused": self.reused,
+        }
+
+
+def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOutput]) -> str:
+    """Name of the run that this road makes of this dataset: `<source>-<hash>`."""
+    source = str(dataset.manifest["name"]).removeprefix("ingest-")
+    decisive = {
+        "train": road.train.model_dump(mode="json"),
+        "model": road.model.model_dump(mode="json"),
+        "dtype": road.embed.dtype,
+        "dataset": dataset.key,
+        "parts": {part: output.key for part, output in parts.items()},
+        "code": [source_digest(module) for module in _CODE],
+    }
+    return f"{source}-{content_hash(decisive)[:12]}"
+
+
+def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Trained:
+    """Return the finished training of a road.
+
+    Raises:
+        DataError: it was never finished; the message says which command does it.
+    """
+    parts = find_parts(workspace, road, dataset)
+    name = run_name(road, workspace.dataset(dataset), parts)
+    found = _read_result(workspace, name)
+    if found is None:
+        raise DataError(
+            f"no finished training {name!r} for this config; run: sonoray train --dataset "
+            f"{dataset} with the same --config and --set"
+        )
+    return found
+
+
+def run(
+    *,
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> Trained:
+    """Train the road's model, or go on with it, or return it where it is finished.
+
+    Raises:
+        DataError: an earlier step is missing.
+        ConfigError: the workers would leave no CPU for Ray Data.
+        ClusterError: the cluster cannot be reached or is too small.
+        TrackingError: MLflow cannot be reached.
+        JobFailedError: the training itself failed.
+    """
+    output = workspace.dataset(dataset)
+    parts = find_parts(workspace, road, dataset)
+    name = run_name(road, output, parts)
+    finished = _read_result(workspace, name)
+    if finished is not None:
+        return finished
+    stores = open_stores(workspace, road, dataset)
+    image_ids = read_image_ids(output.path)
+    for tower, store in stores.items():
+        lacking = len(store.missing(image_ids))
+        if lacking:
+            raise DataError(
+                f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
+                f"sonoray embed --dataset {dataset} with the same --config and --set"
+            )
+    fingerprints = {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
+    job = TrainJob(
+        road=road,
+        dataset=output.path,
+        language=parts["language"].path,
+        features=workspace.features,
+        fingerprints=fingerprints,
+    )
+
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from sonoray.cluster import ray_session
+    from sonoray.step_board import StepBoard
+    from sonoray.tracking import Tracking
+
+    tracking = Tracking.open(workspace, tracking_uri)
+    tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name} | {
+        f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
+    }
+    with (
+        ray_session(address),
+        tracking.training(
+            workspace.runs,
+            name,
+            config=road.model_dump(mode="json"),
+            tags=tags,
+            experiment=road.experiment,
+        ) as callback,
+    ):
+        check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        _prebuild_communication()
+        board = StepBoard.start()
+        trainer = TorchTrainer(
+            _train_loop,
+            train_loop_config={"job": job.model_dump(mode="json"), "board": board},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=road.train.num_workers,
+                use_gpu=road.train.gpus_per_worker > 0,
+                resources_per_worker=_worker_resources(road),
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=str(workspace.runs),
+                name=name,
+                callbacks=[callback],  # type: ignore[list-item]
+                failure_config=ray.train.FailureConfig(max_failures=road.train.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        with board.watching():
+            result = trainer.fit()
+        if result.error is not None or result.checkpoint is None:
+            raise JobFailedError(f"training {name!r} failed: {result.error}")
+        trained = Trained(
+            name=name,
+            run_id=callback.run_id,
+            checkpoint=Path(result.checkpoint.path),
+            metrics={
+                key: float(value)
+                for key, value in (result.metrics or {}).items()
+                if isinstance(value, (int, float))
+            },
+            reused=False,
+        )
+        write_json(workspace.runs / name / _RESULT, trained.to_json())
+    return trained
+
+
+def check_cpus(road: RoadConfig, num_cpus: float) -> None:
+    """Refuse a config whose workers would starve Ray Data, which would hang for ever.
+
+    Raises:
+        ConfigError: workers and their loading tasks need more CPUs than the cluster has.
+    """
+    train = road.train
+    workers = train.num_workers * train.cpus_per_worker
+    loading = train.num_workers * train.data_cpus
+    if workers + loading > num_cpus:
+        raise ConfigError(
+            f"train needs {workers:g} CPUs for {train.num_workers} workers and {loading:g} to load "
+            f"their data, the cluster has {num_cpus:g}; lower train.cpus_per_worker or "
+            "train.num_workers, or add nodes"
+        )
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """Import the real loop on the worker: the driver never needs torch or DeepSpeed."""
+    from sonoray_jobs.training import train_loop_per_worker
+
+    train_loop_per_worker(config)
+
+
+def _worker_resources(road: RoadConfig) -> dict[str, float]:
+    resources = {"CPU": road.train.cpus_per_worker}
+    if road.train.gpus_per_worker:
+        resources["GPU"] = road.train.gpus_per_worker
+    return resources
+
+
+def _prebuild_communication() -> None:
+    """Compile DeepSpeed's CPU communication op once, so that ranks do not race to build it.
+
+    It takes some 20 s on the first run of a machine and is cached by torch afterwards. It runs in a
+    process of its own, since DeepSpeed fixes its accelerator at first import.
+    """
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def build() -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        done = subprocess.run(  # noqa: S603 - our own interpreter and constant code
+            [sys.executable, "-c", _BUILD],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+    problem = ray.get(build.remote())
+    if problem:
+        raise JobFailedError(
+            f"DeepSpeed cannot build its CPU communication op ({problem}); run: sonoray doctor"
+        )
+
+
+_BUILD = """
+import torch
+if not torch.cuda.is_available():
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+    ShareMemCommBuilder().load(verbose=False)
+"""
+
+
+def _read_result(workspace: Workspace, name: str) -> Trained | None:
+    path = workspace.runs / name / _RESULT
+    if not path.is_file():
+        return None
+    import json
+
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Trained(**{**values, "checkpoint": Path(values["checkpoint"]), "reused": True})

@@ -1,0 +1,284 @@
+"""What one Ray Train worker does: two stages of DeepSpeed steps over cached features.
+
+Fusion and sampler learn in every stage, the LoRA adapters where the stage says so; the towers are
+not even loaded, and the language model's own weights are frozen. Every epoch ends with one report
+and one checkpoint. Reports, checkpoints and gathers are collective: all ranks make the same calls.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sonoray.config import Config, validate_config
+from sonoray.feature_store import FeatureStore
+from sonoray.plan import iter_steps, num_steps
+from sonoray.step_board import StepBoard
+from sonoray.study import iter_studies
+from sonoray_jobs.road import RoadConfig, TrainStage
+
+logger = logging.getLogger(__name__)
+
+_FLOOR_RATE = 0.1
+"""What the learning rate falls to, as a share of the stage's."""
+
+
+class TrainJob(Config):
+    """What the driver hands to its workers: plain values, validated again on arrival."""
+
+    road: RoadConfig
+    dataset: Path
+    """Dataset folder."""
+    language: Path
+    """Folder of the base language model."""
+    features: Path
+    """Root of the feature store."""
+    fingerprints: dict[str, str]
+    """Tower fingerprints, `clip` and `sam`."""
+
+    def stores(self) -> dict[str, FeatureStore]:
+        """Open both feature stores."""
+        model = self.road.model
+        channels = {"clip": model.clip.width, "sam": model.sam_channels}
+        return {
+            tower: FeatureStore(
+                self.features,
+                fingerprint,
+                num_tokens=model.num_tokens,
+                num_channels=channels[tower],
+                dtype=self.road.embed.dtype,
+            )
+            for tower, fingerprint in self.fingerprints.items()
+        }
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Means of an epoch's steps, weighted by the rank's studies."""
+
+    sums: dict[str, float]
+    weight: float = 0.0
+
+    def add(self, values: Mapping[str, float], weight: float) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * weight
+        self.weight += weight
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.weight for name, total in self.sums.items()}
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """Train from the latest checkpoint, or from the start, to the end of the last stage."""
+    job = validate_config(TrainJob, config["job"], "train job")
+    board: StepBoard = config["board"]
+    # DeepSpeed builds its CPU communication op with ninja, found on PATH only.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+    import ray.train
+    import torch
+
+    from llava_ultra.language import add_lora, load_language
+    from llava_ultra.model import LlavaUltra
+    from sonoray_jobs.checkpoint import Position, load_weights, read_position
+
+    torch.manual_seed(job.road.train.seed)
+    language = load_language(job.language)
+    digests = {"language": language.digest, **job.fingerprints}
+    model = LlavaUltra(job.road.model, add_lora(language.model, job.road.model.lora))
+    position = Position(stage=0, epochs=0, steps=0, digests=digests)
+    checkpoint = ray.train.get_checkpoint()
+    with tempfile.TemporaryDirectory(prefix="sonoray-") as scratch:
+        saved: Path | None = None
+        if checkpoint is not None:
+            saved = Path(checkpoint.to_directory(scratch))
+            position = read_position(saved)
+            _check_frozen(position.digests, digests)
+            load_weights(model, saved)
+        stages = job.road.train.stages
+        for index in range(position.stage, len(stages)):
+            resumed = index == position.stage and position.epochs > 0
+            if resumed and position.epochs >= stages[index].epochs:
+                continue
+            start = (
+                position if resumed else Position(stage=index, epochs=0, steps=0, digests=digests)
+            )
+            _run_stage(job, model, language.tokenizer, start, saved if resumed else None, board)
+
+
+def _check_frozen(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
+    from sonoray.errors import CheckpointError
+
+    for part, digest in saved.items():
+        if found.get(part) != digest:
+            raise CheckpointError(
+                f"the checkpoint was trained over {part} {digest[:16]}, here it is "
+                f"{found.get(part, 'missing')[:16]}; resume with the same {part} weights"
+            )
+
+
+def _run_stage(
+    job: TrainJob,
+    model: Any,  # noqa: ANN401 - LlavaUltra; torch stays out of this module's imports
+    tokenizer: Any,  # noqa: ANN401 - a transformers tokenizer
+    start: Any,  # noqa: ANN401 - Position
+    saved: Path | None,
+    board: StepBoard,
+) -> None:
+    import ray.train
+    import torch
+
+    from llava_ultra.batch import collate_features, collate_texts
+    from llava_ultra.schedule import cosine_rate
+    from sonoray_jobs.checkpoint import Position, restore_moments
+    from sonoray_jobs.loading import iter_loaded_steps
+
+    settings = job.road.train
+    stage = settings.stages[start.stage]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    study_ids = [study.study_id for study in iter_studies(job.dataset, split="train")]
+    per_epoch = num_steps(len(study_ids), settings.studies_per_step)
+    set_trainable(model, stage)
+    engine, optimizer = build_engine(model, job.road, stage)
+    if saved is not None:
+        restore_moments(model, optimizer, saved, start.steps)
+    plan = list(
+        iter_steps(
+            study_ids,
+            seed=settings.seed + 1000 * start.stage,  # stages see different orders
+            studies_per_step=settings.studies_per_step,
+            epochs=range(start.epochs, stage.epochs),
+            rank=rank,
+            num_ranks=world,
+        )
+    )
+    model.train()
+    post = board.poster(f"train {stage.name}")
+    context_length = job.road.model.language.context_length
+    meter, done = _Meter({}), start.steps
+    stream = iter_loaded_steps(
+        plan, dataset=job.dataset, stores=job.stores(), num_cpus=settings.data_cpus
+    )
+    for loaded in stream:
+        rate = cosine_rate(
+            done, stage.epochs * per_epoch, settings.warmup_fraction, floor=_FLOOR_RATE
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = stage.learning_rate * rate
+        torch.manual_seed(_step_seed(settings.seed, start.stage, done, rank))
+        visual = collate_features(loaded.features)
+        text = collate_texts(
+            tokenizer, loaded.rows, max_tokens=job.road.model.language.context_length
+        )
+        output = engine(visual.to(engine.device), text.to(engine.device))
+        share = len(loaded.features) * world / loaded.step.num_studies
+        engine.backward(output.loss * share)
+        engine.step()
+        done += 1
+        if rank == 0:
+            post(done, stage.epochs * per_epoch, float(output.loss.detach()))
+        meter.add(
+            {
+                "loss": float(output.loss.detach()),
+                "answer_loss": float(output.answer_loss),
+                "distillation_loss": float(output.distillation_loss),
+            },
+            weight=len(loaded.features),
+        )
+        if loaded.step.index == per_epoch - 1:
+            position = Position(
+                stage=start.stage,
+                epochs=loaded.step.epoch + 1,
+                steps=done,
+                digests=start.digests,
+            )
+            _report(model, stage, position, meter, rank, rate * stage.learning_rate)
+            meter = _Meter({})
+    engine.destroy()
+
+
+def set_trainable(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - LlavaUltra
+    """Let connector and, where the stage says so, adapters learn; freeze everything else."""
+    from llava_ultra.model import CONNECTOR_PARTS
+
+    for name, parameter in model.named_parameters():
+        connector = name.split(".")[0] in CONNECTOR_PARTS
+        parameter.requires_grad = connector or (stage.lora and ".lora_" in name)
+
+
+def build_engine(model: Any, road: RoadConfig, stage: TrainStage) -> tuple[Any, Any]:  # noqa: ANN401
+    """Wrap the model in DeepSpeed; returns the engine and the basic optimiser (AdamW)."""
+    import deepspeed
+    import torch
+
+    from llava_ultra.model import trainable_parameters
+
+    settings = road.train
+    parameters = list(trainable_parameters(model).values())
+    adamw = torch.optim.AdamW(
+        parameters, lr=stage.learning_rate, weight_decay=settings.weight_decay
+    )
+    engine, optimizer, _, _ = deepspeed.initialize(
+        model=model,
+        optimizer=adamw,
+        config={
+            "train_micro_batch_size_per_gpu": max(
+                1, settings.studies_per_step // settings.num_workers
+            ),
+            "gradient_clipping": settings.clip_norm,
+            "zero_optimization": {"stage": settings.zero_stage},
+            # torch's own AdamW: DeepSpeed's fused one would compile a kernel per machine
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 1_000_000_000,
+        },
+    )
+    return engine, optimizer.optimizer
+
+
+def _report(
+    model: Any,  # noqa: ANN401 - LlavaUltra
+    stage: TrainStage,
+    position: Any,  # noqa: ANN401 - Position
+    meter: _Meter,
+    rank: int,
+    rate: float,
+) -> None:
+    import ray.train
+
+    from sonoray_jobs.checkpoint import gather_state, write_checkpoint
+
+    metrics = {
+        **meter.means(),
+        **connector_metrics(model),
+        "learning_rate": rate,
+        "stage": position.stage,
+        "epoch": position.epochs,
+        "lora": int(stage.lora),
+        "step": position.steps,
+    }
+    weights, moments = gather_state(model)
+    if rank != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory(prefix="sonoray-") as folder:
+        write_checkpoint(Path(folder), weights, moments, position)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def connector_metrics(model: Any) -> dict[str, float]:  # noqa: ANN401 - LlavaUltra
+    """The blend's alpha, where the fusion has one: its mean over channels or tokens."""
+    alpha = getattr(model.fusion, "alpha", None)
+    return {} if alpha is None else {"alpha": float(alpha.mean().detach())}
+
+
+def _step_seed(*parts: int) -> int:
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
