@@ -1,0 +1,417 @@
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+from sonoray.errors import DataError
+from sonoray.metrics import (
+    AnswerRecord,
+    Bootstrap,
+    ClosedMetrics,
+    Estimate,
+    Table,
+    char_f1,
+    closed_metrics,
+    closed_table,
+    text_metrics,
+    text_table,
+)
+from sonoray.metrics.bootstrap import estimate
+from sonoray.metrics.closed import accuracy_metric, auc_metric, balanced_accuracy_metric
+
+BENIGN, MALIGNANT = "良性", "恶性"
+QUICK = Bootstrap(num_resamples=1000)
+
+
+def random_records(
+    seed: int,
+    *,
+    num_patients: int,
+    images: int = 1,
+    options: tuple[str, ...] = (BENIGN, MALIGNANT),
+    signal: float = 1.0,
+    agreement: float = 0.0,
+) -> list[AnswerRecord]:
+    """Answers with normal noise; `agreement` is the share of it that a patient's images share."""
+    generator = np.random.default_rng(seed)
+    records = []
+    for patient in range(num_patients):
+        truth = int(generator.integers(len(options)))
+        own = generator.normal(size=len(options))
+        for image in range(images):
+            noise = generator.normal(size=len(options))
+            scores = np.sqrt(agreement) * own + np.sqrt(1 - agreement) * noise
+            scores[truth] += signal
+            scores = np.round(4 * scores) / 4  # exact ties, which a ranking must count half
+            records.append(
+                AnswerRecord(
+                    study_id=f"s{patient}-{image}",
+                    patient_key=f"p{patient}",
+                    topic="pathology",
+                    truth=options[truth],
+                    answer=options[int(np.argmax(scores))],
+                    options=options,
+                    option_scores=dict(zip(options, scores.tolist(), strict=True)),
+                )
+            )
+    return records
+
+
+def only(records: list[AnswerRecord], **kwargs: object) -> ClosedMetrics:
+    arguments = {"training_answers": {}, "bootstrap": QUICK} | kwargs
+    [metrics] = closed_metrics(records, **arguments)  # type: ignore[arg-type]
+    return metrics
+
+
+@pytest.mark.parametrize("options", [(BENIGN, MALIGNANT), ("2", "3", "4", "5")])
+@pytest.mark.parametrize("seed", range(5))
+def test_estimates_equal_scikit_learn(options: tuple[str, ...], seed: int) -> None:
+    records = random_records(seed, num_patients=60, images=2, options=options)
+    metrics = only(records)
+    truth = [record.truth for record in records]
+    answer = [record.answer for record in records]
+    scores = np.array([[record.option_scores[option] for option in options] for record in records])
+    if len(options) == 2:
+        auc = roc_auc_score([t == MALIGNANT for t in truth], scores[:, 1] - scores[:, 0])
+    else:
+        likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities = likelihoods / likelihoods.sum(axis=1, keepdims=True)
+        auc = roc_auc_score(truth, probabilities, multi_class="ovr", labels=list(options))
+    assert metrics.auc is not None
+    assert metrics.accuracy.value == pytest.approx(accuracy_score(truth, answer), abs=1e-12)
+    assert metrics.balanced_accuracy.value == pytest.approx(
+        balanced_accuracy_score(truth, answer), abs=1e-12
+    )
+    assert metrics.auc.value == pytest.approx(auc, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_weighted_metrics_equal_scikit_learn_on_the_drawn_sample(num_classes: int) -> None:
+    """A draw's counts as weights give what scikit-learn gives for the repeated answers."""
+    generator = np.random.default_rng(3)
+    num = 40
+    truth = generator.integers(num_classes, size=num)
+    scores = np.round(generator.normal(size=(num, num_classes)), 1)
+    scores /= 10 * np.abs(scores).sum(axis=1, keepdims=True)  # scikit-learn wants sums of one
+    scores += (1 - scores.sum(axis=1, keepdims=True)) / num_classes
+    hits = (scores.argmax(axis=1) == truth).astype(np.float64)
+    counts = generator.multinomial(num, np.full(num, 1 / num), size=6)
+    weights = counts.astype(np.float64)
+    columns = scores if num_classes > 2 else scores[:, 1:]
+    got = np.stack(
+        [
+            accuracy_metric(hits)(weights),
+            balanced_accuracy_metric(hits, truth)(weights),
+            auc_metric(columns, truth)(weights),
+        ]
+    )
+    for draw, count in enumerate(counts):
+        index = np.repeat(np.arange(num), count)
+        drawn, guess = truth[index], scores.argmax(axis=1)[index]
+        drawn_scores = scores[index] if num_classes > 2 else scores[index, 1]
+        expected = [
+            accuracy_score(drawn, guess),
+            balanced_accuracy_score(drawn, guess),
+            roc_auc_score(drawn, drawn_scores, multi_class="ovr"),
+        ]
+        np.testing.assert_allclose(got[:, draw], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_interval_holds_the_estimate(seed: int) -> None:
+    metrics = only(random_records(seed, num_patients=25, images=2))
+    for item in (metrics.accuracy, metrics.balanced_accuracy, metrics.auc):
+        assert item is not None
+        assert item.low is not None
+        assert item.high is not None
+        assert item.low <= item.value <= item.high
+
+
+def width(item: Estimate | None) -> float:
+    assert item is not None
+    assert item.low is not None
+    assert item.high is not None
+    return item.high - item.low
+
+
+def test_interval_narrows_with_the_root_of_the_patients() -> None:
+    few = only(random_records(1, num_patients=100))
+    many = only(random_records(1, num_patients=1600))
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        ratio = width(getattr(few, name)) / width(getattr(many, name))
+        assert ratio == pytest.approx(4, rel=0.35)
+
+
+def test_agreeing_images_of_a_patient_widen_the_interval() -> None:
+    records = random_records(2, num_patients=80, images=5, agreement=1.0)
+    alone = [
+        AnswerRecord(
+            study_id=record.study_id,
+            patient_key=record.study_id,
+            topic=record.topic,
+            truth=record.truth,
+            answer=record.answer,
+            options=record.options,
+            option_scores=record.option_scores,
+        )
+        for record in records
+    ]
+    clustered, independent = only(records), only(alone)
+    assert clustered.accuracy.value == independent.accuracy.value
+    for name in ("accuracy", "auc"):
+        # Five equal images carry the information of one: the root of 5 is 2.2.
+        assert width(getattr(clustered, name)) > 1.7 * width(getattr(independent, name))
+
+
+@pytest.mark.slow
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """95 % nominal; the percentile interval of 80 clustered patients is a little short of it."""
+    reference = only(random_records(0, num_patients=40_000, images=1, agreement=0.5))
+    assert reference.auc is not None
+    trials, covered = 200, {"accuracy": 0, "auc": 0}
+    for seed in range(1, trials + 1):
+        metrics = only(random_records(seed, num_patients=80, images=3, agreement=0.5))
+        for name in covered:
+            item = getattr(metrics, name)
+            covered[name] += item.low <= getattr(reference, name).value <= item.high
+    for name, count in covered.items():
+        assert 0.90 <= count / trials <= 0.98, name
+
+
+def test_no_signal_reaches_no_auc_above_one_half() -> None:
+    auc = only(random_records(5, num_patients=300, signal=0.0)).auc
+    assert auc is not None
+    assert auc.low is not None
+    assert auc.high is not None
+    assert auc.low < 0.5 < auc.high
+
+
+def test_equal_seeds_give_equal_intervals_and_blocks_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sonoray.metrics import bootstrap
+
+    records = random_records(6, num_patients=40)
+    first = only(records)
+    assert only(records) == first
+    monkeypatch.setattr(bootstrap, "_MAX_WEIGHTS", 40 * 7)
+    assert only(records) == first
+    assert only(records, bootstrap=Bootstrap(num_resamples=1000, seed=1)) != first
+
+
+def test_draws_of_one_class_are_skipped_and_counted() -> None:
+    records = random_records(7, num_patients=5)
+    flipped = [
+        AnswerRecord(
+            study_id=r.study_id,
+            patient_key=r.patient_key,
+            topic=r.topic,
+            truth=MALIGNANT if i == 0 else BENIGN,
+            answer=r.answer,
+            options=r.options,
+            option_scores=r.option_scores,
+        )
+        for i, r in enumerate(records)
+    ]
+    metrics = only(flipped)
+    assert metrics.auc is not None
+    # The malignant patient is missing from a draw with probability 0.8^5 and alone in 0.2^5.
+    assert metrics.auc.num_undefined / 1000 == pytest.approx(0.8**5 + 0.2**5, abs=0.05)
+    assert metrics.balanced_accuracy.num_undefined == metrics.auc.num_undefined
+    assert metrics.accuracy.num_undefined == 0
+
+
+def test_one_class_alone_has_no_auc_and_one_patient_no_interval() -> None:
+    [record] = random_records(8, num_patients=1)
+    metrics = only([record])
+    assert metrics.auc is None
+    assert (metrics.accuracy.low, metrics.accuracy.high) == (None, None)
+    assert metrics.balanced_accuracy.value == metrics.accuracy.value
+
+
+def test_positive_option_turns_the_ranking() -> None:
+    records = random_records(9, num_patients=50)
+    metrics = only(records)
+    assert metrics.positive == MALIGNANT
+    turned = only(records, positive={"pathology": BENIGN})
+    assert metrics.auc is not None
+    assert turned.auc is not None
+    # Ranking the benign by the benign score is the same ranking read from the other end.
+    assert turned.auc.value == pytest.approx(metrics.auc.value, abs=1e-12)
+    assert turned.positive == BENIGN
+    with pytest.raises(DataError, match="未知"):
+        only(records, positive={"pathology": "未知"})
+
+
+def test_auc_ranks_the_positive_option_high() -> None:
+    records = [
+        AnswerRecord(
+            study_id=str(i),
+            patient_key=str(i),
+            topic="t",
+            truth=truth,
+            answer=BENIGN,
+            options=(BENIGN, MALIGNANT),
+            option_scores={BENIGN: -1.0, MALIGNANT: score},
+        )
+        for i, (truth, score) in enumerate([(MALIGNANT, -2.0), (BENIGN, -3.0)])
+    ]
+    metrics = only(records)
+    assert metrics.auc is not None
+    assert metrics.auc.value == 1.0
+    assert metrics.balanced_accuracy.value == 0.5
+
+
+def test_constant_answer_comes_from_training() -> None:
+    records = random_records(10, num_patients=30)
+    share = np.mean([record.truth == MALIGNANT for record in records])
+    training = {"pathology": [MALIGNANT] * 3 + [BENIGN] * 2}
+    metrics = only(records, training_answers=training)
+    assert metrics.constant_answer == MALIGNANT
+    assert metrics.constant_accuracy is not None
+    assert metrics.constant_accuracy.value == pytest.approx(share)
+    tie = only(records, training_answers={"pathology": [MALIGNANT, BENIGN]})
+    assert tie == only(records, training_answers={"pathology": [BENIGN, MALIGNANT]})
+    assert only(records).constant_answer is None
+
+
+def test_topics_are_apart_and_off_option_answers_are_wrong() -> None:
+    def record(topic: str, answer: str) -> AnswerRecord:
+        return AnswerRecord(
+            study_id="s", patient_key="p", topic=topic, truth="左", answer=answer,
+            options=("左", "右"),
+        )  # fmt: skip
+
+    free = AnswerRecord(study_id="s", patient_key="p", topic="free", truth="a", answer="a")
+    side, other = closed_metrics(
+        [record("side", "左"), free, record("side", "不知道"), record("other", "左")],
+        training_answers={},
+        bootstrap=QUICK,
+    )
+    assert (side.topic, side.num_questions, side.num_off_option) == ("side", 2, 1)
+    assert side.accuracy.value == 0.5
+    assert side.auc is None
+    assert (other.topic, other.accuracy.value) == ("other", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"truth": "其他"}, "其他"),
+        ({"option_scores": {BENIGN: 0.0}}, "do not match"),
+        ({"option_scores": {BENIGN: 0.0, MALIGNANT: float("nan")}}, "finite"),
+    ],
+)
+def test_record_that_contradicts_itself_is_refused(change: dict[str, object], words: str) -> None:
+    values = {
+        "study_id": "s1", "patient_key": "p", "topic": "pathology", "truth": BENIGN,
+        "answer": BENIGN, "options": (BENIGN, MALIGNANT),
+    }  # fmt: skip
+    with pytest.raises(DataError, match=words) as caught:
+        only([AnswerRecord(**{**values, **change})])  # type: ignore[arg-type]
+    assert "s1" in str(caught.value)
+
+
+def test_metrics_are_frozen_and_become_json() -> None:
+    metrics = only(random_records(11, num_patients=20), training_answers={"pathology": [BENIGN]})
+    values = json.loads(json.dumps(metrics.to_json(), allow_nan=False))
+    assert values["topic"] == "pathology"
+    assert values["auc"]["low"] < values["auc"]["high"]
+    with pytest.raises(FrozenInstanceError):
+        metrics.topic = "x"  # type: ignore[misc]
+
+
+def test_bootstrap_refuses_few_draws() -> None:
+    with pytest.raises(ValueError, match="1000"):
+        Bootstrap(num_resamples=999)
+
+
+# free text
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "f1"),
+    [
+        ("左乳低回声", "左乳低回声", 1.0),
+        ("左乳 低回声", "左乳低回声。", 10 / 11),
+        ("BI-RADS 4A", "bi-rads ４a", 1.0),
+        ("左", "右", 0.0),
+        ("aab", "ab", 4 / 5),
+        ("", "", 1.0),
+        ("左", "", 0.0),
+    ],
+)
+def test_char_f1(truth: str, answer: str, f1: float) -> None:
+    assert char_f1(truth, answer) == pytest.approx(f1)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_char_f1_is_symmetric_and_bounded(left: str, right: str) -> None:
+    assert 0 <= char_f1(left, right) <= 1
+    assert char_f1(left, right) == char_f1(right, left)
+    assert char_f1(left, left) == 1
+
+
+def test_text_metrics_leave_closed_questions_out() -> None:
+    closed = random_records(12, num_patients=3)
+    free = [
+        AnswerRecord(study_id=str(i), patient_key=str(i), topic="report", truth="无 异常", answer=a)
+        for i, a in enumerate(["无异常", "有异常"])
+    ]
+    [metrics] = text_metrics([*closed, *free], bootstrap=QUICK)
+    assert (metrics.topic, metrics.num_questions, metrics.num_patients) == ("report", 2, 2)
+    assert metrics.exact_match.value == 0.5
+    assert metrics.char_f1.value == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.to_json()["exact_match"]["value"] == 0.5
+
+
+# tables
+
+
+def test_table_lines_up_chinese_and_escapes_markdown() -> None:
+    table = Table(header=("a", "b"), rows=(("良性", "1"), ("x|y", "22")))
+    assert table.text() == ["a     b", "良性  1", "x|y   22"]
+    assert table.markdown() == ["| a | b |", "| --- | --- |", "| 良性 | 1 |", "| x\\|y | 22 |"]
+
+
+def test_tables_show_value_interval_and_constant_answer() -> None:
+    exact = Estimate(value=0.5, low=0.25, high=0.75)
+    metrics = ClosedMetrics(
+        topic="pathology", num_questions=12, num_patients=7, options=(BENIGN, MALIGNANT),
+        positive=MALIGNANT, num_off_option=0, accuracy=exact,
+        balanced_accuracy=Estimate(value=0.5, low=None, high=None), auc=None,
+        constant_answer=BENIGN, constant_accuracy=exact,
+    )  # fmt: skip
+    assert closed_table([metrics]).rows == (
+        (
+            "pathology",
+            "12 (7)",
+            "0.500 [0.250, 0.750]",
+            "0.500",
+            "-",
+            "0.500 [0.250, 0.750] 良性",
+        ),
+    )
+    free = text_metrics(
+        [AnswerRecord(study_id="s", patient_key="p", topic="report", truth="a", answer="a")]
+    )
+    assert text_table(free).rows == (("report", "1 (1)", "1.000", "1.000"),)
+
+
+def test_estimate_of_an_undefined_metric_is_none() -> None:
+    metric = auc_metric(np.array([[0.1], [0.2]]), np.array([1, 1]))
+    assert estimate(metric, ["a", "b"], QUICK) is None
+
+
+def test_package_import_stays_light() -> None:
+    heavy = "('torch', 'ray', 'mlflow', 'sklearn', 'pandas')"
+    code = f"import sys, sonoray.metrics; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
