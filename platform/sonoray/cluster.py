@@ -75,7 +75,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
             return
         start = _connected(target) if target else _private(num_cpus)
         found = stack.enter_context(start)
-        logger.info("ray session at %s", found)
+        logger.debug("ray session at %s", found)
         yield found
 
 
@@ -161,6 +161,11 @@ def memory_limit_bytes() -> int:
     return limit
 
 
+def object_store_bytes() -> int:
+    """Size of a private instance's object store."""
+    return min(MAX_OBJECT_STORE_BYTES, int(memory_limit_bytes() * OBJECT_STORE_FRACTION))
+
+
 @contextlib.contextmanager
 def _private(num_cpus: int | None) -> Iterator[str]:
     """Start an instance of our own and stop it at the end."""
@@ -176,9 +181,7 @@ def _private(num_cpus: int | None) -> Iterator[str]:
             ray.init(
                 address="local",
                 num_cpus=num_cpus or max(2, os.cpu_count() or 1),
-                object_store_memory=min(
-                    MAX_OBJECT_STORE_BYTES, int(memory_limit_bytes() * OBJECT_STORE_FRACTION)
-                ),
+                object_store_memory=object_store_bytes(),
                 include_dashboard=False,
                 _temp_dir=temp_dir,
                 **_log_options(),
