@@ -19,7 +19,6 @@ an undivided screen. It stays a label and a word of the report; asking for it wo
 Rows of one case must agree in everything but ID, size and Side, which they do throughout the
 published table; a case whose rows differ is quarantined, as is one with an unknown value.
 """
-# ruff: noqa: RUF001 - Chinese text has full-width punctuation
 
 import csv
 import hashlib

@@ -1,5 +1,3 @@
-# ruff: noqa: RUF001 - Chinese text has full-width punctuation
-
 import dataclasses
 import tempfile
 from pathlib import Path
