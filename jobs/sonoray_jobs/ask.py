@@ -34,8 +34,6 @@ _MEDIA_TYPES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8": "image/jpeg",
     b"BM": "image/bmp",
-    b"II*\x00": "image/tiff",
-    b"MM\x00*": "image/tiff",
 }
 
 
@@ -246,7 +244,7 @@ def _image_part(picture: Picture) -> dict[str, Any]:
     kinds = [kind for magic, kind in _MEDIA_TYPES.items() if picture.data.startswith(magic)]
     if not kinds:
         raise DataError(
-            f"image {picture.name!r} is no PNG, JPEG, BMP or TIFF; convert it, or ingest it first"
+            f"image {picture.name!r} is no PNG, JPEG or BMP; convert it, or ingest it first"
         )
     encoded = base64.b64encode(picture.data).decode()
     return {"type": "image_url", "image_url": {"url": f"data:{kinds[0]};base64,{encoded}"}}

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sonoray_serve.loading import ModelSource, load_model
@@ -36,6 +37,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineLoad:
+    """The state of one engine replica's slots."""
+
+    num_active: int
+    """Answers in decoding now."""
+    num_ended: int
+    """Answers whose decoding has ended, in any way, since the replica started."""
+    num_cancelled: int
+    """Those of them whose client had gone before the end."""
+
+
 class Engine:
     """Owns the language model."""
 
@@ -45,14 +58,20 @@ class Engine:
         self._slots = asyncio.Semaphore(num_slots)
         self._pool = ThreadPoolExecutor(num_slots, thread_name_prefix="decode")
         self._num_active = 0
+        self._num_ended = 0
+        self._num_cancelled = 0
 
     async def describe(self) -> ModelCard:
         """What the ingress needs to know of the model."""
         return self._model.card
 
-    async def num_active(self) -> int:
-        """Answers in decoding now."""
-        return self._num_active
+    async def load(self) -> EngineLoad:
+        """What the engine does now and has done."""
+        return EngineLoad(
+            num_active=self._num_active,
+            num_ended=self._num_ended,
+            num_cancelled=self._num_cancelled,
+        )
 
     async def generate(
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
@@ -82,7 +101,7 @@ class Engine:
             except InternalError as error:
                 loop.call_soon_threadsafe(queue.put_nowait, error)
             finally:
-                loop.call_soon_threadsafe(self._end_slot)
+                loop.call_soon_threadsafe(self._end_slot, stop.is_set())
                 loop.call_soon_threadsafe(queue.put_nowait, None)
 
         self._num_active += 1
@@ -93,8 +112,10 @@ class Engine:
         finally:
             stop.set()
 
-    def _end_slot(self) -> None:
+    def _end_slot(self, cancelled: bool) -> None:
         self._num_active -= 1
+        self._num_ended += 1
+        self._num_cancelled += cancelled
         self._slots.release()
 
     def _answer(

@@ -58,7 +58,7 @@ class Problem(Enum):
     IMAGE_NOT_ACCEPTED = (
         400,
         _INVALID,
-        "The image cannot be read; send one intact 8-bit still as PNG, JPEG, BMP or TIFF.",
+        "The image cannot be read; send one intact 8-bit still as PNG, JPEG or BMP.",
     )
     INVALID_API_KEY = (
         401,
@@ -131,7 +131,5 @@ def contained(logger: logging.Logger) -> Iterator[None]:
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
-    else:
-        return
-    logger.error("request failed: %s", place)
-    raise InternalError(place)
+        logger.error("request failed: %s", place)  # no traceback: it ends in the message
+        raise InternalError(place) from None

@@ -1,0 +1,45 @@
+"""Helpers for tests of the service and of its clients."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sonoray.images import Pixels, encode_png
+
+QUESTION = "图像显示什么?"
+
+
+def random_study(num_images: int, *, seed: int = 0) -> list[Pixels]:
+    """Greyscale noise images of 60 x 80 pixels, uint8 (H, W)."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 255, (60, 80), dtype=np.uint8) for _ in range(num_images)]
+
+
+def to_data_url(data: bytes, media_type: str = "image/png") -> str:
+    """Encoded bytes as a data: URL."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def user_message(images: Sequence[Pixels], question: str = QUESTION) -> dict[str, Any]:
+    """A user's message with a question and a study, as OpenAI clients send it."""
+    parts = [
+        {"type": "image_url", "image_url": {"url": to_data_url(encode_png(image))}}
+        for image in images
+    ]
+    return {"role": "user", "content": [{"type": "text", "text": question}, *parts]}
+
+
+def chat_body(
+    images: Sequence[Pixels],
+    question: str = QUESTION,
+    **extra: Any,  # noqa: ANN401 - JSON values
+) -> dict[str, Any]:
+    """A whole request for the model `llava-ultra`; `extra` adds or replaces fields."""
+    body = {
+        "model": "llava-ultra",
+        "messages": [user_message(images, question)],
+        "max_tokens": 16,
+    }
+    return {**body, **extra}

@@ -1,0 +1,71 @@
+"""One tiny exported model, and the whole application around it in this process."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from llava_ultra.artifact import Assistant, load_assistant
+from llava_ultra.testing import tiny_artifact
+from sonoray_serve.auth import digest_key
+from sonoray_serve.chat import Chat
+from sonoray_serve.engine import Engine
+from sonoray_serve.ingress import create_api
+from sonoray_serve.loading import ModelSource
+from sonoray_serve.settings import AppArgs, Limits, ServeConfig
+from sonoray_serve.vision import Vision
+
+KEY = "unit-test-key-0123456789"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    tiny_artifact(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source(model_folder: Path) -> ModelSource:
+    return ModelSource(model=str(model_folder), digest="", workspace="", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def assistant(model_folder: Path) -> Assistant:
+    return load_assistant(model_folder)
+
+
+@pytest.fixture(scope="session")
+def vision(source: ModelSource) -> Vision:
+    return Vision(source, num_threads=1, weights_check_period_s=300)
+
+
+@pytest.fixture
+def engine(source: ModelSource) -> Engine:
+    return Engine(source, num_slots=1)
+
+
+@pytest.fixture
+def make_api(vision: Vision, engine: Engine) -> Callable[..., FastAPI]:
+    """Make the HTTP application, with the deployments' classes in place of the deployments."""
+
+    def make(**limits: float) -> FastAPI:
+        config = ServeConfig(limits=Limits(**limits))
+        args = AppArgs(model="unused", api_key_digests=(digest_key(KEY),), config=config)
+        chat = Chat(
+            vision=vision,
+            engine=engine,
+            card=asyncio.run(engine.describe()),
+            model_name=args.model_name,
+            limits=config.limits,
+        )
+        return create_api(chat, args)
+
+    return make
+
+
+@pytest.fixture
+def headers() -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEY}"}

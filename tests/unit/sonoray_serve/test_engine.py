@@ -1,0 +1,221 @@
+"""The engine's slots, counts and endings, with a real tiny model."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llava_ultra.artifact import Assistant
+from llava_ultra.generation import Decoding, iter_tokens
+from llava_ultra.language import END, token_id
+from sonoray_serve.engine import Engine
+from sonoray_serve.loading import ModelSource
+from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, Piece, Sampling, Started
+from sonoray_serve.problems import InternalError, Problem
+from sonoray_serve.testing import QUESTION, random_study
+from sonoray_serve.vision import Vision
+
+MESSAGES = [{"role": "user", "content": QUESTION}]
+GREEDY = Sampling(max_tokens=32, temperature=0.0, seed=None, stop=(), timeout_s=60.0)
+LONG = dataclasses.replace(GREEDY, max_tokens=100_000)
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+def encoded(vision: Vision, num_images: int = 3) -> EncodedStudy:
+    study = run(vision.encode(random_study(num_images)))
+    assert isinstance(study, EncodedStudy)
+    return study
+
+
+async def collect(engine: Engine, study: EncodedStudy, sampling: Sampling) -> list[Event]:
+    return [event async for event in engine.generate(study, MESSAGES, sampling)]
+
+
+async def idle(engine: Engine) -> Any:
+    while (load := await engine.load()).num_active:
+        await asyncio.sleep(0.005)
+    return load
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Piece))
+
+
+def test_study_travels_as_plain_arrays(vision: Vision, assistant: Assistant):
+    study = encoded(vision)
+    visual = assistant.encode(random_study(3))
+    assert type(study.tokens) is type(study.feature_scores) is np.ndarray
+    np.testing.assert_array_equal(study.tokens, visual.tokens.numpy())
+    np.testing.assert_array_equal(study.feature_scores, visual.feature_scores.numpy())
+
+
+def test_answer_is_the_assistants_own(vision: Vision, engine: Engine, assistant: Assistant):
+    events = run(collect(engine, encoded(vision), GREEDY))
+    prompt = assistant.prepare(assistant.encode(random_study(3)), MESSAGES)
+    started, end = events[0], events[-1]
+    assert isinstance(started, Started)
+    assert isinstance(end, Finished)
+    assert text_of(events) == "".join(assistant.stream(prompt, max_tokens=32))
+    assert started.num_prompt_tokens == prompt.num_prompt_tokens
+    assert list(started.scores) == pytest.approx(prompt.scores)
+    assert list(started.selected) == prompt.selected
+
+
+def test_token_count_and_reason_are_the_decoders(
+    vision: Vision, engine: Engine, assistant: Assistant
+):
+    study = encoded(vision)
+    prompt = assistant.prepare(assistant.encode(random_study(3)), MESSAGES)
+    end_id = token_id(assistant.tokenizer, END)
+    mask = torch.ones(prompt.inputs_embeds.shape[:2], dtype=torch.bool)
+    reasons = set()
+    for seed in range(40):
+        decoding = Decoding(max_tokens=40, temperature=2.0, seed=seed)
+        ids = [
+            int(token)
+            for token in iter_tokens(
+                assistant.model, prompt.inputs_embeds, mask, decoding, end_id=end_id
+            )
+        ]
+        sampling = dataclasses.replace(GREEDY, max_tokens=40, temperature=2.0, seed=seed)
+        end = run(collect(engine, study, sampling))[-1]
+        reason = "stop" if ids[-1] == end_id else "length"
+        assert end == Finished(reason=reason, num_tokens=len(ids))
+        reasons.add(reason)
+        if reasons == {"stop", "length"}:
+            return
+    pytest.fail(f"all answers ended with {reasons}; the test saw only one way")
+
+
+def test_stop_text_ends_the_answer_before_itself(vision: Vision, engine: Engine):
+    study = encoded(vision)
+    whole = text_of(run(collect(engine, study, GREEDY)))
+    stop = whole[len(whole) // 2 :][:3]
+    events = run(collect(engine, study, dataclasses.replace(GREEDY, stop=(stop,))))
+    assert text_of(events) == whole[: whole.index(stop)]
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "stop"
+
+
+def test_closing_the_iterator_stops_the_decoder_and_frees_the_slot(vision: Vision, engine: Engine):
+    study = encoded(vision)
+
+    async def leave_early() -> None:
+        answer = engine.generate(study, MESSAGES, LONG)
+        assert isinstance(await anext(answer), Started)
+        assert isinstance(await anext(answer), Piece)
+        assert (await engine.load()).num_active == 1
+        await answer.aclose()
+        load = await idle(engine)
+        assert (load.num_active, load.num_ended, load.num_cancelled) == (0, 1, 1)
+        assert isinstance((await collect(engine, study, GREEDY))[-1], Finished)
+
+    run(leave_early())
+
+
+def test_cancelling_the_reader_frees_the_slot(vision: Vision, engine: Engine):
+    study = encoded(vision)
+
+    async def cancel() -> None:
+        reader = asyncio.create_task(collect(engine, study, LONG))
+        while not (await engine.load()).num_active:
+            await asyncio.sleep(0.001)
+        reader.cancel()
+        assert (await idle(engine)).num_cancelled == 1
+
+    run(cancel())
+
+
+def test_slots_bound_the_decoders(vision: Vision, source: ModelSource):
+    study = encoded(vision)
+    engine = Engine(source, num_slots=2)
+
+    async def crowd() -> int:
+        answers = [asyncio.create_task(collect(engine, study, GREEDY)) for _ in range(6)]
+        most = 0
+        while not all(answer.done() for answer in answers):
+            most = max(most, (await engine.load()).num_active)
+            await asyncio.sleep(0.0005)
+        texts = {text_of(await answer) for answer in answers}
+        assert len(texts) == 1
+        return most
+
+    assert run(crowd()) == 2
+
+
+def test_event_loop_stays_free_while_the_decoder_works(vision: Vision, engine: Engine):
+    study = encoded(vision)
+
+    async def watch() -> int:
+        answer = asyncio.create_task(collect(engine, study, GREEDY))
+        ticks = 0
+        while not answer.done():
+            ticks += 1
+            await asyncio.sleep(0.001)
+        return ticks
+
+    assert run(watch()) >= 5
+
+
+def test_time_ends_an_answer_that_nobody_cancels(vision: Vision, engine: Engine):
+    events = run(collect(engine, encoded(vision), dataclasses.replace(LONG, timeout_s=0.0)))
+    assert events[-1] == Failed(problem=Problem.DEADLINE)
+    assert run(idle(engine)).num_ended == 1
+
+
+def test_too_long_conversation_is_refused_with_the_context(
+    vision: Vision, engine: Engine, assistant: Assistant
+):
+    messages = [{"role": "user", "content": QUESTION * assistant.context_length}]
+
+    async def ask() -> list[Event]:
+        return [event async for event in engine.generate(encoded_study, messages, GREEDY)]
+
+    encoded_study = encoded(vision)
+    expected = Failed(problem=Problem.CONTEXT_LENGTH_EXCEEDED, limit=assistant.context_length)
+    assert run(ask()) == [expected]
+
+
+def test_study_of_another_model_is_refused(vision: Vision, engine: Engine):
+    study = dataclasses.replace(encoded(vision), digest="0" * 64)
+    assert run(collect(engine, study, GREEDY)) == [Failed(problem=Problem.UNAVAILABLE)]
+
+
+def test_a_crash_is_contained_and_frees_the_slot(
+    vision: Vision, engine: Engine, caplog: pytest.LogCaptureFixture
+):
+    study = encoded(vision)
+    broken = dataclasses.replace(study, tokens=study.tokens[..., :-1])
+
+    async def crash() -> None:
+        with pytest.raises(InternalError, match="RuntimeError at"):
+            await collect(engine, broken, GREEDY)
+        assert (await idle(engine)).num_ended == 1
+        assert isinstance((await collect(engine, study, GREEDY))[-1], Finished)
+
+    run(crash())
+    assert QUESTION not in caplog.text
+    assert caplog.text.count("request failed") == 1
+
+
+def test_vision_refuses_what_the_model_cannot_take(vision: Vision):
+    assert run(vision.encode([])) == Failed(problem=Problem.IMAGE_NOT_ACCEPTED)
+
+
+def test_health_check_finds_changed_towers(source: ModelSource):
+    vision = Vision(source, num_threads=1, weights_check_period_s=1e-9)
+    time.sleep(0.001)
+    run(vision.check_health())
+    with torch.no_grad():
+        next(vision._model.assistant.clip.parameters()).add_(1)
+    with pytest.raises(Exception, match="clip tower in memory has digest"):
+        run(vision.check_health())

@@ -1,0 +1,132 @@
+"""Admission, keys and headers before the application, whatever the application does."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from sonoray_serve.auth import digest_key
+from sonoray_serve.gate import CHAT_PATH, Gate
+from sonoray_serve.problems import ApiError, Problem
+
+KEY = "gate-test-key-0123456789"
+ADMITTED = {"Authorization": f"Bearer {KEY}"}
+
+
+class Application:
+    """Answers when it is told to, or fails."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.go_on = asyncio.Event()
+        self.num_started = 0
+        self.failure = failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.num_started += 1
+        await self.go_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        await PlainTextResponse("done")(scope, receive, send)
+
+
+def client(application: Application, **options: Any) -> httpx2.AsyncClient:
+    gate = Gate(
+        application,
+        **{
+            "key_digests": (digest_key(KEY),),
+            "max_requests": 1,
+            "retry_after_s": 7,
+            **options,
+        },
+    )
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=gate), base_url="http://t")
+
+
+def test_full_house_is_refused_at_once_and_open_again_afterwards():
+    async def crowd() -> None:
+        application = Application()
+        async with client(application) as http:
+            first = asyncio.create_task(http.post(CHAT_PATH, headers=ADMITTED))
+            while not application.num_started:
+                await asyncio.sleep(0)
+            refused = await http.post(CHAT_PATH, headers=ADMITTED)
+            assert refused.status_code == 429
+            assert refused.headers["Retry-After"] == "7"
+            assert refused.json()["error"]["code"] == "busy"
+            assert application.num_started == 1
+            application.go_on.set()
+            assert (await first).status_code == 200
+            assert (await http.post(CHAT_PATH, headers=ADMITTED)).status_code == 200
+
+    asyncio.run(crowd())
+
+
+def test_a_cancelled_request_gives_its_place_back():
+    async def leave() -> None:
+        application = Application()
+        async with client(application) as http:
+            first = asyncio.create_task(http.post(CHAT_PATH, headers=ADMITTED))
+            while not application.num_started:
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            application.go_on.set()
+            assert (await http.post(CHAT_PATH, headers=ADMITTED)).status_code == 200
+
+    asyncio.run(leave())
+
+
+@pytest.mark.parametrize("path", [CHAT_PATH, "/v1/models", "/openapi.json", "/", "/healthz/x"])
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong-key-0123456789"}])
+def test_without_a_key_nothing_is_reached(path: str, headers: dict[str, str]):
+    async def knock() -> None:
+        application = Application()
+        async with client(application) as http:
+            refused = await http.get(path, headers=headers)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert application.num_started == 0
+
+    asyncio.run(knock())
+
+
+def test_health_needs_no_key_and_no_digests_admit_everyone():
+    async def knock() -> None:
+        application = Application()
+        application.go_on.set()
+        async with client(application) as http:
+            answer = await http.get("/healthz")
+        assert answer.text == "done"
+        assert answer.headers["Cache-Control"] == "no-store"
+        async with client(application, key_digests=None) as http:
+            assert (await http.get("/v1/models")).status_code == 200
+        async with client(application, key_digests=()) as http:
+            assert (await http.get("/v1/models", headers=ADMITTED)).status_code == 401
+
+    asyncio.run(knock())
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (RuntimeError("patient-name-canary"), 500),
+        (ApiError(Problem.UNAVAILABLE), 503),
+    ],
+)
+def test_what_fails_is_answered_with_a_fixed_text(
+    failure: Exception, status: int, caplog: pytest.LogCaptureFixture
+):
+    async def fail() -> httpx2.Response:
+        application = Application(failure)
+        application.go_on.set()
+        async with client(application) as http:
+            return await http.post(CHAT_PATH, headers=ADMITTED)
+
+    answer = asyncio.run(fail())
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert "canary" not in json.dumps(answer.json()) + caplog.text

@@ -1,0 +1,91 @@
+"""What can be configured, and that the service fails closed."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from sonoray.config import validate_config
+from sonoray.errors import ConfigError
+from sonoray_serve.app import build
+from sonoray_serve.auth import digest_key
+from sonoray_serve.settings import AppArgs, Limits, Replicas, ServeConfig
+
+DIGEST = digest_key("some-key-0123456789")
+
+
+def test_no_key_is_refused_unless_said_to_be_local():
+    with pytest.raises(ConfigError, match=r"no API key.*--api-key-file"):
+        validate_config(AppArgs, {"model": "m"}, "serve")
+    assert AppArgs(model="m", insecure_local=True).api_key_digests == ()
+    assert AppArgs(model="m", api_key_digests=(DIGEST,)).insecure_local is False
+
+
+def test_a_key_in_place_of_a_digest_is_refused_and_not_shown():
+    secret = "this-is-the-key-itself"
+    with pytest.raises(ValidationError) as refused:
+        AppArgs(model="m", api_key_digests=(secret,))
+    message = str(refused.value.errors(include_input=False, include_context=False))
+    assert "give digests" in message
+    assert secret not in message
+
+
+def test_unknown_key_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"unknown key 'modle'.*model"):
+        validate_config(AppArgs, {"modle": "m", "insecure_local": True}, "serve")
+    values = {"model": "m", "insecure_local": True, "config": {"limits": {"max_image": 1}}}
+    with pytest.raises(ConfigError, match=r"unknown key 'config.limits.max_image'"):
+        validate_config(AppArgs, values, "serve")
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (Limits, {"default_tokens": 9, "max_tokens": 8}, "default_tokens = 9 exceeds"),
+        (Replicas, {"num_cpus": 1, "max_ongoing": 1, "max_queued": 0}, "max_queued = 0"),
+        (
+            Replicas,
+            {"num_cpus": 1, "max_ongoing": 1, "max_queued": 1, "min_replicas": 2},
+            "max_replicas = 1 is below",
+        ),
+        (ServeConfig, {"limits": {"max_requests": 64}}, "ingress.max_ongoing = 64 must exceed"),
+        (Limits, {"deadline_s": 0}, "deadline_s = 0"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(model: type, values: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        validate_config(model, values, "test")
+
+
+def test_defaults_fit_a_small_laptop():
+    config = ServeConfig()
+    assert config.ingress.num_cpus + config.vision.num_cpus + config.engine.num_cpus <= 1
+
+
+def test_settings_import_without_heavy_libraries():
+    heavy = "{'ray', 'torch', 'fastapi', 'mlflow', 'transformers'}"
+    code = f"import sys, sonoray_serve.app; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_build_takes_the_arguments_of_a_serve_yaml():
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as call
+
+    application = call(build, {"model": "/m", "api_key_digests": [DIGEST]})
+    deployments = {application._bound_deployment.name}
+    for argument in application._bound_deployment.init_args[1:]:
+        deployments.add(argument._bound_deployment.name)
+    assert deployments == {"ingress", "vision", "engine"}
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        call(build, {"model": "/m", "api_key_digests": [DIGEST], "greting": 1})
+
+
+def test_every_queue_of_the_application_is_bounded_and_answers_429():
+    application = build(AppArgs(model="/m", insecure_local=True))
+    ingress = application._bound_deployment
+    vision, engine = (argument._bound_deployment for argument in ingress.init_args[1:])
+    for deployment in (ingress, vision, engine):
+        assert deployment.max_queued_requests > 0
+        assert deployment.backpressure_config.status_code == 429
+        assert deployment.backpressure_config.retry_after_s == 2
