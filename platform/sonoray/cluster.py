@@ -79,6 +79,40 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         yield found
 
 
+def check_address(address: str) -> None:
+    """Refuse within seconds what `ray.init` would wait for.
+
+    Raises:
+        ClusterError: `address` is not HOST:PORT, no gRPC server answers there within 4 s, or no
+            node of a Ray cluster runs on this machine.
+    """
+    if "://" in address:
+        raise ClusterError(
+            f"Ray address {address!r} is not HOST:PORT of a cluster's GCS (port 6379 by default); "
+            "to run from outside the cluster use: sonoray submit JOB --address http://HOST:8265"
+        )
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise ClusterError(f"Ray address {address!r} is not HOST:PORT; write it like 10.0.0.5:6379")
+    advice = "check --address and RAY_ADDRESS, or leave both out for a private Ray"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S) as connection:
+            connection.settimeout(PROBE_TIMEOUT_S)
+            if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true"):
+                connection.sendall(_HTTP2_GREETING)
+                answer = connection.recv(9)
+                if len(answer) < 4 or answer[3] != _HTTP2_SETTINGS_FRAME:
+                    raise ClusterError(f"no Ray GCS answers at {address!r}; {advice}")
+    except (OSError, OverflowError) as error:
+        reason = _first_line(error)
+        raise ClusterError(f"no Ray cluster answers at {address!r} ({reason}); {advice}") from None
+    if Path("/proc/self/cmdline").exists() and not local_ray_addresses():
+        raise ClusterError(
+            f"no node of the Ray cluster at {address!r} runs on this machine, and a driver needs "
+            "one; run the job inside with: sonoray submit JOB --address http://HOST:8265"
+        )
+
+
 def require_cpus(num_cpus: int, purpose: str) -> None:
     """Check that the initialised Ray has `num_cpus` logical CPUs free.
 
@@ -171,9 +205,9 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     """Start an instance of our own and stop it at the end."""
     import ray
 
-    _ensure_token_file()
+    ensure_token_file()
     configured = os.environ.get("RAY_TMPDIR")
-    temp_dir = configured or tempfile.mkdtemp(prefix="sonoray-", dir="/tmp")
+    folder = None if configured else tempfile.mkdtemp(prefix="sonoray-", dir="/tmp")
     port = _free_port()
     env = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_GCS_SERVER_PORT": str(port)}
     try:
@@ -183,7 +217,8 @@ def _private(num_cpus: int | None) -> Iterator[str]:
                 num_cpus=num_cpus or max(2, os.cpu_count() or 1),
                 object_store_memory=object_store_bytes(),
                 include_dashboard=False,
-                _temp_dir=temp_dir,
+                # Ray opens its own folder to everybody (0777), so it gets one inside of ours
+                _temp_dir=configured or f"{folder}/ray",
                 **_log_options(),
             )
             del os.environ["RAY_GCS_SERVER_PORT"]  # a Ray started by a child needs its own
@@ -191,8 +226,8 @@ def _private(num_cpus: int | None) -> Iterator[str]:
             yield env["RAY_ADDRESS"]
     finally:
         ray.shutdown(wait_for_processes=True)
-        if not configured:
-            shutil.rmtree(temp_dir, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -201,7 +236,7 @@ def _connected(address: str) -> Iterator[str]:
     import ray
 
     if address != "auto":
-        _probe(address)
+        check_address(address)
     # in another image the folder does not exist, which PATH allows
     env_vars = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}${{PATH}}"}
     try:
@@ -218,36 +253,7 @@ def _connected(address: str) -> Iterator[str]:
         ray.shutdown()
 
 
-def _probe(address: str) -> None:
-    """Refuse within seconds what `ray.init` would wait for."""
-    if "://" in address:
-        raise ClusterError(
-            f"Ray address {address!r} is not HOST:PORT of a cluster's GCS (port 6379 by default); "
-            "to run from outside the cluster use: sonoray submit JOB --address http://HOST:8265"
-        )
-    host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdigit()):
-        raise ClusterError(f"Ray address {address!r} is not HOST:PORT; write it like 10.0.0.5:6379")
-    advice = "check --address and RAY_ADDRESS, or leave both out for a private Ray"
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S) as connection:
-            connection.settimeout(PROBE_TIMEOUT_S)
-            if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true"):
-                connection.sendall(_HTTP2_GREETING)
-                answer = connection.recv(9)
-                if len(answer) < 4 or answer[3] != _HTTP2_SETTINGS_FRAME:
-                    raise ClusterError(f"no Ray GCS answers at {address!r}; {advice}")
-    except (OSError, OverflowError) as error:
-        reason = _first_line(error)
-        raise ClusterError(f"no Ray cluster answers at {address!r} ({reason}); {advice}") from None
-    if Path("/proc/self/cmdline").exists() and not local_ray_addresses():
-        raise ClusterError(
-            f"no node of the Ray cluster at {address!r} runs on this machine, and a driver needs "
-            "one; run the job inside with: sonoray submit JOB --address http://HOST:8265"
-        )
-
-
-def _ensure_token_file() -> None:
+def ensure_token_file() -> None:
     """Make Ray's token file, readable by its owner only, before Ray makes it readable by all.
 
     Raises:

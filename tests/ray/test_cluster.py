@@ -1,0 +1,112 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from sonoray import cluster
+from sonoray.errors import ClusterError
+
+pytestmark = pytest.mark.ray
+
+CHILD = """
+import os, ray
+from sonoray.cluster import ray_session
+with ray_session({argument}) as address:
+    path = ray.get(ray.remote(num_cpus=0)(lambda: os.environ["PATH"]).remote())
+    session = ray._private.worker.global_worker.node.get_session_dir_path()
+    print(address, path.split(os.pathsep)[0], os.environ.get("RAY_ADDRESS"), session)
+assert not ray.is_initialized()
+"""
+
+
+@ray.remote(num_cpus=0)
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+@ray.remote(num_cpus=3)
+class Busy:
+    def ready(self) -> bool:
+        return True
+
+
+def run_child(argument, env):
+    return subprocess.run(
+        [sys.executable, "-c", CHILD.format(argument=argument)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout.split()
+
+
+def test_workers_see_the_venvs_tools_and_their_own_cluster(ray_local):
+    env = ray.get(environment.remote())
+    assert env["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert env["RAY_ADDRESS"] == os.environ["RAY_ADDRESS"] == ray_local
+    assert env["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
+    assert "RAY_GCS_SERVER_PORT" not in os.environ
+
+
+def test_temporary_files_are_the_owners_alone(ray_local):
+    root = Path(ray._private.worker.global_worker.node.get_session_dir_path()).parents[1]
+    assert root.name.startswith("sonoray-")
+    assert root.stat().st_mode & 0o077 == 0
+
+
+def test_an_initialised_ray_is_reused_and_left_running(ray_local):
+    with cluster.ray_session(num_cpus=1) as address:
+        assert address.rpartition(":")[2] == ray_local.rpartition(":")[2]
+    assert ray.is_initialized()
+    assert ray.cluster_resources()["CPU"] == 4
+
+
+def test_too_small_a_cluster_is_refused_with_numbers(ray_local):
+    cluster.require_cpus(4, "training")
+    with pytest.raises(ClusterError, match="training needs 5 CPUs and the Ray cluster has 4"):
+        cluster.require_cpus(5, "training")
+
+
+def test_a_busy_cluster_is_refused_with_numbers_and_passes_once_it_is_free(ray_local, monkeypatch):
+    busy = Busy.remote()
+    ray.get(busy.ready.remote())
+    monkeypatch.setattr(cluster, "CPU_WAIT_S", 0.5)
+    with pytest.raises(ClusterError, match="training needs 2 CPUs and 1 of the Ray cluster's 4"):
+        cluster.require_cpus(2, "training")
+    monkeypatch.setattr(cluster, "CPU_WAIT_S", 10.0)
+    threading.Timer(1.0, lambda: ray.kill(busy)).start()
+    cluster.require_cpus(4, "training")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["address", "RAY_ADDRESS"])
+def test_a_running_cluster_is_joined_and_left_running(ray_local, named):
+    env = dict(os.environ)
+    if named:
+        del env["RAY_ADDRESS"]
+    address, folder, _, _ = run_child(f"address={ray_local!r}" if named else "", env)
+    assert address.rpartition(":")[2] == ray_local.rpartition(":")[2]
+    assert folder == str(Path(sys.executable).parent)
+    assert ray.get(environment.remote())
+
+
+@pytest.mark.slow
+def test_a_private_ray_leaves_nothing_behind(ray_local):
+    """Beside another Ray, too: it is a second one, and only its own processes go."""
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    address, folder, in_environment, session = run_child("num_cpus=1", env)
+    port = address.rpartition(":")[2]
+    assert address == in_environment
+    assert port != ray_local.rpartition(":")[2]
+    assert folder == str(Path(sys.executable).parent)
+    deadline = time.monotonic() + 10
+    while any(known.endswith(f":{port}") for known in cluster.local_ray_addresses()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert not Path(session).parents[1].exists()
+    assert ray.get(environment.remote())

@@ -1,0 +1,158 @@
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sonoray import cluster
+from sonoray.errors import ClusterError
+
+
+@pytest.fixture
+def listener():
+    """A server that accepts and says nothing, or what the test puts into `answers`."""
+    answers: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            accepted = []
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                accepted.append(connection)
+                connection.sendall(b"".join(answers))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}", answers
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def fake_raylet():
+    """A process that the process table shows as a raylet of another cluster."""
+    child = subprocess.Popen(
+        ["raylet", "-c", "read line", "shell", "--gcs-address=192.0.2.77:6379"],
+        executable="/bin/sh",
+        stdin=subprocess.PIPE,
+    )
+    yield "192.0.2.77:6379"
+    child.kill()
+    child.communicate()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://10.0.0.5:8265", "sonoray submit"),
+        ("ray://10.0.0.5:10001", "sonoray submit"),
+        ("10.0.0.5", "not HOST:PORT"),
+        ("10.0.0.5:gcs", "not HOST:PORT"),
+        (":6379", "not HOST:PORT"),
+        ("127.0.0.1:70000", "no Ray cluster answers"),
+        ("127.0.0.1:1", "refused"),
+        ("no-such-host.invalid:6379", "no Ray cluster answers"),
+    ],
+)
+def test_wrong_address_is_refused_at_once(address, words):
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match=words) as caught:
+        cluster.check_address(address)
+    assert address in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 10
+
+
+def test_a_port_that_says_nothing_is_refused_within_seconds(listener):
+    address, _ = listener
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match="timed out"):
+        cluster.check_address(address)
+    assert time.monotonic() - start < 10
+
+
+def test_a_port_of_something_else_is_no_gcs(listener):
+    address, answers = listener
+    answers.append(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(ClusterError, match="no Ray GCS answers"):
+        cluster.check_address(address)
+
+
+def test_a_grpc_port_passes_once_a_node_runs_here(listener, fake_raylet):
+    address, answers = listener
+    answers.append(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))  # an HTTP/2 server's SETTINGS frame
+    cluster.check_address(address)
+
+
+def test_a_cluster_without_a_node_here_is_refused(listener, monkeypatch):
+    address, answers = listener
+    answers.append(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+    monkeypatch.setattr(cluster, "local_ray_addresses", set)
+    with pytest.raises(ClusterError, match="no node of the Ray cluster at .* sonoray submit"):
+        cluster.check_address(address)
+
+
+def test_local_addresses_are_those_of_raylets(fake_raylet):
+    assert fake_raylet in cluster.local_ray_addresses()
+
+
+def test_the_interpreters_folder_comes_first_in_path_once():
+    folder = str(Path(sys.executable).parent)
+    once = cluster.path_with_interpreter(os.pathsep.join(["/usr/bin", folder, "/bin"]))
+    assert once == os.pathsep.join([folder, "/usr/bin", "/bin"])
+    assert cluster.path_with_interpreter(once) == once
+
+
+def test_token_file_is_made_for_its_owner_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    cluster.ensure_token_file()
+    path = tmp_path / ".ray" / "auth_token"
+    token = path.read_text()
+    assert len(token) >= 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [path] == list(path.parent.iterdir())
+
+    path.chmod(0o644)  # as Ray itself leaves it
+    cluster.ensure_token_file()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text() == token
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "from-the-environment")]
+)
+def test_no_token_file_where_none_is_used(tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv(name, value)
+    cluster.ensure_token_file()
+    assert not list(tmp_path.iterdir())
+
+
+def test_token_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ClusterError, match="file/token"):
+        cluster.ensure_token_file()
+
+
+def test_development_environment_ships_the_four_packages():
+    folders = [Path(folder) for folder in cluster.dev_runtime_env()["py_modules"]]
+    assert [folder.name for folder in folders] == list(cluster.PACKAGES)
+    assert all(folder.is_absolute() and (folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_object_store_is_a_small_share_of_the_memory():
+    memory = cluster.memory_limit_bytes()
+    assert 0 < memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert cluster.object_store_bytes() <= min(2 * 1024**3, 0.2 * memory)
