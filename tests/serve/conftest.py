@@ -1,0 +1,88 @@
+"""One service for all tests here: a tiny real model behind real Ray Serve and HTTP."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from llava_ultra.artifact import Assistant, load_assistant
+from llava_ultra.testing import tiny_artifact
+from sonoray.workspace import Workspace
+from sonoray_jobs.serve import Service, free_port, new_api_key, serving
+from sonoray_serve.settings import Limits, Replicas, ServeConfig
+
+CONFIG = ServeConfig(
+    limits=Limits(max_body_bytes=2_000_000, max_requests=24, retry_after_s=3),
+    ingress=Replicas(num_cpus=0.1, max_ongoing=64, max_queued=64),
+    vision=Replicas(num_cpus=0.1, max_ongoing=1, max_queued=32),
+    engine=Replicas(num_cpus=0.1, max_ongoing=1, max_queued=2),
+)
+"""One slot and a short queue, so that a small crowd already meets their limits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The service under test, and what a test needs to reach it."""
+
+    service: Service
+    key: str
+    logs: Path
+    """Folder of this Ray's session."""
+
+    @property
+    def root(self) -> str:
+        """URL without `/v1`."""
+        return self.service.url.removesuffix("/v1")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    tiny_artifact(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def assistant(model_folder: Path) -> Assistant:
+    return load_assistant(model_folder)
+
+
+@pytest.fixture(scope="session")
+def running(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    key = new_api_key()
+    temp_dir = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # socket paths must stay short
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_TMPDIR", str(temp_dir))
+        environment.delenv("RAY_ADDRESS", raising=False)
+        with serving(
+            workspace=Workspace.open(tmp_path_factory.mktemp("workspace")),
+            model=str(model_folder),
+            config=CONFIG,
+            port=free_port(),
+            api_keys=["another-key-0123456789", key],
+        ) as service:
+            yield Running(service=service, key=key, logs=temp_dir)
+    shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[openai.OpenAI]:
+    http = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(
+        base_url=running.service.url, api_key=running.key, max_retries=0, http_client=http
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx2.Client]:
+    headers = {"Authorization": f"Bearer {running.key}"}
+    with httpx2.Client(
+        base_url=running.root, headers=headers, trust_env=False, timeout=60
+    ) as client:
+        yield client

@@ -1,0 +1,232 @@
+"""The service as clients meet it: OpenAI's client and plain HTTP against real Ray Serve."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from llava_ultra.artifact import Assistant
+from sonoray.images import encode_png
+from sonoray_jobs.ask import Picture, ask
+from sonoray_serve.app import APP_NAME
+from sonoray_serve.testing import QUESTION, chat_body, random_study, to_data_url, user_message
+
+pytestmark = pytest.mark.ray
+
+CHAT = "/v1/chat/completions"
+CANARY = "patient-canary-7f3a"
+
+
+def answer_in_process(
+    assistant: Assistant, images: Any, messages: list[dict[str, str]], max_tokens: int
+) -> tuple[str, Any]:
+    prompt = assistant.prepare(assistant.encode(images), messages)
+    return "".join(assistant.stream(prompt, max_tokens=max_tokens)), prompt
+
+
+def engine_load() -> Any:
+    from ray import serve
+
+    return serve.get_deployment_handle("engine", APP_NAME).load.remote().result()
+
+
+def test_answer_is_the_one_the_model_gives_in_process(
+    client: openai.OpenAI, assistant: Assistant, running: Any
+):
+    images = random_study(4)
+    completion = client.chat.completions.create(**chat_body(images))
+    question = [{"role": "user", "content": QUESTION}]
+    expected, prompt = answer_in_process(assistant, images, question, 16)
+    assert completion.choices[0].message.content == expected
+    assert completion.usage is not None
+    assert completion.usage.prompt_tokens == prompt.num_prompt_tokens
+    extra = completion.model_extra["sonoray"]
+    assert [use["score"] for use in extra["images"]] == pytest.approx(prompt.scores, abs=1e-5)
+    assert [use["index"] for use in extra["images"] if use["selected"]] == prompt.selected
+    assert extra["notice"] == assistant.notice
+    assert extra["digest"] == running.service.digest
+    assert extra["model"] == completion.model == running.service.model
+
+
+def test_stream_joins_to_the_whole_answer(client: openai.OpenAI):
+    body = chat_body(random_study(2))
+    whole = client.chat.completions.create(**body)
+    chunks = list(
+        client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].model_extra["sonoray"] == whole.model_extra["sonoray"]
+
+
+def test_follow_up_question_sees_the_history_and_the_same_study(
+    client: openai.OpenAI, assistant: Assistant
+):
+    images = random_study(2)
+    first = client.chat.completions.create(**chat_body(images)).choices[0].message
+    follow_up = [user_message(images), first.model_dump(), {"role": "user", "content": "左侧?"}]
+    second = client.chat.completions.create(**chat_body([], messages=follow_up))
+    history = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": first.content or ""},
+        {"role": "user", "content": "左侧?"},
+    ]
+    expected, prompt = answer_in_process(assistant, images, history, 16)
+    assert second.choices[0].message.content == expected
+    assert second.usage is not None
+    assert second.usage.prompt_tokens == prompt.num_prompt_tokens
+
+
+def test_models_and_health(client: openai.OpenAI, running: Any):
+    assert [model.id for model in client.models.list()] == [running.service.model]
+    assert client.models.retrieve(running.service.model).object == "model"
+    health = httpx2.get(f"{running.root}/healthz", trust_env=False)
+    assert (health.status_code, health.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("path", ["/v1/models", CHAT, "/", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer not-a-key-0123456789"}])
+def test_without_a_valid_key_everything_is_401(running: Any, path: str, headers: dict[str, str]):
+    answer = httpx2.post(running.root + path, headers=headers, content=b"{}", trust_env=False)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "code"),
+    [
+        ({"model": "gpt"}, openai.NotFoundError, "model_not_found"),
+        ({"n": 3}, openai.BadRequestError, "invalid_value"),
+        ({"tools": []}, openai.BadRequestError, "unsupported_parameter"),
+        ({"max_tokens": 10**6}, openai.BadRequestError, "max_tokens_too_large"),
+        ({"messages": [{"role": "user", "content": "?"}]}, openai.BadRequestError, "no_image"),
+        (
+            {"messages": [user_message(random_study(1), "长" * 4000)]},
+            openai.BadRequestError,
+            "context_length_exceeded",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_requests_get_openais_errors(
+    client: openai.OpenAI, extra: dict[str, Any], error: type, code: str, stream: bool
+):
+    with pytest.raises(error) as refused:
+        client.chat.completions.create(**{**chat_body(random_study(1)), **extra, "stream": stream})
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://127.0.0.1:9/x.png", "image_url_not_data"),
+        ("file:///etc/passwd", "image_url_not_data"),
+        ("data:image/png;base64,%%%", "image_not_base64"),
+        (to_data_url(b"\x89PNG\r\n\x1a\n" + CANARY.encode()), "image_not_accepted"),
+        (to_data_url(encode_png(random_study(1)[0][:2])), "image_too_small"),
+    ],
+)
+def test_bad_images_are_refused_with_fixed_texts(http: httpx2.Client, url: str, code: str):
+    part = {"type": "image_url", "image_url": {"url": url}}
+    text = {"type": "text", "text": CANARY}
+    body = chat_body([], messages=[{"role": "user", "content": [text, part]}])
+    answer = http.post(CHAT, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == code
+    assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_large_bodies_are_refused(http: httpx2.Client, declared: bool):
+    def chunks() -> Iterator[bytes]:
+        for _ in range(60):
+            yield b" " * 50_000
+
+    content: Any = b" " * 3_000_000 if declared else chunks()
+    answer = http.post(CHAT, content=content)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "body_too_large"
+
+
+def test_disconnect_frees_the_engines_slot(http: httpx2.Client, client: openai.OpenAI):
+    before = engine_load()
+    for _ in range(5):  # an answer may be over before the news of the disconnect arrives
+        body = chat_body(random_study(1), stream=True, max_tokens=1000)
+        with http.stream("POST", CHAT, json=body) as answer:
+            for line in answer.iter_lines():
+                if '"content": "' in line and '"role"' not in line:
+                    break
+        deadline = time.monotonic() + 10
+        while (load := engine_load()).num_active and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert load.num_active == 0
+        if load.num_cancelled > before.num_cancelled:
+            break
+    assert load.num_cancelled > before.num_cancelled
+    assert client.chat.completions.create(**chat_body(random_study(1))).choices
+
+
+def test_disconnect_without_a_stream_frees_it_too(http: httpx2.Client):
+    before = engine_load()
+    for _ in range(5):
+        with pytest.raises(httpx2.ReadTimeout):
+            http.post(CHAT, json=chat_body(random_study(1), max_tokens=1000), timeout=0.15)
+        deadline = time.monotonic() + 10
+        while (load := engine_load()).num_active and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert load.num_active == 0
+        if load.num_cancelled > before.num_cancelled:
+            return
+    pytest.fail("no answer was cut by its client's disconnect")
+
+
+def test_a_crowd_is_answered_or_told_to_come_again(http: httpx2.Client):
+    # at most 24 are let in; the engine has one slot and a queue of 2
+    body = chat_body(random_study(1), max_tokens=100)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: http.post(CHAT, json=body), range(16)))
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 429}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert answer.headers["Retry-After"] == "3"
+            assert answer.json()["error"]["code"] == "busy"
+    texts = {a.json()["choices"][0]["message"]["content"] for a in answers if a.is_success}
+    assert len(texts) == 1
+    assert http.post(CHAT, json=body).status_code == 200
+
+
+def test_ask_uses_the_service_as_any_client(running: Any, assistant: Assistant):
+    images = random_study(3)
+    pictures = [
+        Picture(name=f"view-{index}", data=encode_png(image)) for index, image in enumerate(images)
+    ]
+    reply = ask(QUESTION, pictures, url=running.service.url, api_key=running.key, max_tokens=16)
+    question = [{"role": "user", "content": QUESTION}]
+    expected, prompt = answer_in_process(assistant, images, question, 16)
+    assert reply.answer == expected
+    assert [use.name for use in reply.images if use.selected] == [
+        f"view-{index}" for index in prompt.selected
+    ]
+    printed = "\n".join(reply.lines())
+    assert assistant.notice in printed
+    assert f"* {prompt.scores[prompt.selected[0]]:6.1%}  view-{prompt.selected[0]}" in printed
+
+
+def test_nothing_of_a_request_is_in_any_log(http: httpx2.Client, running: Any):
+    body = chat_body(random_study(1), question=CANARY, user=CANARY, metadata={CANARY: CANARY})
+    headers = {"X-Request-ID": CANARY, "User-Agent": CANARY}
+    assert http.post(CHAT, json=body, headers=headers).status_code == 200
+    assert http.post(CHAT, json={**body, CANARY: 1}, headers=headers).status_code == 400
+    assert http.post(f"/{CANARY}?{CANARY}", headers=headers).status_code == 404
+    time.sleep(1)
+    files = [path for path in Path(running.logs).rglob("*") if path.is_file()]
+    logs = [path for path in files if "logs" in path.parts]
+    assert logs
+    assert [path for path in logs if CANARY.encode() in path.read_bytes()] == []
