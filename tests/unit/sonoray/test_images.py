@@ -201,6 +201,24 @@ def test_damaged_files_are_refused_or_decoded_and_nothing_else(kind, data):
         assert decode_image(bytes(encoded[: cut or None])).dtype == np.uint8
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+def test_any_wrong_byte_of_a_header_is_refused_or_decoded_and_nothing_else(kind):
+    """Pillow's parsers answer these files with OSError, SyntaxError and ValueError."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = encode(COLOUR, kind, **({} if kind == "BMP" else {"exif": exif}))
+    refused = 0
+    for position in range(200):
+        for value in (0, 1, 2, 3, 64, 255):
+            damaged = bytearray(encoded)
+            damaged[position] = value
+            try:
+                decode_image(bytes(damaged))
+            except RejectedImageError:
+                refused += 1
+    assert refused > 100
+
+
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
 def test_png_round_trip_keeps_pixels_and_identity(pixels):
     decoded = decode_image(encode_png(pixels))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
+from sonoray import near_duplicates
 from sonoray.near_duplicates import (
     NUM_BITS,
     connected_labels,
@@ -97,6 +98,15 @@ def test_the_limit_is_inclusive():
     for count, expected in ((24, [0, 0]), (25, [0, 1])):
         spread = range(0, 10 * count, 10)
         assert group_near_duplicates([value, flip(value, spread)], 24) == expected
+
+
+def test_a_crowded_bucket_is_compared_in_blocks(monkeypatch):
+    """All hashes agree in most bands; each is near to one other, far apart in the bucket."""
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 4)
+    value = np.random.default_rng(0).bytes(32)
+    firsts = [flip(value, range(8 * n, 8 * n + 8)) for n in range(20)]
+    seconds = [flip(first, [200]) for first in firsts]
+    assert group_near_duplicates(firsts + seconds, 3) == [*range(20), *range(20)]
 
 
 def test_groups_reach_through_intermediates():

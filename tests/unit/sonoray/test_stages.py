@@ -90,6 +90,7 @@ def test_two_makers_of_one_stage_agree_on_one_output(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(outputs) == 2
     assert len({output.path for output in outputs}) == 1
     assert [path.name for path in tmp_path.iterdir()] == [outputs[0].path.name]
 
