@@ -70,6 +70,17 @@ class TextBatch:
             study_index=self.study_index.to(device),
         )
 
+    def without_answers(self) -> "TextBatch":
+        """The prompts alone, as they stand before the assistant speaks."""
+        mask = self.mask & (self.labels == IGNORED)
+        length = int(mask.sum(dim=1).max())
+        return TextBatch(
+            ids=self.ids[:, :length],
+            labels=torch.full_like(self.labels[:, :length], IGNORED),
+            mask=mask[:, :length],
+            study_index=self.study_index,
+        )
+
 
 def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
     """Pad the features of several studies to the largest K.

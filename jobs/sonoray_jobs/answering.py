@@ -1,0 +1,108 @@
+"""Answers and answer likelihoods of studies: the Ray Data actor behind `sonoray evaluate`.
+
+Closed questions are decided by likelihood: the answer is the option that the model finds likeliest,
+and its probabilities give the AUC. Every question is also answered freely, because that is what the
+service does; `generated` keeps that text.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llava_ultra.batch import collate_features, collate_texts
+from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
+from sonoray.feature_store import FeatureStore
+from sonoray.study import Study
+from sonoray_jobs.loading import read_features
+from sonoray_jobs.trained import TrainedParts, load_trained
+
+
+class AnswerActor:
+    """One model in one process: studies in, predictions out."""
+
+    def __init__(
+        self, parts: TrainedParts, stores: Mapping[str, FeatureStore], device: str
+    ) -> None:
+        self._road = parts.road
+        self._model, self._language = load_trained(parts)
+        self._model.to(device)
+        self._stores = stores
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Answer all questions of a batch of study rows; one prediction row per question."""
+        studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
+        visual = collate_features([read_features(s, self._stores) for s in studies])
+        visual = visual.to(self._device)
+        tokens = self._model.fuse(visual.clip, visual.sam)
+        questions = [(at, turn) for at, study in enumerate(studies) for turn in study.turns]
+        limit = self._road.model.language.context_length
+        asked = collate_texts(
+            self._language.tokenizer,
+            [(at, turn.question, "") for at, turn in questions],
+            max_tokens=limit,
+        ).to(self._device)
+        reading = self._model.read(tokens, visual.image_mask, asked.without_answers())
+        generated = generate(
+            self._model,
+            self._language.tokenizer,
+            reading,
+            Decoding(max_tokens=self._road.evaluate.max_tokens),
+        )
+        candidates = [
+            (number, option)
+            for number, (_, turn) in enumerate(questions)
+            for option in turn.options
+        ]
+        scores: list[dict[str, float]] = [{} for _ in questions]
+        if candidates:
+            text = collate_texts(
+                self._language.tokenizer,
+                [
+                    (questions[number][0], questions[number][1].question, option)
+                    for number, option in candidates
+                ],
+                max_tokens=limit,
+            ).to(self._device)
+            likelihoods = answer_log_likelihoods(self._model, tokens, visual.image_mask, text)
+            for (number, option), value in zip(candidates, likelihoods.tolist(), strict=True):
+                scores[number][option] = value
+        shares = reading.selection.probabilities.cpu().numpy()
+        picked = reading.selection.indices.cpu().numpy()
+        rows = []
+        for number, (at, turn) in enumerate(questions):
+            study, options = studies[at], scores[number]
+            best = max(options, key=lambda option: options[option]) if options else None
+            rows.append(
+                {
+                    "study_id": study.study_id,
+                    "patient_key": study.patient_key,
+                    "topic": turn.topic,
+                    "task": turn.task.value,
+                    "question": turn.question,
+                    "truth": turn.answer,
+                    "answer": best if best is not None else generated[number],
+                    "generated": generated[number],
+                    "option_scores": json.dumps(options, ensure_ascii=False),
+                    "image_scores": shares[number, : len(study.images)].tolist(),
+                    "selected": picked[number][picked[number] >= 0].tolist(),
+                    "shows_finding": _shows_finding(study, int(picked[number, 0])),
+                }
+            )
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _shows_finding(study: Study, index: int) -> int:
+    """1 or 0: whether the picked image shows the finding; -1 where nobody knows or none does."""
+    known = [image.labels.get("shows_finding") for image in study.images]
+    if "1" not in known:
+        return -1
+    return int(known[index] == "1")
+
+
+def pack_studies(studies: list[Study]) -> list[dict[str, Any]]:
+    """Rows for Ray Data: a study as one JSON text, which keeps ragged lists out of the blocks."""
+    return [{"study": json.dumps(study.to_row(), ensure_ascii=False)} for study in studies]
