@@ -201,6 +201,8 @@ def test_damaged_files_are_refused_or_decoded_and_nothing_else(kind, data):
         assert decode_image(bytes(encoded[: cut or None])).dtype == np.uint8
 
 
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 def test_any_wrong_byte_of_a_header_is_refused_or_decoded_and_nothing_else(kind):
     """Pillow's parsers answer these files with OSError, SyntaxError and ValueError."""

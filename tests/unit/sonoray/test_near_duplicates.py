@@ -104,7 +104,7 @@ def test_a_crowded_bucket_is_compared_in_blocks(monkeypatch):
     """All hashes agree in most bands; each is near to one other, far apart in the bucket."""
     monkeypatch.setattr(near_duplicates, "_BLOCK", 4)
     value = np.random.default_rng(0).bytes(32)
-    firsts = [flip(value, range(8 * n, 8 * n + 8)) for n in range(20)]
+    firsts = [flip(value, [2 * n, 2 * n + 1]) for n in range(20)]
     seconds = [flip(first, [200]) for first in firsts]
     assert group_near_duplicates(firsts + seconds, 3) == [*range(20), *range(20)]
 
