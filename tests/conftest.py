@@ -22,7 +22,7 @@ def ray_local() -> Iterator[str]:
 
 @pytest.fixture
 def shared_data() -> Callable[[str], Path]:
-    """Find a folder of the public data that may lie beside the repository; skip where it does not."""
+    """Find a folder of the public data beside the repository; skip where there is none."""
 
     def find(name: str) -> Path:
         folder = SHARED_DATA / name

@@ -11,13 +11,13 @@ request checks within seconds that something answers there and takes the token.
 
 import asyncio
 import logging
-import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sonoray.cluster import dev_runtime_env, use_configured_token
 from sonoray.errors import ClusterError, ConfigError, JobFailedError
 
 if TYPE_CHECKING:
@@ -73,16 +73,14 @@ def run(
     submission = Submission(
         submission_id=_submit(client, [job, *arguments], dev=dev), address=address.rstrip("/")
     )
-    logger.info("submitted %s as %s", job, submission.submission_id)
-    if wait:
-        try:
+    try:
+        logger.info("submitted %s as %s", job, submission.submission_id)
+        if wait:
             asyncio.run(_follow(client, submission, write))
             _await_end(client, submission)
-        except KeyboardInterrupt:
-            logger.info(
-                "%s goes on without this terminal; %s", submission.submission_id, submission.advice
-            )
-            raise
+    except KeyboardInterrupt:
+        logger.info("%s goes on; %s", submission.submission_id, submission.advice)
+        raise
     return submission
 
 
@@ -92,8 +90,7 @@ def _connect(address: str) -> "JobSubmissionClient":
         raise ClusterError(
             f"--address {address!r} is not the URL of a dashboard; write it like http://HOST:8265"
         )
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    use_configured_token()
     import requests
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -119,8 +116,6 @@ def _connect(address: str) -> "JobSubmissionClient":
 
 
 def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: bool) -> str:
-    from sonoray.cluster import dev_runtime_env
-
     return client.submit_job(
         entrypoint=shlex.join(["python", "-m", "sonoray_jobs.cli", *arguments]),
         runtime_env=dev_runtime_env() if dev else {},

@@ -66,6 +66,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     target = address or os.environ.get("RAY_ADDRESS") or None
+    use_configured_token()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment(env))
         import ray
@@ -212,15 +213,20 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     env = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_GCS_SERVER_PORT": str(port)}
     try:
         with _environment(env):
-            ray.init(
-                address="local",
-                num_cpus=num_cpus or max(2, os.cpu_count() or 1),
-                object_store_memory=object_store_bytes(),
-                include_dashboard=False,
-                # Ray opens its own folder to everybody (0777), so it gets one inside of ours
-                _temp_dir=configured or f"{folder}/ray",
-                **_log_options(),
-            )
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus or max(2, os.cpu_count() or 1),
+                    object_store_memory=object_store_bytes(),
+                    include_dashboard=False,
+                    # Ray opens its own folder to everybody (0777), so it gets one inside of ours
+                    _temp_dir=configured or f"{folder}/ray",
+                    **_log_options(),
+                )
+            except (OSError, RuntimeError, ValueError) as error:  # also timeouts and dead processes
+                raise ClusterError(
+                    f"a private Ray does not start ({_first_line(error)}); run: sonoray doctor"
+                ) from error
             del os.environ["RAY_GCS_SERVER_PORT"]  # a Ray started by a child needs its own
             _quiet_libraries()
             yield env["RAY_ADDRESS"]
@@ -251,6 +257,16 @@ def _connected(address: str) -> Iterator[str]:
         yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+def use_configured_token() -> None:
+    """Turn token authentication on where a token is configured; call it before importing ray.
+
+    Ray reads the mode when it is imported, and by itself sends no token to an address that it was
+    given, even if RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def ensure_token_file() -> None:

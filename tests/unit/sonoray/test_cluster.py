@@ -94,7 +94,7 @@ def test_a_cluster_without_a_node_here_is_refused(listener, monkeypatch):
     address, answers = listener
     answers.append(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
     monkeypatch.setattr(cluster, "local_ray_addresses", set)
-    with pytest.raises(ClusterError, match="no node of the Ray cluster at .* sonoray submit"):
+    with pytest.raises(ClusterError, match=r"no node of the Ray cluster at .* sonoray submit"):
         cluster.check_address(address)
 
 
