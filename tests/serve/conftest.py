@@ -56,6 +56,8 @@ def assistant(model_folder: Path) -> Assistant:
 def running(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     key = new_api_key()
     temp_dir = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # socket paths must stay short
+    from ray import serve
+
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_TMPDIR", str(temp_dir))
         environment.delenv("RAY_ADDRESS", raising=False)
@@ -67,6 +69,7 @@ def running(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             api_keys=["another-key-0123456789", key],
         ) as service:
             yield Running(service=service, key=key, logs=temp_dir)
+            serve.shutdown()  # ends the threads of the handles that tests made here
     shutil.rmtree(temp_dir, ignore_errors=True)
 
 

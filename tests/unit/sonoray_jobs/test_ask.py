@@ -1,0 +1,82 @@
+"""What `ask` refuses, and how a reply is shown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sonoray.errors import ConfigError, DataError, ServingError
+from sonoray.images import encode_png
+from sonoray.workspace import Workspace
+from sonoray_jobs.ask import ImageUse, Picture, Reply, ask, run
+from sonoray_jobs.road import load_road
+from sonoray_jobs.serve import free_port
+from sonoray_serve.testing import random_study
+
+PICTURE = Picture(name="a.png", data=encode_png(random_study(1)[0]))
+
+
+def run_ask(tmp_path: Path, **options: Any) -> Reply:
+    return run(
+        workspace=Workspace.open(tmp_path / "workspace"),
+        road=load_road("tiny"),
+        question="?",
+        url=f"http://127.0.0.1:{free_port()}/v1",
+        **options,
+    )
+
+
+def test_nobody_there_is_said_in_one_line():
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(ServingError, match=rf"no service answers at '{url}'.*sonoray serve"):
+        ask("?", [PICTURE], url=url, api_key="k")
+
+
+@pytest.mark.parametrize("options", [{"images": []}, {"images": [Path("a.png")], "study": "s"}])
+def test_images_or_study_is_asked_for(tmp_path: Path, options: dict[str, Any]):
+    with pytest.raises(DataError, match="either"):
+        run_ask(tmp_path, **options)
+
+
+def test_files_that_are_no_images_are_named(tmp_path: Path):
+    missing, text = tmp_path / "missing.png", tmp_path / "text.png"
+    text.write_text("no image")
+    with pytest.raises(DataError, match=r"missing\.png.*No such file"):
+        run_ask(tmp_path, images=[missing])
+    with pytest.raises(DataError, match=r"text\.png.*no PNG, JPEG or BMP"):
+        run_ask(tmp_path, images=[text])
+
+
+def test_unknown_dataset_and_open_key_file_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match="no dataset 'phantom'"):
+        run_ask(tmp_path, images=[], study="s")
+    image, keys = tmp_path / "a.png", tmp_path / "keys"
+    image.write_bytes(PICTURE.data)
+    keys.write_text("a-key-that-is-long-enough")
+    keys.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        run_ask(tmp_path, images=[image], api_key_file=keys)
+
+
+def test_reply_shows_answer_images_and_notice():
+    reply = Reply(
+        question="左侧?",
+        answer="是",
+        finish_reason="length",
+        images=(
+            ImageUse(name="a.png", score=0.25, selected=False),
+            ImageUse(name="b.png", score=0.75, selected=True),
+        ),
+        notice="research only",
+        model="m",
+        digest="d",
+        prompt_tokens=5,
+        completion_tokens=1,
+    )
+    lines = reply.lines()
+    assert lines[:2] == ["Q: 左侧?", "A: 是 [cut]"]
+    assert "     25.0%  a.png" in lines
+    assert "  *  75.0%  b.png" in lines
+    assert lines[-1] == "research only"
+    assert json.loads(json.dumps(reply.to_json()))["images"][1]["selected"] is True

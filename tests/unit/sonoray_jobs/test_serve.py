@@ -1,0 +1,157 @@
+"""What `serve` refuses before anything is started, and how it names the fix."""
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_ultra.testing import tiny_artifact
+from sonoray.errors import CheckpointError, ConfigError, ServingError, SonoError
+from sonoray.tracking.registry import manifest_digest
+from sonoray.workspace import Workspace
+from sonoray_jobs import serve as job
+from sonoray_jobs.road import load_road
+from sonoray_serve.loading import ModelSource, load_model
+
+KEYS = ("unit-test-key-0123456789",)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    tiny_artifact(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_started() -> Iterator[None]:
+    yield
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized()
+
+
+def refused(tmp_path: Path, model: object, **options: Any) -> SonoError:
+    """Start a service that must not come up."""
+    workspace = Workspace.open(tmp_path / "workspace")
+    with pytest.raises(SonoError) as caught:
+        job.serving(
+            workspace=workspace, model=str(model), port=job.free_port(), **options
+        ).__enter__()
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_no_keys_are_refused(tmp_path: Path):
+    error = refused(tmp_path, "unused")
+    assert isinstance(error, ConfigError)
+    assert "--api-key-file" in str(error)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+def test_no_keys_on_an_address_that_others_reach_are_refused(tmp_path: Path, host: str):
+    error = refused(tmp_path, "unused", insecure_local=True, host=host)
+    assert isinstance(error, ConfigError)
+    assert repr(host) in str(error)
+
+
+def test_key_file_is_checked_first(tmp_path: Path):
+    keys = tmp_path / "keys"
+    keys.write_text(KEYS[0])
+    keys.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        job.run(
+            workspace=Workspace.open(tmp_path / "w"),
+            road=load_road("tiny"),
+            model="unused",
+            api_key_file=keys,
+        )
+
+
+def test_taken_port_is_named(tmp_path: Path, model_folder: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        workspace = Workspace.open(tmp_path / "workspace")
+        service = job.serving(
+            workspace=workspace, model=str(model_folder), port=port, api_keys=KEYS
+        )
+        with pytest.raises(ServingError, match=rf"port {port} .*in use.*--port"):
+            service.__enter__()
+
+
+@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 8000), ("127.0.0.1", 70_000)])
+def test_address_that_is_not_ours_is_named(host: str, port: int):
+    with pytest.raises(ServingError, match=f"port {port} of '{host}'"):
+        job.check_port(host, port)
+
+
+def test_free_port_is_free():
+    job.check_port("127.0.0.1", job.free_port())
+
+
+@pytest.mark.parametrize("missing", ["nothing", "empty"])
+def test_missing_model_is_named(tmp_path: Path, missing: str):
+    folder = tmp_path / missing
+    if missing == "empty":
+        folder.mkdir()
+    error = refused(tmp_path, folder, api_keys=KEYS)
+    assert isinstance(error, CheckpointError)
+    assert str(folder) in str(error)
+
+
+def change_weights(folder: Path) -> str:
+    """Flip one bit of the connector's last weight; the file stays a valid one."""
+    path = folder / "connector.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return "connector.safetensors"
+
+
+def change_tower(folder: Path) -> str:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["digests"]["clip"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return "0000000000000000"
+
+
+def damage_weights(folder: Path) -> str:
+    path = folder / "adapter.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    return str(folder)
+
+
+@pytest.mark.parametrize("change", [change_weights, change_tower, damage_weights])
+def test_model_that_is_not_what_its_manifest_says_is_refused(
+    tmp_path: Path, model_folder: Path, change: Any
+):
+    folder = tmp_path / "changed"
+    shutil.copytree(model_folder, folder)
+    expected = change(folder)
+    error = refused(tmp_path, folder, api_keys=KEYS)
+    assert isinstance(error, CheckpointError)
+    assert expected in str(error)
+
+
+def test_changed_weights_are_reported_with_both_digests(tmp_path: Path, model_folder: Path):
+    folder = tmp_path / "changed"
+    shutil.copytree(model_folder, folder)
+    change_weights(folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    error = str(refused(tmp_path, folder, api_keys=KEYS))
+    assert manifest["digests"]["connector"][:16] in error
+    assert "digest" in error
+    assert "expected" in error
+
+
+def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
+    source = ModelSource(model=str(model_folder), digest="0" * 64, workspace="", device="cpu")
+    with pytest.raises(CheckpointError, match=manifest_digest(model_folder)[:16]):
+        load_model(source)
