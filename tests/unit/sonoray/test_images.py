@@ -37,7 +37,7 @@ def encode(image, kind="PNG", **options):
 
 
 def png_header(width, height):
-    """A PNG that announces a size and holds no pixels: 45 bytes and a short IDAT."""
+    """A PNG of 65 bytes that announces a size and holds no pixels."""
 
     def chunk(kind, body):
         return (

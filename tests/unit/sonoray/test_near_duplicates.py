@@ -101,12 +101,16 @@ def test_the_limit_is_inclusive():
 
 
 def test_a_crowded_bucket_is_compared_in_blocks(monkeypatch):
-    """All hashes agree in most bands; each is near to one other, far apart in the bucket."""
+    """Seven groups of four bits, flipped in all 128 ways: every band's buckets are crowded."""
     monkeypatch.setattr(near_duplicates, "_BLOCK", 4)
     value = np.random.default_rng(0).bytes(32)
-    firsts = [flip(value, [2 * n, 2 * n + 1]) for n in range(20)]
-    seconds = [flip(first, [200]) for first in firsts]
-    assert group_near_duplicates(firsts + seconds, 3) == [*range(20), *range(20)]
+    groups = [range(30 * n, 30 * n + 4) for n in range(7)]
+    firsts = [
+        flip(value, [bit for n, group in enumerate(groups) if choice >> n & 1 for bit in group])
+        for choice in range(128)
+    ]
+    seconds = [flip(first, [250]) for first in firsts]
+    assert group_near_duplicates(firsts + seconds, 3) == [*range(128), *range(128)]
 
 
 def test_groups_reach_through_intermediates():
