@@ -1,0 +1,173 @@
+"""Demo: the whole road on phantom studies, in one Ray session, on the real components.
+
+It calls the same jobs as the commands do, in their order, and ends by asking the served model three
+questions about a test study with OpenAI's client. Every step is content-addressed: the second run
+reuses what has not changed. The service listens on a free loopback port with a key made for this
+run; `--keep` leaves it up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sonoray.study import Study, Task, iter_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs import ask, bootstrap, embed, evaluate, export, ingest, train
+from sonoray_jobs.options import Result
+from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.serve import free_port, new_api_key, serving
+
+logger = logging.getLogger(__name__)
+
+DATASET = "phantom"
+NUM_QUESTIONS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstrated:
+    """Everything the demo shows at its end."""
+
+    evaluated: evaluate.Evaluated
+    replies: Sequence[ask.Reply]
+    truths: Sequence[str]
+    seconds: dict[str, float]
+    mlflow: str
+    """How to open MLflow."""
+    workspace: Workspace
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        closed = self.evaluated.summary["closed"].values()
+        total = sum(item["num_questions"] for item in closed)
+        accuracy = sum(i["accuracy"]["value"] * i["num_questions"] for i in closed) / total
+        constant = sum(i["constant_accuracy"]["value"] * i["num_questions"] for i in closed) / total
+        answers: list[str] = []
+        for reply, truth in zip(self.replies, self.truths, strict=True):
+            used = ", ".join(
+                f"{number} ({image.score:.0%})"
+                for number, image in enumerate(reply.images, start=1)
+                if image.selected
+            )
+            scores = " ".join(f"{image.score:.2f}" for image in reply.images)
+            answers += [
+                f"  问: {reply.question}",
+                f"  答: {reply.answer}",
+                f"  真: {truth}",
+                f"  used image {used} of {len(reply.images)}; scores {scores}",
+                "",
+            ]
+        notice = [self.replies[0].notice] if self.replies else []
+        where = self.workspace.root
+        return [
+            *self.evaluated.lines(),
+            "",
+            f"closed questions: accuracy {accuracy:.3f}, constant answer {constant:.3f}",
+            "",
+            "Three questions to the served model, over HTTP:",
+            *answers,
+            *notice,
+            "",
+            "seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in self.seconds.items()),
+            f"runs and models:  {self.mlflow}",
+            f"serve it again:   sonoray serve --workspace {where} --insecure-local",
+            "ask it:           sonoray ask IMAGE... --question 请描述超声所见。",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "evaluation": self.evaluated.to_json(),
+            "replies": [reply.to_json() for reply in self.replies],
+            "truths": list(self.truths),
+            "seconds": self.seconds,
+            "mlflow": self.mlflow,
+        }
+
+
+def run(
+    *, workspace: Workspace, road: RoadConfig, address: str | None = None, keep: bool = False
+) -> Demonstrated:
+    """Run every step and ask the served model.
+
+    Raises:
+        SonoError: what the failing step raises.
+    """
+    from sonoray.cluster import ray_session
+    from sonoray.tracking import Tracking
+
+    seconds: dict[str, float] = {}
+    common: dict[str, Any] = {"workspace": workspace, "road": road, "address": address}
+    start = time.monotonic()
+    with ray_session(address):
+        seconds["start"] = time.monotonic() - start
+        _step(seconds, "ingest", lambda: ingest.run(**common, dataset=DATASET))
+        _step(seconds, "bootstrap", lambda: bootstrap.run(**common, dataset=DATASET))
+        _step(seconds, "embed", lambda: embed.run(**common, dataset=DATASET))
+        _step(seconds, "train", lambda: train.run(**common, dataset=DATASET))
+        evaluated = evaluate.run(**common, dataset=DATASET, split="test")
+        seconds["evaluate"] = time.monotonic() - start - sum(seconds.values())
+        exported = _step(seconds, "export", lambda: export.run(**common, dataset=DATASET))
+        study = demo_study(workspace)
+        turns = demo_turns(study)
+        pictures = ask.study_pictures(workspace, DATASET, study.study_id)
+        key = new_api_key()
+        with serving(
+            workspace=workspace,
+            config=road.serve,
+            model=exported.uri,
+            port=free_port(),
+            api_keys=[key],
+            address=address,
+        ) as service:
+            replies = [
+                ask.ask(turn.question, pictures, url=service.url, api_key=key) for turn in turns
+            ]
+            seconds["serve"] = time.monotonic() - start - sum(seconds.values())
+            shown = Demonstrated(
+                evaluated=evaluated,
+                replies=replies,
+                truths=[turn.answer for turn in turns],
+                seconds=seconds,
+                mlflow=Tracking.open(workspace).how_to_open,
+                workspace=workspace,
+            )
+            if keep:
+                _keep(service.url, key)
+    return shown
+
+
+def demo_study(workspace: Workspace) -> Study:
+    """The study that is asked about: the first test study with a finding that asks enough."""
+    studies = list(iter_studies(workspace.dataset(DATASET).path, split="test"))
+    with_finding = (study for study in studies if study.labels.get("finding") == "1")
+    return next(with_finding, studies[0])
+
+
+def demo_turns(study: Study) -> list[Any]:
+    """Three questions: the report and two closed ones, as far as the study has them."""
+    report = [turn for turn in study.turns if turn.task is Task.REPORT]
+    closed = [turn for turn in study.turns if turn.task is Task.CLOSED]
+    by_interest = sorted(closed, key=lambda turn: turn.topic != "pathology")
+    return [*by_interest[: NUM_QUESTIONS - 1], *report][:NUM_QUESTIONS]
+
+
+def _step(seconds: dict[str, float], name: str, job: Any) -> Any:  # noqa: ANN401 - any job
+    """Run one job, take its time and say what it did."""
+    start = time.monotonic()
+    logger.info("== %s", name)
+    result: Result = job()
+    seconds[name] = time.monotonic() - start
+    for line in result.lines():
+        logger.info("%s", line)
+    return result
+
+
+def _keep(url: str, key: str) -> None:
+    """Leave the service up until Ctrl-C, after saying how to reach it."""
+    logger.info("the service stays up at %s with API key %s; Ctrl-C stops it", url, key)
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
