@@ -9,6 +9,7 @@ not aligned with text wants a non-linear projector, and that more than two layer
 sigmoid-bounded alpha.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +55,8 @@ class Blend(nn.Module):
         self.project_clip = Projector(sizes.clip_channels, sizes.hidden, sizes.width)
         self.project_sam = Projector(sizes.sam_channels, sizes.hidden, sizes.width)
         shape = {"scalar": (1,), "channel": (sizes.width,), "token": (sizes.num_tokens, 1)}
-        start = torch.logit(torch.tensor(config.alpha_init))
-        self.alpha_logit = nn.Parameter(start.expand(shape[config.alpha]).clone())
+        start = math.log(config.alpha_init / (1 - config.alpha_init))
+        self.alpha_logit = nn.Parameter(torch.full(shape[config.alpha], start))
 
     @property
     def alpha(self) -> Tensor:
