@@ -148,8 +148,8 @@ def _is_medium(plan: StudyPlan) -> bool:
 
 def _describe(plan: StudyPlan) -> str:
     if plan.lesion is None:
-        return f"{plan.organ}: no finding"
-    return f"{plan.organ}: {plan.lesion.kind.replace('_', ' ')}, {plan.lesion.size_mm:.0f} mm"
+        return f"{plan.organ}, no finding"
+    return f"{plan.organ}, {plan.lesion.kind.replace('_', ' ')}, {plan.lesion.size_mm:.0f} mm"
 
 
 def _write_study(study: RawStudy, folder: Path) -> str:

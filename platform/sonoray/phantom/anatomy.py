@@ -76,8 +76,8 @@ PRESETS = {
             focus_mm=60.0,
             focal_length_mm=50.0,
         ),
-        size_bounds_mm=(13.0, 24.0, 36.0, 52.0),
-        bed_x_mm=(-22.0, 18.0),
+        size_bounds_mm=(13.0, 23.0, 34.0, 48.0),
+        bed_x_mm=(-18.0, 14.0),
         bed_z_mm=(48.0, 72.0),
     ),
 }

@@ -263,6 +263,6 @@ def _outline(rng: np.random.Generator, margin: Margin) -> Floats:
         for spicule in range(num_spicules):
             centre = (spicule + rng.uniform(-0.4, 0.4)) * 2 * np.pi / num_spicules
             offset = np.abs(np.angle(np.exp(1j * (angle - centre))))
-            height, width = rng.uniform(0.15, 0.6), rng.uniform(0.06, 0.11)
+            height, width = rng.uniform(0.25, 0.6), rng.uniform(0.07, 0.12)
             outline += height * np.clip(1 - offset / (2.5 * width), 0, 1) ** 2
     return outline.astype(np.float32)

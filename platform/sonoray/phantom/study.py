@@ -246,8 +246,10 @@ def _draw_plain(rng: np.random.Generator, organ: Organ) -> View:
 def _draw_cut(rng: np.random.Generator, organ: Organ, lesion: Lesion, *, largest: bool) -> View:
     preset = PRESETS[organ]
     mirror = 1.0 if lesion.side is Side.RIGHT else -1.0
+    room_mm = preset.probe.side_mm / 2 - 0.8 * lesion.size_mm  # spicules reach beyond the diameter
+    x_mm = float(np.clip(rng.uniform(*preset.bed_x_mm), -room_mm, room_mm))
     section = Section(
-        x_mm=mirror * float(rng.uniform(*preset.bed_x_mm)),
+        x_mm=mirror * x_mm,
         z_mm=float(rng.uniform(*preset.bed_z_mm)),
         scale=1.0 if largest else float(rng.uniform(0.65, 0.95)),
         tilt_rad=float(rng.normal(0.0, 0.12)),

@@ -32,7 +32,7 @@ def point_response(probe, row, beam):
 
 
 def spread(profile):
-    """Standard deviation of a Gaussian profile, in samples, without the ripple of its band limit."""
+    """Standard deviation of a Gaussian profile in samples, but for the ripple of its band limit."""
     profile = np.where(profile > 0.01 * profile.max(), profile, 0)
     position = np.arange(len(profile))
     centre = np.average(position, weights=profile)
