@@ -16,6 +16,9 @@ made from the columns alone:
 (the scanner's annotation, burned into the left half, often names the other breast) and `single` is
 an undivided screen. It stays a label and a word of the report; asking for it would teach nothing.
 
+The pictures carry what the scanner drew into them: calipers, the breast's side and quadrant in
+Portuguese, sometimes an age. They are used as published; a model may lean on the calipers.
+
 Rows of one case must agree in everything but ID, size and Side, which they do throughout the
 published table; a case whose rows differ is quarantined, as is one with an unknown value.
 """
