@@ -113,7 +113,7 @@ def run(*, workspace: Path, address: str | None) -> Report:
         *measure_machine(workspace, path_with_interpreter(os.environ.get("PATH", ""))),
         check_program("make", shutil.which("make"), "apt-get install make", needed=False),
         check_program("git", shutil.which("git"), "apt-get install git", needed=False),
-        *(check_port(port, user, taken=_is_taken(port)) for port, user in PORTS.items()),
+        *(check_port(port, user, taken=is_taken(port)) for port, user in PORTS.items()),
         check_ray_instances(local_ray_addresses(), os.environ.get("RAY_ADDRESS")),
         check_token(token_path(), _mode(token_path())),
     ]
@@ -133,9 +133,7 @@ def measure_machine(workspace: Path, path: str | None = None) -> list[Check]:
     shm = Path("/dev", "shm")
     return [
         check_python(sys.version_info[:3]),
-        check_program(
-            f"compiler ({compiler})", shutil.which(compiler, path=path), "apt-get install g++"
-        ),
+        check_program("compiler", shutil.which(compiler, path=path), "apt-get install g++"),
         check_program(
             "ninja",
             shutil.which("ninja", path=path),
@@ -253,6 +251,17 @@ def check_token(path: Path, mode: int | None) -> Check:
     return _judge("Ray token", found, fail=bool(mode and mode & 0o077), fix=f"chmod 600 {path}")
 
 
+def is_taken(port: int) -> bool:
+    """Whether something listens at a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closed one may linger
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
 def _measure_torch() -> Check:
     """Load both packages: torchvision refuses a torch that it was not built for."""
     try:
@@ -309,16 +318,6 @@ def _judge(
 def _existing_parent(path: Path) -> Path:
     path = path.expanduser().resolve()
     return next(parent for parent in (path, *path.parents) if parent.is_dir())
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closed one may linger
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-        return False
 
 
 def _mode(path: Path) -> int | None:

@@ -21,6 +21,7 @@ _RAISED = re.compile(
     re.MULTILINE,
 )
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line \d+', re.MULTILINE)
+_HANDLING = "During handling of the above exception, another exception occurred:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,14 +46,18 @@ def find_failure(error: BaseException) -> Failure | None:
 
 
 def _find_in_text(text: str) -> Failure | None:
-    """Find the first exception of ours that a printed traceback names."""
+    """Find the first exception of ours that a printed traceback names as the cause."""
+    text = text.rpartition(_HANDLING)[2]  # what failed while ours was being handled is a bug
     for match in _RAISED.finditer(text):
         if match["module"] is None:
             files = _FRAME.findall(text, 0, match.start())
             if files and _MODEL_PACKAGE in PurePath(files[-1]).parts:
                 return Failure(message=_one_line(match["message"]), exit_code=SonoError.exit_code)
             continue
-        kind = getattr(importlib.import_module(match["module"]), match["name"], None)
+        try:
+            kind = getattr(importlib.import_module(match["module"]), match["name"], None)
+        except ImportError:  # a line that only looks like an exception's
+            continue
         if isinstance(kind, type) and issubclass(kind, SonoError):
             return Failure(message=_one_line(match["message"]), exit_code=kind.exit_code)
     return None

@@ -48,7 +48,7 @@ _HTTP2_SETTINGS_FRAME = 4
 def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[str]:
     """Give the block an initialised Ray and yield the cluster's address, HOST:PORT.
 
-    An already initialised Ray is used as it is and left running. Else `address`, or `RAY_ADDRESS`,
+    An already initialised Ray is used as it is, and left running. Else `address`, or `RAY_ADDRESS`,
     names a running cluster to connect to; else a private instance is started and stopped again.
 
     Args:
@@ -66,6 +66,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     target = address or os.environ.get("RAY_ADDRESS") or None
+    if target and target != "auto":
+        check_address(target)
     use_configured_token()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment(env))
@@ -241,8 +243,6 @@ def _connected(address: str) -> Iterator[str]:
     """Connect to a running cluster and disconnect at the end."""
     import ray
 
-    if address != "auto":
-        check_address(address)
     # in another image the folder does not exist, which PATH allows
     env_vars = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}${{PATH}}"}
     try:

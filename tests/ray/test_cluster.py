@@ -67,6 +67,12 @@ def test_an_initialised_ray_is_reused_and_left_running(ray_local):
     assert ray.cluster_resources()["CPU"] == 4
 
 
+def test_a_wrong_address_is_refused_though_a_ray_is_initialised(ray_local):
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1"), cluster.ray_session("127.0.0.1:1"):
+        pass
+    assert ray.is_initialized()
+
+
 def test_too_small_a_cluster_is_refused_with_numbers(ray_local):
     cluster.require_cpus(4, "training")
     with pytest.raises(ClusterError, match="training needs 5 CPUs and the Ray cluster has 4"):

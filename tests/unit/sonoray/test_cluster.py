@@ -38,10 +38,12 @@ def listener():
 def fake_raylet():
     """A process that the process table shows as a raylet of another cluster."""
     child = subprocess.Popen(
-        ["raylet", "-c", "read line", "shell", "--gcs-address=192.0.2.77:6379"],
+        ["raylet", "-c", "echo ready; read line", "shell", "--gcs-address=192.0.2.77:6379"],
         executable="/bin/sh",
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    child.stdout.readline()
     yield "192.0.2.77:6379"
     child.kill()
     child.communicate()
