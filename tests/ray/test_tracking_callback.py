@@ -1,27 +1,14 @@
 """A real Ray Train run whose worker dies once: MLflow must show one run with all of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture
-def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    context = ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    monkeypatch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
-    yield
-    ray.shutdown()
 
 
 def fit(tracking: Tracking, config: dict[str, Any]) -> str:
@@ -63,7 +50,7 @@ def fit(tracking: Tracking, config: dict[str, Any]) -> str:
     return callback.run_id
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_local")
 def test_retry_and_rerun_stay_one_run(tmp_path: Path) -> None:
     tracking = Tracking.open(Workspace.open(tmp_path))
     client = tracking.store.client

@@ -10,6 +10,7 @@
 are imported inside functions and this package costs nothing at `sonoray --help`.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Tracking:
     def how_to_open(self) -> str:
         """What to type or visit to look at the runs."""
         uri = shown_uri(self.uri)
-        return uri if is_server(self.uri) else f"mlflow ui --backend-store-uri {uri}"
+        return uri if is_server(self.uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
     @contextmanager
     def training(

@@ -5,13 +5,12 @@ outlives its worker groups: that is why a retried training stays one run. The dr
 and closes it (`Tracking.training`); this class only adds to it. It travels as two strings, since
 Ray sends the run configuration, and with it the callback, to every new worker group.
 
-An MLflow that goes away does not stop a training. Reports are kept (up to 100,000 values), the next
-try waits 30 s so that the controller is not stalled at each report, and what came late carries its
-own time and step.
+An MLflow that goes away does not stop a training. Reports are kept (up to 100,000 values), a try
+ends after 10 s and the next one waits 30 s, so that the controller is not stalled at each report,
+and what came late carries its own time and step. What is still kept when the training ends is lost.
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,12 +19,7 @@ from typing import Any
 from ray.train import Checkpoint, UserCallback
 
 from sonoray.errors import TrackingError
-from sonoray.tracking.connection import (
-    HTTP_RETRIES_VARIABLE,
-    HTTP_TIMEOUT_VARIABLE,
-    Store,
-    connect,
-)
+from sonoray.tracking.connection import Store, connect, impatient
 from sonoray.tracking.params import MAX_METRICS_PER_CALL, scalar_metrics
 
 REPORTS_METRIC = "reports"
@@ -33,6 +27,7 @@ FAILURES_TAG = "sonoray.failures"
 
 _MAX_PENDING = 100_000
 _RETRY_AFTER_S = 30.0
+_TIMEOUT_S = 10
 
 _logger = logging.getLogger(__name__)
 
@@ -95,12 +90,9 @@ class MlflowRunCallback(UserCallback):
         """Connect where it was not done; the run itself knows how far it had come."""
         if self._store is not None or time.monotonic() < self._retry_at:
             return
-        # This process belongs to the training: a server that is slow to answer must not hold it.
-        os.environ.setdefault(HTTP_RETRIES_VARIABLE, "1")
-        os.environ.setdefault(HTTP_TIMEOUT_VARIABLE, "10")
         try:
             store = connect(self.uri)
-            with store.guard(f"cannot give run {self.run_id!r}"):
+            with impatient(_TIMEOUT_S), store.guard(f"cannot give run {self.run_id!r}"):
                 run = store.client.get_run(self.run_id)
         except TrackingError as error:
             self._postpone(error)
@@ -120,7 +112,7 @@ class MlflowRunCallback(UserCallback):
             while self._pending or tags:
                 size = min(len(self._pending), MAX_METRICS_PER_CALL)
                 metrics = [Metric(*self._pending[index]) for index in range(size)]
-                with self._store.guard("does not take metrics"):
+                with impatient(_TIMEOUT_S), self._store.guard("does not take metrics"):
                     self._store.client.log_batch(self.run_id, metrics=metrics, tags=tags)
                 for _ in range(size):
                     self._pending.popleft()

@@ -24,8 +24,6 @@ from urllib.parse import urlsplit
 from sonoray.errors import TrackingError
 
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
-HTTP_RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-HTTP_TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 _CONTACT_TIMEOUT_S = 4
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -74,7 +72,7 @@ def connect(uri: str) -> Store:
         TrackingError: the store is down, refuses us or is no MLflow store; within 10 s.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    with _translated("cannot be used", uri), _first_contact():
+    with _translated("cannot be used", uri), impatient(_CONTACT_TIMEOUT_S):
         _probe(uri)
         from mlflow import MlflowClient
 
@@ -83,6 +81,22 @@ def connect(uri: str) -> Store:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return Store(uri=uri, client=client)
+
+
+@contextmanager
+def impatient(timeout_s: int) -> Iterator[None]:
+    """Let MLflow's HTTP calls in the block fail after one try, unless the environment says more."""
+    patience = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
+    }
+    added = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -105,9 +119,8 @@ def _is_expected(error: Exception) -> bool:
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(
-        error, MlflowException | RequestException | SQLAlchemyError | sqlite3.Error | OSError
-    )
+    kinds = MlflowException | RequestException | SQLAlchemyError | sqlite3.Error
+    return isinstance(error, kinds | OSError | ModuleNotFoundError)
 
 
 def _reason(error: BaseException) -> str:
@@ -117,6 +130,8 @@ def _reason(error: BaseException) -> str:
         root = below
     if isinstance(root, OSError) and root.strerror:
         return root.strerror
+    if isinstance(root, ModuleNotFoundError):  # the driver of a database that is named directly
+        return f"{root}, name an MLflow server instead of its database"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -130,19 +145,6 @@ def _fix(uri: str) -> str:
         f"start the server or correct {TRACKING_URI_VARIABLE}; unset it to use the workspace's "
         "own store"
     )
-
-
-@contextmanager
-def _first_contact() -> Iterator[None]:
-    """Let MLflow's HTTP calls fail fast, where the environment does not say otherwise."""
-    patience = {HTTP_RETRIES_VARIABLE: "0", HTTP_TIMEOUT_VARIABLE: str(_CONTACT_TIMEOUT_S)}
-    added = {name: value for name, value in patience.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _probe(uri: str) -> None:
