@@ -116,7 +116,7 @@ def check_address(address: str) -> None:
         )
 
 
-def require_cpus(num_cpus: int, purpose: str) -> None:
+def require_cpus(num_cpus: float, purpose: str) -> None:
     """Check that the initialised Ray has `num_cpus` logical CPUs free.
 
     A stage that just ended gives its CPUs back within a second or two, so the check looks again
@@ -127,21 +127,21 @@ def require_cpus(num_cpus: int, purpose: str) -> None:
     """
     import ray
 
-    def cpus(resources: Callable[..., Any]) -> int:
-        return int(resources().get("CPU", 0))
+    def cpus(resources: Callable[..., Any]) -> float:
+        return float(resources().get("CPU", 0))
 
     total = cpus(ray.cluster_resources)
     if total < num_cpus:
         raise ClusterError(
-            f"{purpose} needs {num_cpus} CPUs and the Ray cluster has {total}; "
+            f"{purpose} needs {num_cpus:g} CPUs and the Ray cluster has {total:g}; "
             "add nodes or lower the number of workers"
         )
     deadline = time.monotonic() + CPU_WAIT_S
     while (free := cpus(ray.available_resources)) < num_cpus:
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{purpose} needs {num_cpus} CPUs and {free} of the Ray cluster's {total} are "
-                "free; wait for or stop the other work there, or run without --address and "
+                f"{purpose} needs {num_cpus:g} CPUs and {free:g} of the Ray cluster's {total:g} "
+                "are free; wait for or stop the other work there, or run without --address and "
                 "RAY_ADDRESS for a private Ray"
             )
         time.sleep(0.2)
@@ -216,21 +216,19 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     try:
         with _environment(env):
             try:
-                ray.init(
+                _init(
                     address="local",
                     num_cpus=num_cpus or max(2, os.cpu_count() or 1),
                     object_store_memory=object_store_bytes(),
                     include_dashboard=False,
                     # Ray opens its own folder to everybody (0777), so it gets one inside of ours
                     _temp_dir=configured or f"{folder}/ray",
-                    **_log_options(),
                 )
             except (OSError, RuntimeError, ValueError) as error:  # also timeouts and dead processes
                 raise ClusterError(
                     f"a private Ray does not start ({_first_line(error)}); run: sonoray doctor"
                 ) from error
             del os.environ["RAY_GCS_SERVER_PORT"]  # a Ray started by a child needs its own
-            _quiet_libraries()
             yield env["RAY_ADDRESS"]
     finally:
         ray.shutdown(wait_for_processes=True)
@@ -246,14 +244,13 @@ def _connected(address: str) -> Iterator[str]:
     # in another image the folder does not exist, which PATH allows
     env_vars = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}${{PATH}}"}
     try:
-        ray.init(address=address, runtime_env={"env_vars": env_vars}, **_log_options())
+        _init(address=address, runtime_env={"env_vars": env_vars})
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"cannot join the Ray cluster at {address!r} ({_first_line(error)}); check --address "
             "and RAY_ADDRESS, or leave both out for a private Ray"
         ) from error
     try:
-        _quiet_libraries()
         yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
@@ -310,22 +307,38 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _log_options() -> dict[str, Any]:
-    """Arguments of `ray.init`: what the workers write is shown in debugging only."""
-    return {
-        "logging_level": logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.ERROR,
-        "log_to_driver": logger.isEnabledFor(logging.DEBUG),
-    }
+def _init(**options: Any) -> None:  # noqa: ANN401 - those of `ray.init`
+    """Call `ray.init`, quiet unless debugging: what fails is raised, and said once.
+
+    Below the level of Python, Ray's C++ core writes errors to stderr that are none, one for every
+    actor of Ray Data; a level of its own silences it, but it announces that level on stderr while
+    it starts, hence the detour of the descriptor.
+    """
+    import ray
+
+    if logger.isEnabledFor(logging.DEBUG):
+        ray.init(**options)
+        return
+    with _environment({"RAY_BACKEND_LOG_LEVEL": "fatal"}), _discarded_stderr():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    # below the loggers that the libraries configure when they are imported, which comes after this
+    for name in ("ray.data._internal", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("ray.train.v2", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _quiet_libraries() -> None:
-    """Silence what Ray's libraries log beside the exceptions that they raise, unless debugging."""
-    if not logger.isEnabledFor(logging.DEBUG):
-        # below the loggers that the libraries configure when they are imported, after this
-        for name in ("ray.data._internal", "ray.data.exceptions"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        for name in ("ray.train.v2", "ray.serve"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+@contextlib.contextmanager
+def _discarded_stderr() -> Iterator[None]:
+    """Send what the block writes to file descriptor 2 nowhere."""
+    with Path(os.devnull).open("w") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _free_port() -> int:
