@@ -189,6 +189,7 @@ def _run_stage(
                 "loss": float(output.loss.detach()),
                 "answer_loss": float(output.answer_loss),
                 "distillation_loss": float(output.distillation_loss),
+                "grounding_loss": float(output.grounding_loss),
             },
             weight=len(loaded.features),
         )

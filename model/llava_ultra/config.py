@@ -29,7 +29,7 @@ class ClipConfig(ModelPart):
     """Width of the joint image-text space."""
     text_width: int = 128
     text_layers: int = 2
-    context_length: int = 64
+    context_length: int = 48
     """Text tokens; longer captions are cut."""
     feature_layer: int = -2
     """Block whose output is read; -2 is the penultimate one, as in LLaVA."""
@@ -137,6 +137,9 @@ class AdaptiveSampling(ModelPart):
     """Softmax temperature of both sides of the distillation."""
     distillation_weight: float = Field(default=1.0, ge=0)
     """Weight of the distillation loss in the training loss."""
+    grounding_weight: float = Field(default=0.2, ge=0)
+    """Weight of the grounding loss, which teaches the attention score to tell a study's own text
+    from those of the other studies in the batch; 0 leaves it to the answer loss alone."""
     training_rule: Literal["straight_through", "weighted"] = "straight_through"
     """Straight-through picks as inference does and passes gradients through the soft weights;
     weighted hands the language model the weighted mean of all images."""

@@ -6,7 +6,7 @@ images, L text tokens, D width:
 1. `fuse`: (B, K, P, C1) and (B, K, P, C2) -> Hv (B, K, P, D);
 2. `sampler`: Hv and the embedded text -> the M best images of each row, (N, M*P, D);
 3. `read`: `<s>`, image tokens, then the rest of the text -> (N, M*P + L, D);
-4. the decoder predicts the answer; loss = cross-entropy + distillation.
+4. the decoder predicts the answer; loss = cross-entropy + distillation + grounding, weighted.
 
 It is a plain module: parts are loaded by their own loaders and composed here, because transformers
 re-initialises what it does not find when a composite goes through `from_pretrained`.
@@ -22,7 +22,7 @@ from llava_ultra.batch import TextBatch, VisualBatch
 from llava_ultra.config import AdaptiveSampling, ModelConfig
 from llava_ultra.fusion import FusionSizes, build_fusion
 from llava_ultra.language import IGNORED
-from llava_ultra.sampling import Sampler, Selection
+from llava_ultra.sampling import Sampler, Selection, grounding_loss
 
 CONNECTOR_PARTS = ("fusion", "sampler")
 """The parts trained in both stages; LoRA joins in the second."""
@@ -38,6 +38,8 @@ class TrainOutput:
     """(): mean cross-entropy of the answers' tokens."""
     distillation_loss: Tensor
     """(): mean KL between attention and feature scores."""
+    grounding_loss: Tensor
+    """(): InfoNCE of texts and studies."""
     selection: Selection
 
 
@@ -129,6 +131,18 @@ class LlavaUltra(nn.Module):
             mask=torch.cat([text.mask[:, :1], selection.mask, text.mask[:, 1:]], dim=1),
         )
 
+    def grounding(self, tokens: Tensor, image_mask: Tensor, text: TextBatch) -> Tensor:
+        """Grounding loss () of each study's longest text, its answer included."""
+        lengths = text.mask.sum(dim=1)
+        studies = range(len(image_mask))
+        rows = [
+            max((text.study_index == study).nonzero()[:, 0].tolist(), key=lambda r: int(lengths[r]))
+            for study in studies
+        ]
+        ids, mask = text.ids[rows], text.mask[rows]
+        similarity = self.sampler.grounding_similarity(tokens, image_mask, self.embed(ids), mask)
+        return grounding_loss(similarity)
+
     def answer_log_probs(self, reading: Reading, text: TextBatch) -> Tensor:
         """Log-probability of each answer token: (N, L - 1), 0 at tokens that are no answer."""
         logits = self.language_model(
@@ -153,14 +167,18 @@ class LlavaUltra(nn.Module):
         num_answer_tokens = (text.labels != IGNORED).sum().clamp(min=1)
         answer_loss = -self.answer_log_probs(reading, text).sum() / num_answer_tokens
         selection = reading.selection
-        loss = answer_loss
-        if isinstance(self.config.sampling, AdaptiveSampling):
-            weight = self.config.sampling.distillation_weight
-            loss = answer_loss + weight * selection.distillation_loss
+        loss, grounding = answer_loss, answer_loss.new_zeros(())
+        sampling = self.config.sampling
+        if isinstance(sampling, AdaptiveSampling):
+            loss = loss + sampling.distillation_weight * selection.distillation_loss
+            if sampling.grounding_weight:
+                grounding = self.grounding(tokens, visual.image_mask, text)
+                loss = loss + sampling.grounding_weight * grounding
         return TrainOutput(
             loss=loss,
             answer_loss=answer_loss.detach(),
             distillation_loss=selection.distillation_loss.detach(),
+            grounding_loss=grounding.detach(),
             selection=selection,
         )
 

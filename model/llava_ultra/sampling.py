@@ -13,10 +13,15 @@ One text belongs to several images, of which only some show what it says. The pa
 - weighted score: `s = balance * log softmax(a) + (1 - balance) * log softmax(f)`;
 - distillation: `KL(stopgrad softmax(a / T) || softmax(f / T))`, which teaches the feature score to
   pick without the answer, as inference must;
+- grounding (multiple-instance InfoNCE): the answer loss alone moves the attention score too slowly,
+  because at first no picked image helps the decoder. So each study's longest text must find its own
+  study among those of the batch, `S_ij = max-like_k mean_l max-like_p q_il . k_jkp`, where max-like
+  is log-mean-exp: one matching image, and in it one matching place, is enough;
 - slots: the M best images, each slot a hard pick whose gradient flows through the softmax over the
   images that earlier slots left (a relaxed subset sample).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +103,30 @@ class Sampler(nn.Module):
         mean_mass = (mass * weights[:, :, None]).sum(dim=1)
         scores: Tensor = mean_mass.clamp(min=1e-9).log().masked_fill(~image_mask, -torch.inf)
         return scores
+
+    def grounding_similarity(
+        self, tokens: Tensor, image_mask: Tensor, text: Tensor, text_mask: Tensor
+    ) -> Tensor:
+        """Similarity of every text to every study; see the module's docstring.
+
+        Args:
+            tokens: (B, K, P, D) fused tokens.
+            image_mask: (B, K) bool.
+            text: (B, L, D), the embedded text of each study.
+            text_mask: (B, L) bool.
+
+        Returns:
+            (B, B), texts by studies.
+        """
+        num_studies, num_images, num_tokens, width = tokens.shape
+        keys = self.key(tokens).flatten(0, 2)  # (B*K*P, D)
+        logits = self.query(text) @ keys.T / width**0.5  # (B, L, B*K*P)
+        logits = logits.view(*text.shape[:2], num_studies, num_images, num_tokens)
+        best_place = logits.logsumexp(dim=-1) - math.log(num_tokens)  # (B, L, B, K)
+        weights = text_mask.float() / text_mask.sum(dim=1, keepdim=True).clamp(min=1)
+        per_image = torch.einsum("blsk,bl->bsk", best_place, weights)
+        visible = per_image.masked_fill(~image_mask[None], -torch.inf)
+        return visible.logsumexp(dim=-1) - image_mask.sum(dim=1).float().log()
 
     def forward(
         self,
@@ -203,6 +232,12 @@ def distillation_loss(
     learned = _log_softmax(student / temperature, image_mask)
     terms = (target.exp() * (target - learned)).masked_fill(~image_mask, 0.0)
     return terms.sum(dim=1).mean()
+
+
+def grounding_loss(similarity: Tensor) -> Tensor:
+    """Symmetric InfoNCE over (B, B) similarities of texts (rows) and studies (columns)."""
+    target = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
 
 
 def pick(scores: Tensor, image_mask: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,135 @@
+"""Tiny real models for tests: every part at its smallest, random weights from a seed.
+
+Shipped with the package so that the tests of other packages (the server's, the jobs') run on a real
+model too instead of a mock.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llava_ultra.artifact import save_artifact
+from llava_ultra.config import (
+    AdaptiveSampling,
+    ClipConfig,
+    LanguageConfig,
+    LoraSettings,
+    ModelConfig,
+    SamConfig,
+    SamplingConfig,
+)
+from llava_ultra.language import (
+    Language,
+    add_lora,
+    build_language_model,
+    load_language,
+    save_language,
+    train_tokenizer,
+)
+from llava_ultra.model import LlavaUltra
+from llava_ultra.towers import ClipTower, SamTower
+
+TEXTS = (
+    "病灶是良性还是恶性?",
+    "良性",
+    "恶性",
+    "请描述超声所见。",
+    "左侧甲状腺见一低回声结节, 大小约12mm, 边界清晰。",
+    "检查的是哪个器官?",
+    "甲状腺",
+    "乳腺",
+    "肝脏",
+)
+"""What the tiny tokenizer is trained on."""
+
+
+def tiny_config(sampling: SamplingConfig | None = None) -> ModelConfig:
+    """The smallest configuration in which every part does its real work: P = 4 tokens, D = 32."""
+    return ModelConfig(
+        clip=ClipConfig(
+            image_size=32,
+            patch_size=16,
+            width=32,
+            layers=2,
+            embed_dim=16,
+            text_width=32,
+            text_layers=1,
+            context_length=32,
+        ),
+        sam=SamConfig(image_size=64, patch_size=16, width=32, layers=1, heads=2, out_channels=8),
+        sampling=sampling or AdaptiveSampling(),
+        language=LanguageConfig(
+            vocab_size=400,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            intermediate_size=64,
+            context_length=256,
+        ),
+        lora=LoraSettings(rank=4, alpha=8),
+        projector_hidden=32,
+    )
+
+
+def tiny_language(config: ModelConfig, seed: int = 0) -> Language:
+    """A tokenizer trained on `TEXTS` and a random decoder."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(TEXTS, config.language.vocab_size)
+    model = build_language_model(config.language, tokenizer)
+    model.eval()  # type: ignore[no-untyped-call]
+    return Language(tokenizer=tokenizer, model=model)
+
+
+def tiny_towers(
+    config: ModelConfig, language: Language, seed: int = 0
+) -> tuple[ClipTower, SamTower]:
+    """Random towers for the configuration."""
+    torch.manual_seed(seed)
+    clip = ClipTower(
+        config.clip,
+        vocab_size=len(language.tokenizer),
+        end_id=language.tokenizer.eos_token_id,
+        pad_id=language.tokenizer.pad_token_id,
+    )
+    sam = SamTower(config.sam, target_grid=config.clip.grid)
+    clip.eval()
+    sam.eval()
+    return clip, sam
+
+
+def tiny_model(config: ModelConfig, language: Language, seed: int = 0) -> LlavaUltra:
+    """Fusion, sampler and LoRA-adapted decoder; the adapters are random, not zero."""
+    torch.manual_seed(seed)
+    model = LlavaUltra(config, add_lora(language.model, config.lora))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.eval()
+    return model
+
+
+def tiny_artifact(
+    folder: Path, *, name: str = "llava-ultra", sampling: SamplingConfig | None = None
+) -> dict[str, Any]:
+    """Write a complete exported model with random weights; returns its manifest."""
+    config = tiny_config(sampling)
+    base = tiny_language(config)
+    save_language(base, folder / "language")
+    clip, sam = tiny_towers(config, base)
+    return save_artifact(
+        folder,
+        name=name,
+        model=tiny_model(config, base),
+        language=load_language(folder / "language"),
+        clip=clip,
+        sam=sam,
+        provenance={"source": "random weights for tests"},
+    )
+
+
+def tiny_image(seed: int = 0, height: int = 40, width: int = 56) -> np.ndarray:
+    """A random grey image, uint8 (H, W)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
+from llava_ultra.language import IGNORED, encode_answer, encode_prompt
+from llava_ultra.testing import tiny_config, tiny_language
+
+TOKENIZER = tiny_language(tiny_config()).tokenizer
+texts = st.text(alphabet="甲状腺乳肝良恶性有无, 12mm", min_size=1, max_size=20)
+
+
+def study(count, value=1.0):
+    return StudyFeatures(
+        clip=np.full((count, 2, 3), value, np.float16),
+        sam=np.full((count, 2, 5), value, np.float16),
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 32), min_size=1, max_size=6))
+def test_ragged_groups_keep_every_image_and_nothing_else(counts):
+    batch = collate_features([study(count, value=i + 1) for i, count in enumerate(counts)])
+    assert batch.image_mask.sum(1).tolist() == counts
+    for index, count in enumerate(counts):
+        assert (batch.clip[index, :count] == index + 1).all()
+        assert (batch.sam[index, count:] == 0).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 3), texts, texts), min_size=1, max_size=5))
+def test_labels_are_the_answers_and_only_they(rows):
+    batch = collate_texts(TOKENIZER, rows, max_tokens=200)
+    assert batch.study_index.tolist() == [index for index, _, _ in rows]
+    for row, (_, question, answer) in enumerate(rows):
+        real = batch.ids[row][batch.mask[row]].tolist()
+        prompt = encode_prompt(TOKENIZER, [{"role": "user", "content": question}])
+        reply = encode_answer(TOKENIZER, answer)
+        assert real == prompt + reply
+        labels = batch.labels[row]
+        assert labels[labels != IGNORED].tolist() == reply
+        assert (labels[~batch.mask[row]] == IGNORED).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.just(0), texts, texts), min_size=1, max_size=5))
+def test_without_answers_leaves_the_prompts(rows):
+    batch = collate_texts(TOKENIZER, rows, max_tokens=200).without_answers()
+    for row, (_, question, _) in enumerate(rows):
+        prompt = encode_prompt(TOKENIZER, [{"role": "user", "content": question}])
+        assert batch.ids[row][batch.mask[row]].tolist() == prompt
+    assert (batch.labels == IGNORED).all()
+
+
+def test_an_answer_longer_than_the_context_is_refused():
+    with pytest.raises(ValueError, match="the context leaves 20"):
+        collate_texts(TOKENIZER, [(0, "甲状腺", "良性" * 20)], max_tokens=20)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (study(0), "0 images"),
+        (study(2, value=np.nan), "NaN or infinity"),
+        (StudyFeatures(clip=study(2).clip, sam=study(3).sam), "2 CLIP and 3 SAM"),
+    ],
+)
+def test_features_that_cannot_be_are_refused(broken, message):
+    with pytest.raises(ValueError, match=message):
+        collate_features([study(1), broken])
+
+
+def test_batches_are_float32():
+    batch = collate_features([study(2)])
+    assert batch.clip.dtype == batch.sam.dtype == torch.float32

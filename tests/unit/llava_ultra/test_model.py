@@ -1,0 +1,140 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
+from llava_ultra.config import AdaptiveSampling, FirstSampling, KeepAllSampling
+from llava_ultra.language import IGNORED
+from llava_ultra.model import LlavaUltra, positions, trainable_parameters
+from llava_ultra.testing import tiny_config, tiny_language, tiny_model
+
+ROWS = [
+    (0, "病灶是良性还是恶性?", "恶性"),
+    (1, "检查的是哪个器官?", "甲状腺"),
+    (0, "请描述", "左侧"),
+]
+
+
+def build(sampling=None):
+    config = tiny_config(sampling)
+    language = tiny_language(config)
+    return tiny_model(config, language), language.tokenizer
+
+
+def visual(counts=(3, 2), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return collate_features(
+        [
+            StudyFeatures(
+                clip=torch.randn(count, 4, 32, generator=generator).numpy(),
+                sam=torch.randn(count, 4, 32, generator=generator).numpy(),
+            )
+            for count in counts
+        ]
+    )
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_answers():
+    model, tokenizer = build(FirstSampling())
+    text = collate_texts(tokenizer, ROWS, max_tokens=100)
+    images = visual()
+    output = model(images, text)
+    tokens = model.fuse(images.clip, images.sam)
+    total, count = 0.0, 0
+    for row, (study, _, _) in enumerate(ROWS):  # one by one, without padding
+        length = int(text.mask[row].sum())
+        embedded = model.embed(text.ids[row : row + 1, :length])
+        picked = tokens[study, 0][None] * model.embedding_scale
+        embeds = torch.cat([embedded[:, :1], picked, embedded[:, 1:]], dim=1)
+        logits = model.language_model(inputs_embeds=embeds).logits[0]
+        for position in range(1, length):
+            label = int(text.labels[row, position])
+            if label != IGNORED:
+                place = position + picked.shape[1] - 1
+                loss = F.cross_entropy(logits[place], torch.tensor(label))
+                total += float(loss.detach())
+                count += 1
+    assert float(output.answer_loss) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_padding_and_company_change_no_row():
+    model, tokenizer = build(KeepAllSampling())
+    text = collate_texts(tokenizer, ROWS, max_tokens=100)
+    images = visual()
+    tokens = model.fuse(images.clip, images.sam)
+    together = model.answer_log_probs(model.read(tokens, images.image_mask, text), text).sum(1)
+    for row, (study, question, answer) in enumerate(ROWS):
+        alone = collate_texts(tokenizer, [(0, question, answer)], max_tokens=100)
+        count = int(images.image_mask[study].sum())
+        single = tokens[study : study + 1, :count]
+        mask = torch.ones(1, count, dtype=torch.bool)
+        value = model.answer_log_probs(model.read(single, mask, alone), alone).sum(1)
+        assert torch.allclose(together[row], value[0], atol=1e-4)
+
+
+def test_a_candidate_answer_never_decides_which_image_is_read():
+    model, tokenizer = build(AdaptiveSampling(inference_score="attention"))
+    rows = [
+        (0, "病灶是良性还是恶性?", option)
+        for option in ("良性", "恶性", "左侧甲状腺见一低回声结节")
+    ]
+    text = collate_texts(tokenizer, rows, max_tokens=100)
+    images = visual((5,))
+    reading = model.read(model.fuse(images.clip, images.sam), images.image_mask, text)
+    assert torch.allclose(reading.selection.probabilities, reading.selection.probabilities[:1])
+    model.train()
+    trained = model.read(model.fuse(images.clip, images.sam), images.image_mask, text)
+    assert not torch.allclose(
+        trained.selection.probabilities[0], trained.selection.probabilities[2]
+    )
+
+
+def test_training_moves_connector_and_adapters_and_leaves_the_base_alone():
+    model, tokenizer = build()
+    text, images = collate_texts(tokenizer, ROWS, max_tokens=100), visual()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-2)
+    model.train()
+    losses = []
+    for _ in range(30):
+        output = model(images, text)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        losses.append(float(output.answer_loss))
+    # a random, frozen output layer of norm 0.02 bounds how sure the decoder can get
+    assert losses[-1] < 0.9 * losses[0]
+    for name, value in model.state_dict().items():
+        learns = name.startswith(("fusion.", "sampler.")) or ".lora_" in name
+        assert learns != torch.equal(value, before[name]), name
+
+
+def test_the_answer_depends_on_the_image():
+    model, tokenizer = build()
+    text = collate_texts(tokenizer, ROWS[:1], max_tokens=100)
+    first, second = model(visual(seed=1), text), model(visual(seed=2), text)
+    assert float(first.answer_loss) != pytest.approx(float(second.answer_loss), rel=1e-3)
+
+
+def test_text_that_leaves_no_room_is_refused():
+    model, tokenizer = build(KeepAllSampling())
+    images = visual((32,))
+    text = collate_texts(tokenizer, [(0, "请描述超声所见。" * 18, "良性")], max_tokens=256)
+    with pytest.raises(ValueError, match="do not fit the context of 256"):
+        model(images, text)
+
+
+def test_positions_count_real_tokens():
+    mask = torch.tensor([[False, True, True, False, True]])
+    assert positions(mask).tolist() == [[0, 0, 1, 1, 2]]
+
+
+def test_the_embedding_scale_is_that_of_the_decoder():
+    config = tiny_config()
+    language = tiny_language(config)
+    model = LlavaUltra(config, language.model)
+    weight = language.model.get_input_embeddings().weight
+    assert torch.allclose(model.embedding_scale, weight.pow(2).mean().sqrt())
+    assert "embedding_scale" not in model.state_dict()
