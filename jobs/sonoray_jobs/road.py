@@ -111,7 +111,7 @@ class EvaluateConfig(Config):
     """Longest answer, tokens."""
     positive_options: dict[str, str] = Field(default_factory=dict)
     """By topic: the option that counts as positive in the AUC; the last one where absent."""
-    bootstrap_samples: int = Field(default=2000, ge=200)
+    bootstrap_samples: int = Field(default=2000, ge=1000)
     """Patient resamples behind each interval."""
     seed: int = 0
 

