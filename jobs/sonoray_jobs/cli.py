@@ -69,9 +69,9 @@ def doctor(
         sonoray doctor
         sonoray doctor --address 10.0.0.5:6379 --json
     """
-    from sonoray_jobs import doctor as job
+    from sonoray_jobs.doctor import run
 
-    report = job.run(workspace=workspace, address=address)
+    report = run(workspace=workspace, address=address)
     show(report, as_json=as_json)
     raise typer.Exit(0 if report.healthy else 1)
 
@@ -90,9 +90,9 @@ def demo(
         sonoray demo
         sonoray demo --keep
     """
-    from sonoray_jobs import demo as job
+    from sonoray_jobs.demo import run
 
-    return job.run(**common, keep=keep)
+    return run(**common, keep=keep)
 
 
 @job_command(app)
@@ -111,9 +111,9 @@ def phantom(
         sonoray phantom --out phantom-examples
         sonoray phantom --set phantom.seed=7
     """
-    from sonoray_jobs import phantom as job
+    from sonoray_jobs.phantom import run
 
-    return job.run(**common, out=out)
+    return run(**common, out=out)
 
 
 @job_command(app)
@@ -130,9 +130,9 @@ def ingest(
         sonoray ingest phantom
         sonoray ingest busbra ../shared/data/busbra
     """
-    from sonoray_jobs import ingest as job
+    from sonoray_jobs.ingest import run
 
-    return job.run(**common, dataset=source, path=path)
+    return run(**common, dataset=source, path=path)
 
 
 @job_command(app)
@@ -145,9 +145,9 @@ def bootstrap(common: Common, *, dataset: DatasetOption = None) -> Result:
         sonoray bootstrap
         sonoray bootstrap --dataset busbra --config busbra
     """
-    from sonoray_jobs import bootstrap as job
+    from sonoray_jobs.bootstrap import run
 
-    return job.run(**common, dataset=dataset or common["road"].dataset)
+    return run(**common, dataset=dataset or common["road"].dataset)
 
 
 @job_command(app)
@@ -160,9 +160,9 @@ def embed(common: Common, *, dataset: DatasetOption = None) -> Result:
         sonoray embed
         sonoray embed --dataset busbra --config busbra
     """
-    from sonoray_jobs import embed as job
+    from sonoray_jobs.embed import run
 
-    return job.run(**common, dataset=dataset or common["road"].dataset)
+    return run(**common, dataset=dataset or common["road"].dataset)
 
 
 @job_command(app)
@@ -175,9 +175,9 @@ def train(common: Common, *, dataset: DatasetOption = None) -> Result:
         sonoray train
         sonoray train --set train.num_workers=1
     """
-    from sonoray_jobs import train as job
+    from sonoray_jobs.train import run
 
-    return job.run(**common, dataset=dataset or common["road"].dataset)
+    return run(**common, dataset=dataset or common["road"].dataset)
 
 
 @job_command(app)
@@ -195,9 +195,9 @@ def evaluate(
         sonoray evaluate
         sonoray evaluate --dataset busbra --config busbra --split validation
     """
-    from sonoray_jobs import evaluate as job
+    from sonoray_jobs.evaluate import run
 
-    return job.run(**common, dataset=dataset or common["road"].dataset, split=split)
+    return run(**common, dataset=dataset or common["road"].dataset, split=split)
 
 
 @job_command(app)
@@ -210,9 +210,9 @@ def export(common: Common, *, dataset: DatasetOption = None) -> Result:
         sonoray export
         sonoray export --dataset busbra --config busbra
     """
-    from sonoray_jobs import export as job
+    from sonoray_jobs.export import run
 
-    return job.run(**common, dataset=dataset or common["road"].dataset)
+    return run(**common, dataset=dataset or common["road"].dataset)
 
 
 @job_command(app)
@@ -239,9 +239,9 @@ def serve(
         sonoray serve --api-key-file key.txt
         sonoray serve --model models:/llava-ultra/3 --insecure-local
     """
-    from sonoray_jobs import serve as job
+    from sonoray_jobs.serve import run
 
-    return job.run(
+    return run(
         **common,
         model=model,
         host=host,
@@ -272,9 +272,9 @@ def ask(
         sonoray ask a.png b.png --question 病灶是良性还是恶性？
         sonoray ask --study ID --dataset phantom --question 请描述超声所见。
     """
-    from sonoray_jobs import ask as job
+    from sonoray_jobs.ask import run
 
-    return job.run(
+    return run(
         **common,
         images=images or [],
         question=question,
@@ -314,13 +314,13 @@ def submit(
         sonoray submit doctor --address http://10.0.0.5:8265
         sonoray submit train --address http://10.0.0.5:8265 -- --dataset busbra --config busbra
     """
-    from sonoray_jobs import submit as remote
+    from sonoray_jobs.submit import run
 
     jobs = [info.name for info in app.registered_commands if info.name and info.name != "submit"]
     if job not in jobs:
         raise ConfigError(f"{job!r} is not a job; choose one of: {', '.join(jobs)}")
     write = partial(typer.echo, nl=False)
-    submission = remote.run(job, arguments or [], address=address, wait=wait, dev=dev, write=write)
+    submission = run(job, arguments or [], address=address, wait=wait, dev=dev, write=write)
     if not wait:
         typer.echo(submission.submission_id)
 

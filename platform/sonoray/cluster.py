@@ -53,7 +53,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
 
     Args:
         address: HOST:PORT of a cluster's GCS, `auto` for one started on this machine with
-            `ray start`, or None.
+            `ray start`, `local` for a private one, or None.
         num_cpus: logical CPUs of a private instance; by default those of the machine, at least 2.
             A running cluster keeps its own number: see `require_cpus`.
 
@@ -65,8 +65,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes Ray build a venv per worker
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    target = address or os.environ.get("RAY_ADDRESS") or None
-    if target and target != "auto":
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    if target not in ("local", "auto"):
         check_address(target)
     use_configured_token()
     with contextlib.ExitStack() as stack:
@@ -76,7 +76,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         if ray.is_initialized():
             yield ray.get_runtime_context().gcs_address
             return
-        start = _connected(target) if target else _private(num_cpus)
+        start = _private(num_cpus) if target == "local" else _connected(target)
         found = stack.enter_context(start)
         logger.debug("ray session at %s", found)
         yield found

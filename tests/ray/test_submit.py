@@ -1,6 +1,7 @@
 """Jobs on a real cluster: `ray start --head` with a token, apart from every other Ray here."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -55,13 +55,18 @@ def clean_environment():
     return env | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "NO_PROXY": "127.0.0.1"}
 
 
-def answers(url):
-    request = urllib.request.Request(
-        f"{url}/api/version", headers={"Authorization": f"Bearer {TOKEN}"}
-    )
+def read(url):
+    """Body of a page of the dashboard, asked for with the token."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request, timeout=5) as answer:
+        return answer.read()
+
+
+def is_up(url):
     try:
-        return urllib.request.urlopen(request, timeout=2).status == 200
-    except (urllib.error.URLError, OSError):
+        return bool(read(f"{url}/api/version"))
+    except OSError:
         return False
 
 
@@ -100,7 +105,7 @@ def head():
     try:
         url = f"http://127.0.0.1:{dashboard}"
         deadline = time.monotonic() + 120
-        while not answers(url):
+        while not is_up(url):
             assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline, (folder / "head.log").read_text()
             time.sleep(0.5)
@@ -142,10 +147,15 @@ def test_a_job_that_fails_shows_its_one_line_and_exits_with_1(head, tmp_path):
     assert "FAILED" in last
 
 
-def test_a_job_joins_the_cluster_it_runs_on(head, tmp_path):
+def test_a_job_joins_the_cluster_it_runs_on_with_the_shipped_source(head, tmp_path):
     done = head.submit("doctor", "--address", head.url, "--dev", "--", "--workspace", str(tmp_path))
     assert "worker" in done.stdout, done.stdout + done.stderr
     assert "RAY_ADDRESS=" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("submitted doctor as ")]
+    job = json.loads(read(f"{head.url}/api/jobs/{line.split()[-1]}"))
+    shipped = job["runtime_env"]["py_modules"]
+    assert len(shipped) == 4
+    assert all(uri.startswith("gcs://") for uri in shipped)
 
 
 def test_interrupting_leaves_the_job_running_and_says_how_to_follow_it(head, tmp_path):
