@@ -213,6 +213,7 @@ class Chat:
                 seed=request.seed,
                 stop=request.stop_texts,
                 timeout_s=deadline.left_s,
+                stream=bool(request.stream),
             )
             events = self._engine.generate(study, question.messages, sampling)
             started = await anext(events)

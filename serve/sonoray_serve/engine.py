@@ -146,14 +146,15 @@ class Engine:
             )
             limit = min(sampling.max_tokens, assistant.context_length - prompt.num_prompt_tokens)
             meter = _Meter(should_stop)
-            for text in assistant.stream(
+            texts = assistant.stream(
                 prompt,
                 max_tokens=limit,
                 temperature=sampling.temperature,
                 seed=sampling.seed,
                 stop=sampling.stop,
                 should_stop=meter,
-            ):
+            )
+            for text in texts if sampling.stream else ("".join(texts),):
                 yield Piece(text=text)
             yield meter.end(limit)
 

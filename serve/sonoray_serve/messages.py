@@ -50,6 +50,9 @@ class Sampling:
     stop: tuple[str, ...]
     timeout_s: float
     """What is left of the request's time; decoding ends then even if nobody cancels it."""
+    stream: bool
+    """Whether pieces are wanted as they come; else the answer is one piece, which saves one trip
+    between processes a token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
+import torch
 
 from llava_ultra.artifact import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
@@ -38,6 +39,12 @@ class Running:
     def root(self) -> str:
         """URL without `/v1`."""
         return self.service.url.removesuffix("/v1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that spin for each other on a busy machine slow a tiny model down a hundredfold."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,12 @@ def test_stream_joins_to_the_whole_answer(client: openai.OpenAI):
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage == whole.usage
-    assert chunks[-1].model_extra["sonoray"] == whole.model_extra["sonoray"]
+    assert chunks[-1].model_extra["sonoray"]["digest"] == whole.model_extra["sonoray"]["digest"]
+    used, expected = (
+        [image["selected"] for image in answer.model_extra["sonoray"]["images"]]
+        for answer in (chunks[-1], whole)
+    )
+    assert used == expected
 
 
 def test_follow_up_question_sees_the_history_and_the_same_study(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from fastapi import FastAPI
 
 from llava_ultra.artifact import Assistant, load_assistant
@@ -18,6 +19,12 @@ from sonoray_serve.settings import AppArgs, Limits, ServeConfig
 from sonoray_serve.vision import Vision
 
 KEY = "unit-test-key-0123456789"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that spin for each other on a busy machine slow a tiny model down a hundredfold."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

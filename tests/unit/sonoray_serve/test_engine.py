@@ -21,7 +21,7 @@ from sonoray_serve.testing import QUESTION, random_study
 from sonoray_serve.vision import Vision
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
-GREEDY = Sampling(max_tokens=32, temperature=0.0, seed=None, stop=(), timeout_s=60.0)
+GREEDY = Sampling(max_tokens=32, temperature=0.0, seed=None, stop=(), timeout_s=60.0, stream=True)
 LONG = dataclasses.replace(GREEDY, max_tokens=100_000)
 
 
@@ -67,6 +67,15 @@ def test_answer_is_the_assistants_own(vision: Vision, engine: Engine, assistant:
     assert started.num_prompt_tokens == prompt.num_prompt_tokens
     assert list(started.scores) == pytest.approx(prompt.scores)
     assert list(started.selected) == prompt.selected
+
+
+def test_an_answer_that_is_not_streamed_is_one_piece(vision: Vision, engine: Engine):
+    study = encoded(vision)
+    streamed = run(collect(engine, study, GREEDY))
+    whole = run(collect(engine, study, dataclasses.replace(GREEDY, stream=False)))
+    assert [type(event) for event in whole] == [Started, Piece, Finished]
+    assert text_of(whole) == text_of(streamed)
+    assert whole[-1] == streamed[-1]
 
 
 def test_token_count_and_reason_are_the_decoders(

@@ -98,7 +98,10 @@ def test_stream_joins_to_the_whole_answer(
     assert reasons == [None] * (len(reasons) - 1) + [whole["choices"][0]["finish_reason"]]
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert [chunk.get("sonoray") for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
-    assert chunks[-1]["sonoray"] == whole["sonoray"]
+    assert chunks[-1]["sonoray"]["images"] == [
+        {**image, "score": pytest.approx(image["score"])} for image in whole["sonoray"]["images"]
+    ]
+    assert chunks[-1]["sonoray"]["digest"] == whole["sonoray"]["digest"]
     assert chunks[-1].get("usage") == (whole["usage"] if include_usage else None)
 
 
