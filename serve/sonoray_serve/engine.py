@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+End = Finished | Failed | InternalError
+"""What is always the last to come out of a decoder."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineLoad:
@@ -88,21 +91,25 @@ class Engine:
         deadline = time.monotonic() + sampling.timeout_s
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Event | InternalError | None] = asyncio.Queue()
+        queue: asyncio.Queue[Event | InternalError] = asyncio.Queue()
         stop = threading.Event()
 
         def should_stop() -> bool:
             return stop.is_set() or time.monotonic() >= deadline
 
         def decode() -> None:
+            end: End = Failed(problem=Problem.INTERNAL)
             try:
                 for event in self._answer(study, messages, sampling, should_stop):
-                    loop.call_soon_threadsafe(queue.put_nowait, event)
+                    if isinstance(event, Finished | Failed):
+                        end = event
+                    else:
+                        loop.call_soon_threadsafe(queue.put_nowait, event)
             except InternalError as error:
-                loop.call_soon_threadsafe(queue.put_nowait, error)
-            finally:
-                loop.call_soon_threadsafe(self._end_slot, stop.is_set())
-                loop.call_soon_threadsafe(queue.put_nowait, None)
+                end = error
+            # in this order: who has seen the end finds the slot free
+            loop.call_soon_threadsafe(self._end_slot, stop.is_set())
+            loop.call_soon_threadsafe(queue.put_nowait, end)
 
         self._num_active += 1
         self._pool.submit(decode)
@@ -196,10 +203,8 @@ def _to_visual(study: EncodedStudy) -> "VisualStudy":
     )
 
 
-async def _joined(
-    queue: "asyncio.Queue[Event | InternalError | None]",
-) -> AsyncIterator[Event]:
-    """Yield a decoder's events up to None; pieces that wait together become one."""
+async def _joined(queue: "asyncio.Queue[Event | InternalError]") -> AsyncIterator[Event]:
+    """Yield a decoder's events up to the end; pieces that wait together become one."""
     while True:
         item = await queue.get()
         text = ""
@@ -211,8 +216,8 @@ async def _joined(
             continue
         if text:
             yield Piece(text=text)
-        if item is None:
-            return
         if isinstance(item, InternalError):
             raise item
         yield item
+        if isinstance(item, Finished | Failed):
+            return

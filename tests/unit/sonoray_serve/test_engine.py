@@ -131,6 +131,18 @@ def test_closing_the_iterator_stops_the_decoder_and_frees_the_slot(vision: Visio
     run(leave_early())
 
 
+def test_who_has_seen_the_end_finds_the_slot_free(vision: Vision, engine: Engine):
+    study = encoded(vision)
+
+    async def ask() -> None:
+        async for event in engine.generate(study, MESSAGES, GREEDY):
+            if isinstance(event, Finished):
+                assert (await engine.load()).num_active == 0
+
+    for _ in range(20):  # each in an event loop that is closed right after the answer
+        run(ask())
+
+
 def test_cancelling_the_reader_frees_the_slot(vision: Vision, engine: Engine):
     study = encoded(vision)
 
