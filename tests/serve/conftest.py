@@ -59,7 +59,7 @@ def assistant(model_folder: Path) -> Assistant:
     return load_assistant(model_folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     key = new_api_key()
     temp_dir = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # socket paths must stay short

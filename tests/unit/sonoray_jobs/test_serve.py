@@ -30,9 +30,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_started() -> Iterator[None]:
+    def running() -> bool:
+        ray = sys.modules.get("ray")
+        return ray is not None and ray.is_initialized()
+
+    before = running()
     yield
-    ray = sys.modules.get("ray")
-    assert ray is None or not ray.is_initialized()
+    assert running() == before
 
 
 def refused(tmp_path: Path, model: object, **options: Any) -> SonoError:
