@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sonoray.cluster import ray_session, require_cpus
 from sonoray.config import validate_config
@@ -96,24 +96,26 @@ def run(
         ServingError: the port is taken, or the service does not come up.
     """
     api_keys = read_api_keys(api_key_file) if api_key_file is not None else ()
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with serving(
-            workspace=workspace,
-            config=road.serve,
-            model=model,
-            host=host,
-            port=port,
-            api_keys=api_keys,
-            insecure_local=insecure_local,
-            address=address,
-        ) as service:
-            keys = "with an API key" if service.keys_required else "WITHOUT keys"
-            logger.info("serving %s at %s, %s; Ctrl-C stops", service.model, service.url, keys)
-            with suppress(KeyboardInterrupt):
-                threading.Event().wait()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with serving(
+        workspace=workspace,
+        config=road.serve,
+        model=model,
+        host=host,
+        port=port,
+        api_keys=api_keys,
+        insecure_local=insecure_local,
+        address=address,
+    ) as service:
+        keys = "with an API key" if service.keys_required else "WITHOUT keys"
+        logger.info("serving %s at %s, %s; Ctrl-C stops", service.model, service.url, keys)
+        # not before: Ray puts handlers of its own in place when it starts
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            logger.info("stopping")
+        finally:
+            signal.signal(signal.SIGTERM, previous)
     return service
 
 
@@ -278,10 +280,6 @@ def _reachable(host: str) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
-
-
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _reason(error: BaseException) -> str:
