@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 
 from llava_ultra.testing import tiny_artifact
-from sonoray.errors import CheckpointError, ConfigError, ServingError, SonoError
+from sonoray.errors import (
+    CheckpointError,
+    ConfigError,
+    ServingError,
+    SonoError,
+    TrackingError,
+)
+from sonoray.tracking import Tracking
 from sonoray.tracking.registry import manifest_digest
 from sonoray.workspace import Workspace
 from sonoray_jobs import serve as job
 from sonoray_jobs.road import load_road
-from sonoray_serve.loading import ModelSource, load_model
+from sonoray_serve.loading import ModelSource, load_model, resolve_folder
 
 KEYS = ("unit-test-key-0123456789",)
 
@@ -153,6 +160,27 @@ def test_changed_weights_are_reported_with_both_digests(tmp_path: Path, model_fo
     assert manifest["digests"]["connector"][:16] in error
     assert "digest" in error
     assert "expected" in error
+
+
+@pytest.mark.slow
+def test_registered_model_that_changed_afterwards_is_refused(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = Workspace.open(tmp_path / "workspace")
+    tracking = Tracking.open(workspace)
+    with tracking.training(workspace.runs, "training", config={}) as callback:
+        run_id = callback.run_id
+    version = tracking.register(model_folder, "llava-ultra", alias="champion", run_id=run_id)
+    stored = resolve_folder(version.uri, workspace.root)
+    assert manifest_digest(stored) == manifest_digest(model_folder)
+    change_weights(stored)
+    error = refused(tmp_path, version.uri, api_keys=KEYS)
+    assert isinstance(error, CheckpointError)
+    assert str(stored / "connector.safetensors") in str(error)
+    unknown = refused(tmp_path, "models:/llava-ultra@other", api_keys=KEYS)
+    assert isinstance(unknown, TrackingError)
+    assert "champion" in str(unknown)
 
 
 def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
