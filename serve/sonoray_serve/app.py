@@ -7,7 +7,8 @@ Ray is imported inside it.
 
 Every queue is bounded: Ray Serve's own default is unbounded. A full vision or engine queue is
 answered with 429 by the ingress; a full ingress refuses before reading a body, and only far above
-that does Ray Serve's proxy refuse, with the same status but a plain text.
+that does Ray Serve's proxy refuse, with the same status but a plain text. The proxy also answers
+`/-/healthz` and `/-/routes` itself, without a key; they tell that a service is there, no more.
 """
 
 from typing import TYPE_CHECKING, Any

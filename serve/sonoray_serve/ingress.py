@@ -119,7 +119,7 @@ def translated() -> Iterator[None]:
     Raises:
         ApiError: 429 where a queue is full, 503 where no replica is there, 500 where one failed.
     """
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
     from ray.serve.exceptions import (
         BackPressureError,
         DeploymentUnavailableError,
@@ -130,7 +130,12 @@ def translated() -> Iterator[None]:
         yield
     except BackPressureError:
         raise ApiError(Problem.BUSY) from None
-    except (DeploymentUnavailableError, ReplicaUnavailableError, RayActorError):
+    except (
+        DeploymentUnavailableError,
+        ReplicaUnavailableError,
+        RayActorError,
+        TaskCancelledError,  # the replica was taken down under the request
+    ):
         raise ApiError(Problem.UNAVAILABLE) from None
     except RayTaskError:  # the replica has logged where it failed
         raise ApiError(Problem.INTERNAL) from None

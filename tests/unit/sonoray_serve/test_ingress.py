@@ -11,8 +11,12 @@ import httpx2
 import jsonschema
 import pytest
 from fastapi import FastAPI
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError, RequestCancelledError
 
 from llava_ultra.artifact import Assistant
+from sonoray_serve.ingress import translated
+from sonoray_serve.problems import ApiError, InternalError, Problem
 from sonoray_serve.testing import QUESTION, chat_body, random_study, user_message
 
 CHAT = "/v1/chat/completions"
@@ -197,6 +201,26 @@ def test_body_is_counted_while_it_arrives(
     answer = call(make_api(max_body_bytes=50_000), "POST", CHAT, content=endless(), headers=headers)
     assert answer.status_code == 413
     assert sent <= 70_000
+
+
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        (BackPressureError(3, 2), Problem.BUSY),
+        (RayActorError(), Problem.UNAVAILABLE),
+        (ReplicaUnavailableError("engine-1"), Problem.UNAVAILABLE),
+        (RequestCancelledError("id"), Problem.UNAVAILABLE),
+        (RayTaskError("generate", "canary", RuntimeError("canary")), Problem.INTERNAL),
+        (
+            RayTaskError("generate", "canary", InternalError("x")).as_instanceof_cause(),
+            Problem.INTERNAL,
+        ),
+    ],
+)
+def test_ray_serves_failures_become_the_apis(failure: Exception, problem: Problem):
+    with pytest.raises(ApiError) as translation, translated():
+        raise failure
+    assert translation.value.problem is problem
 
 
 def test_nothing_of_a_request_reaches_the_log(
