@@ -31,6 +31,9 @@ class ClipConfig(ModelPart):
     text_layers: int = 2
     context_length: int = 48
     """Text tokens; longer captions are cut."""
+    pool: Literal["avg", "tok"] = "avg"
+    """How the image side is pooled for the contrast: `tok` is OpenAI's class token; `avg`, the mean
+    over patches, teaches the patch tokens themselves, which are what the road reads."""
     feature_layer: int = -2
     """Block whose output is read; -2 is the penultimate one, as in LLaVA."""
 
@@ -244,7 +247,7 @@ class PretrainConfig(ModelPart):
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     max_examples: int = Field(default=20_000, ge=1)
     """Examples held in memory; the first ones are taken (one at 192 px is 0.44 MB)."""
     seed: int = 0

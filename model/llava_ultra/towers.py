@@ -89,6 +89,7 @@ class ClipTower(nn.Module):
                 head_width=config.head_width,
                 patch_size=config.patch_size,
                 image_size=config.image_size,
+                pool_type=config.pool,
             ),
             text_cfg=CLIPTextCfg(
                 context_length=config.context_length,

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
+from llava_ultra.language import train_tokenizer
+from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
+from llava_ultra.pretrain.language import pretrain_language
+from llava_ultra.pretrain.loop import shuffled_batches
+from llava_ultra.pretrain.sam import mask_loss, pretrain_sam
+from llava_ultra.schedule import cosine_rate
+from llava_ultra.testing import TEXTS, tiny_config
+
+CONFIG = tiny_config()
+
+
+def pictures(count=24):
+    """Bright squares left or right, with their masks and captions."""
+    rng = np.random.default_rng(0)
+    images, masks, captions = [], [], []
+    for number in range(count):
+        image = rng.integers(0, 60, (64, 64), dtype=np.uint8)
+        mask = np.zeros((64, 64), np.uint8)
+        size = 12 if number % 2 else 28
+        top, left = rng.integers(4, 32, 2)
+        mask[top : top + size, left : left + size] = 255
+        image[mask > 0] += 180
+        images.append(image)
+        masks.append(mask)
+        captions.append("大结节" if size == 28 else "小结节")
+    return images, masks, captions
+
+
+def test_sam_learns_the_masks_and_repeats_with_its_seed():
+    images, masks, _ = pictures()
+    config = SamPretrainConfig(steps=60, batch_size=8, learning_rate=3e-3)
+    tower, losses = pretrain_sam(images, masks, CONFIG.sam, config, target_grid=2)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    again, _ = pretrain_sam(images, masks, CONFIG.sam, config, target_grid=2)
+    assert again.fingerprint == tower.fingerprint
+    other, _ = pretrain_sam(
+        images, masks, CONFIG.sam, config.model_copy(update={"seed": 1}), target_grid=2
+    )
+    assert other.fingerprint != tower.fingerprint
+
+
+def test_clip_learns_to_tell_captions_apart():
+    images, _, captions = pictures()
+    tokenizer = train_tokenizer([*TEXTS, *captions], 400)
+    config = ClipPretrainConfig(steps=80, batch_size=12, learning_rate=2e-3)
+    steps = []
+    tower, losses = pretrain_clip(
+        images, captions, tokenizer, CONFIG.clip, config, lambda *post: steps.append(post)
+    )
+    assert [step for step, _, _ in steps] == list(range(1, 81))
+    ids = encode_captions(tokenizer, ["大结节", "小结节"], CONFIG.clip.context_length)
+    from llava_ultra.pixels import to_pixels
+
+    with torch.no_grad():
+        features = tower.clip.encode_image(to_pixels(images, 32), normalize=True)
+        texts = tower.clip.encode_text(ids, normalize=True)
+    guesses = (features @ texts.T).argmax(1)
+    truth = torch.tensor([0 if caption == "大结节" else 1 for caption in captions])
+    assert (guesses == truth).float().mean() > 0.85
+    assert losses[-1] < losses[0]
+
+
+def test_language_learns_its_texts():
+    pairs = [("器官?", "甲状腺"), ("病灶?", "良性"), ("请描述", "左侧甲状腺见结节")] * 4
+    config = LanguagePretrainConfig(steps=60, batch_size=6, learning_rate=1e-2)
+    language, losses = pretrain_language(pairs, CONFIG.language, config)
+    assert losses[-1] < 0.5 * losses[0]
+    assert not language.model.training
+
+
+def test_equal_captions_are_positives_for_each_other():
+    groups = torch.tensor([0, 0, 1])
+    ideal = torch.tensor([[9.0, 9.0, -9.0], [9.0, 9.0, -9.0], [-9.0, -9.0, 9.0]])
+    plain_clip = torch.eye(3) * 18 - 9
+    assert contrastive_loss(ideal, groups) == pytest.approx(2 / 3 * np.log(2), abs=1e-3)
+    assert contrastive_loss(ideal, groups) < contrastive_loss(plain_clip, groups)
+
+
+def test_the_mask_loss_is_small_for_the_truth_and_defined_without_a_lesion():
+    target = torch.zeros(2, 8, 8)
+    target[0, 2:5, 2:5] = 1
+    assert mask_loss((target - 0.5) * 40, target) < 0.01
+    assert torch.isfinite(mask_loss(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)))
+
+
+def test_batches_go_through_everything_before_they_repeat():
+    batches = shuffled_batches(10, 4, torch.Generator().manual_seed(0))
+    drawn = torch.cat([next(batches) for _ in range(5)]).tolist()
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10] != drawn[10:]
+
+
+def test_the_rate_rises_and_falls():
+    rates = [cosine_rate(step, 100, 0.1, floor=0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == 1
+    assert rates[100] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("part", ["clip", "sam"])
+def test_too_few_images_and_unequal_counts_are_refused(part):
+    images, masks, captions = pictures(4)
+
+    def run(**changes):
+        if part == "sam":
+            given = {"masks": masks, **changes}
+            pretrain_sam(images, given["masks"], CONFIG.sam, SamPretrainConfig(), target_grid=2)
+        else:
+            tokenizer = train_tokenizer(TEXTS, 400)
+            given = {"masks": captions, **changes}
+            pretrain_clip(images, given["masks"], tokenizer, CONFIG.clip, ClipPretrainConfig())
+
+    with pytest.raises(ValueError, match="fewer than"):
+        run()
+    with pytest.raises(ValueError, match="give one each"):
+        run(masks=masks[:2])
+
+
+def test_a_mask_of_another_size_is_refused():
+    images, masks, _ = pictures(2)
+    with pytest.raises(ValueError, match=r"image 1 is \(64, 64\) but its mask \(32, 64\)"):
+        pretrain_sam(
+            images, [masks[0], masks[1][:32]], CONFIG.sam, SamPretrainConfig(), target_grid=2
+        )

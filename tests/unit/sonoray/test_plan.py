@@ -1,0 +1,78 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sonoray.errors import ConfigError
+from sonoray.plan import iter_steps, num_steps
+
+IDS = [f"s{number:03d}" for number in range(37)]
+
+
+def plan(rank, num_ranks, ids=IDS, size=8, epochs=range(2), skip=0, seed=0):
+    return list(
+        iter_steps(
+            ids,
+            seed=seed,
+            studies_per_step=size,
+            epochs=epochs,
+            rank=rank,
+            num_ranks=num_ranks,
+            skip=skip,
+        )
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(4, 60), size=st.integers(4, 20), num_ranks=st.integers(1, 4))
+def test_every_study_is_seen_once_per_epoch_by_one_rank(count, size, num_ranks):
+    ids = [f"s{number}" for number in range(count)]
+    for epoch in range(2):
+        seen = Counter(
+            study
+            for rank in range(num_ranks)
+            for step in plan(rank, num_ranks, ids, size)
+            if step.epoch == epoch
+            for study in step.study_ids
+        )
+        assert seen == Counter(ids)
+
+
+@settings(deadline=None, max_examples=30)
+@given(num_ranks=st.integers(1, 4))
+def test_the_order_does_not_depend_on_the_number_of_workers(num_ranks):
+    def global_steps(ranks):
+        columns = zip(*(plan(rank, ranks) for rank in range(ranks)), strict=True)
+        return [[study for step in column for study in step.study_ids] for column in columns]
+
+    assert global_steps(num_ranks) == global_steps(1)
+
+
+def test_no_rank_is_ever_without_a_study_and_all_have_the_same_steps():
+    plans = [plan(rank, 4) for rank in range(4)]
+    assert len({len(steps) for steps in plans}) == 1
+    assert all(step.study_ids for steps in plans for step in steps)
+    assert len(plans[0]) == 2 * num_steps(len(IDS), 8)
+    for column in zip(*plans, strict=True):
+        assert sum(len(step.study_ids) for step in column) == column[0].num_studies
+
+
+def test_epochs_differ_in_order_and_repeat_with_the_seed():
+    first, second = (
+        [study for step in plan(0, 1) if step.epoch == epoch for study in step.study_ids]
+        for epoch in (0, 1)
+    )
+    assert first != second
+    assert plan(0, 1) == plan(0, 1, ids=list(reversed(IDS)))
+    assert plan(0, 1) != plan(0, 1, seed=1)
+
+
+def test_resuming_goes_on_where_it_stopped():
+    whole = plan(1, 2)
+    assert plan(1, 2, epochs=range(1, 2)) == [step for step in whole if step.epoch == 1]
+    assert plan(1, 2, skip=3) == whole[3:]
+
+
+def test_too_many_workers_are_refused():
+    with pytest.raises(ConfigError, match="cannot feed 4 workers"):
+        plan(0, 4, size=3)

@@ -1,0 +1,49 @@
+import pytest
+from sonoray.errors import ConfigError
+from sonoray_jobs.road import RoadConfig, TrainConfig, load_road, packaged_roads
+from sonoray_jobs.train import check_cpus
+
+
+@pytest.mark.parametrize("name", sorted(packaged_roads()))
+def test_every_packaged_road_loads(name):
+    assert load_road(name).dataset
+
+
+def test_overrides_reach_nested_values():
+    road = load_road("tiny", ["train.studies_per_step=4", "model.fusion.type=clip_only"])
+    assert road.train.studies_per_step == 4
+    assert road.model.fusion.type == "clip_only"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.epoch=3"], "unknown key 'train.epoch'"),
+        (["train.num_workers=0"], "train.num_workers = 0"),
+        (["train.studies_per_step=1"], "less than num_workers"),
+        (["model.sampling.num_selected=0"], "num_selected"),
+        (["model.clip.image_size=100"], "no multiple of patch_size"),
+        (["model.sam.image_size=80"], "no multiple of the CLIP grid"),
+        (["model.fusion.type=sum"], "fusion"),
+        (["phantom.images=[0, 3]"], "images"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_road("tiny", overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("paper2", "'paper2' is unknown"), ("x.toml", "does not exist")]
+)
+def test_a_missing_road_is_named(name, message):
+    with pytest.raises(ConfigError, match=message):
+        load_road(name)
+
+
+def test_workers_that_would_starve_the_data_are_refused():
+    road = RoadConfig(train=TrainConfig(num_workers=2, cpus_per_worker=1, data_cpus=0.25))
+    with pytest.raises(ConfigError, match=r"2 CPUs for 2 workers and 0\.5 to load"):
+        check_cpus(road, 2)
+    check_cpus(road, 2.5)
