@@ -22,6 +22,7 @@ from sonoray.config import Config, load_config
 from sonoray.errors import ConfigError
 from sonoray.ingest import IngestConfig
 from sonoray.phantom import PhantomConfig
+from sonoray_serve.settings import ServeConfig
 
 
 class BootstrapConfig(Config):
@@ -138,6 +139,7 @@ class RoadConfig(Config):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    serve: ServeConfig = ServeConfig()
 
 
 def packaged_roads() -> dict[str, Path]:
