@@ -27,7 +27,7 @@ def test_masks_follow_their_images():
     mask[40:80, 0:20] = 255
     image[40:80, 0:20] = 255
     small = to_masks([mask], 16)[0]
-    assert torch.allclose(small[8:16, 0:4], torch.ones(8, 4), atol=0.2)
+    assert torch.allclose(small[9:16, 0:3], torch.ones(7, 3))  # edges are smoothed
     assert small.sum() == pytest.approx(32, abs=6)
     assert (to_pixels([image], 16)[0, 0] > 0).nonzero()[:, 0].min() >= 7
 
