@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Ray per test run, and the public data beside the repository."""
+"""Fixtures of the whole suite: one Ray per test run, a tiny road, the public data."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sonoray.cluster import ray_session
+from sonoray_jobs.road import RoadConfig
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -18,6 +19,33 @@ def ray_local() -> Iterator[str]:
     """
     with ray_session(num_cpus=4) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def tiny_road() -> RoadConfig:
+    """The whole road at its smallest: 7 training studies of 12 patients, seconds for each step."""
+    from llava_ultra.testing import tiny_config
+
+    return RoadConfig.model_validate(
+        {
+            "phantom": {"num_patients": 12, "image_size": 64, "images": [1, 2]},
+            "ingest": {"splits": {"train": 0.6, "validation": 0.15, "test": 0.25}},
+            "model": tiny_config().model_dump(),
+            "bootstrap": {
+                "language": {"steps": 6, "batch_size": 4},
+                "clip": {"steps": 4, "batch_size": 4},
+                "sam": {"steps": 4, "batch_size": 4},
+            },
+            "train": {
+                "stages": [
+                    {"name": "align", "epochs": 2, "learning_rate": 2e-3},
+                    {"name": "instruct", "epochs": 2, "learning_rate": 2e-3, "lora": True},
+                ],
+                "studies_per_step": 3,
+            },
+            "evaluate": {"max_tokens": 8, "bootstrap_samples": 1000},
+        }
+    )
 
 
 @pytest.fixture

@@ -38,9 +38,15 @@ class Demonstrated:
     mlflow: str
     """How to open MLflow."""
     workspace: Workspace
+    kept: bool
+    """Whether the service stayed up; the report was shown then, before it stopped."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
+        return ["the service has stopped"] if self.kept else self.report()
+
+    def report(self) -> list[str]:
+        """Metrics, answers, times and what to do next."""
         closed = self.evaluated.summary["closed"].values()
         total = sum(item["num_questions"] for item in closed)
         accuracy = sum(i["accuracy"]["value"] * i["num_questions"] for i in closed) / total
@@ -128,6 +134,7 @@ def run(
             ]
             seconds["serve"] = time.monotonic() - start - sum(seconds.values())
             shown = Demonstrated(
+                kept=keep,
                 evaluated=evaluated,
                 replies=replies,
                 truths=[turn.answer for turn in turns],
@@ -136,7 +143,7 @@ def run(
                 workspace=workspace,
             )
             if keep:
-                _keep(service.url, key)
+                _keep(shown, service.url, key)
     return shown
 
 
@@ -166,8 +173,17 @@ def _step(seconds: dict[str, float], name: str, job: Any) -> Any:  # noqa: ANN40
     return result
 
 
-def _keep(url: str, key: str) -> None:
-    """Leave the service up until Ctrl-C, after saying how to reach it."""
-    logger.info("the service stays up at %s with API key %s; Ctrl-C stops it", url, key)
+def _keep(shown: Demonstrated, url: str, key: str) -> None:
+    """Show the report, say how to reach the service and leave it up until Ctrl-C."""
+    file = shown.workspace.root / "demo.key"
+    file.touch(mode=0o600)
+    file.write_text(key + "\n", encoding="utf-8")
+    for line in shown.report():
+        logger.info("%s", line)
+    logger.info("the service is up at %s; its key is in %s; Ctrl-C stops it", url, file)
+    logger.info(
+        "  sonoray ask IMAGE... --question 请描述超声所见。 --url %s --api-key-file %s", url, file
+    )
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
+    file.unlink(missing_ok=True)

@@ -22,14 +22,14 @@ class ClipConfig(ModelPart):
     image_size: int = Field(default=96, ge=16)
     """Side of the square input, pixels."""
     patch_size: int = Field(default=16, ge=4)
-    width: int = Field(default=128, ge=16)
-    layers: int = Field(default=4, ge=2)
+    width: int = Field(default=96, ge=16)
+    layers: int = Field(default=3, ge=2)
     head_width: int = 32
-    embed_dim: int = 128
+    embed_dim: int = 96
     """Width of the joint image-text space."""
-    text_width: int = 128
-    text_layers: int = 2
-    context_length: int = 48
+    text_width: int = 96
+    text_layers: int = 1
+    context_length: int = 40
     """Text tokens; longer captions are cut."""
     pool: Literal["avg", "tok"] = "avg"
     """How the image side is pooled for the contrast: `tok` is OpenAI's class token; `avg`, the mean
@@ -65,9 +65,9 @@ class SamConfig(ModelPart):
     image_size: int = Field(default=192, ge=32)
     """Side of the square input, pixels."""
     patch_size: int = Field(default=16, ge=4)
-    width: int = Field(default=128, ge=16)
-    layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
+    width: int = Field(default=96, ge=16)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=3, ge=1)
     out_channels: int = 32
     """Channels after the neck (256 in the published SAM)."""
     window_size: int = 0

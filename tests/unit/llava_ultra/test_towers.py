@@ -106,8 +106,8 @@ def test_the_saved_description_is_plain_json(tmp_path, towers):
     ("build", "message"),
     [
         (lambda: ClipConfig(image_size=100), "no multiple of patch_size"),
-        (lambda: ClipConfig(feature_layer=7), "outside the 4 layers"),
-        (lambda: SamConfig(width=130), "no multiple of heads"),
+        (lambda: ClipConfig(feature_layer=7), "outside the 3 layers"),
+        (lambda: SamConfig(width=100), "no multiple of heads"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(build, message):
