@@ -91,10 +91,10 @@ def read_position(folder: Path) -> Position:
 
 
 def load_weights(model: LlavaUltra, folder: Path) -> None:
-    """Load a checkpoint's weights into a model; weights the model does not train are skipped.
+    """Load a checkpoint's weights into a model; what it does not hold stays as it is.
 
     Raises:
-        CheckpointError: a tensor is missing or has another shape.
+        CheckpointError: the model lacks a tensor or has it in another shape.
     """
     saved = load_file(folder / "weights.safetensors")
     named = dict(model.named_parameters())
@@ -111,15 +111,28 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
 def restore_moments(
     model: LlavaUltra, optimizer: torch.optim.Optimizer, folder: Path, steps: int
 ) -> None:
-    """Give every rank its part of the saved Adam moments, and the step count.
+    """Give this rank its part of the saved Adam moments, and the step count.
 
-    Collective. The optimiser must have been initialised with its state (an empty step) before.
+    AdamW makes its state in its first step, and DeepSpeed links parameters to it after that; both
+    are done here, so that the moments have a place before there was a step.
+
+    Args:
+        model: wrapped in a DeepSpeed engine.
+        optimizer: the engine's AdamW, which holds ZeRO's flat partition of this rank.
+        folder: the checkpoint.
+        steps: optimiser steps that made the moments.
     """
-    from deepspeed.utils import safe_set_full_optimizer_state
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
 
+    parameters = trainable_parameters(model)
+    (group,) = optimizer.param_groups
+    (partition,) = group["params"]
+    optimizer.state[partition] = {
+        "step": torch.tensor(float(steps)),
+        **{moment: torch.zeros_like(partition) for moment in _MOMENTS},
+    }
+    lazy_init_hp_params_optimizer_state(parameters.values(), partition, optimizer.state)
     moments = load_file(folder / "optimizer.safetensors")
-    for name, parameter in trainable_parameters(model).items():
+    for name, parameter in parameters.items():
         for moment in _MOMENTS:
             safe_set_full_optimizer_state(parameter, moments[f"{name}|{moment}"], moment)
-    for state in optimizer.state.values():
-        state["step"] = torch.tensor(float(steps))
