@@ -38,6 +38,10 @@ _CODE = (
 )
 """Modules whose source decides what is learned."""
 
+_PLACEMENT = {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", "max_failures"}
+"""Where the training runs, which may change when it is resumed: checkpoints fit any number of
+workers."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
@@ -76,7 +80,7 @@ def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOu
     """Name of the run that this road makes of this dataset: `<source>-<hash>`."""
     source = str(dataset.manifest["name"]).removeprefix("ingest-")
     decisive = {
-        "train": road.train.model_dump(mode="json"),
+        "train": road.train.model_dump(mode="json", exclude=_PLACEMENT),
         "model": road.model.model_dump(mode="json"),
         "dtype": road.embed.dtype,
         "dataset": dataset.key,
