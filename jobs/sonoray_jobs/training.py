@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class TrainJob(Config):
 
 @dataclass(slots=True)
 class _Meter:
-    """Means of an epoch's steps, weighted by the rank's studies."""
+    """Means over an epoch's steps and all ranks, weighted by answer tokens."""
 
     sums: dict[str, float]
     weight: float = 0.0
@@ -71,7 +71,9 @@ class _Meter:
         self.weight += weight
 
     def means(self) -> dict[str, float]:
-        return {name: total / self.weight for name, total in self.sums.items()}
+        """Collective: every rank must call it."""
+        *sums, weight = _sum_over_ranks([*self.sums.values(), self.weight])
+        return {name: total / weight for name, total in zip(self.sums, sums, strict=True)}
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:
@@ -135,6 +137,7 @@ def _run_stage(
     import torch
 
     from llava_ultra.batch import collate_features, collate_texts
+    from llava_ultra.language import IGNORED
     from llava_ultra.schedule import cosine_rate
     from sonoray_jobs.checkpoint import Position, restore_moments
     from sonoray_jobs.loading import iter_loaded_steps
@@ -145,6 +148,7 @@ def _run_stage(
     rank, world = context.get_world_rank(), context.get_world_size()
     study_ids = [study.study_id for study in iter_studies(job.dataset, split="train")]
     per_epoch = num_steps(len(study_ids), settings.studies_per_step)
+    before = per_epoch * sum(earlier.epochs for earlier in settings.stages[: start.stage])
     set_trainable(model, stage)
     engine, optimizer = build_engine(model, job.road, stage)
     if saved is not None:
@@ -174,12 +178,13 @@ def _run_stage(
             group["lr"] = stage.learning_rate * rate
         torch.manual_seed(_step_seed(settings.seed, start.stage, done, rank))
         visual = collate_features(loaded.features)
-        text = collate_texts(
-            tokenizer, loaded.rows, max_tokens=job.road.model.language.context_length
-        )
+        text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
         output = engine(visual.to(engine.device), text.to(engine.device))
-        share = len(loaded.features) * world / loaded.step.num_studies
-        engine.backward(output.loss * share)
+        # DeepSpeed takes the mean over ranks. Weighted by its answer tokens, the answers' loss is
+        # the mean over the step's tokens, however many ranks they are spread over.
+        num_tokens = float((text.labels != IGNORED).sum())
+        (step_tokens,) = _sum_over_ranks([num_tokens])
+        engine.backward(output.loss * (num_tokens * world / step_tokens))
         engine.step()
         done += 1
         if rank == 0:
@@ -191,7 +196,7 @@ def _run_stage(
                 "distillation_loss": float(output.distillation_loss),
                 "grounding_loss": float(output.grounding_loss),
             },
-            weight=len(loaded.features),
+            weight=num_tokens,
         )
         if loaded.step.index == per_epoch - 1:
             position = Position(
@@ -200,7 +205,16 @@ def _run_stage(
                 steps=done,
                 digests=start.digests,
             )
-            _report(model, stage, position, meter, rank, rate * stage.learning_rate)
+            metrics = {
+                **meter.means(),
+                **connector_metrics(model),
+                "learning_rate": rate * stage.learning_rate,
+                "stage": position.stage,
+                "epoch": position.epochs,
+                "lora": int(stage.lora),
+                "step": before + done,
+            }
+            _report(model, position, metrics, rank)
             meter = _Meter({})
     engine.destroy()
 
@@ -246,32 +260,33 @@ def build_engine(model: Any, road: RoadConfig, stage: TrainStage) -> tuple[Any, 
 
 def _report(
     model: Any,  # noqa: ANN401 - LlavaUltra
-    stage: TrainStage,
     position: Any,  # noqa: ANN401 - Position
-    meter: _Meter,
+    metrics: Mapping[str, float],
     rank: int,
-    rate: float,
 ) -> None:
+    """Report an epoch with its checkpoint; collective."""
     import ray.train
 
     from sonoray_jobs.checkpoint import gather_state, write_checkpoint
 
-    metrics = {
-        **meter.means(),
-        **connector_metrics(model),
-        "learning_rate": rate,
-        "stage": position.stage,
-        "epoch": position.epochs,
-        "lora": int(stage.lora),
-        "step": position.steps,
-    }
     weights, moments = gather_state(model)
     if rank != 0:
-        ray.train.report(metrics)
+        ray.train.report(dict(metrics))
         return
     with tempfile.TemporaryDirectory(prefix="sonoray-") as folder:
         write_checkpoint(Path(folder), weights, moments, position)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Sum each value over all ranks; collective."""
+    import torch
+    from ray.train.torch import get_device
+
+    total = torch.tensor(values, dtype=torch.float64, device=get_device())
+    torch.distributed.all_reduce(total)
+    sums: list[float] = total.tolist()
+    return sums
 
 
 def connector_metrics(model: Any) -> dict[str, float]:  # noqa: ANN401 - LlavaUltra

@@ -23,8 +23,6 @@ class Step:
     """Step within the epoch."""
     study_ids: tuple[str, ...]
     """This rank's share."""
-    num_studies: int
-    """Studies of all ranks in this step; what the rank's loss is weighted by."""
 
 
 def num_steps(num_studies: int, studies_per_step: int) -> int:
@@ -73,5 +71,4 @@ def iter_steps(
                 epoch=epoch,
                 index=index,
                 study_ids=tuple(ordered[position] for position in share),
-                num_studies=len(chunk),
             )
