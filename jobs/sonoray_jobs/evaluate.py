@@ -77,6 +77,7 @@ def run(
     Raises:
         DataError: the training is not finished, or the split is unknown or empty.
         ClusterError: Ray cannot be reached.
+        TrackingError: MLflow cannot be reached.
     """
     output = workspace.dataset(dataset)
     trained = find_training(workspace, road, dataset)
@@ -93,13 +94,17 @@ def run(
         stage,
         workspace.stages,
         lambda folder: _evaluate(
-            folder, workspace, road, dataset, trained, studies, address=address
+            folder,
+            workspace,
+            road,
+            dataset,
+            trained,
+            studies,
+            address=address,
+            tracking_uri=tracking_uri,
         ),
     )
-    evaluated = Evaluated(output=result, split=split)
-    if not result.reused:
-        _log(workspace, trained, evaluated, tracking_uri)
-    return evaluated
+    return Evaluated(output=result, split=split)
 
 
 def _evaluate(
@@ -111,10 +116,15 @@ def _evaluate(
     studies: Sequence[Study],
     *,
     address: str | None,
+    tracking_uri: str | None,
 ) -> dict[str, Any]:
+    """Write the output into `folder` and log it: a stage that MLflow missed is not finished."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from sonoray.tracking import Tracking
+
+    tracking = Tracking.open(workspace, tracking_uri)  # first: it may be down
     predictions = _answer(workspace, road, dataset, trained, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     training_answers: dict[str, list[str]] = defaultdict(list)
@@ -137,15 +147,24 @@ def _evaluate(
     generated_right = [
         row["generated"] == row["truth"] for row in predictions if row["task"] == "closed"
     ]
-    return {
+    metrics = {
         "num_studies": len(studies),
         "num_questions": len(predictions),
         "closed": {item.topic: item.to_json() for item in closed},
         "text": {item.topic: item.to_json() for item in free},
         "hit_rate": sum(known) / len(known) if known else None,
         "generated_exact": sum(generated_right) / max(1, len(generated_right)),
-        "run_id": trained.run_id,
     }
+    split = studies[0].split
+    tracking.log_evaluation(
+        trained.run_id,
+        {split: metrics},
+        {
+            f"evaluation/{split}/{name}": folder / name
+            for name in ("closed.md", "text.md", "predictions.parquet")
+        },
+    )
+    return {**metrics, "run_id": trained.run_id}
 
 
 def _answer(
@@ -173,10 +192,10 @@ def _answer(
         fingerprints={tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS},
     )
     num_questions = sum(len(study.turns) for study in studies)
+    num_batches = max(1, len(studies) // settings.batch_size)
     with ray_session(address):
         answers = ray.data.from_items(
-            pack_studies(list(studies)),
-            override_num_blocks=max(1, len(studies) // settings.batch_size),
+            pack_studies(list(studies)), override_num_blocks=num_batches
         ).map_batches(
             AnswerActor,
             fn_constructor_kwargs={
@@ -185,7 +204,7 @@ def _answer(
                 "device": "cuda" if settings.actor_gpus else "cpu",
             },
             batch_size=settings.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=settings.actors),
+            compute=ray.data.ActorPoolStrategy(size=min(settings.actors, num_batches)),
             num_cpus=settings.actor_cpus,
             num_gpus=settings.actor_gpus,
         )
@@ -206,20 +225,4 @@ def _record(row: Mapping[str, Any]) -> AnswerRecord:
         answer=row["answer"],
         options=tuple(scores),
         option_scores=scores,
-    )
-
-
-def _log(
-    workspace: Workspace, trained: Trained, evaluated: Evaluated, tracking_uri: str | None
-) -> None:
-    from sonoray.tracking import Tracking
-
-    folder = evaluated.output.path
-    Tracking.open(workspace, tracking_uri).log_evaluation(
-        trained.run_id,
-        {evaluated.split: {k: v for k, v in evaluated.summary.items() if k != "run_id"}},
-        {
-            f"evaluation/{evaluated.split}/{name}": folder / name
-            for name in ("closed.md", "text.md", "predictions.parquet")
-        },
     )
