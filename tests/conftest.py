@@ -26,16 +26,20 @@ def tiny_road() -> RoadConfig:
     """The whole road at its smallest: 7 training studies of 12 patients, seconds for each step."""
     from llava_ultra.testing import tiny_config
 
+    model = tiny_config().model_dump()
+    model["clip"]["image_size"] = 64  # 16 tokens: features outweigh the frame of their file
+    model["lora"]["dropout"] = 0.1  # randomness, which a resumed training has to repeat
     return RoadConfig.model_validate(
         {
             "phantom": {"num_patients": 12, "image_size": 64, "images": [1, 2]},
             "ingest": {"splits": {"train": 0.6, "validation": 0.15, "test": 0.25}},
-            "model": tiny_config().model_dump(),
+            "model": model,
             "bootstrap": {
                 "language": {"steps": 6, "batch_size": 4},
                 "clip": {"steps": 4, "batch_size": 4},
                 "sam": {"steps": 4, "batch_size": 4},
             },
+            "embed": {"batch_size": 9},
             "train": {
                 "stages": [
                     {"name": "align", "epochs": 2, "learning_rate": 2e-3},
