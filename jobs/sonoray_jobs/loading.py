@@ -83,9 +83,18 @@ def _studies(dataset: Path) -> dict[str, Study]:
     return {study.study_id: study for study in iter_studies(dataset, split="train")}
 
 
+_OPEN_STORES: dict[Path, FeatureStore] = {}
+
+
+def _opened(store: FeatureStore) -> FeatureStore:
+    """This process's own copy of a store, whose index of batches was read once, not per task."""
+    return _OPEN_STORES.setdefault(store.folder, store)
+
+
 def _load_step(
     row: dict[str, Any], *, dataset: Path, stores: Mapping[str, FeatureStore]
 ) -> dict[str, Any]:
+    stores = {tower: _opened(store) for tower, store in stores.items()}
     studies = [_studies(dataset)[study_id] for study_id in row["study_ids"]]
     features = [read_features(study, stores) for study in studies]
     questions = [
