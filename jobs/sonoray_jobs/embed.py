@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
 from sonoray.images import decode_image
+from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
 from sonoray_jobs.road import RoadConfig
@@ -68,18 +69,30 @@ def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[st
     Raises:
         DataError: the towers were not bootstrapped yet.
     """
-    parts = find_parts(workspace, road, dataset)
+    fingerprints = tower_fingerprints(find_parts(workspace, road, dataset))
+    return stores_of(workspace.features, road, fingerprints)
+
+
+def tower_fingerprints(parts: Mapping[str, StageOutput]) -> dict[str, str]:
+    """Fingerprint of each tower among the bootstrapped parts."""
+    return {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
+
+
+def stores_of(
+    root: Path, road: RoadConfig, fingerprints: Mapping[str, str]
+) -> dict[str, FeatureStore]:
+    """Open the stores of the towers with these fingerprints, in the road's shapes."""
     model = road.model
     channels = {"clip": model.clip.width, "sam": model.sam_channels}
     return {
         tower: FeatureStore(
-            workspace.features,
-            parts[tower].manifest["summary"]["fingerprint"],
+            root,
+            fingerprint,
             num_tokens=model.num_tokens,
             num_channels=channels[tower],
             dtype=road.embed.dtype,
         )
-        for tower in TOWERS
+        for tower, fingerprint in fingerprints.items()
     }
 
 

@@ -23,8 +23,7 @@ from sonoray.metrics import (
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study import Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.bootstrap import find_parts
-from sonoray_jobs.embed import TOWERS, open_stores
+from sonoray_jobs.embed import open_stores
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
@@ -181,16 +180,10 @@ def _answer(
     from sonoray.cluster import ray_session
     from sonoray.progress import progress
     from sonoray_jobs.answering import AnswerActor, pack_studies
-    from sonoray_jobs.trained import TrainedParts
+    from sonoray_jobs.trained import locate
 
-    parts = find_parts(workspace, road, dataset)
     settings = road.evaluate
-    model = TrainedParts(
-        road=road,
-        checkpoint=trained.checkpoint,
-        language=parts["language"].path,
-        fingerprints={tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS},
-    )
+    model = locate(workspace, road, dataset, trained)
     num_questions = sum(len(study.turns) for study in studies)
     num_batches = max(1, len(studies) // settings.batch_size)
     with ray_session(address):

@@ -9,7 +9,6 @@ from sonoray.config import content_hash
 from sonoray.stages import Stage, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
-from sonoray_jobs.embed import TOWERS
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.train import find_training
 
@@ -78,18 +77,9 @@ def run(
         from llava_ultra.artifact import save_artifact
         from llava_ultra.language import load_language
         from llava_ultra.towers import ClipTower, SamTower
-        from sonoray_jobs.trained import TrainedParts, load_trained
+        from sonoray_jobs.trained import load_trained, locate
 
-        model, _ = load_trained(
-            TrainedParts(
-                road=road,
-                checkpoint=trained.checkpoint,
-                language=parts["language"].path,
-                fingerprints={
-                    tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS
-                },
-            )
-        )
+        model, _ = load_trained(locate(workspace, road, dataset, trained))
         (folder / "model").mkdir()
         manifest = save_artifact(
             folder / "model",

@@ -18,7 +18,7 @@ from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import StageOutput, source_digest, write_json
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
-from sonoray_jobs.embed import TOWERS, open_stores, read_image_ids
+from sonoray_jobs.embed import open_stores, read_image_ids, tower_fingerprints
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.training import TrainJob
 
@@ -139,7 +139,7 @@ def run(
                 f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
                 f"sonoray embed --dataset {dataset} with the same --config and --set"
             )
-    fingerprints = {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
+    fingerprints = tower_fingerprints(parts)
     job = TrainJob(
         road=road,
         dataset=output.path,

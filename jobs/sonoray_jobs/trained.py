@@ -10,8 +10,12 @@ from pathlib import Path
 from llava_ultra.language import Language, add_lora, load_language
 from llava_ultra.model import LlavaUltra
 from sonoray.errors import CheckpointError
+from sonoray.workspace import Workspace
+from sonoray_jobs.bootstrap import find_parts
 from sonoray_jobs.checkpoint import load_weights, read_position
+from sonoray_jobs.embed import tower_fingerprints
 from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.train import Trained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +27,17 @@ class TrainedParts:
     language: Path
     fingerprints: dict[str, str]
     """Of the towers whose features it was trained on, by name."""
+
+
+def locate(workspace: Workspace, road: RoadConfig, dataset: str, trained: Trained) -> TrainedParts:
+    """Where the parts of a finished training lie."""
+    parts = find_parts(workspace, road, dataset)
+    return TrainedParts(
+        road=road,
+        checkpoint=trained.checkpoint,
+        language=parts["language"].path,
+        fingerprints=tower_fingerprints(parts),
+    )
 
 
 def load_trained(parts: TrainedParts) -> tuple[LlavaUltra, Language]:

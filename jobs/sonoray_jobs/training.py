@@ -21,6 +21,7 @@ from sonoray.feature_store import FeatureStore
 from sonoray.plan import iter_steps, num_steps
 from sonoray.step_board import StepBoard
 from sonoray.study import iter_studies
+from sonoray_jobs.embed import stores_of
 from sonoray_jobs.road import RoadConfig, TrainStage
 
 logger = logging.getLogger(__name__)
@@ -44,18 +45,7 @@ class TrainJob(Config):
 
     def stores(self) -> dict[str, FeatureStore]:
         """Open both feature stores."""
-        model = self.road.model
-        channels = {"clip": model.clip.width, "sam": model.sam_channels}
-        return {
-            tower: FeatureStore(
-                self.features,
-                fingerprint,
-                num_tokens=model.num_tokens,
-                num_channels=channels[tower],
-                dtype=self.road.embed.dtype,
-            )
-            for tower, fingerprint in self.fingerprints.items()
-        }
+        return stores_of(self.features, self.road, self.fingerprints)
 
 
 @dataclass(slots=True)
