@@ -80,6 +80,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.checkpoint import Position, load_weights, read_position
 
+    # More threads than the worker's share of the machine would wait for each other at every step.
+    torch.set_num_threads(max(1, round(job.road.train.cpus_per_worker)))
     torch.manual_seed(job.road.train.seed)
     language = load_language(job.language)
     digests = {"language": language.digest, **job.fingerprints}
