@@ -1,0 +1,38 @@
+"""The board of a real session, written to by hand."""
+
+import re
+
+import pytest
+
+from sonoray.step_board import StepBoard
+
+pytestmark = pytest.mark.ray
+
+
+def test_each_part_gets_one_line_when_it_ends(ray_local, capsys):
+    board = StepBoard.start()
+    clip, sam = board.poster("clip"), board.poster("sam")
+    with board.watching():
+        for step in range(1, 101):
+            clip(step, 100, 1 / step)  # far more often than the board is told
+        sam(1, 100, 2.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.fullmatch(r"clip: 100 steps after \d+\.\d s, loss 0\.010", lines[0])
+
+
+def test_a_workers_posts_reach_the_board_at_most_twice_a_second(ray_local):
+    import ray
+
+    board = StepBoard.start()
+
+    @ray.remote(num_cpus=0)
+    def work(board: StepBoard) -> list[tuple[int, int, str]]:
+        post = board.poster("clip")
+        post(1, 100, 3.0)
+        post(2, 100, 2.0)
+        early = board._read()["clip"]
+        post(100, 100, 1.0)  # the last one, however soon
+        return [early, board._read()["clip"]]
+
+    assert ray.get(work.remote(board)) == [(1, 100, "loss 3.000"), (100, 100, "loss 1.000")]
