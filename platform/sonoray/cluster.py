@@ -212,7 +212,15 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     configured = os.environ.get("RAY_TMPDIR")
     folder = None if configured else tempfile.mkdtemp(prefix="sonoray-", dir="/tmp")
     port = _free_port()
-    env = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_GCS_SERVER_PORT": str(port)}
+    env = {
+        "RAY_ADDRESS": f"127.0.0.1:{port}",
+        "RAY_GCS_SERVER_PORT": str(port),
+        # torch keeps compiled extensions per user: two environments would compile DeepSpeed's over
+        # each other for ever
+        "TORCH_EXTENSIONS_DIR": os.environ.get(
+            "TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")
+        ),
+    }
     try:
         with _environment(env):
             try:
