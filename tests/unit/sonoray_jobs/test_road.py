@@ -1,4 +1,5 @@
 import pytest
+
 from sonoray.errors import ConfigError
 from sonoray_jobs.road import RoadConfig, TrainConfig, load_road, packaged_roads
 from sonoray_jobs.train import check_cpus

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.language import train_tokenizer
 from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
