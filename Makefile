@@ -110,9 +110,10 @@ $(UV):
 
 # `sync` also removes what the lock no longer names. DeepSpeed comes as source: the constraints hold
 # what builds it to the lock's versions and hashes. hatchling, our own build backend, is in the lock,
-# so that the package itself needs no isolated build and no unpinned download.
+# so that the package itself needs no isolated build and no unpinned download. Bytecode is compiled
+# here, once (some 60 s): where PYTHONDONTWRITEBYTECODE is set, every Ray worker would do it again.
 $(READY): pyproject.toml requirements.lock | $(UV)
-	$(UV) pip sync --python $(VENV)/bin/python --require-hashes \
+	$(UV) pip sync --compile-bytecode --python $(VENV)/bin/python --require-hashes \
 		--build-constraints requirements.lock requirements.lock
 	$(UV) pip install --python $(VENV)/bin/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
