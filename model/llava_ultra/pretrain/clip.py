@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
@@ -18,6 +18,9 @@ from llava_ultra.language import encode_text
 from llava_ultra.pixels import random_views, to_pixels
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.towers import ClipTower
+
+_TOKEN_STD = 0.3
+"""Standard deviation of the token embeddings at the start."""
 
 
 def pretrain_clip(
@@ -58,6 +61,9 @@ def pretrain_clip(
         end_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
     )
+    # open_clip's 0.02 leaves all captions of a small model alike at first, and some seeds never get
+    # away from there
+    nn.init.normal_(tower.clip.token_embedding.weight, std=_TOKEN_STD)
     pixels = to_pixels(images, model_config.image_size)
     ids = encode_captions(tokenizer, captions, model_config.context_length)
     group_of = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
