@@ -1,5 +1,11 @@
 """Fixtures of the whole suite: one Ray per test run, a tiny road, the public data."""
 
+import os
+
+# before anything imports torch: tiny tensors gain nothing from threads, and two test processes that
+# wait for each other at every operation run ten times slower
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
