@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from llava_ultra.batch import collate_features, collate_texts
+from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
 from sonoray.feature_store import FeatureStore
 from sonoray.study import Study
-from sonoray_jobs.loading import read_features
 from sonoray_jobs.trained import TrainedParts, load_trained
 
 
@@ -35,7 +34,7 @@ class AnswerActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Answer all questions of a batch of study rows; one prediction row per question."""
         studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
-        visual = collate_features([read_features(s, self._stores) for s in studies])
+        visual = collate_features([_read_features(s, self._stores) for s in studies])
         visual = visual.to(self._device)
         tokens = self._model.fuse(visual.clip, visual.sam)
         questions = [(at, turn) for at, study in enumerate(studies) for turn in study.turns]
@@ -93,6 +92,11 @@ class AnswerActor:
                 }
             )
         return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeatures:
+    ids = [image.image_id for image in study.images]
+    return StudyFeatures(clip=stores["clip"].read(ids), sam=stores["sam"].read(ids))
 
 
 def _shows_finding(study: Study, index: int) -> int:
