@@ -4,14 +4,13 @@ The run's name is the hash of everything that decides the outcome, so the same c
 checkpoints: after a crash it goes on, after the end it is a no-op.
 """
 
-import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonoray.config import content_hash
 from sonoray.errors import ConfigError, DataError, JobFailedError
@@ -22,7 +21,10 @@ from sonoray_jobs.embed import open_stores, read_image_ids, tower_fingerprints
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.training import TrainJob
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from ray.train import Result
+
+    from sonoray.tracking.callback import MlflowRunCallback
 
 _RESULT = "result.json"
 
@@ -148,63 +150,70 @@ def run(
         fingerprints=fingerprints,
     )
 
-    import ray.train
-    from ray.train.torch import TorchTrainer
+    import ray
 
     from sonoray.cluster import ray_session
-    from sonoray.step_board import StepBoard
     from sonoray.tracking import Tracking
 
     tracking = Tracking.open(workspace, tracking_uri)
     tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name} | {
         f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
     }
-    with (
-        ray_session(address),
-        tracking.training(
+    with ray_session(address):
+        check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        _prebuild_communication()
+        with tracking.training(
             workspace.runs,
             name,
             config=road.model_dump(mode="json"),
             tags=tags,
             experiment=road.experiment,
-        ) as callback,
-    ):
-        check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-        _prebuild_communication()
-        board = StepBoard.start()
-        trainer = TorchTrainer(
-            _train_loop,
-            train_loop_config={"job": job.model_dump(mode="json"), "board": board},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=road.train.num_workers,
-                use_gpu=road.train.gpus_per_worker > 0,
-                resources_per_worker=_worker_resources(road),
-            ),
-            run_config=ray.train.RunConfig(
-                storage_path=str(workspace.runs),
+        ) as callback:
+            result = _fit(job, workspace.runs, name, callback)
+            if result.error is not None or result.checkpoint is None:
+                raise JobFailedError(f"training {name!r} failed: {result.error}")
+            trained = Trained(
                 name=name,
-                callbacks=[callback],  # type: ignore[list-item]
-                failure_config=ray.train.FailureConfig(max_failures=road.train.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            ),
-        )
-        with board.watching():
-            result = trainer.fit()
-        if result.error is not None or result.checkpoint is None:
-            raise JobFailedError(f"training {name!r} failed: {result.error}")
-        trained = Trained(
-            name=name,
-            run_id=callback.run_id,
-            checkpoint=Path(result.checkpoint.path),
-            metrics={
-                key: float(value)
-                for key, value in (result.metrics or {}).items()
-                if isinstance(value, (int, float))
-            },
-            reused=False,
-        )
-        write_json(workspace.runs / name / _RESULT, trained.to_json())
+                run_id=callback.run_id,
+                checkpoint=Path(result.checkpoint.path),
+                metrics={
+                    key: float(value)
+                    for key, value in (result.metrics or {}).items()
+                    if isinstance(value, (int, float))
+                },
+                reused=False,
+            )
+            write_json(workspace.runs / name / _RESULT, trained.to_json())
     return trained
+
+
+def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback") -> "Result":
+    """Run the workers to the end of the last stage, from their latest checkpoint on."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from sonoray.step_board import StepBoard
+
+    settings = job.road.train
+    board = StepBoard.start()
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={"job": job.model_dump(mode="json"), "board": board},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.num_workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker=_worker_resources(job.road),
+        ),
+        run_config=ray.train.RunConfig(
+            storage_path=str(storage),
+            name=name,
+            callbacks=[callback],  # type: ignore[list-item]
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with board.watching():
+        return trainer.fit()
 
 
 def check_cpus(road: RoadConfig, num_cpus: float) -> None:

@@ -14,7 +14,7 @@ from llava_ultra.artifact import VisualStudy, load_assistant
 from llava_ultra.language import add_lora, load_language
 from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.towers import ClipTower, SamTower, encode_images
-from sonoray.errors import DataError, TrackingError
+from sonoray.errors import ConfigError, DataError, TrackingError
 from sonoray.study import Task, iter_studies
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
@@ -311,6 +311,17 @@ def test_a_missing_step_is_named_with_its_command(finished_road, tmp_path, there
     with pytest.raises(DataError, match=fix) as caught:
         job(**arguments(finished_road, workspace))
     assert "\n" not in str(caught.value)
+    assert not workspace.runs.exists()
+
+
+def test_workers_that_do_not_fit_leave_no_run_behind(finished_road, tmp_path):
+    workspace = finished_road.copy(tmp_path, "datasets", "stages", "features")
+    greedy = finished_road.road.train.model_copy(update={"cpus_per_worker": 2.0})
+    road = finished_road.road.model_copy(update={"train": greedy})
+    # where it runs does not make it another training
+    assert train.run(**arguments(finished_road) | {"road": road}).reused
+    with pytest.raises(ConfigError, match=r"needs 4 CPUs for 2 workers and 0\.5 to load"):
+        train.run(**arguments(finished_road, workspace) | {"road": road})
     assert not workspace.runs.exists()
 
 
