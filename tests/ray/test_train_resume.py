@@ -1,0 +1,179 @@
+"""Trainings that are cut short for real, and go on: what comes out must not show it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sonoray.tracking import Tracking
+from sonoray.workspace import Workspace
+from sonoray_jobs import train
+from sonoray_jobs.checkpoint import read_position
+from sonoray_jobs.road import RoadConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+DATASET = "phantom"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+PATIENCE_S = 240.0
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sonoray.workspace import Workspace
+from sonoray_jobs import train
+from sonoray_jobs.road import RoadConfig
+
+road = RoadConfig.model_validate_json(sys.argv[2])
+train.run(workspace=Workspace.open(Path(sys.argv[1])), road=road, dataset=sys.argv[3])
+"""
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} after {PATIENCE_S} s"
+        time.sleep(0.02)
+
+
+def registered(workspace: Workspace) -> list[str]:
+    """Names of the checkpoints that Ray Train would go on from, oldest first."""
+    for file in workspace.runs.glob(f"*/{SNAPSHOT}"):
+        try:
+            state = json.loads(file.read_text())
+        except json.JSONDecodeError:  # it is being written
+            return []
+        return [result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
+    return []
+
+
+def history(workspace: Workspace, run_id: str, metric: str) -> list[tuple[int, float]]:
+    client = Tracking.open(workspace).store.client
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
+
+
+def logged_epochs(workspace: Workspace) -> int:
+    """How many epochs MLflow knows of the only training."""
+    (file,) = workspace.runs.glob("*/mlflow_run_id")
+    return len(history(workspace, file.read_text(), "loss"))
+
+
+def living_workers() -> list[int]:
+    """Process ids of this Ray's own training workers."""
+    from ray._private.state import actors  # the public API needs the dashboard
+
+    return [
+        actor["Pid"]
+        for actor in actors().values()
+        if actor["ActorClassName"] == "RayTrainWorker" and actor["State"] == "ALIVE"
+    ]
+
+
+def kill_the_driver(workspace: Workspace, road: RoadConfig) -> None:
+    """Train in a process of its own and kill that after the first epoch."""
+    command = [sys.executable, "-c", DRIVER, str(workspace.root), road.model_dump_json(), DATASET]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        try:
+            wait_for(lambda: registered(workspace) or driver.poll() is not None, "checkpoint")
+            wait_for(lambda: logged_epochs(workspace) or driver.poll() is not None, "metrics")
+        finally:
+            driver.kill()
+        assert driver.wait() == -signal.SIGKILL, driver.stderr.read()
+    wait_for(lambda: not living_workers(), "end of the killed driver's workers")
+
+
+def kill_a_worker(workspace: Workspace, known: list[str]) -> None:
+    """Kill one worker as soon as there is a checkpoint that is not among the `known` ones."""
+    wait_for(lambda: set(registered(workspace)) - set(known), "further checkpoint")
+    os.kill(living_workers()[0], signal.SIGKILL)
+
+
+def cut_power(workspace: Workspace, elsewhere: Workspace) -> None:
+    """Copy what is on disk when the first epoch is done, while the training goes on."""
+    wait_for(lambda: registered(workspace), "checkpoint")
+    (name,) = registered(workspace)
+    (run,) = workspace.runs.iterdir()
+    target = elsewhere.runs / run.name
+    shutil.copytree(run / name, target / name)
+    shutil.copy(run / SNAPSHOT, target)
+    assert registered(elsewhere) == [name]
+
+
+def state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Weights and moments."""
+    return load_file(checkpoint / "weights.safetensors") | load_file(
+        checkpoint / "optimizer.safetensors"
+    )
+
+
+def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
+    """First the driver is killed, and after the rerun one of the two workers."""
+    road, whole = finished_road.road, finished_road.trained
+    workspace = finished_road.copy(tmp_path, "datasets", "stages", "features")
+    kill_the_driver(workspace, road)
+    killer = threading.Thread(target=kill_a_worker, args=(workspace, registered(workspace)))
+    killer.start()
+    resumed = train.run(workspace=workspace, road=road, dataset=DATASET)
+    killer.join()
+
+    assert not resumed.reused
+    assert resumed.name == whole.name
+    expected, found = state(whole.checkpoint), state(resumed.checkpoint)
+    assert set(found) == set(expected)
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+    assert read_position(resumed.checkpoint) == read_position(whole.checkpoint)
+    run = Tracking.open(workspace).store.client.get_run(resumed.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["sonoray.failures"] == "1"
+    reported = history(workspace, resumed.run_id, "loss")
+    reference = dict(history(finished_road.workspace, whole.run_id, "loss"))
+    assert dict(reported) == reference
+    first_step = min(reference)
+    assert [step for step, _ in reported].count(first_step) == 1, "it began anew"
+
+
+def test_one_worker_goes_on_where_two_stopped(finished_road, tmp_path):
+    """The same global batches, so only the order of summation differs.
+
+    Without dropout, whose masks belong to ranks, and without sampling losses, which compare the
+    studies of one rank.
+    """
+    values = finished_road.road.model_dump()
+    values["model"]["sampling"] = {"type": "first"}
+    values["model"]["lora"]["dropout"] = 0.0
+    values["train"]["stages"] = [
+        {"name": "instruct", "epochs": 2, "learning_rate": 2e-3, "lora": True}
+    ]
+    two = RoadConfig.model_validate(values)
+    values["train"]["num_workers"] = 1
+    one = RoadConfig.model_validate(values)
+    workspace = finished_road.copy(tmp_path / "two", "datasets", "stages", "features")
+    elsewhere = finished_road.copy(tmp_path / "one", "datasets", "stages", "features")
+    cut = threading.Thread(target=cut_power, args=(workspace, elsewhere))
+    cut.start()
+    whole = train.run(workspace=workspace, road=two, dataset=DATASET)
+    cut.join()
+    halfway = state(elsewhere.runs / whole.name / registered(elsewhere)[0])
+    resumed = train.run(workspace=elsewhere, road=one, dataset=DATASET)
+
+    assert resumed.name == whole.name
+    assert len(history(elsewhere, resumed.run_id, "loss")) == 1, "it began anew"
+    assert read_position(resumed.checkpoint) == read_position(whole.checkpoint)
+    expected, found = state(whole.checkpoint), state(resumed.checkpoint)
+    assert set(found) == set(expected)
+    for name, tensor in found.items():
+        # one unit in the last place was measured; an epoch moves weights ten thousand times more
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+    moved = expected["fusion.alpha_logit"] - halfway["fusion.alpha_logit"]
+    assert moved.abs() > 1e-4
+    assert resumed.metrics["answer_loss"] == pytest.approx(whole.metrics["answer_loss"], rel=1e-6)
