@@ -215,6 +215,10 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     env = {
         "RAY_ADDRESS": f"127.0.0.1:{port}",
         "RAY_GCS_SERVER_PORT": str(port),
+        # Serve kills a proxy that is not ready in 5 s and starts another; a busy laptop needs longer
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": os.environ.get(
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
+        ),
         # torch keeps compiled extensions per user: two environments would compile DeepSpeed's over
         # each other for ever
         "TORCH_EXTENSIONS_DIR": os.environ.get(
