@@ -215,7 +215,7 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     env = {
         "RAY_ADDRESS": f"127.0.0.1:{port}",
         "RAY_GCS_SERVER_PORT": str(port),
-        # Serve kills a proxy that is not ready in 5 s and starts another; a busy laptop needs longer
+        # Serve kills a proxy that is not ready in 5 s and starts another; a busy machine needs more
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": os.environ.get(
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
         ),
