@@ -1,0 +1,84 @@
+"""`sonoray demo` as a person starts it: the whole road, and a second time with nothing to do."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sonoray_jobs.road import RoadConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def to_toml(value: Any) -> str:
+    """A JSON value in one line of TOML, which has no null."""
+    match value:
+        case dict():
+            items = ((key, to_toml(item)) for key, item in value.items() if item is not None)
+            return "{" + ", ".join(f"{json.dumps(key)} = {text}" for key, text in items) + "}"
+        case list():
+            return "[" + ", ".join(map(to_toml, value)) + "]"
+        case _:
+            return json.dumps(value)
+
+
+def write_road(road: RoadConfig, path: Path) -> Path:
+    sections = road.model_dump(mode="json").items()
+    path.write_text("".join(f"{key} = {to_toml(value)}\n" for key, value in sections))
+    return path
+
+
+def demo(workspace: Path, road: Path) -> subprocess.CompletedProcess[str]:
+    """Run the demo in a Ray of its own."""
+    command = [sys.executable, "-m", "sonoray_jobs.cli", "demo"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command, "--workspace", str(workspace), "--config", str(road)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def answers(shown: str) -> list[str]:
+    return re.findall(r"^  答: (.*)$", shown, re.MULTILINE)
+
+
+def test_the_demo_shows_the_whole_road_and_reuses_it(tiny_road, tmp_path):
+    road = write_road(tiny_road, tmp_path / "road.toml")
+    first = demo(tmp_path / "workspace", road)
+    assert len(re.findall(r"^  问: \S", first.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  真: \S", first.stdout, re.MULTILINE)) == 3
+    assert len(answers(first.stdout)) == 3
+    used = r"^  used image \d \(\d+%\) of \d; scores [01]\.\d\d( [01]\.\d\d)*$"
+    assert len(re.findall(used, first.stdout, re.MULTILINE)) == 3
+    share = r"[01]\.\d{3}"
+    assert re.search(
+        rf"^closed questions: accuracy {share}, constant answer {share}$",
+        first.stdout,
+        re.MULTILINE,
+    )
+    assert "仅供科研使用" in first.stdout
+    assert "mlflow ui --backend-store-uri" in first.stdout
+    assert "trained phantom-" in first.stderr
+    assert "reused" not in first.stderr
+
+    second = demo(tmp_path / "workspace", road)
+    assert "dataset phantom (unchanged)" in second.stderr
+    for part in ("language", "sam", "clip"):
+        assert re.search(rf"^{part}: .*\(reused\)", second.stderr, re.MULTILINE)
+    assert "computed: clip 0, sam 0" in second.stderr
+    assert "reused phantom-" in second.stderr
+    assert "trained phantom-" not in second.stderr
+    assert "(version 1)" in second.stderr
+    assert answers(second.stdout) == answers(first.stdout)
