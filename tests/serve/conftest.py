@@ -1,7 +1,5 @@
 """One service for all tests here: a tiny real model behind real Ray Serve and HTTP."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ class Running:
     service: Service
     key: str
     logs: Path
-    """Folder of this Ray's session."""
+    """Folder of the logs of this Ray, its workers' and replicas' too."""
 
     @property
     def root(self) -> str:
@@ -60,24 +58,22 @@ def assistant(model_folder: Path) -> Assistant:
 
 
 @pytest.fixture(scope="module")
-def running(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    ray_local: str, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     key = new_api_key()
-    temp_dir = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # socket paths must stay short
     from ray import serve
+    from ray._private.worker import _global_node
 
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_TMPDIR", str(temp_dir))
-        environment.delenv("RAY_ADDRESS", raising=False)
-        with serving(
-            workspace=Workspace.open(tmp_path_factory.mktemp("workspace")),
-            model=str(model_folder),
-            config=CONFIG,
-            port=free_port(),
-            api_keys=["another-key-0123456789", key],
-        ) as service:
-            yield Running(service=service, key=key, logs=temp_dir)
-            serve.shutdown()  # ends the threads of the handles that tests made here
-    shutil.rmtree(temp_dir, ignore_errors=True)
+    with serving(
+        workspace=Workspace.open(tmp_path_factory.mktemp("workspace")),
+        model=str(model_folder),
+        config=CONFIG,
+        port=free_port(),
+        api_keys=["another-key-0123456789", key],
+    ) as service:
+        yield Running(service=service, key=key, logs=Path(_global_node.get_logs_dir_path()))
+        serve.shutdown()  # ends the threads of the handles that tests made here
 
 
 @pytest.fixture
