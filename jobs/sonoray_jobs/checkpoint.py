@@ -65,6 +65,7 @@ def write_checkpoint(
     position: Position,
 ) -> None:
     """Write gathered state into `folder`; `position.json` comes last and marks it complete."""
+    folder.mkdir(exist_ok=True)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items()},
         folder / "weights.safetensors",

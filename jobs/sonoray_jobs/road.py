@@ -72,9 +72,10 @@ class TrainConfig(Config):
     """Global batch size, in studies; each brings all its questions."""
     num_workers: int = Field(default=2, ge=1)
     cpus_per_worker: float = Field(default=0.5, gt=0)
-    """Logical CPUs of a worker; what is left feeds Ray Data."""
-    data_cpus: float = Field(default=0.25, gt=0)
-    """Logical CPUs of each worker's loading task."""
+    """Logical CPUs of a worker."""
+    data_cpus: float = Field(default=0, ge=0)
+    """Logical CPUs kept for each worker's loading task. A task reads a step in some 10 ms, so 0, on
+    whatever is idle, serves a machine that is not full."""
     gpus_per_worker: float = Field(default=0, ge=0)
     zero_stage: Literal[1, 2] = 2
     """DeepSpeed ZeRO stage."""

@@ -4,6 +4,7 @@ The run's name is the hash of everything that decides the outcome, so the same c
 checkpoints: after a crash it goes on, after the end it is a no-op.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -217,19 +218,24 @@ def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback")
 
 
 def check_cpus(road: RoadConfig, num_cpus: float) -> None:
-    """Refuse a config whose workers would starve Ray Data, which would hang for ever.
+    """Refuse a config whose workers would starve their own loading.
+
+    Ray Data shares what the workers leave among the running datasets, one per worker, in whole
+    CPUs. With less than a task needs it schedules only once the worker already waits, and polls all
+    the while.
 
     Raises:
         ConfigError: workers and their loading tasks need more CPUs than the cluster has.
     """
     train = road.train
     workers = train.num_workers * train.cpus_per_worker
-    loading = train.num_workers * train.data_cpus
-    if workers + loading > num_cpus:
+    share = (num_cpus - workers) // train.num_workers
+    if share < math.ceil(train.data_cpus):
         raise ConfigError(
-            f"train needs {workers:g} CPUs for {train.num_workers} workers and {loading:g} to load "
-            f"their data, the cluster has {num_cpus:g}; lower train.cpus_per_worker or "
-            "train.num_workers, or add nodes"
+            f"{train.num_workers} train workers of {train.cpus_per_worker:g} CPUs leave each "
+            f"{max(0, share):g} of the cluster's {num_cpus:g} to load its data, and "
+            f"train.data_cpus is {train.data_cpus:g}; lower train.data_cpus (0 takes what is "
+            "idle), train.cpus_per_worker or train.num_workers, or add nodes"
         )
 
 

@@ -6,23 +6,28 @@ and one checkpoint. Reports, checkpoints and gathers are collective: all ranks m
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonoray.config import Config, validate_config
 from sonoray.feature_store import FeatureStore
-from sonoray.plan import iter_steps, num_steps
+from sonoray.plan import Step, iter_steps, num_steps
+from sonoray.scratch import scratch_folder
 from sonoray.step_board import StepBoard
 from sonoray.study import iter_studies
 from sonoray_jobs.embed import stores_of
 from sonoray_jobs.road import RoadConfig, TrainStage
+
+if TYPE_CHECKING:
+    from sonoray_jobs.checkpoint import Position
+    from sonoray_jobs.loading import LoadedStep
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +84,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from llava_ultra.language import add_lora, load_language
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.checkpoint import Position, load_weights, read_position
+    from sonoray_jobs.loading import iter_loaded_steps
 
     # More threads than the worker's share of the machine would wait for each other at every step.
     torch.set_num_threads(max(1, round(job.road.train.cpus_per_worker)))
@@ -88,22 +94,63 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     model = LlavaUltra(job.road.model, add_lora(language.model, job.road.model.lora))
     position = Position(stage=0, epochs=0, steps=0, digests=digests)
     checkpoint = ray.train.get_checkpoint()
-    with tempfile.TemporaryDirectory(prefix="sonoray-") as scratch:
+    with scratch_folder() as scratch:
         saved: Path | None = None
         if checkpoint is not None:
-            saved = Path(checkpoint.to_directory(scratch))
+            saved = Path(checkpoint.to_directory(scratch / "checkpoint"))
             position = read_position(saved)
             _check_frozen(position.digests, digests)
             load_weights(model, saved)
-        stages = job.road.train.stages
-        for index in range(position.stage, len(stages)):
-            resumed = index == position.stage and position.epochs > 0
-            if resumed and position.epochs >= stages[index].epochs:
-                continue
-            start = (
-                position if resumed else Position(stage=index, epochs=0, steps=0, digests=digests)
+        starts = _stage_starts(job, position)
+        plans = _plans(job, starts)
+        # one stream for all stages: the next one's data is ready before this one ends
+        stream = iter_loaded_steps(
+            [step for plan in plans for step in plan],
+            dataset=job.dataset,
+            stores=job.stores(),
+            num_cpus=job.road.train.data_cpus,
+        )
+        for start, plan in zip(starts, plans, strict=True):
+            steps = itertools.islice(stream, len(plan))
+            moments = saved if start.epochs else None
+            _run_stage(job, model, language.tokenizer, start, steps, moments, board)
+
+
+def _stage_starts(job: TrainJob, position: "Position") -> list["Position"]:
+    """Where each stage that is still to be done starts."""
+    starts = []
+    for index, stage in enumerate(job.road.train.stages):
+        if index > position.stage:
+            starts.append(position.model_copy(update={"stage": index, "epochs": 0, "steps": 0}))
+        elif index == position.stage and position.epochs < stage.epochs:
+            starts.append(position)
+    return starts
+
+
+def _plans(job: TrainJob, starts: Sequence["Position"]) -> list[list[Step]]:
+    """This worker's steps of each stage."""
+    import ray.train
+
+    settings = job.road.train
+    context = ray.train.get_context()
+    study_ids = _train_ids(job)
+    return [
+        list(
+            iter_steps(
+                study_ids,
+                seed=settings.seed + 1000 * start.stage,  # stages see different orders
+                studies_per_step=settings.studies_per_step,
+                epochs=range(start.epochs, settings.stages[start.stage].epochs),
+                rank=context.get_world_rank(),
+                num_ranks=context.get_world_size(),
             )
-            _run_stage(job, model, language.tokenizer, start, saved if resumed else None, board)
+        )
+        for start in starts
+    ]
+
+
+def _train_ids(job: TrainJob) -> list[str]:
+    return [study.study_id for study in iter_studies(job.dataset, split="train")]
 
 
 def _check_frozen(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -121,7 +168,8 @@ def _run_stage(
     job: TrainJob,
     model: Any,  # noqa: ANN401 - LlavaUltra; torch stays out of this module's imports
     tokenizer: Any,  # noqa: ANN401 - a transformers tokenizer
-    start: Any,  # noqa: ANN401 - Position
+    start: "Position",
+    stream: Iterator["LoadedStep"],
     saved: Path | None,
     board: StepBoard,
 ) -> None:
@@ -132,36 +180,21 @@ def _run_stage(
     from llava_ultra.language import IGNORED
     from llava_ultra.schedule import cosine_rate
     from sonoray_jobs.checkpoint import Position, restore_moments
-    from sonoray_jobs.loading import iter_loaded_steps
 
     settings = job.road.train
     stage = settings.stages[start.stage]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    study_ids = [study.study_id for study in iter_studies(job.dataset, split="train")]
-    per_epoch = num_steps(len(study_ids), settings.studies_per_step)
+    per_epoch = num_steps(len(_train_ids(job)), settings.studies_per_step)
     before = per_epoch * sum(earlier.epochs for earlier in settings.stages[: start.stage])
     set_trainable(model, stage)
     engine, optimizer = build_engine(model, job.road, stage)
     if saved is not None:
         restore_moments(model, optimizer, saved, start.steps)
-    plan = list(
-        iter_steps(
-            study_ids,
-            seed=settings.seed + 1000 * start.stage,  # stages see different orders
-            studies_per_step=settings.studies_per_step,
-            epochs=range(start.epochs, stage.epochs),
-            rank=rank,
-            num_ranks=world,
-        )
-    )
     model.train()
     post = board.poster(f"train {stage.name}")
     context_length = job.road.model.language.context_length
     meter, done = _Meter({}), start.steps
-    stream = iter_loaded_steps(
-        plan, dataset=job.dataset, stores=job.stores(), num_cpus=settings.data_cpus
-    )
     for loaded in stream:
         rate = cosine_rate(
             done, stage.epochs * per_epoch, settings.warmup_fraction, floor=_FLOOR_RATE
@@ -252,7 +285,7 @@ def build_engine(model: Any, road: RoadConfig, stage: TrainStage) -> tuple[Any, 
 
 def _report(
     model: Any,  # noqa: ANN401 - LlavaUltra
-    position: Any,  # noqa: ANN401 - Position
+    position: "Position",
     metrics: Mapping[str, float],
     rank: int,
 ) -> None:
@@ -265,9 +298,10 @@ def _report(
     if rank != 0:
         ray.train.report(dict(metrics))
         return
-    with tempfile.TemporaryDirectory(prefix="sonoray-") as folder:
-        write_checkpoint(Path(folder), weights, moments, position)
-        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+    with scratch_folder() as folder:
+        saved = folder / "checkpoint"
+        write_checkpoint(saved, weights, moments, position)
+        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(saved))
 
 
 def _sum_over_ranks(values: Sequence[float]) -> list[float]:

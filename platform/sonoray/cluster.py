@@ -11,7 +11,7 @@ on a cluster. Choices:
   HTTP/2 greeting to the port (gRPC answers it at once) and a look for a raylet on this machine.
 - **Small footprint.** Object store of at most 2 GiB or 20 % of the memory; dashboard, usage report
   and uv hook off; temporary files (which hold pixels) in a folder of mode 0700 under /tmp, where
-  socket paths stay below the kernel's 107 bytes, removed with the session.
+  socket paths stay below the kernel's 107 bytes, removed with the session (`sonoray.scratch`).
 - **Workers see the venv's tools.** The interpreter's folder is prepended to PATH: DeepSpeed calls
   `ninja` by name.
 """
@@ -21,16 +21,15 @@ import importlib.util
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sonoray.errors import ClusterError
+from sonoray.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,7 @@ CPU_WAIT_S = 5.0
 MAX_OBJECT_STORE_BYTES = 2 * 1024**3
 OBJECT_STORE_FRACTION = 0.2
 
+_SCRATCH_ROOT = Path("/tmp")  # noqa: S108 - a longer path is too long for Ray's sockets
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _HTTP2_SETTINGS_FRAME = 4
 
@@ -210,7 +210,6 @@ def _private(num_cpus: int | None) -> Iterator[str]:
 
     ensure_token_file()
     configured = os.environ.get("RAY_TMPDIR")
-    folder = None if configured else tempfile.mkdtemp(prefix="sonoray-", dir="/tmp")
     port = _free_port()
     env = {
         "RAY_ADDRESS": f"127.0.0.1:{port}",
@@ -225,27 +224,25 @@ def _private(num_cpus: int | None) -> Iterator[str]:
             "TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")
         ),
     }
-    try:
-        with _environment(env):
-            try:
-                _init(
-                    address="local",
-                    num_cpus=num_cpus or max(2, os.cpu_count() or 1),
-                    object_store_memory=object_store_bytes(),
-                    include_dashboard=False,
-                    # Ray opens its own folder to everybody (0777), so it gets one inside of ours
-                    _temp_dir=configured or f"{folder}/ray",
-                )
-            except (OSError, RuntimeError, ValueError) as error:  # also timeouts and dead processes
-                raise ClusterError(
-                    f"a private Ray does not start ({_first_line(error)}); run: sonoray doctor"
-                ) from error
-            del os.environ["RAY_GCS_SERVER_PORT"]  # a Ray started by a child needs its own
-            yield env["RAY_ADDRESS"]
-    finally:
-        ray.shutdown(wait_for_processes=True)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_environment(env))
+        try:
+            # Ray opens its own folder to everybody (0777), so it gets one inside of ours
+            folder = configured or f"{stack.enter_context(scratch_folder(_SCRATCH_ROOT))}/ray"
+            stack.callback(ray.shutdown, wait_for_processes=True)
+            _init(
+                address="local",
+                num_cpus=num_cpus or max(2, os.cpu_count() or 1),
+                object_store_memory=object_store_bytes(),
+                include_dashboard=False,
+                _temp_dir=folder,
+            )
+        except (OSError, RuntimeError, ValueError) as error:  # also timeouts and dead processes
+            raise ClusterError(
+                f"a private Ray does not start ({_first_line(error)}); run: sonoray doctor"
+            ) from error
+        del os.environ["RAY_GCS_SERVER_PORT"]  # a Ray started by a child needs its own
+        yield env["RAY_ADDRESS"]
 
 
 @contextlib.contextmanager

@@ -44,7 +44,14 @@ def test_a_missing_road_is_named(name, message):
 
 
 def test_workers_that_would_starve_the_data_are_refused():
-    road = RoadConfig(train=TrainConfig(num_workers=2, cpus_per_worker=1, data_cpus=0.25))
-    with pytest.raises(ConfigError, match=r"2 CPUs for 2 workers and 0\.5 to load"):
+    road = RoadConfig(train=TrainConfig(num_workers=2, cpus_per_worker=0.5, data_cpus=0.25))
+    with pytest.raises(ConfigError, match=r"leave each 0 of .* train\.data_cpus is 0\.25"):
         check_cpus(road, 2)
-    check_cpus(road, 2.5)
+    check_cpus(road, 3)
+
+
+def test_workers_that_do_not_fit_are_refused_and_loading_that_keeps_no_cpu_fits_always():
+    road = RoadConfig(train=TrainConfig(num_workers=2, cpus_per_worker=1))
+    with pytest.raises(ConfigError, match="leave each 0 of the cluster's 1"):
+        check_cpus(road, 1)
+    check_cpus(road, 2)
