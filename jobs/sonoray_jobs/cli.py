@@ -11,7 +11,9 @@ is a bug and keeps its traceback.
 """
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,16 @@ def _root(
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     for package in ("sonoray", "sonoray_jobs", "sonoray_serve", "llava_ultra"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        _quiet_libraries()
+
+
+def _quiet_libraries() -> None:
+    """Keep what libraries say about themselves away from the reader; errors still come through."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # a filter, because DeepSpeed sets its logger's level and handlers when it is imported
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 @app.command("doctor")
