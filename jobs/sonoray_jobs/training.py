@@ -55,7 +55,7 @@ class TrainJob(Config):
 
 @dataclass(slots=True)
 class _Meter:
-    """Means over an epoch's steps and all ranks, weighted by answer tokens."""
+    """Means over an epoch's steps and all ranks, weighted by answers."""
 
     sums: dict[str, float]
     weight: float = 0.0
@@ -177,7 +177,6 @@ def _run_stage(
     import torch
 
     from llava_ultra.batch import collate_features, collate_texts
-    from llava_ultra.language import IGNORED
     from llava_ultra.schedule import cosine_rate
     from sonoray_jobs.checkpoint import Position, restore_moments
 
@@ -205,11 +204,11 @@ def _run_stage(
         visual = collate_features(loaded.features)
         text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
         output = engine(visual.to(engine.device), text.to(engine.device))
-        # DeepSpeed takes the mean over ranks. Weighted by its answer tokens, the answers' loss is
-        # the mean over the step's tokens, however many ranks they are spread over.
-        num_tokens = float((text.labels != IGNORED).sum())
-        (step_tokens,) = _sum_over_ranks([num_tokens])
-        engine.backward(output.loss * (num_tokens * world / step_tokens))
+        # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the
+        # mean over the step's answers, however many ranks they are spread over.
+        num_answers = float(len(loaded.rows))
+        (step_answers,) = _sum_over_ranks([num_answers])
+        engine.backward(output.loss * (num_answers * world / step_answers))
         engine.step()
         done += 1
         if rank == 0:
@@ -221,7 +220,7 @@ def _run_stage(
                 "distillation_loss": float(output.distillation_loss),
                 "grounding_loss": float(output.grounding_loss),
             },
-            weight=num_tokens,
+            weight=num_answers,
         )
         if loaded.step.index == per_epoch - 1:
             position = Position(

@@ -8,6 +8,10 @@ images, L text tokens, D width:
 3. `read`: `<s>`, image tokens, then the rest of the text -> (N, M*P + L, D);
 4. the decoder predicts the answer; loss = cross-entropy + distillation + grounding, weighted.
 
+Every answer weighs the same, however long it is. A report has some forty tokens, of which most
+repeat from study to study, and the answer to a closed question has two that depend on the image:
+a mean over all tokens would drown them.
+
 It is a plain module: parts are loaded by their own loaders and composed here, because transformers
 re-initialises what it does not find when a composite goes through `from_pretrained`.
 """
@@ -38,7 +42,7 @@ class TrainOutput:
     loss: Tensor
     """(): what is minimised."""
     answer_loss: Tensor
-    """(): mean cross-entropy of the answers' tokens."""
+    """(): mean over answers of the mean cross-entropy of their tokens."""
     distillation_loss: Tensor
     """(): mean KL between attention and feature scores."""
     grounding_loss: Tensor
@@ -181,8 +185,8 @@ class LlavaUltra(nn.Module):
         """One training forward pass; see the module's docstring for the steps."""
         tokens = self.fuse(visual.clip, visual.sam)
         reading = self.read(tokens, visual.image_mask, text)
-        num_answer_tokens = (text.labels != IGNORED).sum().clamp(min=1)
-        answer_loss = -self.answer_log_probs(reading, text).sum() / num_answer_tokens
+        num_tokens = (text.labels != IGNORED).sum(dim=1).clamp(min=1)
+        answer_loss = -(self.answer_log_probs(reading, text).sum(dim=1) / num_tokens).mean()
         selection = reading.selection
         loss, grounding = answer_loss, answer_loss.new_zeros(())
         sampling = self.config.sampling

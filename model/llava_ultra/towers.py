@@ -7,10 +7,15 @@ that LLaVA reads: the last one is shaped by the contrastive head). `SamTower` is
 image encoder; its finer grid comes to CLIP's by pixel-unshuffle, which keeps every value and moves
 space into channels (Eagle's choice for SAM). Both stay frozen in the road: what they compute is
 cached under their fingerprint.
+
+Both hand out standardised channels. Most of a tower's output is the same for every image (in the
+tiny SAM the images' means differ by 0.06 around 0.88), and a connector that has to find the
+difference first learns several times slower; measured in docs/results.md.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,6 +35,11 @@ from llava_ultra.pixels import PREPROCESSING, letterbox, normalise
 WEIGHTS = "weights.safetensors"
 CONFIG = "tower.json"
 
+
+_FIT_IMAGES = 512
+"""Most images that a standardiser is fitted on: 18,000 tokens of the tiny towers."""
+_FIT_BATCH = 64
+_LEAST_DEVIATION = 1e-4
 
 TowerModule = TypeVar("TowerModule", bound=nn.Module)
 
@@ -74,6 +84,40 @@ def encode_images(tower: Tower, images: Sequence[np.ndarray], device: torch.devi
     return encode_canvases(tower, canvases, device)
 
 
+class Standardiser(nn.Module):
+    """Brings every channel to mean 0 and standard deviation 1 over the images it was fitted on.
+
+    Fresh, it changes nothing; mean and deviation are part of the tower's weights.
+    """
+
+    mean: Tensor
+    """(C,), float32."""
+    deviation: Tensor
+    """(C,), float32, above 0."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_channels))
+        self.register_buffer("deviation", torch.ones(num_channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardise (..., C)."""
+        return (features - self.mean) / self.deviation
+
+
+@torch.no_grad()
+def fit_standardiser(tower: "ClipTower | SamTower", pixels: Tensor) -> None:
+    """Fit a tower's standardiser on pixels (N, 3, S, S), of which it takes at most 512."""
+    chosen = pixels[:: math.ceil(len(pixels) / _FIT_IMAGES)]
+    tower.standardise = Standardiser(tower.num_channels)
+    batches = [chosen[start : start + _FIT_BATCH] for start in range(0, len(chosen), _FIT_BATCH)]
+    features = torch.cat([tower(batch) for batch in batches]).flatten(0, 1)
+    tower.standardise.mean.copy_(features.mean(dim=0))
+    # a channel that never moves is left at its size
+    deviation = features.std(dim=0, correction=0)
+    tower.standardise.deviation.copy_(torch.where(deviation > _LEAST_DEVIATION, deviation, 1.0))
+
+
 class ClipTower(nn.Module):
     """CLIP with both of its sides; the road reads the image side's penultimate layer."""
 
@@ -102,6 +146,7 @@ class ClipTower(nn.Module):
                 pool_type="eos",
             ),
         )
+        self.standardise = Standardiser(config.width)
 
     @property
     def num_tokens(self) -> int:
@@ -115,7 +160,7 @@ class ClipTower(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 (hex) over weights, preprocessing, layer and grid."""
+        """Sha256 (hex) over weights, standardiser, preprocessing, layer and grid."""
         return _fingerprint("clip", self.config.model_dump(), self.state_dict())
 
     @property
@@ -124,12 +169,12 @@ class ClipTower(nn.Module):
         return self.config.image_size
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features of the configured layer: (N, 3, S, S) to (N, P, C1)."""
+        """Standardised features of the configured layer: (N, 3, S, S) to (N, P, C1)."""
         layer = self.config.feature_layer % self.config.layers
         output = self.clip.visual.forward_intermediates(
             pixels, indices=[layer], stop_early=True, intermediates_only=True, output_fmt="NLC"
         )
-        features: Tensor = output["image_intermediates"][0]
+        features: Tensor = self.standardise(output["image_intermediates"][0])
         return features
 
     def save(self, folder: Path) -> None:
@@ -171,6 +216,7 @@ class SamTower(nn.Module):
             window_size=config.window_size,
             global_attn_indexes=config.global_layers,
         )
+        self.standardise = Standardiser(self.num_channels)
 
     @property
     def num_tokens(self) -> int:
@@ -184,7 +230,7 @@ class SamTower(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 (hex) over weights, preprocessing and grid."""
+        """Sha256 (hex) over weights, standardiser, preprocessing and grid."""
         values = {**self.config.model_dump(), "target_grid": self.target_grid}
         return _fingerprint("sam", values, self.state_dict())
 
@@ -194,10 +240,11 @@ class SamTower(nn.Module):
         return self.config.image_size
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features: (N, 3, S, S) to (N, P, C2)."""
+        """Standardised features: (N, 3, S, S) to (N, P, C2)."""
         grid = self.encoder(pixels)  # (N, out_channels, h, w)
-        shuffled: Tensor = F.pixel_unshuffle(grid, self.config.grid // self.target_grid)
-        return shuffled.flatten(2).transpose(1, 2)
+        shuffled = F.pixel_unshuffle(grid, self.config.grid // self.target_grid)
+        features: Tensor = self.standardise(shuffled.flatten(2).transpose(1, 2))
+        return features
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration into `folder`."""

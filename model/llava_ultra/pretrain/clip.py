@@ -17,7 +17,7 @@ from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.language import encode_text
 from llava_ultra.pixels import random_views, to_pixels
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers import ClipTower
+from llava_ultra.towers import ClipTower, fit_standardiser
 
 _TOKEN_STD = 0.3
 """Standard deviation of the token embeddings at the start."""
@@ -80,6 +80,7 @@ def pretrain_clip(
         return contrastive_loss(logits, groups[index])
 
     losses = optimise(tower, config, step_loss, on_step)
+    fit_standardiser(tower, pixels)
     return tower, losses
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llava_ultra.config import SamConfig, SamPretrainConfig
 from llava_ultra.pixels import random_views, to_masks, to_pixels
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers import SamTower
+from llava_ultra.towers import SamTower, fit_standardiser
 
 _SUBGRID = 4
 """Mask values along each side of a grid cell: with 16-pixel patches, one for 4 x 4 pixels."""
@@ -104,6 +104,7 @@ def pretrain_sam(
         return mask_loss(segmenter(views), moved)
 
     losses = optimise(segmenter, config, step_loss, on_step)
+    fit_standardiser(segmenter.tower, pixels)
     return segmenter.tower, losses
 
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_ultra.config import ClipConfig, SamConfig
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_towers
-from llava_ultra.towers import ClipTower, SamTower, encode_images
+from llava_ultra.towers import ClipTower, encode_images, fit_standardiser
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,43 @@ def test_sam_features_are_the_encoder_unshuffled(towers):
     # token 0 holds the four cells of the top left 2 x 2 block, channel by channel
     assert torch.equal(features[0, 0].view(8, 2, 2), grid[0, :, :2, :2])
     assert torch.equal(features[0, 3].view(8, 2, 2), grid[0, :, 2:, 2:])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_fitted_standardiser_levels_the_channels_and_is_saved(which, tmp_path):
+    config = tiny_config()
+    tower = tiny_towers(config, tiny_language(config))[which]
+    pixels = torch.randn(600, 3, tower.image_size, tower.image_size)
+    with torch.no_grad():
+        before = tower(pixels[:3])
+    plain = tower.fingerprint
+    fit_standardiser(tower, pixels)
+    assert tower.fingerprint != plain
+    with torch.no_grad():
+        features = tower(pixels[::2]).flatten(0, 1)  # at most 512: every second of 600
+        after = tower(pixels[:3])
+    assert features.mean(dim=0).abs().max() < 1e-4
+    assert (features.std(dim=0, correction=0) - 1).abs().max() < 1e-3
+    undone = after * tower.standardise.deviation + tower.standardise.mean
+    assert torch.allclose(undone, before, atol=1e-5)
+    tower.save(tmp_path)
+    again = type(tower).load(tmp_path)
+    assert again.fingerprint == tower.fingerprint
+    with torch.no_grad():
+        assert torch.equal(again(pixels[:3]), after)
+
+
+def test_a_channel_that_never_moves_is_not_divided_by_nothing():
+    config = tiny_config()
+    _, sam = tiny_towers(config, tiny_language(config))
+    with torch.no_grad():
+        sam.encoder.neck[3].weight[0] = 0  # the last LayerNorm: channel 0 is constant
+        sam.encoder.neck[3].bias[0] = 2.0
+    fit_standardiser(sam, torch.randn(8, 3, 64, 64))
+    with torch.no_grad():
+        features = sam(torch.randn(2, 3, 64, 64))
+    assert torch.isfinite(features).all()
+    assert features[..., :4].abs().max() < 1e-5
 
 
 def test_both_towers_put_a_place_on_the_same_token(towers):
@@ -83,10 +120,11 @@ def test_a_changed_weight_is_refused(tmp_path, towers, index):
 
 
 def test_the_fingerprint_covers_more_than_weights(towers):
-    _, sam = towers
-    twin = SamTower(sam.config, target_grid=1)
-    twin.load_state_dict(sam.state_dict())
-    assert twin.fingerprint != sam.fingerprint
+    clip, _ = towers
+    other_layer = clip.config.model_copy(update={"feature_layer": -1})
+    twin = ClipTower(other_layer, **clip.text_ids)
+    twin.load_state_dict(clip.state_dict())
+    assert twin.fingerprint != clip.fingerprint
 
 
 def test_a_missing_file_is_named(tmp_path, towers):
