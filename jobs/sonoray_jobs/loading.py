@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.feature_store import FeatureStore
-from sonoray.plan import Step
+from sonoray.plan import Step, turns_of_epoch
 from sonoray.study import Study, iter_studies
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def iter_loaded_steps(
     *,
     dataset: Path,
     stores: Mapping[str, FeatureStore],
+    turns_per_epoch: int,
     num_cpus: float,
 ) -> Iterator[LoadedStep]:
     """Yield the data of `steps` in order, loaded ahead by Ray Data.
@@ -49,6 +50,7 @@ def iter_loaded_steps(
         steps: the worker's plan.
         dataset: dataset folder.
         stores: feature stores by tower, `clip` and `sam`.
+        turns_per_epoch: turns asked of each study in an epoch; 0 asks all.
         num_cpus: logical CPUs of the loading task.
     """
     import ray
@@ -56,12 +58,24 @@ def iter_loaded_steps(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    rows = [{"index": index, "study_ids": list(step.study_ids)} for index, step in enumerate(steps)]
+    rows = [
+        {
+            "index": index,
+            "study_ids": list(step.study_ids),
+            "seed": step.seed,
+            "epoch": step.epoch,
+        }
+        for index, step in enumerate(steps)
+    ]
     loaded = ray.data.from_items(
         rows, override_num_blocks=max(1, len(rows) // _STEPS_PER_TASK)
     ).map(
         _load_step,  # type: ignore[arg-type]
-        fn_kwargs={"dataset": dataset, "stores": dict(stores)},
+        fn_kwargs={
+            "dataset": dataset,
+            "stores": dict(stores),
+            "turns_per_epoch": turns_per_epoch,
+        },
         num_cpus=num_cpus,
         compute=ray.data.TaskPoolStrategy(size=1),
     )
@@ -85,17 +99,27 @@ def _opened(store: FeatureStore) -> FeatureStore:
 
 
 def _load_step(
-    row: dict[str, Any], *, dataset: Path, stores: Mapping[str, FeatureStore]
+    row: dict[str, Any],
+    *,
+    dataset: Path,
+    stores: Mapping[str, FeatureStore],
+    turns_per_epoch: int,
 ) -> dict[str, Any]:
     """Plain values only: a loading process that needs no torch starts seconds sooner."""
     stores = {tower: _opened(store) for tower, store in stores.items()}
     studies = [_studies(dataset)[study_id] for study_id in row["study_ids"]]
     image_ids = [image.image_id for study in studies for image in study.images]
-    questions = [
-        (position, turn.question, turn.answer)
-        for position, study in enumerate(studies)
-        for turn in study.turns
-    ]
+    questions = []
+    for position, study in enumerate(studies):
+        chosen = turns_of_epoch(
+            study.study_id,
+            len(study.turns),
+            turns_per_epoch=turns_per_epoch,
+            seed=row["seed"],
+            epoch=row["epoch"],
+        )
+        turns = [study.turns[number] for number in chosen]
+        questions += [(position, turn.question, turn.answer) for turn in turns]
     return {
         "index": row["index"],
         "counts": [len(study.images) for study in studies],

@@ -69,7 +69,10 @@ class TrainConfig(Config):
     )
     """LLaVA's two stages: align the connector, then instruct with LoRA."""
     studies_per_step: int = Field(default=16, ge=1)
-    """Global batch size, in studies; each brings all its questions."""
+    """Global batch size, in studies."""
+    turns_per_epoch: int = Field(default=0, ge=0)
+    """Turns asked of each study in an epoch, in a cycle through all it has; 0 asks all. A step
+    costs what its turns cost, so that fewer turns buy more steps."""
     num_workers: int = Field(default=2, ge=1)
     cpus_per_worker: float = Field(default=0.5, gt=0)
     """Logical CPUs of a worker."""

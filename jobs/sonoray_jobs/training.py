@@ -108,6 +108,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             [step for plan in plans for step in plan],
             dataset=job.dataset,
             stores=job.stores(),
+            turns_per_epoch=job.road.train.turns_per_epoch,
             num_cpus=job.road.train.data_cpus,
         )
         for start, plan in zip(starts, plans, strict=True):

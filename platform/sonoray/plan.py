@@ -1,11 +1,14 @@
 """Which study is seen at which training step: a pure function of seed, epoch and batch size.
 
+The same goes for the turns that are asked of it (`turns_of_epoch`).
+
 The order depends on neither the number of workers nor on where a run was interrupted, so that a
 resumed run, on fewer or more workers, goes on at the right sample. Each epoch is a new permutation
 cut into steps of nearly equal size: every study once, none dropped, none repeated. (Ray Data's
 `streaming_split(equal=True)` drops the rest and repeats the order in every epoch.)
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +26,8 @@ class Step:
     """Step within the epoch."""
     study_ids: tuple[str, ...]
     """This rank's share."""
+    seed: int
+    """The plan's."""
 
 
 def num_steps(num_studies: int, studies_per_step: int) -> int:
@@ -71,4 +76,27 @@ def iter_steps(
                 epoch=epoch,
                 index=index,
                 study_ids=tuple(ordered[position] for position in share),
+                seed=seed,
             )
+
+
+def turns_of_epoch(
+    study_id: str, num_turns: int, *, turns_per_epoch: int, seed: int, epoch: int
+) -> list[int]:
+    """Positions of the turns of a study that an epoch asks, ascending.
+
+    An epoch takes the next `turns_per_epoch` in a cycle through the study's turns, whose order is
+    drawn once: over the epochs each turn is asked equally often, give or take one.
+
+    Args:
+        study_id: the study; each has an order of its own.
+        num_turns: how many turns it has.
+        turns_per_epoch: how many to ask; 0 asks all.
+        seed: the plan's.
+        epoch: number of the epoch.
+    """
+    if not 0 < turns_per_epoch < num_turns:
+        return list(range(num_turns))
+    order = np.random.default_rng([seed, zlib.crc32(study_id.encode())]).permutation(num_turns)
+    start = epoch * turns_per_epoch
+    return sorted(int(order[(start + i) % num_turns]) for i in range(turns_per_epoch))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonoray.errors import ConfigError
-from sonoray.plan import iter_steps, num_steps
+from sonoray.plan import iter_steps, num_steps, turns_of_epoch
 
 IDS = [f"s{number:03d}" for number in range(37)]
 
@@ -75,3 +75,32 @@ def test_resuming_goes_on_where_it_stopped():
 def test_too_many_workers_are_refused():
     with pytest.raises(ConfigError, match="cannot feed 4 workers"):
         plan(0, 4, size=3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_turns=st.integers(1, 12),
+    turns_per_epoch=st.integers(1, 12),
+    epochs=st.integers(1, 9),
+    seed=st.integers(0, 9),
+)
+def test_turns_are_asked_equally_often(num_turns, turns_per_epoch, epochs, seed):
+    asked = Counter(range(num_turns))
+    for epoch in range(epochs):
+        turns = turns_of_epoch(
+            "s1", num_turns, turns_per_epoch=turns_per_epoch, seed=seed, epoch=epoch
+        )
+        assert turns == sorted(set(turns))
+        assert len(turns) == min(num_turns, turns_per_epoch)
+        asked.update(turns)
+    assert max(asked.values()) - min(asked.values()) <= 1
+
+
+def test_studies_and_seeds_have_orders_of_their_own_and_zero_asks_all():
+    def first(study, seed):
+        return tuple(turns_of_epoch(study, 8, turns_per_epoch=3, seed=seed, epoch=0))
+
+    assert len({first(f"s{number}", 0) for number in range(20)}) > 5
+    assert len({first("s0", seed) for seed in range(20)}) > 5
+    assert first("s0", 1) == first("s0", 1)
+    assert turns_of_epoch("s0", 4, turns_per_epoch=0, seed=0, epoch=7) == [0, 1, 2, 3]
