@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Ray per test run, a tiny road, the public data."""
+"""Fixtures of the whole suite: one Ray per test run, a tiny road gone once, the public data."""
 
 import os
 
@@ -6,12 +6,16 @@ import os
 # wait for each other at every operation run ten times slower
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sonoray.cluster import ray_session
+from sonoray.workspace import Workspace
+from sonoray_jobs import bootstrap, demo, embed, evaluate, export, train
 from sonoray_jobs.road import RoadConfig
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -69,3 +73,53 @@ def shared_data() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRoad:
+    """A workspace in which every step was done once, and what each said."""
+
+    road: RoadConfig
+    workspace: Workspace
+    shown: demo.Demonstrated
+    bootstrapped: bootstrap.Bootstrapped
+    embedded: embed.Embedded
+    trained: train.Trained
+    train_workers: int
+    """Workers that the training had."""
+    evaluated: evaluate.Evaluated
+    exported: export.Exported
+
+    def copy(self, folder: Path, *parts: str) -> Workspace:
+        """A workspace of its own with some of this one's folders."""
+        for part in parts:
+            shutil.copytree(self.workspace.root / part, folder / part)
+        return Workspace.open(folder)
+
+
+def count_train_workers() -> int:
+    """Ray Train workers that this Ray has had so far."""
+    from ray._private.state import actors  # the public API needs the dashboard
+
+    return sum(actor["ActorClassName"] == "RayTrainWorker" for actor in actors().values())
+
+
+@pytest.fixture(scope="session")
+def finished_road(
+    ray_local: str, tiny_road: RoadConfig, tmp_path_factory: pytest.TempPathFactory
+) -> FinishedRoad:
+    """The demo, from nothing."""
+    workspace = Workspace.open(tmp_path_factory.mktemp("road"))
+    before = count_train_workers()
+    shown = demo.run(workspace=workspace, road=tiny_road)
+    return FinishedRoad(
+        road=tiny_road,
+        workspace=workspace,
+        shown=shown,
+        train_workers=count_train_workers() - before,
+        bootstrapped=shown.results["bootstrap"],
+        embedded=shown.results["embed"],
+        trained=shown.results["train"],
+        evaluated=shown.results["evaluate"],
+        exported=shown.results["export"],
+    )

@@ -9,7 +9,7 @@ run; `--keep` leaves it up.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +26,23 @@ logger = logging.getLogger(__name__)
 DATASET = "phantom"
 NUM_QUESTIONS = 3
 
+STEPS: Mapping[str, Callable[..., Result]] = {
+    "ingest": ingest.run,
+    "bootstrap": bootstrap.run,
+    "embed": embed.run,
+    "train": train.run,
+    "evaluate": evaluate.run,
+    "export": export.run,
+}
+"""The road, in its order."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demonstrated:
     """Everything the demo shows at its end."""
 
-    evaluated: evaluate.Evaluated
+    results: Mapping[str, Any]
+    """What each step returned, by its name."""
     replies: Sequence[ask.Reply]
     truths: Sequence[str]
     seconds: dict[str, float]
@@ -47,7 +58,8 @@ class Demonstrated:
 
     def report(self) -> list[str]:
         """Metrics, answers, times and what to do next."""
-        closed = self.evaluated.summary["closed"].values()
+        evaluated = self.results["evaluate"]
+        closed = evaluated.summary["closed"].values()
         total = sum(item["num_questions"] for item in closed)
         accuracy = sum(i["accuracy"]["value"] * i["num_questions"] for i in closed) / total
         constant = sum(i["constant_accuracy"]["value"] * i["num_questions"] for i in closed) / total
@@ -69,7 +81,7 @@ class Demonstrated:
         notice = [self.replies[0].notice] if self.replies else []
         where = self.workspace.root
         return [
-            *self.evaluated.lines(),
+            *evaluated.lines(),
             "",
             f"closed questions: accuracy {accuracy:.3f}, constant answer {constant:.3f}",
             "",
@@ -86,7 +98,7 @@ class Demonstrated:
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
         return {
-            "evaluation": self.evaluated.to_json(),
+            "evaluation": self.results["evaluate"].to_json(),
             "replies": [reply.to_json() for reply in self.replies],
             "truths": list(self.truths),
             "seconds": self.seconds,
@@ -106,17 +118,23 @@ def run(
     from sonoray.tracking import Tracking
 
     seconds: dict[str, float] = {}
-    common: dict[str, Any] = {"workspace": workspace, "road": road, "address": address}
+    results: dict[str, Any] = {}
+    common: dict[str, Any] = {
+        "workspace": workspace,
+        "road": road,
+        "address": address,
+        "dataset": DATASET,
+    }
     start = time.monotonic()
     with ray_session(address):
         seconds["start"] = time.monotonic() - start
-        _step(seconds, "ingest", lambda: ingest.run(**common, dataset=DATASET))
-        _step(seconds, "bootstrap", lambda: bootstrap.run(**common, dataset=DATASET))
-        _step(seconds, "embed", lambda: embed.run(**common, dataset=DATASET))
-        _step(seconds, "train", lambda: train.run(**common, dataset=DATASET))
-        evaluated = evaluate.run(**common, dataset=DATASET, split="test")
-        seconds["evaluate"] = time.monotonic() - start - sum(seconds.values())
-        exported = _step(seconds, "export", lambda: export.run(**common, dataset=DATASET))
+        for name, job in STEPS.items():
+            logger.info("== %s", name)
+            results[name] = job(**common)
+            seconds[name] = time.monotonic() - start - sum(seconds.values())
+            if name != "evaluate":  # its tables stand in the report
+                for line in results[name].lines():
+                    logger.info("%s", line)
         study = demo_study(workspace)
         turns = demo_turns(study)
         pictures = ask.study_pictures(workspace, DATASET, study.study_id)
@@ -124,7 +142,7 @@ def run(
         with serving(
             workspace=workspace,
             config=road.serve,
-            model=exported.uri,
+            model=results["export"].uri,
             port=free_port(),
             api_keys=[key],
             address=address,
@@ -135,7 +153,7 @@ def run(
             seconds["serve"] = time.monotonic() - start - sum(seconds.values())
             shown = Demonstrated(
                 kept=keep,
-                evaluated=evaluated,
+                results=results,
                 replies=replies,
                 truths=[turn.answer for turn in turns],
                 seconds=seconds,
@@ -160,17 +178,6 @@ def demo_turns(study: Study) -> list[Any]:
     closed = [turn for turn in study.turns if turn.task is Task.CLOSED]
     by_interest = sorted(closed, key=lambda turn: turn.topic != "pathology")
     return [*by_interest[: NUM_QUESTIONS - 1], *report][:NUM_QUESTIONS]
-
-
-def _step(seconds: dict[str, float], name: str, job: Any) -> Any:  # noqa: ANN401 - any job
-    """Run one job, take its time and say what it did."""
-    start = time.monotonic()
-    logger.info("== %s", name)
-    result: Result = job()
-    seconds[name] = time.monotonic() - start
-    for line in result.lines():
-        logger.info("%s", line)
-    return result
 
 
 def _keep(shown: Demonstrated, url: str, key: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,12 +258,18 @@ def _prebuild_communication() -> None:
     """Compile DeepSpeed's CPU communication op once, so that ranks do not race to build it.
 
     It takes some 20 s on the first run of a machine and is cached by torch afterwards. It runs in a
-    process of its own, since DeepSpeed fixes its accelerator at first import.
+    process of its own, since DeepSpeed fixes its accelerator at first import; even where there is
+    nothing to compile that costs 5 s, so a mark beside torch's cache says that it was done.
     """
     import ray
 
     @ray.remote(num_cpus=0)
     def build() -> str:
+        cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or "~/.cache/torch_extensions")
+        versions = "-".join(version(package) for package in ("deepspeed", "torch"))
+        mark = cache.expanduser() / f"sonoray-{versions}-{sys.implementation.cache_tag}"
+        if mark.exists():
+            return ""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         done = subprocess.run(  # noqa: S603 - our own interpreter and constant code
             [sys.executable, "-c", _BUILD],
@@ -271,7 +278,11 @@ def _prebuild_communication() -> None:
             text=True,
             check=False,
         )
-        return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+        if done.returncode:
+            return done.stderr.strip().splitlines()[-1]
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        return ""
 
     problem = ray.get(build.remote())
     if problem:

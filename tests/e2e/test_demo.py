@@ -1,4 +1,4 @@
-"""`sonoray demo` as a person starts it: the whole road, and a second time with nothing to do."""
+"""The demo: the whole road from nothing, and as a person starts it again, with nothing to do."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sonoray_jobs.demo import STEPS
 from sonoray_jobs.road import RoadConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -54,26 +55,26 @@ def answers(shown: str) -> list[str]:
     return re.findall(r"^  答: (.*)$", shown, re.MULTILINE)
 
 
-def test_the_demo_shows_the_whole_road_and_reuses_it(tiny_road, tmp_path):
-    road = write_road(tiny_road, tmp_path / "road.toml")
-    first = demo(tmp_path / "workspace", road)
-    assert len(re.findall(r"^  问: \S", first.stdout, re.MULTILINE)) == 3
-    assert len(re.findall(r"^  真: \S", first.stdout, re.MULTILINE)) == 3
-    assert len(answers(first.stdout)) == 3
+def test_the_demo_shows_the_whole_road(finished_road):
+    shown = "\n".join(finished_road.shown.lines())
+    assert len(re.findall(r"^  问: \S", shown, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  真: \S", shown, re.MULTILINE)) == 3
+    assert len(answers(shown)) == 3
     used = r"^  used image \d \(\d+%\) of \d; scores [01]\.\d\d( [01]\.\d\d)*$"
-    assert len(re.findall(used, first.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(used, shown, re.MULTILINE)) == 3
     share = r"[01]\.\d{3}"
     assert re.search(
-        rf"^closed questions: accuracy {share}, constant answer {share}$",
-        first.stdout,
-        re.MULTILINE,
+        rf"^closed questions: accuracy {share}, constant answer {share}$", shown, re.MULTILINE
     )
-    assert "仅供科研使用" in first.stdout
-    assert "mlflow ui --backend-store-uri" in first.stdout
-    assert "trained phantom-" in first.stderr
-    assert "reused" not in first.stderr
+    assert "仅供科研使用" in shown
+    assert "mlflow ui --backend-store-uri" in shown
+    assert list(finished_road.shown.seconds) == ["start", *STEPS, "serve"]
+    assert not finished_road.trained.reused
 
-    second = demo(tmp_path / "workspace", road)
+
+def test_a_second_demo_reuses_everything(finished_road, tmp_path):
+    road = write_road(finished_road.road, tmp_path / "road.toml")
+    second = demo(finished_road.workspace.root, road)
     assert "dataset phantom (unchanged)" in second.stderr
     for part in ("language", "sam", "clip"):
         assert re.search(rf"^{part}: .*\(reused\)", second.stderr, re.MULTILINE)
@@ -81,4 +82,4 @@ def test_the_demo_shows_the_whole_road_and_reuses_it(tiny_road, tmp_path):
     assert "reused phantom-" in second.stderr
     assert "trained phantom-" not in second.stderr
     assert "(version 1)" in second.stderr
-    assert answers(second.stdout) == answers(first.stdout)
+    assert answers(second.stdout) == answers("\n".join(finished_road.shown.lines()))

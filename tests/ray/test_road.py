@@ -316,11 +316,11 @@ def test_a_missing_step_is_named_with_its_command(finished_road, tmp_path, there
 
 def test_workers_that_do_not_fit_leave_no_run_behind(finished_road, tmp_path):
     workspace = finished_road.copy(tmp_path, "datasets", "stages", "features")
-    greedy = finished_road.road.train.model_copy(update={"cpus_per_worker": 2.0})
+    greedy = finished_road.road.train.model_copy(update={"cpus_per_worker": 3.0})
     road = finished_road.road.model_copy(update={"train": greedy})
     # where it runs does not make it another training
     assert train.run(**arguments(finished_road) | {"road": road}).reused
-    with pytest.raises(ConfigError, match=r"needs 4 CPUs for 2 workers and 0\.5 to load"):
+    with pytest.raises(ConfigError, match="2 train workers of 3 CPUs leave each 0"):
         train.run(**arguments(finished_road, workspace) | {"road": road})
     assert not workspace.runs.exists()
 

@@ -25,14 +25,14 @@ def fit(tracking: Tracking, config: dict[str, Any]) -> str:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "weights").write_text("w")
             checkpoint = Checkpoint.from_directory(folder) if rank == 0 else None
-            metrics = {"step": config["first_step"], "loss": 1.0 + rank}
+            metrics = {"step": 0, "loss": 1.0 + rank}
             ray.train.report(metrics, checkpoint=checkpoint)
         ray.train.collective.barrier()  # rank 0's report is out before rank 1 dies
         marker = Path(config["fail_once"])
         if rank == 1 and not marker.exists():
             marker.touch()
             raise ValueError("the text of a patient")
-        ray.train.report({"step": config["first_step"] + 1, "loss": 0.5 + rank})
+        ray.train.report({"step": 1, "loss": 0.5 + rank})
 
     storage = tracking.workspace.runs
     with tracking.training(storage, "tiny", config=config, tags={"tower.clip": "c"}) as callback:
@@ -51,11 +51,11 @@ def fit(tracking: Tracking, config: dict[str, Any]) -> str:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_retry_and_rerun_stay_one_run(tmp_path: Path) -> None:
+def test_a_retry_stays_in_its_run(tmp_path: Path) -> None:
     tracking = Tracking.open(Workspace.open(tmp_path))
     client = tracking.store.client
 
-    run_id = fit(tracking, {"first_step": 0, "fail_once": str(tmp_path / "one")})
+    run_id = fit(tracking, {"fail_once": str(tmp_path / "one")})
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["sonoray.failures"] == "1"
@@ -66,12 +66,4 @@ def test_retry_and_rerun_stay_one_run(tmp_path: Path) -> None:
     assert sorted((point.step, point.value) for point in first) == [(0, 1.0), (0, 1.0), (1, 0.5)]
     assert Path(run.data.tags["checkpoint"], "weights").read_text() == "w"
     assert run.data.tags["checkpoint.step"] == "0"
-
-    assert fit(tracking, {"first_step": 2, "fail_once": str(tmp_path / "one")}) == run_id
-    run = client.get_run(run_id)
-    assert run.info.status == "FINISHED"
-    steps = sorted(point.step for point in client.get_metric_history(run_id, "loss"))
-    assert steps == [0, 0, 1, 2, 3]
-    assert run.data.metrics["reports"] == 5
-    experiments = [item.experiment_id for item in client.search_experiments()]
-    assert len(client.search_runs(experiments)) == 1
+    assert run.data.metrics["reports"] == 3

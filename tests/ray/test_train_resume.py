@@ -132,7 +132,10 @@ def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
     assert set(found) == set(expected)
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
     assert read_position(resumed.checkpoint) == read_position(whole.checkpoint)
-    run = Tracking.open(workspace).store.client.get_run(resumed.run_id)
+    client = Tracking.open(workspace).store.client
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    (run,) = client.search_runs(experiments)  # three attempts, one run
+    assert run.info.run_id == resumed.run_id
     assert run.info.status == "FINISHED"
     assert run.data.tags["sonoray.failures"] == "1"
     reported = history(workspace, resumed.run_id, "loss")
