@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DATASET = "phantom"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 
 DRIVER = """
 import sys
