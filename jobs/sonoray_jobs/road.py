@@ -7,6 +7,7 @@ made by content, so nothing has to be passed from one to the next by hand.
 
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -96,6 +97,12 @@ class TrainConfig(Config):
             raise ValueError("train.stages is empty; give at least one stage")
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ValueError("train.stages repeat a name; give each its own")
+        for earlier, later in pairwise(self.stages):
+            if earlier.lora and not later.lora:  # its checkpoints would lack the adapters
+                raise ValueError(
+                    f"train.stages {later.name!r} has lora = false after {earlier.name!r} with "
+                    "lora = true; LoRA once on stays on: set lora = true, or reorder the stages"
+                )
         if self.studies_per_step < self.num_workers:
             raise ValueError(
                 f"train.studies_per_step {self.studies_per_step} is less than num_workers "

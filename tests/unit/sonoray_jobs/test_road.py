@@ -22,6 +22,13 @@ def test_overrides_reach_nested_values():
         (["train.epoch=3"], "unknown key 'train.epoch'"),
         (["train.num_workers=0"], "train.num_workers = 0"),
         (["train.studies_per_step=1"], "less than num_workers"),
+        (
+            [
+                "train.stages=[{name='a', epochs=1, learning_rate=1, lora=true}, "
+                "{name='b', epochs=1, learning_rate=1}]"
+            ],
+            "'b' has lora = false after 'a' .* LoRA once on stays on",
+        ),
         (["model.sampling.num_selected=0"], "num_selected"),
         (["model.clip.image_size=100"], "no multiple of patch_size"),
         (["model.sam.image_size=80"], "no multiple of the CLIP grid"),
