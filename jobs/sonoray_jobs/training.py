@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.config import Config, validate_config
+from sonoray.errors import JobFailedError
 from sonoray.feature_store import FeatureStore
 from sonoray.plan import Step, iter_steps, num_steps
 from sonoray.scratch import scratch_folder
@@ -208,7 +210,10 @@ def _run_stage(
         # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the
         # mean over the step's answers, however many ranks they are spread over.
         num_answers = float(len(loaded.rows))
-        (step_answers,) = _sum_over_ranks([num_answers])
+        broken = not math.isfinite(float(output.loss.detach()))
+        step_answers, num_broken = _sum_over_ranks([num_answers, float(broken)])
+        if num_broken:  # on all ranks: DeepSpeed would skip the step and go on to the end
+            raise diverged(stage, done + 1, stage.learning_rate * rate)
         engine.backward(output.loss * (num_answers * world / step_answers))
         engine.step()
         done += 1
@@ -242,6 +247,14 @@ def _run_stage(
             _report(model, position, metrics, rank)
             meter = _Meter({})
     engine.destroy()
+
+
+def diverged(stage: TrainStage, step: int, rate: float) -> JobFailedError:
+    """The error of a loss that is not finite at a step of a stage."""
+    return JobFailedError(
+        f"the loss of stage {stage.name!r} is not finite at its step {step}, learning rate "
+        f"{rate:.3g}; lower the learning_rate {stage.learning_rate:g} of this stage in train.stages"
+    )
 
 
 def set_trainable(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - LlavaUltra
