@@ -103,7 +103,7 @@ def run(
 
     Raises:
         DataError: the dataset or the towers are missing, or the disk is too small.
-        ClusterError: Ray cannot be reached.
+        ClusterError: Ray cannot be reached, is too small or too busy.
     """
     start = time.monotonic()
     folder = workspace.dataset(dataset).path
@@ -142,7 +142,7 @@ def _compute(
 ) -> None:
     import ray
 
-    from sonoray.cluster import ray_session
+    from sonoray.cluster import ray_session, require_cpus
     from sonoray.progress import progress
 
     parts = find_parts(workspace, road, dataset)
@@ -150,7 +150,13 @@ def _compute(
     embed = road.embed
     todo = set().union(*missing.values())
     sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
+    num_actors = len(TOWERS) * embed.actors
     with ray_session(address):
+        require_cpus(
+            num_actors * embed.actor_cpus + embed.decode_cpus,
+            "embedding",
+            num_gpus=num_actors * embed.actor_gpus,
+        )
         images = ray.data.read_parquet(str(folder / "images"), columns=["image_id", "png"])
         canvases = images.map_batches(
             _decode_batch,  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ def run(
 
     Raises:
         DataError: the training is not finished, or the split is unknown or empty.
-        ClusterError: Ray cannot be reached.
+        ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached.
     """
     output = workspace.dataset(dataset)
@@ -177,7 +177,7 @@ def _answer(
     """All predictions, in the order of studies and their questions."""
     import ray
 
-    from sonoray.cluster import ray_session
+    from sonoray.cluster import ray_session, require_cpus
     from sonoray.progress import progress
     from sonoray_jobs.answering import AnswerActor, pack_studies
     from sonoray_jobs.trained import locate
@@ -186,7 +186,13 @@ def _answer(
     model = locate(workspace, road, dataset, trained)
     num_questions = sum(len(study.turns) for study in studies)
     num_batches = max(1, len(studies) // settings.batch_size)
+    num_actors = min(settings.actors, num_batches)
     with ray_session(address):
+        require_cpus(
+            num_actors * settings.actor_cpus,
+            "evaluation",
+            num_gpus=num_actors * settings.actor_gpus,
+        )
         answers = ray.data.from_items(
             pack_studies(list(studies)), override_num_blocks=num_batches
         ).map_batches(
@@ -197,7 +203,7 @@ def _answer(
                 "device": "cuda" if settings.actor_gpus else "cpu",
             },
             batch_size=settings.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=min(settings.actors, num_batches)),
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=settings.actor_cpus,
             num_gpus=settings.actor_gpus,
         )

@@ -47,6 +47,11 @@ _PLACEMENT = {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", 
 workers."""
 
 
+_MAX_FAILED_STARTS = 5
+"""How often Ray Train tries again, after a minute each, to get the workers' resources; by default
+it tries for ever."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
     """A finished training."""
@@ -154,7 +159,7 @@ def run(
 
     import ray
 
-    from sonoray.cluster import ray_session
+    from sonoray.cluster import ray_session, require_cpus
     from sonoray.tracking import Tracking
 
     tracking = Tracking.open(workspace, tracking_uri)
@@ -163,6 +168,12 @@ def run(
     }
     with ray_session(address):
         check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        num_workers = road.train.num_workers
+        require_cpus(
+            num_workers * road.train.cpus_per_worker,
+            "training",
+            num_gpus=num_workers * road.train.gpus_per_worker,
+        )
         _prebuild_communication()
         with tracking.training(
             workspace.runs,
@@ -210,7 +221,10 @@ def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback")
             storage_path=str(storage),
             name=name,
             callbacks=[callback],  # type: ignore[list-item]
-            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=settings.max_failures,
+                controller_failure_limit=_MAX_FAILED_STARTS,  # type: ignore[call-arg]
+            ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )

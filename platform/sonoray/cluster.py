@@ -24,7 +24,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("sonoray", "llava_ultra", "sonoray_jobs", "sonoray_serve")
 PROBE_TIMEOUT_S = 4.0
-CPU_WAIT_S = 5.0
+CPU_WAIT_S = 15.0
 MAX_OBJECT_STORE_BYTES = 2 * 1024**3
 OBJECT_STORE_FRACTION = 0.2
 
@@ -116,33 +116,37 @@ def check_address(address: str) -> None:
         )
 
 
-def require_cpus(num_cpus: float, purpose: str) -> None:
-    """Check that the initialised Ray has `num_cpus` logical CPUs free.
+def require_cpus(num_cpus: float, purpose: str, num_gpus: float = 0) -> None:
+    """Check that the initialised Ray has `num_cpus` logical CPUs and `num_gpus` GPUs free.
 
-    A stage that just ended gives its CPUs back within a second or two, so the check looks again
-    for 5 s before it refuses.
+    A stage that just ended gives its own back within a second or two, on a busy machine later, so
+    the check looks again for 15 s before it refuses.
 
     Raises:
         ClusterError: the cluster is too small or too busy; without this check Ray would wait.
     """
     import ray
 
-    def cpus(resources: Callable[..., Any]) -> float:
-        return float(resources().get("CPU", 0))
-
-    total = cpus(ray.cluster_resources)
-    if total < num_cpus:
-        raise ClusterError(
-            f"{purpose} needs {num_cpus:g} CPUs and the Ray cluster has {total:g}; "
-            "add nodes or lower the number of workers"
-        )
+    # rounded as Ray counts: sums of fractions, as 3 * 0.1, come out a little above
+    needed = {"CPU": round(num_cpus, 4), "GPU": round(num_gpus, 4)}
+    total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for kind, number in needed.items():
+        if total.get(kind, 0) < number:
+            raise ClusterError(
+                f"{purpose} needs {number:g} {kind}s and the Ray cluster has "
+                f"{total.get(kind, 0):g}; add nodes or lower the number of workers or their share"
+            )
     deadline = time.monotonic() + CPU_WAIT_S
-    while (free := cpus(ray.available_resources)) < num_cpus:
+    while True:
+        free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        short = next((kind for kind in needed if free.get(kind, 0) < needed[kind]), None)
+        if short is None:
+            return
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{purpose} needs {num_cpus:g} CPUs and {free:g} of the Ray cluster's {total:g} "
-                "are free; wait for or stop the other work there, or run without --address and "
-                "RAY_ADDRESS for a private Ray"
+                f"{purpose} needs {needed[short]:g} {short}s and {free.get(short, 0):g} of the Ray "
+                f"cluster's {total[short]:g} are free; wait for or stop the other work there, or "
+                "run without --address and RAY_ADDRESS for a private Ray"
             )
         time.sleep(0.2)
 

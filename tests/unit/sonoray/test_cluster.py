@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from sonoray import cluster
 from sonoray.errors import ClusterError
@@ -146,6 +147,30 @@ def test_token_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with pytest.raises(ClusterError, match="file/token"):
         cluster.ensure_token_file()
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "words"),
+    [
+        (5, 0, "training needs 5 CPUs and the Ray cluster has 4;"),
+        (1, 3, "training needs 3 GPUs and the Ray cluster has 2;"),
+        (3.5, 0, "training needs 3.5 CPUs and 3 of the Ray cluster's 4 are free"),
+        (1, 0.8, "training needs 0.8 GPUs and 0.5 of the Ray cluster's 2 are free"),
+    ],
+)
+def test_what_a_cluster_lacks_is_said_with_numbers(monkeypatch, num_cpus, num_gpus, words):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 3.0, "GPU": 0.5})
+    monkeypatch.setattr(cluster, "CPU_WAIT_S", 0.1)
+    with pytest.raises(ClusterError) as caught:
+        cluster.require_cpus(num_cpus, "training", num_gpus=num_gpus)
+    assert str(caught.value).startswith(words)
+
+
+def test_fractions_that_just_fit_pass_and_no_gpu_is_asked_of_a_cluster_without(monkeypatch):
+    for name in ("cluster_resources", "available_resources"):
+        monkeypatch.setattr(ray, name, lambda: {"CPU": 0.3})
+    cluster.require_cpus(3 * 0.1, "training")
 
 
 def test_development_environment_ships_the_four_packages():
