@@ -183,14 +183,18 @@ def demo_turns(study: Study) -> list[Any]:
 def _keep(shown: Demonstrated, url: str, key: str) -> None:
     """Show the report, say how to reach the service and leave it up until Ctrl-C."""
     file = shown.workspace.root / "demo.key"
-    file.touch(mode=0o600)
-    file.write_text(key + "\n", encoding="utf-8")
-    for line in shown.report():
-        logger.info("%s", line)
-    logger.info("the service is up at %s; its key is in %s; Ctrl-C stops it", url, file)
-    logger.info(
-        "  sonoray ask IMAGE... --question 请描述超声所见。 --url %s --api-key-file %s", url, file
-    )
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
-    file.unlink(missing_ok=True)
+    try:
+        file.touch(mode=0o600)
+        file.write_text(key + "\n", encoding="utf-8")
+        for line in shown.report():
+            logger.info("%s", line)
+        logger.info("the service is up at %s; its key is in %s; Ctrl-C stops it", url, file)
+        logger.info(
+            "  sonoray ask IMAGE... --question 请描述超声所见。 --url %s --api-key-file %s",
+            url,
+            file,
+        )
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    finally:
+        file.unlink(missing_ok=True)

@@ -6,9 +6,12 @@ checkpoints: after a crash it goes on, after the end it is a no-op.
 
 import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -228,8 +231,24 @@ def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback")
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    with board.watching():
+    with board.watching(), restored_interrupt():
         return trainer.fit()
+
+
+@contextmanager
+def restored_interrupt() -> Iterator[None]:
+    """Put the handler of Ctrl-C back after the block.
+
+    Ray Train sets one of its own, which swallows Ctrl-C for the rest of the process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Ray Train sets none there
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_cpus(road: RoadConfig, num_cpus: float) -> None:
