@@ -4,6 +4,7 @@ The run's name is the hash of everything that decides the outcome, so the same c
 checkpoints: after a crash it goes on, after the end it is a no-op.
 """
 
+import fcntl
 import math
 import os
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sonoray.tracking.callback import MlflowRunCallback
 
 _RESULT = "result.json"
+_LOCK = ".lock"
 
 _CODE = (
     "sonoray.plan",
@@ -134,7 +136,7 @@ def run(
         ConfigError: the workers would leave no CPU for Ray Data.
         ClusterError: the cluster cannot be reached or is too small.
         TrackingError: MLflow cannot be reached.
-        JobFailedError: the training itself failed.
+        JobFailedError: the training itself failed, or another process is at it.
     """
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
@@ -169,8 +171,12 @@ def run(
     tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name} | {
         f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
     }
-    with ray_session(address):
+    with ray_session(address), ExitStack() as stack:
         check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        stack.enter_context(sole_training(workspace.runs / name))
+        finished = _read_result(workspace, name)  # another process may just have ended it
+        if finished is not None:
+            return finished
         num_workers = road.train.num_workers
         require_cpus(
             num_workers * road.train.cpus_per_worker,
@@ -233,6 +239,25 @@ def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback")
     )
     with board.watching(), restored_interrupt():
         return trainer.fit()
+
+
+@contextmanager
+def sole_training(folder: Path) -> Iterator[None]:
+    """Hold a training's folder for the block: two at once would mix up its checkpoints.
+
+    Raises:
+        JobFailedError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobFailedError(
+                f"training {folder.name!r} is running in another process; wait for it to end, or "
+                "stop it, then run the command again to go on with it or to use it"
+            ) from None
+        yield
 
 
 @contextmanager
