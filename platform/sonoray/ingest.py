@@ -3,8 +3,8 @@
 1. `prepare` decodes every image safely, hashes it and encodes it as PNG;
 2. images, then studies, are kept, counted as duplicates or quarantined with a reason;
 3. each unique image goes into the image table once, whichever studies show it;
-4. patients who share an image or a near duplicate are linked, and every linked group goes into the
-   split of its smallest patient key;
+4. patients who share an image or a near duplicate, other than a blank frame, are linked, and every
+   linked group goes into the split of its smallest patient key;
 5. studies, quarantine and manifest are written; `run_stage` makes the whole appear at once.
 
 Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted for images and for
@@ -230,10 +230,12 @@ class _Intake:
         position = {patient: number for number, patient in enumerate(patients)}
         looks = group_near_duplicates(list(self._table.perceptual_hashes.values()), max_distance)
         look_of = dict(zip(self._table.perceptual_hashes, looks, strict=True))
+        # A blank frame has no hash: even pixel for pixel the same, it says nothing of the patient.
         edges = (
             (position[study.patient_key], len(patients) + look_of[image.image_id])
             for study in self._kept
             for image in study.images
+            if self._table.perceptual_hashes[image.image_id]
         )
         labels = connected_labels(len(patients) + len(looks), edges)
         return [patients[label] for label in labels[: len(patients)]]

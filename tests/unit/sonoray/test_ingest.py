@@ -314,11 +314,12 @@ def test_patients_with_one_picture_share_the_split_of_the_smallest_key(workspace
 
 
 def test_black_frames_link_nobody(workspace):
-    """A black frame stored at twenty sizes: equal to the eye, and no evidence of anything."""
-    black = [np.zeros((32, 20 + n), np.uint8) for n in range(20)]
+    """Black frames of two sizes, ten of each: equal in every pixel, and no evidence of anything."""
+    black = [np.zeros((32, 20 + n % 2), np.uint8) for n in range(20)]
     _, summary = bring(
         workspace, *(study(f"s{n}", image(n, data=pixels)) for n, pixels in enumerate(black))
     )
+    assert summary["unique_images"] == 2
     assert summary["near_duplicates"]["groups"] == 0
 
 
