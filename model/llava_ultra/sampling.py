@@ -157,6 +157,8 @@ class Sampler(nn.Module):
         feature = gather_studies(feature_scores, study_index)
         row_mask = gather_studies(image_mask, study_index)
         row_tokens = gather_studies(tokens, study_index)
+        if isinstance(self.config, RandomSampling):
+            feature = self._draw(image_mask, study_index)
         scores, distillation = self._scores(feature, row_tokens, row_mask, text, text_mask)
         slots, indices = pick(scores, row_mask, self._num_slots(row_mask))
         soft = scores.masked_fill(~row_mask, -torch.inf).softmax(dim=-1)
@@ -185,6 +187,18 @@ class Sampler(nn.Module):
             else min(self.config.num_selected, most)
         )
 
+    def _draw(self, image_mask: Tensor, study_index: Tensor) -> Tensor:
+        """Random scores (N, K).
+
+        While evaluating they come from a generator of their own, one draw per study: the same batch
+        gives the same picks, and all options of a question are judged by the same images.
+        """
+        if self.training:
+            drawn = torch.rand(len(study_index), image_mask.shape[1])
+            return drawn.to(image_mask.device)
+        drawn = torch.rand(image_mask.shape, generator=torch.Generator().manual_seed(0))
+        return gather_studies(drawn.to(image_mask.device), study_index)
+
     def _scores(
         self,
         feature: Tensor,
@@ -200,9 +214,7 @@ class Sampler(nn.Module):
                 order = torch.arange(image_mask.shape[1], device=tokens.device)
                 return -order.float().expand(image_mask.shape), zero
             case RandomSampling():
-                # Its own generator while evaluating: the same batch gives the same picks.
-                generator = None if self.training else torch.Generator().manual_seed(0)
-                return torch.rand(image_mask.shape, generator=generator).to(tokens), zero
+                return feature, zero
             case AdaptiveSampling() as config:
                 rule = "balanced" if self.training else config.inference_score
                 log_feature = _log_softmax(feature, image_mask)

@@ -160,6 +160,14 @@ def test_random_repeats_itself_in_evaluation():
     assert len(set(first.flatten().tolist())) > 1
 
 
+def test_random_shows_all_rows_of_a_study_the_same_images_in_evaluation():
+    rows = [0] * 8 + [1] * 8
+    evaluated = run(RandomSampling(), [9, 9], rows=rows)[3].indices[:, 0].tolist()
+    assert [len(set(evaluated[start : start + 8])) for start in (0, 8)] == [1, 1]
+    trained = run(RandomSampling(), [9, 9], rows=rows, training=True)[3].indices[:, 0].tolist()
+    assert len(set(trained[:8])) > 1
+
+
 @pytest.mark.parametrize("rule", ["straight_through", "weighted"])
 def test_both_rules_give_every_score_a_gradient(rule):
     sampler, tokens, _, selection = run(
