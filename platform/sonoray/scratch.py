@@ -2,7 +2,7 @@
 
 Scratch may hold pixels, so it must not stay. Each folder contains a lock file that its process
 holds; the kernel drops the lock with the process, whatever ends it. Whoever makes the next folder
-removes those that nobody holds any more.
+removes those that nobody holds any more. On a disk that machines share, locks must be shared too.
 """
 
 import contextlib

@@ -2,15 +2,15 @@
 
 A stage's key is the hash of its configuration, the keys of its inputs and the source of the code
 that makes it. Its output is the folder `<name>-<first 12 hex digits>` under the workspace, written
-beside its final place and renamed once complete, so a killed job leaves nothing half-written; the
-folder holds `manifest.json` with the key, counts and file digests.
+into a scratch folder beside its final place and renamed once complete, so a killed job leaves
+nothing half-written, and what it had written goes with the next run; the folder holds
+`manifest.json` with the key, counts and file digests.
 """
 
 import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 
 from sonoray.config import content_hash
 from sonoray.errors import DataError
+from sonoray.scratch import remove_abandoned, scratch_folder
 
 MANIFEST = "manifest.json"
 
@@ -91,12 +92,13 @@ def run_stage(stage: Stage, root: Path, make: Callable[[Path], Mapping[str, Any]
             `summary`: counts, schema, metrics.
     """
     final = stage.path(root)
+    remove_abandoned(root)  # also where nothing is made: killed jobs left pixels and reports
     if (final / MANIFEST).is_file():
         return StageOutput(path=final, manifest=read_manifest(final), reused=True)
     root.mkdir(parents=True, exist_ok=True)
-    partial = root / f".{final.name}.{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir()
-    try:
+    with scratch_folder(root) as scratch:
+        partial = scratch / final.name
+        partial.mkdir()
         summary = make(partial)
         manifest = {
             "name": stage.name,
@@ -112,8 +114,6 @@ def run_stage(stage: Stage, root: Path, make: Callable[[Path], Mapping[str, Any]
         except OSError:  # another process finished the same stage first: its output is ours
             if not (final / MANIFEST).is_file():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return StageOutput(path=final, manifest=read_manifest(final), reused=False)
 
 

@@ -1,6 +1,11 @@
 import importlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +98,39 @@ def test_two_makers_of_one_stage_agree_on_one_output(tmp_path):
     assert len(outputs) == 2
     assert len({output.path for output in outputs}) == 1
     assert [path.name for path in tmp_path.iterdir()] == [outputs[0].path.name]
+
+
+MAKE_SLOWLY = """
+import sys, time
+from pathlib import Path
+from sonoray.stages import Stage, run_stage
+def make(folder):
+    (folder / "pixels").write_bytes(b"x")
+    print(folder, flush=True)
+    time.sleep(600)
+run_stage(Stage(name="slow", config={}), Path(sys.argv[1]), make)
+"""
+
+
+def test_what_a_killed_maker_left_goes_with_the_next_run_and_a_living_one_stays(tmp_path):
+    first = run_stage(stage(), tmp_path, make)
+    with subprocess.Popen(
+        [sys.executable, "-c", MAKE_SLOWLY, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        partial = Path(process.stdout.readline().strip())
+        for lock in partial.parent.glob(".*"):  # make it look an hour old
+            os.utime(lock, (lock.stat().st_mtime - 3600,) * 2)
+        assert run_stage(stage(), tmp_path, make).reused
+        run_stage(stage(name="other"), tmp_path, make)
+        assert (partial / "pixels").is_file()
+        process.send_signal(signal.SIGKILL)
+    assert (partial / "pixels").is_file()
+    assert run_stage(stage(), tmp_path, make).reused
+    assert {path.name for path in tmp_path.iterdir()} == {
+        first.path.name,
+        stage(name="other").path(tmp_path).name,
+    }
+    assert {path.name for path in first.path.iterdir()} == {"part.txt", "deep", MANIFEST}
 
 
 def test_a_stage_that_was_never_made_names_the_command(tmp_path):
