@@ -9,8 +9,9 @@ language/                tokenizer and base decoder (transformers layout)
 ```
 
 Every part is loaded by its own loader and its digest compared with the manifest: a tower that was
-silently re-initialised, an adapter of another run or a damaged file is refused before it answers
-anyone. Only safetensors and JSON are read, never pickles.
+silently re-initialised, an adapter of another run or a changed tokenizer is refused before it
+answers anyone. A digest is over what was loaded (weights and the settings that decide what they
+compute), not over the files' bytes. Only safetensors and JSON are read, never pickles.
 """
 
 import json

@@ -18,7 +18,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def check_digest(what: str, *, found: str, expected: str) -> None:
-    """Refuse weights that are not the expected ones.
+    """Refuse a part that is not the expected one.
 
     Raises:
         ValueError: the digests differ; the message holds both.
@@ -26,5 +26,5 @@ def check_digest(what: str, *, found: str, expected: str) -> None:
     if found != expected:
         raise ValueError(
             f"{what}: digest {found[:16]} does not match the expected {expected[:16]}; "
-            "the weights were changed or damaged: restore them or export the model again"
+            "it was changed or damaged: restore it or export the model again"
         )

@@ -6,6 +6,8 @@ level means that no character is ever unknown; a Chinese character is never merg
 that new sentences still split into familiar parts.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,9 @@ IGNORED = -100
 _CHINESE = Regex(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 """Characters that always stand alone: CJK ideographs and full-width punctuation."""
 
+_CONFIG_OF_FILES = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
+"""Entries of a decoder's config that tell where it lies and what wrote it, not what it computes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
@@ -48,8 +53,24 @@ class Language:
 
     @property
     def digest(self) -> str:
-        """Sha256 (hex) of the decoder's weights."""
-        return state_digest(self.model.state_dict())
+        """Sha256 (hex) over all that decides an answer: weights, decoder's config, tokenizer."""
+        config = json.loads(self.model.config.to_json_string())
+        for key in _CONFIG_OF_FILES:
+            config.pop(key, None)
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # How the last call padded and cut is kept there too.
+        tokenizer.update(padding=None, truncation=None)
+        named = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id")
+        parts = {
+            "weights": state_digest(self.model.state_dict()),
+            "config": config,
+            "tokenizer": tokenizer,
+            "special_ids": {
+                **{name: getattr(self.tokenizer, name) for name in named},
+                "all": sorted(self.tokenizer.all_special_ids),
+            },
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -110,14 +131,16 @@ def save_language(language: Language, folder: Path) -> None:
 
 
 def load_language(source: str | Path) -> Language:
-    """Load tokenizer and decoder from a folder or a hub id, in float32.
+    """Load tokenizer and decoder from a folder or a hub id, in float32; never from pickles.
 
     Raises:
         ValueError: nothing usable lies there, or the tokenizer lacks what the chat format needs.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"language model {str(source)!r} cannot be loaded: {reason}") from None

@@ -80,6 +80,23 @@ def test_any_changed_weight_is_refused_with_both_digests(folder, tmp_path, file)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.1'),
+        ("tokenizer.json", '"_2DS_"', '"_2DX_"'),
+        ("tokenizer_config.json", '"eos_token": "</s>"', '"eos_token": "<pad>"'),
+    ],
+)
+def test_a_changed_language_setting_is_refused(folder, tmp_path, file, before, after):
+    path = copy_of(folder, tmp_path / "changed") / "language" / file
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not match the expected"):
+        load_assistant(tmp_path / "changed")
+
+
 def test_a_swapped_tower_is_refused(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

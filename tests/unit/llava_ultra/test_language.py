@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +95,21 @@ def test_saved_language_comes_back_with_the_same_digest(tmp_path):
     loaded = load_language(tmp_path)
     assert loaded.digest == LANGUAGE.digest
     assert encode_text(loaded.tokenizer, TEXTS[4]) == encode_text(TOKENIZER, TEXTS[4])
+
+
+def test_a_call_that_pads_leaves_the_digest_alone():
+    language = tiny_language(CONFIG)
+    before = language.digest
+    language.tokenizer(["甲状腺", "乳腺"], padding=True, truncation=True, max_length=4)
+    assert language.digest == before
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    save_language(LANGUAGE, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(LANGUAGE.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_language(tmp_path)
 
 
 def test_a_missing_language_model_is_one_line(tmp_path):
