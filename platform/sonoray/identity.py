@@ -6,7 +6,9 @@ A private source uses the secret of its workspace; a public one uses a published
 keys and splits are the same on every machine.
 
 Splits follow from the patient key alone: a uniform number in [0, 1) from its hash falls into one
-of three intervals. Adding patients therefore never moves another one.
+of three intervals. Adding patients therefore moves no other one, with one exception: patients whom
+a shared image or a near duplicate links follow the smallest key of their group (`sonoray.ingest`),
+so a newcomer who joins a group can move it.
 """
 
 import hashlib
