@@ -38,7 +38,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override one key, as in train.epochs=3; repeatable.",
+        help="Override one key, as in train.num_workers=1; repeatable.",
         rich_help_panel=_COMMON,
     ),
 ]

@@ -36,7 +36,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override {text!r} is not KEY=VALUE; write it like train.epochs=3")
+        raise ConfigError(f"override {text!r} is not KEY=VALUE; write it like train.num_workers=1")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:

@@ -11,6 +11,8 @@ from sonoray_jobs.road import RoadConfig, load_road, packaged_roads
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "jobs" / "sonoray_jobs" / "configs").iterdir())
+TEXTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("[jps]*/sono*/**/*.py")]
+OVERRIDE = re.compile(rf"\b(?:{'|'.join(RoadConfig.model_fields)})(?:\.\w+)+=[^\s;`\"')]+")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -36,3 +38,12 @@ def test_an_unknown_key_is_refused_by_name(path):
 def test_the_docs_name_packaged_roads_only(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"--config ([a-z_-]+)(?!\S)", text)) <= set(packaged_roads())
+
+
+def test_every_override_that_a_text_shows_is_one_that_a_road_takes():
+    """Help texts, messages and docs: what is pasted from them has to work."""
+    texts = [path.read_text(encoding="utf-8") for path in TEXTS]
+    shown = {override for text in texts for override in OVERRIDE.findall(text)}
+    assert {"train.num_workers=1", "phantom.seed=7"} <= shown
+    for override in shown:
+        load_road("tiny", [override])
