@@ -84,12 +84,16 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
     """Read a TOML file, apply dotted overrides and validate the result.
 
     Raises:
-        ConfigError: the file is missing or malformed, or a value does not fit.
+        ConfigError: the file is missing, unreadable or malformed, or a value does not fit.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config file {str(path)!r} does not exist; check --config") from None
+    except OSError as error:
+        raise ConfigError(
+            f"config file {str(path)!r} cannot be read ({error.strerror}); check --config"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from None
     return validate_config(model, apply_overrides(values, overrides), str(path))

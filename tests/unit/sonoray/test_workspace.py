@@ -29,6 +29,12 @@ def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
         workspace.dataset("y")
 
 
+@pytest.mark.parametrize(("name", "command"), [("phantom", "phantom"), ("busbra", "busbra PATH")])
+def test_the_command_that_makes_a_dataset_is_one_that_ingest_takes(tmp_path, name, command):
+    with pytest.raises(DataError, match=rf"run: sonoray ingest {command}$"):
+        Workspace.open(tmp_path).dataset(name)
+
+
 def test_a_file_is_no_workspace(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--workspace"):
