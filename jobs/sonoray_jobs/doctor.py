@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,32 @@ def check_token(path: Path, mode: int | None) -> Check:
     return _judge("Ray token", found, fail=bool(mode and mode & 0o077), fix=f"chmod 600 {path}")
 
 
+def check_node(node: str, get: Callable[[], list[Check]]) -> list[Check]:
+    """What a node found; one failed check where it did not get that far.
+
+    One node must not cost the report of all others, and the one that is broken is the one to name.
+
+    Args:
+        node: its address.
+        get: waits for what its task measured.
+    """
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+    where = f"worker {node}"
+    try:
+        return [replace(check, where=where) for check in get()]
+    except GetTimeoutError:
+        found = f"no answer within {WORKER_TIMEOUT_S:.0f} s"
+        fix = "see whether the node is busy or hangs, then run this again"
+    except RayTaskError as error:
+        found = str(error).strip().splitlines()[-1]  # above it stands the traceback
+        fix = "install the same wheel and requirements.lock on this node"
+    except RayError as error:
+        found = " ".join(str(error).split())
+        fix = "restart Ray on this node: ray stop, then ray start --address"
+    return [replace(_judge("node", found, fail=True, fix=fix), where=where)]
+
+
 def is_taken(port: int) -> bool:
     """Whether something listens at a port of this machine."""
     with socket.socket() as probe:
@@ -301,8 +328,8 @@ def _check_workers(address: str | None, workspace: Path) -> list[Check]:
                 for name, strategy in nodes.items()
             }
             for name, reference in work.items():
-                for check in ray.get(reference, timeout=WORKER_TIMEOUT_S):
-                    checks.append(replace(check, where=f"worker {name}"))
+                get = partial(ray.get, reference, timeout=WORKER_TIMEOUT_S)
+                checks += check_node(name, get)
             return checks
     except ClusterError as error:
         return [_judge("Ray", str(error), fail=True, fix="see the message")]

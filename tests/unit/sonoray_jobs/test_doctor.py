@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import GetTimeoutError, RayTaskError, WorkerCrashedError
 
 from sonoray_jobs import doctor
 from sonoray_jobs.doctor import GIB, Check, Report, Status
@@ -85,6 +86,37 @@ def test_a_taken_port_is_noticed():
         port = server.getsockname()[1]
         assert doctor.is_taken(port)
     assert not doctor.is_taken(port)
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "worker.py", line 1, in <module>
+ModuleNotFoundError: No module named 'sonoray_jobs'
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "found", "fix"),
+    [
+        (GetTimeoutError("Get timed out"), "120 s", "run this again"),
+        (RayTaskError("measure", TRACEBACK, RuntimeError()), "No module named 'sonor", "wheel"),
+        (WorkerCrashedError(), "worker died unexpectedly", "ray stop"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_node_that_cannot_answer_is_one_failed_check_that_names_it(error, found, fix):
+    def get():
+        raise error
+
+    (check,) = doctor.check_node("10.0.0.6", get)
+    assert (check.status, check.where) == (FAIL, "worker 10.0.0.6")
+    assert found in check.found
+    assert "\n" not in check.found
+    assert fix in check.fix
+
+
+def test_what_a_node_found_is_marked_with_its_name():
+    (check,) = doctor.check_node("10.0.0.6", lambda: [doctor.check_memory(16 * GIB)])
+    assert (check.name, check.where) == ("memory", "worker 10.0.0.6")
 
 
 def report_of(*statuses):
