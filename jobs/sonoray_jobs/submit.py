@@ -2,8 +2,9 @@
 
 The entrypoint is `python -m sonoray_jobs.cli JOB ...`, which works in any directory of an image
 that has the wheel; inside the job Ray sets RAY_ADDRESS, so the job joins the cluster that it runs
-on. Logs are followed over a web socket and the job's end becomes the exit status. Interrupting the
-client leaves the job alone: a training outlives the laptop that started it.
+on. Logs are followed over a web socket, and the command ends with the exit status of its job: 2 is
+the user's mistake there as well as here. A job that was stopped or killed has none; that is 1.
+Interrupting the client leaves the job alone: a training outlives the laptop that started it.
 
 The API listens at the dashboard's port (8265). Before Ray's client, which has no timeout, a plain
 request checks within seconds that something answers there and takes the token.
@@ -65,7 +66,7 @@ def run(
     Raises:
         ConfigError: there is no address.
         ClusterError: nothing usable answers there, or the connection was lost.
-        JobFailedError: the job failed or was stopped.
+        JobFailedError: the job failed or was stopped; it carries the job's own exit code.
     """
     if not address:
         raise ConfigError("submit needs the cluster's dashboard; add --address http://HOST:8265")
@@ -144,6 +145,9 @@ def _await_end(client: "JobSubmissionClient", submission: Submission) -> None:
         time.sleep(POLL_INTERVAL_S)
     if info.status != "SUCCEEDED":
         reason = " ".join((info.message or "no reason given").split())
-        raise JobFailedError(
+        failure = JobFailedError(
             f"job {submission.submission_id} ended as {info.status}: {reason}; see its log above"
         )
+        if (code := info.driver_exit_code or 0) > 0:  # a signal's is negative
+            failure.exit_code = code
+        raise failure

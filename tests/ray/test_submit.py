@@ -137,9 +137,9 @@ def test_a_job_that_succeeds_streams_its_log_and_exits_with_0(head, tmp_path):
     assert list((tmp_path / "phantom").glob("*.png"))
 
 
-def test_a_job_that_fails_shows_its_one_line_and_exits_with_1(head, tmp_path):
+def test_a_users_mistake_in_a_job_shows_its_one_line_and_exits_with_2(head, tmp_path):
     done = head.submit("embed", "--address", head.url, "--", "--workspace", str(tmp_path))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "error: no dataset 'phantom'" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     last = done.stderr.strip().splitlines()[-1]
