@@ -11,11 +11,15 @@ model's digest and the research-use notice.
 """
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.settings import MAX_ITEMS
+
+_Item = TypeVar("_Item")
+_Items = Annotated[list[_Item], Field(min_length=1, max_length=MAX_ITEMS)]
 
 _UNSUPPORTED = frozenset(
     {
@@ -76,7 +80,7 @@ class SystemMessage(_Request):
     """Instructions that precede the conversation."""
 
     role: Literal["system", "developer"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | _Items[TextPart]
     name: str | None = None
 
 
@@ -84,7 +88,7 @@ class UserMessage(_Request):
     """A question, with or without the study's images."""
 
     role: Literal["user"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | _Items[Part]
     name: str | None = None
 
 
@@ -92,7 +96,7 @@ class AssistantMessage(_Request):
     """An earlier answer, also as clients send back what they received."""
 
     role: Literal["assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | _Items[TextPart]
     name: str | None = None
     refusal: None = None
     audio: None = None
@@ -117,7 +121,7 @@ class ChatRequest(_Request):
     """Body of `POST /v1/chat/completions`."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: _Items[Message]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -140,7 +144,7 @@ class ChatRequest(_Request):
     user: str | None = None
     """Accepted and dropped, as are the next two: nothing of a request is kept."""
     safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -153,12 +157,19 @@ class ChatRequest(_Request):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def parse_chat_request(body: bytes) -> ChatRequest:
+def parse_chat_request(body: bytes, max_marks: int) -> ChatRequest:
     """Read a request's body.
+
+    Args:
+        body: the JSON.
+        max_marks: commas and opening brackets that it may have. They bound the values in it, and
+            pydantic may need a kilobyte for each: it collects an error per item and unknown key.
 
     Raises:
         ApiError: 400; `param` names the field, built from the API's own names and positions only.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > max_marks:
+        raise ApiError(Problem.TOO_MANY_VALUES, limit=max_marks)
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:

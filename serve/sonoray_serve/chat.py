@@ -232,7 +232,7 @@ class Chat:
 
     def _read(self, body: bytes) -> tuple[api.ChatRequest, Question]:
         """Parse and check; off the event loop, since a body may be tens of megabytes."""
-        request = api.parse_chat_request(body)
+        request = api.parse_chat_request(body, self._limits.max_marks)
         if request.model != self._model_name:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
         return request, read_question(request, self._limits, self._card)

@@ -21,6 +21,11 @@ class Problem(Enum):
     """An error's HTTP status, OpenAI type and text; its code is the member's name, lower case."""
 
     INVALID_JSON = (400, _INVALID, "The body is not valid JSON.")
+    TOO_MANY_VALUES = (
+        400,
+        _INVALID,
+        "The body has too many values; at most {limit} commas and brackets are accepted.",
+    )
     INVALID_VALUE = (400, _INVALID, "A parameter is missing or has a value that is not accepted.")
     UNSUPPORTED_PARAMETER = (400, _INVALID, "This parameter is not supported by this server.")
     UNKNOWN_PARAMETER = (400, _INVALID, "The request has a parameter that the API does not know.")

@@ -19,13 +19,16 @@ from sonoray_serve.auth import DIGEST_PATTERN
 APP_NAME = "sonoray"
 """Name of the Serve application; its deployments are `ingress`, `vision` and `engine`."""
 
+MAX_ITEMS = 1_024
+"""Longest list that a request may have, whatever is configured."""
+
 
 class Limits(Config):
     """Caps on what one request may ask for."""
 
     max_body_bytes: int = Field(default=64_000_000, gt=0)
     """Largest request body; counted while it arrives, whatever Content-Length says."""
-    max_images: int = Field(default=16, gt=0)
+    max_images: int = Field(default=16, gt=0, lt=MAX_ITEMS)
     """Images of one study; the model's own maximum counts too where it is smaller."""
     max_image_bytes: int = Field(default=16_000_000, gt=0)
     """Largest encoded image."""
@@ -33,7 +36,7 @@ class Limits(Config):
     """Largest width x height of one image."""
     max_study_pixels: int = Field(default=50_000_000, gt=0)
     """Largest sum of width x height over the images of a study."""
-    max_messages: int = Field(default=64, gt=0)
+    max_messages: int = Field(default=64, gt=0, le=MAX_ITEMS)
     """Turns of a conversation."""
     max_prompt_chars: int = Field(default=8_000, gt=0)
     """Characters over all text of a conversation."""
@@ -49,6 +52,14 @@ class Limits(Config):
     """Studies decoded at once per ingress replica; others wait undecoded."""
     retry_after_s: int = Field(default=2, ge=0)
     """What a refused client is told to wait."""
+
+    @property
+    def max_marks(self) -> int:
+        """Commas and opening brackets that a body may have: all text, and the shape around it.
+
+        OpenAI's client writes 9 of them for a message that it sends back and 6 for an image.
+        """
+        return self.max_prompt_chars + 32 * (self.max_messages + self.max_images) + 256
 
     @model_validator(mode="after")
     def _tokens_fit(self) -> Self:

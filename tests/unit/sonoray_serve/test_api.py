@@ -7,25 +7,30 @@ import pytest
 
 from sonoray_serve.api import ChatRequest, parse_chat_request
 from sonoray_serve.problems import ApiError, Problem
-from sonoray_serve.testing import chat_body, random_study
+from sonoray_serve.settings import Limits
+from sonoray_serve.testing import chat_body, random_study, user_message
 
 CANARY = "patient-name-canary"
 USER = {"role": "user", "content": "q"}
+
+
+def parse(body: bytes) -> ChatRequest:
+    return parse_chat_request(body, Limits().max_marks)
 
 
 def request(**extra: Any) -> bytes:
     return json.dumps({"model": "m", "messages": [USER], **extra}).encode()
 
 
-def messages_of(part: dict[str, Any]) -> bytes:
-    return request(messages=[{"role": "user", "content": [part]}])
+def messages_of(part: dict[str, Any], times: int = 1) -> bytes:
+    return request(messages=[{"role": "user", "content": [part] * times}])
 
 
 def test_a_whole_request_is_read():
     body = chat_body(
         random_study(2), stream=True, stream_options={"include_usage": True}, stop="。"
     )
-    parsed = parse_chat_request(json.dumps(body).encode())
+    parsed = parse(json.dumps(body).encode())
     assert [part.type for part in parsed.messages[0].content] == ["text", "image_url", "image_url"]
     assert parsed.include_usage
     assert parsed.stop_texts == ("。",)
@@ -45,12 +50,12 @@ def test_a_whole_request_is_read():
     ],
 )
 def test_what_clients_send_unasked_is_accepted(neutral: dict[str, Any]):
-    assert isinstance(parse_chat_request(request(**neutral)), ChatRequest)
+    assert isinstance(parse(request(**neutral)), ChatRequest)
 
 
 def test_an_answer_can_be_sent_back_as_openai_clients_dump_it():
     earlier = {"role": "assistant", "content": "a", "refusal": None, "tool_calls": None}
-    parsed = parse_chat_request(request(messages=[USER, {**earlier, "annotations": []}, USER]))
+    parsed = parse(request(messages=[USER, {**earlier, "annotations": []}, USER]))
     assert parsed.messages[1].content == "a"
 
 
@@ -61,7 +66,13 @@ def test_an_answer_can_be_sent_back_as_openai_clients_dump_it():
         (b"{", Problem.INVALID_JSON, None),
         (b"\xff\xfe{}", Problem.INVALID_JSON, None),
         (b'{"model": "\\ud800"}', Problem.INVALID_JSON, None),
-        (b"[" * 100_000, Problem.INVALID_JSON, None),
+        (b"[" * 1_000, Problem.INVALID_JSON, None),
+        (b"[" * 20_000, Problem.TOO_MANY_VALUES, None),
+        (request(messages=[0] * 20_000), Problem.TOO_MANY_VALUES, None),
+        (request(**dict.fromkeys(map(str, range(20_000)), 0)), Problem.TOO_MANY_VALUES, None),
+        (request(messages=[USER] * 1_025), Problem.INVALID_VALUE, "messages"),
+        (messages_of({"type": "text", "text": "a"}, 1_025), Problem.INVALID_VALUE, None),
+        (request(metadata=dict.fromkeys("abcdefghijklmnopq", "v")), Problem.INVALID_VALUE, None),
         (b"[]", Problem.INVALID_VALUE, None),
         (b"{}", Problem.INVALID_VALUE, "model"),
         (request(messages=[]), Problem.INVALID_VALUE, "messages"),
@@ -86,7 +97,7 @@ def test_an_answer_can_be_sent_back_as_openai_clients_dump_it():
 )
 def test_what_is_wrong_gets_its_own_error(body: bytes, problem: Problem, param: str | None):
     with pytest.raises(ApiError) as refused:
-        parse_chat_request(body)
+        parse(body)
     assert refused.value.problem is problem
     if param is not None:
         assert refused.value.param == param
@@ -95,8 +106,18 @@ def test_what_is_wrong_gets_its_own_error(body: bytes, problem: Problem, param: 
 def test_the_place_within_a_message_is_named():
     body = messages_of({"type": "image_url", "image_url": {"url": 3}})
     with pytest.raises(ApiError) as refused:
-        parse_chat_request(body)
+        parse(body)
     assert refused.value.param == "messages[0].content[0].image_url.url"
+
+
+def test_the_largest_conversation_that_the_limits_allow_is_read():
+    limits = Limits()
+    earlier = {"role": "assistant", "content": "a", "refusal": None, "annotations": []}
+    earlier |= {"audio": None, "function_call": None, "tool_calls": None}
+    text = "," * (limits.max_prompt_chars - limits.max_messages)
+    study = user_message(random_study(limits.max_images), text)
+    messages = [earlier] * (limits.max_messages - 1)
+    assert len(parse(request(messages=[*messages, study])).messages) == limits.max_messages
 
 
 @pytest.mark.parametrize(
@@ -114,7 +135,7 @@ def test_the_place_within_a_message_is_named():
 )
 def test_nothing_of_the_request_is_echoed(body: bytes):
     with pytest.raises(ApiError) as refused:
-        parse_chat_request(body)
+        parse(body)
     error = refused.value
     assert CANARY not in json.dumps(error.body())
     assert error.__cause__ is None

@@ -164,6 +164,7 @@ def test_paths(
         ({"model": "other"}, {}, 404, "model_not_found"),
         ({"messages": []}, {}, 400, "invalid_value"),
         ({"n": 2}, {}, 400, "invalid_value"),
+        ({"messages": [0] * 20_000}, {}, 400, "too_many_values"),
         ({"max_tokens": 2000}, {}, 400, "max_tokens_too_large"),
         ({}, {"max_images": 1}, 400, "too_many_images"),
         ({}, {"max_body_bytes": 1000}, 413, "body_too_large"),

@@ -22,8 +22,9 @@ CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256)
 
 
 def read(body: dict[str, Any], **limits: Any) -> Question:
-    request = parse_chat_request(json.dumps(body).encode())
-    return read_question(request, Limits(**limits), CARD)
+    checked = Limits(**limits)
+    request = parse_chat_request(json.dumps(body).encode(), checked.max_marks)
+    return read_question(request, checked, CARD)
 
 
 def refused(body: dict[str, Any], **limits: Any) -> ApiError:

@@ -51,6 +51,8 @@ def test_unknown_key_is_an_error_that_lists_the_known_ones():
         ),
         (ServeConfig, {"limits": {"max_requests": 64}}, "ingress.max_ongoing = 64 must exceed"),
         (Limits, {"deadline_s": 0}, "deadline_s = 0"),
+        (Limits, {"max_messages": 1_025}, "max_messages = 1025"),
+        (Limits, {"max_images": 1_024}, "max_images = 1024"),
     ],
 )
 def test_values_that_cannot_work_are_refused(model: type, values: dict, message: str):
