@@ -81,6 +81,9 @@ class TrainConfig(Config):
     """Logical CPUs kept for each worker's loading task. A task reads a step in some 10 ms, so 0, on
     whatever is idle, serves a machine that is not full."""
     gpus_per_worker: float = Field(default=0, ge=0)
+    feature_noise: float = Field(default=0, ge=0)
+    """Standard deviation of Gaussian noise on the features while training. The towers' channels are
+    standardised, so 1 doubles their variance. It is the augmentation that cached features allow."""
     zero_stage: Literal[1, 2] = 2
     """DeepSpeed ZeRO stage."""
     weight_decay: float = Field(default=0.01, ge=0)

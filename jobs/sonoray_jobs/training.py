@@ -205,6 +205,8 @@ def _run_stage(
             group["lr"] = stage.learning_rate * rate
         torch.manual_seed(_step_seed(settings.seed, start.stage, done, rank))
         visual = collate_features(loaded.features)
+        if settings.feature_noise:
+            visual = visual.with_noise(settings.feature_noise)
         text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
         output = engine(visual.to(engine.device), text.to(engine.device))
         # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the

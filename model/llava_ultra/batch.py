@@ -47,6 +47,14 @@ class VisualBatch:
             image_mask=self.image_mask.to(device),
         )
 
+    def with_noise(self, deviation: float) -> "VisualBatch":
+        """Add Gaussian noise of this standard deviation to the features, from torch's own seed."""
+        return VisualBatch(
+            clip=self.clip + deviation * torch.randn_like(self.clip),
+            sam=self.sam + deviation * torch.randn_like(self.sam),
+            image_mask=self.image_mask,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextBatch:

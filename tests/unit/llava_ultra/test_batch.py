@@ -75,3 +75,15 @@ def test_features_that_cannot_be_are_refused(broken, message):
 def test_batches_are_float32():
     batch = collate_features([study(2)])
     assert batch.clip.dtype == batch.sam.dtype == torch.float32
+
+
+def test_noise_has_its_size_and_leaves_the_mask_and_the_original_alone():
+    batch = collate_features([study(32), study(16)])
+    before = batch.clip.clone()
+    torch.manual_seed(0)
+    noisy = batch.with_noise(0.5)
+    assert torch.equal(batch.clip, before)
+    assert torch.equal(noisy.image_mask, batch.image_mask)
+    assert float((noisy.sam - batch.sam).std()) == pytest.approx(0.5, rel=0.1)
+    torch.manual_seed(0)
+    assert torch.equal(batch.with_noise(0.5).clip, noisy.clip)
