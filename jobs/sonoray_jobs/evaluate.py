@@ -1,7 +1,8 @@
 """Evaluate: answer a split's questions, keep every prediction, judge with intervals by patient.
 
 The output is a content-addressed stage: `predictions.parquet` (one row per question), the tables as
-Markdown and `metrics.json`; metrics and tables also go to the training's MLflow run.
+text and Markdown, and the metrics in its manifest. Metrics and tables also go to the training's
+MLflow run; predictions hold patients' texts and do not leave the stage.
 """
 
 import json
@@ -76,7 +77,7 @@ def run(
     Raises:
         DataError: the training is not finished, or the split is unknown or empty.
         ClusterError: Ray cannot be reached, is too small or too busy.
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow cannot be reached or does not know the training.
     """
     output = workspace.dataset(dataset)
     trained = find_training(workspace, road, dataset)
@@ -123,7 +124,8 @@ def _evaluate(
 
     from sonoray.tracking import Tracking
 
-    tracking = Tracking.open(workspace, tracking_uri)  # first: it may be down
+    tracking = Tracking.open(workspace, tracking_uri)  # first: it may be down or another
+    tracking.require_run(trained.run_id)
     predictions = _answer(workspace, road, dataset, trained, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     training_answers: dict[str, list[str]] = defaultdict(list)
@@ -158,10 +160,7 @@ def _evaluate(
     tracking.log_evaluation(
         trained.run_id,
         {split: metrics},
-        {
-            f"evaluation/{split}/{name}": folder / name
-            for name in ("closed.md", "text.md", "predictions.parquet")
-        },
+        {f"evaluation/{split}/{name}": folder / name for name in ("closed.md", "text.md")},
     )
     return {**metrics, "run_id": trained.run_id}
 

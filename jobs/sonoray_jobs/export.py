@@ -52,13 +52,14 @@ def run(
     Raises:
         DataError: the training is not finished.
         CheckpointError: its frozen parts have changed since.
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow cannot be reached or does not know the training.
     """
     from sonoray.tracking import Tracking
 
     output = workspace.dataset(dataset)
     trained = find_training(workspace, road, dataset)
     tracking = Tracking.open(workspace, tracking_uri)
+    tracking.require_run(trained.run_id)
     parts = find_parts(workspace, road, dataset)
     provenance = {
         "run_id": trained.run_id,

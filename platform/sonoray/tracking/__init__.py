@@ -107,6 +107,14 @@ class Tracking:
         with runs.closing_run(self.store, run_id):
             yield MlflowRunCallback(uri=self.uri, run_id=run_id)
 
+    def require_run(self, run_id: str) -> None:
+        """Check, before work on its model, that the store knows the run of a training.
+
+        Raises:
+            TrackingError: it does not, or the store fails.
+        """
+        runs.require_run(self.store, run_id)
+
     def log_evaluation(
         self,
         run_id: str,

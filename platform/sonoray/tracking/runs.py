@@ -16,7 +16,7 @@ from typing import Any
 
 from sonoray.config import content_hash
 from sonoray.errors import TrackingError
-from sonoray.tracking.connection import Store
+from sonoray.tracking.connection import TRACKING_URI_VARIABLE, Store, shown_uri
 from sonoray.tracking.params import (
     MAX_METRICS_PER_CALL,
     MAX_PARAMS_PER_CALL,
@@ -106,6 +106,20 @@ def closing_run(store: Store, run_id: str) -> Iterator[None]:
     _terminate(store, run_id, "FINISHED")
 
 
+def require_run(store: Store, run_id: str) -> None:
+    """Check that the store knows a training's run.
+
+    Raises:
+        TrackingError: it does not, or the store fails.
+    """
+    with store.guard(f"cannot give run {run_id!r}"):
+        if _find_run(store, run_id) is None:
+            raise TrackingError(
+                f"MLflow store {shown_uri(store.uri)!r} has no run {run_id!r}, which made this "
+                f"model; set {TRACKING_URI_VARIABLE} to the store that it was trained with"
+            )
+
+
 def log_results(
     store: Store,
     run_id: str,
@@ -138,21 +152,26 @@ def _terminate(store: Store, run_id: str, status: str) -> None:
 
 def _recorded_run(store: Store, id_file: RunIdFile) -> Any:  # noqa: ANN401 - an mlflow Run
     """Return the run that the file names, None where there is none to continue."""
-    from mlflow.exceptions import MlflowException
-
     run_id = id_file.read()
     if run_id is None:
         return None
+    run = _find_run(store, run_id)
+    if run is None:
+        _logger.warning("MLflow has no run %s, named by %s; a new one", run_id, id_file.path)
+    return run
+
+
+def _find_run(store: Store, run_id: str) -> Any | None:  # noqa: ANN401 - an mlflow Run
+    """Return a run, None where the store does not know it or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
     try:
         run = store.client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        run = None
-    if run is None or run.info.lifecycle_stage != "active":
-        _logger.warning("MLflow has no run %s, named by %s; a new one", run_id, id_file.path)
         return None
-    return run
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _experiment_id(store: Store, name: str, artifact_root: Path | None) -> str:

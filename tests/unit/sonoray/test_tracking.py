@@ -136,6 +136,17 @@ def test_same_name_continues_the_run_with_a_changed_config(
     assert third.run_id != first.run_id
 
 
+def test_a_run_that_the_store_does_not_know_or_has_deleted_is_refused(tracking: Tracking) -> None:
+    run_id = new_run(tracking, "deleted")
+    tracking.require_run(run_id)
+    tracking.store.client.delete_run(run_id)
+    for unknown in (run_id, "0" * 32):
+        with pytest.raises(TrackingError, match=f"{unknown}.* set MLFLOW_TRACKING_URI") as caught:
+            tracking.require_run(unknown)
+        assert str(tracking.workspace.root) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
 def test_deleted_or_foreign_run_starts_anew(tracking: Tracking) -> None:
     run_id = new_run(tracking, "lost")
     tracking.store.client.delete_run(run_id)
