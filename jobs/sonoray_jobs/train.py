@@ -39,11 +39,13 @@ _CODE = (
     "sonoray.plan",
     "sonoray_jobs.training",
     "sonoray_jobs.loading",
+    "sonoray_jobs.checkpoint",
     "llava_ultra.batch",
     "llava_ultra.fusion",
     "llava_ultra.sampling",
     "llava_ultra.language",
     "llava_ultra.model",
+    "llava_ultra.schedule",
 )
 """Modules whose source decides what is learned."""
 
@@ -337,7 +339,8 @@ def _prebuild_communication() -> None:
             check=False,
         )
         if done.returncode:
-            return done.stderr.strip().splitlines()[-1]
+            said = done.stderr.strip().splitlines()  # nothing where a signal ended it
+            return said[-1] if said else f"exit code {done.returncode}"
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         return ""
