@@ -2,10 +2,11 @@
 
 The same goes for the turns that are asked of it (`turns_of_epoch`).
 
-The order depends on neither the number of workers nor on where a run was interrupted, so that a
-resumed run, on fewer or more workers, goes on at the right sample. Each epoch is a new permutation
-cut into steps of nearly equal size: every study once, none dropped, none repeated. (Ray Data's
-`streaming_split(equal=True)` drops the rest and repeats the order in every epoch.)
+The order depends on neither the number of workers nor on where a run was interrupted: a resumed
+run, on fewer or more workers, goes on at the start of the epoch after its last checkpoint and sees
+there what it would have seen. Each epoch is a new permutation cut into steps of nearly equal size:
+every study once, none dropped, none repeated. (Ray Data's `streaming_split(equal=True)` drops the
+rest and repeats the order in every epoch.)
 """
 
 import zlib
@@ -43,7 +44,6 @@ def iter_steps(
     epochs: range,
     rank: int,
     num_ranks: int,
-    skip: int = 0,
 ) -> Iterator[Step]:
     """Yield one rank's steps in order.
 
@@ -54,7 +54,6 @@ def iter_steps(
         epochs: the epochs to go through.
         rank: this worker.
         num_ranks: number of workers.
-        skip: steps of the first epoch that were done before.
 
     Raises:
         ConfigError: a step would leave some rank without a study.
@@ -69,8 +68,6 @@ def iter_steps(
         order = np.random.default_rng([seed, epoch]).permutation(len(ordered))
         chunks = np.array_split(order, num_steps(len(ordered), studies_per_step))
         for index, chunk in enumerate(chunks):
-            if epoch == epochs.start and index < skip:
-                continue
             share = np.array_split(chunk, num_ranks)[rank]
             yield Step(
                 epoch=epoch,

@@ -10,7 +10,7 @@ from sonoray.plan import iter_steps, num_steps, turns_of_epoch
 IDS = [f"s{number:03d}" for number in range(37)]
 
 
-def plan(rank, num_ranks, ids=IDS, size=8, epochs=range(2), skip=0, seed=0):
+def plan(rank, num_ranks, ids=IDS, size=8, epochs=range(2), seed=0):
     return list(
         iter_steps(
             ids,
@@ -19,7 +19,6 @@ def plan(rank, num_ranks, ids=IDS, size=8, epochs=range(2), skip=0, seed=0):
             epochs=epochs,
             rank=rank,
             num_ranks=num_ranks,
-            skip=skip,
         )
     )
 
@@ -66,10 +65,9 @@ def test_epochs_differ_in_order_and_repeat_with_the_seed():
     assert plan(0, 1) != plan(0, 1, seed=1)
 
 
-def test_resuming_goes_on_where_it_stopped():
+def test_resuming_goes_on_after_the_last_whole_epoch():
     whole = plan(1, 2)
     assert plan(1, 2, epochs=range(1, 2)) == [step for step in whole if step.epoch == 1]
-    assert plan(1, 2, skip=3) == whole[3:]
 
 
 def test_too_many_workers_are_refused():
