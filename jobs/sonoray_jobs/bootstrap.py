@@ -1,9 +1,9 @@
 """Bootstrap: make the towers and the language model where none can be downloaded.
 
-Four stages, each content-addressed, each a Ray task on one CPU: the language model with its
-tokenizer, the SAM encoder from lesion masks, and the CLIP tower from images and captions, which
-shares the tokenizer. Only training patients are read: no stage of the road ever sees a validation
-or test patient before evaluation.
+Three stages, each content-addressed, each a Ray task on one CPU: the language model with its
+tokenizer (trained, or taken from `model.language.source`), the SAM encoder from lesion masks, and
+the CLIP tower from images and captions, which shares the tokenizer. Only training patients are
+read: no stage of the road ever sees a validation or test patient before evaluation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,26 @@ from sonoray_jobs.road import RoadConfig
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedTokenizerFast
 
+    from llava_ultra.config import LanguageConfig
     from sonoray.step_board import StepBoard
 
 PARTS = ("language", "sam", "clip")
 
+_LOOP = ("llava_ultra.schedule", "llava_ultra.pretrain.loop")
+_PIXELS = ("sonoray.images", "llava_ultra.pixels", "llava_ultra.towers")
 _CODE = {
-    "language": ["language", "batch", "pretrain.loop", "pretrain.language"],
-    "sam": ["pixels", "towers", "pretrain.loop", "pretrain.sam"],
-    "clip": ["language", "pixels", "towers", "pretrain.loop", "pretrain.clip"],
+    "language": [
+        *_LOOP,
+        "llava_ultra.batch",
+        "llava_ultra.language",
+        "llava_ultra.pretrain.language",
+    ],
+    "sam": [*_LOOP, *_PIXELS, "llava_ultra.pretrain.sam"],
+    "clip": [*_LOOP, *_PIXELS, "llava_ultra.language", "llava_ultra.pretrain.clip"],
 }
-"""Modules of the model whose source decides each part."""
+"""Modules whose source decides each part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +53,12 @@ class Bootstrapped:
         rows = []
         for part, output in self.outputs.items():
             summary = output.manifest["summary"]
-            state = "reused" if output.reused else f"{summary['num_examples']} examples"
-            rows.append(
-                f"{part}: loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f} "
-                f"({state}), {output.path}"
-            )
+            if "source" in summary:
+                what, state = f"taken from {summary['source']!r}", "copied"
+            else:
+                what = f"loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
+                state = f"{summary['num_examples']} examples"
+            rows.append(f"{part}: {what} ({'reused' if output.reused else state}), {output.path}")
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -67,14 +77,14 @@ def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
     }
     if part == "clip":
-        config["vocab_size"] = model.language.vocab_size
+        config["tokenizer"] = model.language.source or model.language.vocab_size
     if part == "sam":
         config["target_grid"] = model.clip.grid
     return Stage(
         name=f"bootstrap-{part}",
         config=config,
         inputs=[dataset.key],
-        code=["sonoray_jobs.bootstrap", *(f"llava_ultra.{module}" for module in _CODE[part])],
+        code=["sonoray_jobs.bootstrap", *_CODE[part]],
     )
 
 
@@ -146,9 +156,13 @@ def _make_language(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    from llava_ultra.language import save_language
+    from llava_ultra.language import adopt_language, save_language
     from llava_ultra.pretrain.language import pretrain_language
 
+    if source := road.model.language.source:
+        language = adopt_language(source)
+        save_language(language, folder)
+        return {"num_tokens": len(language.tokenizer), "source": source}
     pairs = pairs_of(studies)
     language, losses = pretrain_language(pairs, road.model.language, road.bootstrap.language, post)
     save_language(language, folder)
@@ -170,7 +184,7 @@ def _make_sam(
     if not pairs:
         raise DataError(
             f"dataset {str(dataset)!r} has no lesion masks to train SAM on; ingest a source with "
-            "masks, or point model.sam at trained weights"
+            "masks (BUS-BRA and the phantom have them)"
         )
     tower, losses = pretrain_sam(
         [image for image, _ in pairs],
@@ -191,13 +205,9 @@ def _make_clip(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    from llava_ultra.language import train_tokenizer
     from llava_ultra.pretrain.clip import pretrain_clip
 
-    # The language part trains the same tokenizer from the same texts (a second's work), so that
-    # the two parts need not wait for each other.
-    texts = (text for pair in pairs_of(studies) for text in pair)
-    tokenizer = train_tokenizer(texts, road.model.language.vocab_size)
+    tokenizer = _make_tokenizer(road.model.language, studies)
     captions = {
         image.image_id: image.labels.get("caption") or _study_text(study.turns)
         for study in studies
@@ -214,6 +224,20 @@ def _make_clip(
     )
     tower.save(folder)
     return {"fingerprint": tower.fingerprint, **_summary(list(table), losses)}
+
+
+def _make_tokenizer(
+    config: "LanguageConfig", studies: Sequence[Study]
+) -> "PreTrainedTokenizerFast":
+    """The language part's tokenizer, made anew so that the parts need not wait for each other.
+
+    It is trained from the same texts (a second's work), or taken from the same source.
+    """
+    from llava_ultra.language import adopt_language, train_tokenizer
+
+    if config.source:
+        return adopt_language(config.source).tokenizer
+    return train_tokenizer((text for pair in pairs_of(studies) for text in pair), config.vocab_size)
 
 
 def _study_text(turns: Sequence[Turn]) -> str:

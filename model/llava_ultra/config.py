@@ -180,7 +180,8 @@ class LanguageConfig(ModelPart):
     """A decoder-only language model: a folder or hub id, or a small Llama of our own."""
 
     source: str = ""
-    """Folder or hub id for `AutoModelForCausalLM`; empty builds the small Llama below."""
+    """Folder or hub id for `AutoModelForCausalLM`, copied once by `bootstrap`; of the fields below,
+    only `context_length` counts then. Empty trains the small Llama below."""
     vocab_size: int = Field(default=1500, ge=300)
     """Upper bound for the tokenizer that is trained with the small Llama."""
     hidden_size: int = 128

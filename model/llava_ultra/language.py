@@ -155,6 +155,29 @@ def load_language(source: str | Path) -> Language:
     return Language(tokenizer=tokenizer, model=model)
 
 
+def adopt_language(source: str | Path) -> Language:
+    """Load a language model of others and give it what the chat format needs.
+
+    Chat tokens and placeholders that its tokenizer lacks are added; their embeddings are random, as
+    the model starts its own, from a fixed seed.
+
+    Raises:
+        ValueError: as `load_language` does.
+    """
+    language = load_language(source)
+    tokenizer, model = language.tokenizer, language.model
+    tokenizer.add_special_tokens({"pad_token": PAD, "bos_token": START, "eos_token": END})
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": list(ROLE_TOKENS.values())}, replace_extra_special_tokens=False
+    )
+    tokenizer.add_tokens(list(PLACEHOLDERS))
+    embeddings: Any = model.get_input_embeddings()
+    if len(tokenizer) > embeddings.num_embeddings:  # many models keep spare rows
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return language
+
+
 def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     """Wrap the decoder with trainable low-rank adapters; everything else is frozen.
 

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from llava_ultra.config import LoraSettings
 from llava_ultra.language import (
     PLACEHOLDERS,
+    Language,
     add_lora,
+    adopt_language,
+    build_language_model,
     decode_text,
     encode_answer,
     encode_prompt,
@@ -110,6 +113,32 @@ def test_pickled_weights_are_refused(tmp_path):
     torch.save(LANGUAGE.model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_language(tmp_path)
+
+
+def test_an_adopted_language_model_gets_what_the_chat_format_needs(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE({"a": 0, "<eos>": 1}, []))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    foreign = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+    model = build_language_model(CONFIG.language, foreign)
+    save_language(Language(tokenizer=foreign, model=model), tmp_path / "foreign")
+    first, second = (adopt_language(tmp_path / "foreign") for _ in range(2))
+    assert first.digest == second.digest
+    ids = encode_prompt(first.tokenizer, [{"role": "user", "content": "a"}])
+    assert len(set(ids)) == 5
+    assert all(token_id(first.tokenizer, placeholder) for placeholder in PLACEHOLDERS)
+    assert first.model(input_ids=torch.tensor([ids])).logits.shape[-1] == len(first.tokenizer)
+    kept = first.model.get_input_embeddings().weight[:2]
+    assert torch.equal(kept, model.get_input_embeddings().weight)
+    save_language(first, tmp_path / "adopted")
+    assert load_language(tmp_path / "adopted").digest == first.digest
+
+
+def test_a_language_model_of_ours_is_adopted_as_it_is(tmp_path):
+    save_language(LANGUAGE, tmp_path)
+    assert adopt_language(tmp_path).digest == LANGUAGE.digest
 
 
 def test_a_missing_language_model_is_one_line(tmp_path):

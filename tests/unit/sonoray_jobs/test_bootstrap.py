@@ -1,0 +1,83 @@
+"""What bootstrap does without a cluster: each part's maker, its stage and its report."""
+
+from pathlib import Path
+
+import pytest
+
+from llava_ultra.language import load_language, save_language
+from llava_ultra.testing import tiny_config, tiny_language
+from sonoray.stages import StageOutput
+from sonoray.study import iter_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs import bootstrap, ingest
+from sonoray_jobs.road import RoadConfig
+
+STEPS = {"steps": 1, "batch_size": 2}
+
+
+def road(**language: str) -> RoadConfig:
+    model = tiny_config().model_dump()
+    return RoadConfig.model_validate(
+        {
+            "phantom": {"num_patients": 8},
+            "model": {**model, "language": {**model["language"], **language}},
+            "bootstrap": dict.fromkeys(bootstrap.PARTS, STEPS),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> StageOutput:
+    workspace = Workspace.open(tmp_path_factory.mktemp("workspace"))
+    ingest.run(workspace=workspace, road=road(), dataset="phantom")
+    return workspace.dataset("phantom")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    save_language(tiny_language(tiny_config(), seed=5), folder)
+    return folder
+
+
+def make(part: str, config: RoadConfig, dataset: StageOutput, folder: Path) -> dict:
+    studies = list(iter_studies(dataset.path, split="train"))
+    maker = getattr(bootstrap, f"_make_{part}")
+    return maker(folder, config, dataset.path, studies, lambda *_: None)
+
+
+def test_a_language_model_of_others_is_copied_untrained(dataset, source, tmp_path):
+    summary = make("language", road(source=str(source)), dataset, tmp_path)
+    assert summary["source"] == str(source)
+    assert load_language(tmp_path).digest == load_language(source).digest
+    output = StageOutput(path=tmp_path, manifest={"summary": summary}, reused=False)
+    (line,) = bootstrap.Bootstrapped(outputs={"language": output}).lines()
+    assert line == f"language: taken from {str(source)!r} (copied), {tmp_path}"
+
+
+def test_clip_reads_with_the_tokenizer_of_the_source(dataset, source, monkeypatch, tmp_path):
+    from llava_ultra.pretrain import clip
+
+    read_with = []
+
+    def remember(images, captions, tokenizer, *arguments):
+        read_with.append(tokenizer)
+        return pretrain_clip(images, captions, tokenizer, *arguments)
+
+    pretrain_clip = clip.pretrain_clip
+    monkeypatch.setattr(clip, "pretrain_clip", remember)
+    make("clip", road(source=str(source)), dataset, tmp_path)
+    assert read_with[0].get_vocab() == load_language(source).tokenizer.get_vocab()
+
+
+def test_another_source_is_another_language_and_another_clip(dataset):
+    for part, changes in (("language", True), ("clip", True), ("sam", False)):
+        keys = {bootstrap.stage_of(part, road(source=s), dataset).key for s in ("", "a", "b")}
+        assert len(keys) == (3 if changes else 1)
+
+
+def test_every_module_that_decides_a_part_is_in_its_key(dataset):
+    for part in bootstrap.PARTS:
+        code = set(bootstrap.stage_of(part, road(), dataset).code)
+        assert {"llava_ultra.schedule", "llava_ultra.pretrain.loop"} < code
+        assert ("sonoray.images" in code) == (part != "language")
