@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
-from sonoray.images import decode_image
+from sonoray.images import decode_stored
 from sonoray.stages import Stage, StageOutput, find_stage, run_stage
 from sonoray.study import Study, Turn, iter_studies
 from sonoray.workspace import Workspace
@@ -261,8 +261,8 @@ def read_images(
     )
     found = {}
     for row in table.to_pylist():
-        mask = decode_image(row["mask_png"]) if row["mask_png"] else None
-        found[row["image_id"]] = (decode_image(row["png"]), mask)
+        mask = decode_stored(row["mask_png"]) if row["mask_png"] else None
+        found[row["image_id"]] = (decode_stored(row["png"]), mask)
     return {image_id: found[image_id] for image_id in wanted}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
-from sonoray.images import decode_image
+from sonoray.images import decode_stored
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
@@ -195,7 +195,7 @@ def _decode_batch(batch: "pa.Table", *, todo: set[str], sizes: Mapping[str, int]
     for row in batch.to_pylist():
         if row["image_id"] in todo:
             ids.append(row["image_id"])
-            images.append(decode_image(row["png"]))
+            images.append(decode_stored(row["png"]))
     columns: dict[str, Any] = {"image_id": np.array(ids, dtype=object)}
     for tower, size in sizes.items():
         shape = (0, size, size, 3)

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from sonoray.images import (
     ImageLimits,
     RejectedImageError,
     check_pixels,
     decode_image,
+    decode_stored,
     encode_png,
     image_id,
 )
@@ -255,3 +257,21 @@ def test_arrays_are_held_to_the_same_contract(array, expected):
 def test_a_good_array_passes_and_is_canonical():
     np.testing.assert_array_equal(check_pixels(np.stack([GREY] * 3, axis=-1)), GREY)
     np.testing.assert_array_equal(check_pixels(COLOUR), COLOUR)
+
+
+def test_what_was_stored_is_decoded_whatever_the_limits_are():
+    stored = RNG.integers(0, 256, (5000, 6500), dtype=np.uint8)
+    png = encode_png(stored)
+    assert len(png) > ImageLimits().max_bytes
+    assert stored.size > ImageLimits().max_pixels
+    assert np.array_equal(decode_stored(png), stored)
+
+
+def test_a_side_that_no_tower_takes_cannot_be_admitted():
+    with pytest.raises(ValidationError, match="greater than or equal to 16"):
+        ImageLimits(min_side=15)
+
+
+def test_what_was_stored_is_a_png():
+    with pytest.raises(RejectedImageError, match="unknown_format"):
+        decode_stored(encode(GREY, "BMP"))

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llava_ultra.language import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
+from sonoray.images import encode_png
 from sonoray.stages import StageOutput
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs import bootstrap, ingest
+from sonoray_jobs import bootstrap, embed, ingest
 from sonoray_jobs.road import RoadConfig
 
 STEPS = {"steps": 1, "batch_size": 2}
@@ -81,3 +85,16 @@ def test_every_module_that_decides_a_part_is_in_its_key(dataset):
         code = set(bootstrap.stage_of(part, road(), dataset).code)
         assert {"llava_ultra.schedule", "llava_ultra.pretrain.loop"} < code
         assert ("sonoray.images" in code) == (part != "language")
+
+
+def test_images_beyond_the_default_limits_are_read_back(tmp_path):
+    large = np.zeros((5001, 5000), np.uint8)
+    png = encode_png(large)
+    table = pa.table({"image_id": ["a"], "png": [png], "mask_png": [png]})
+    (tmp_path / "images").mkdir()
+    pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
+    image, mask = bootstrap.read_images(tmp_path, ["a"])["a"]
+    assert np.array_equal(image, large)
+    assert np.array_equal(mask, large)
+    batch = embed._decode_batch(table, todo={"a"}, sizes={"clip": 32})
+    assert batch["clip"].shape == (1, 32, 32, 3)
