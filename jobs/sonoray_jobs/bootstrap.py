@@ -179,13 +179,13 @@ def _make_sam(
     from llava_ultra.pretrain.sam import pretrain_sam
 
     wanted = [image.image_id for study in studies for image in study.images]
-    table = read_images(dataset, wanted)
-    pairs = [pair for pair in table.values() if pair[1] is not None]
-    if not pairs:
+    masked = _with_mask(dataset, wanted)[: road.bootstrap.sam.max_examples]
+    if not masked:
         raise DataError(
             f"dataset {str(dataset)!r} has no lesion masks to train SAM on; ingest a source with "
             "masks (BUS-BRA and the phantom have them)"
         )
+    pairs = read_images(dataset, masked).values()
     tower, losses = pretrain_sam(
         [image for image, _ in pairs],
         [mask for _, mask in pairs if mask is not None],
@@ -195,7 +195,7 @@ def _make_sam(
         on_step=post,
     )
     tower.save(folder)
-    return {"fingerprint": tower.fingerprint, **_summary(pairs, losses)}
+    return {"fingerprint": tower.fingerprint, **_summary(masked, losses)}
 
 
 def _make_clip(
@@ -213,7 +213,7 @@ def _make_clip(
         for study in studies
         for image in study.images
     }
-    table = read_images(dataset, list(captions))
+    table = read_images(dataset, list(captions)[: road.bootstrap.clip.max_examples])
     tower, losses = pretrain_clip(
         [image for image, _ in table.values()],
         [captions[image_id] for image_id in table],
@@ -243,6 +243,16 @@ def _make_tokenizer(
 def _study_text(turns: Sequence[Turn]) -> str:
     """The study's text as a caption: its longest answer, the report where there is one."""
     return max((turn.answer for turn in turns), key=len)
+
+
+def _with_mask(dataset: Path, image_ids: Sequence[str]) -> list[str]:
+    """Those of the images, each once and in the same order, that have a mask."""
+    import pyarrow.dataset as ds
+
+    has_mask = ds.field("mask_png").is_valid()
+    table = ds.dataset(dataset / "images").to_table(columns=["image_id"], filter=has_mask)
+    masked = set(table["image_id"].to_pylist())
+    return [image_id for image_id in dict.fromkeys(image_ids) if image_id in masked]
 
 
 def read_images(

@@ -98,3 +98,23 @@ def test_images_beyond_the_default_limits_are_read_back(tmp_path):
     assert np.array_equal(mask, large)
     batch = embed._decode_batch(table, todo={"a"}, sizes={"clip": 32})
     assert batch["clip"].shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("part", ["sam", "clip"])
+def test_no_more_images_are_read_than_are_used(part, dataset, monkeypatch, tmp_path):
+    decoded = []
+    decode = bootstrap.decode_stored
+    monkeypatch.setattr(bootstrap, "decode_stored", lambda png: decoded.append(png) or decode(png))
+    config = road().model_dump()
+    config["bootstrap"][part]["max_examples"] = 3
+    summary = make(part, RoadConfig.model_validate(config), dataset, tmp_path)
+    assert summary["num_examples"] == 3
+    pngs = pq.read_table(dataset.path / "images", columns=["png"])["png"].to_pylist()
+    assert sum(png in pngs for png in decoded) == 3
+
+
+def test_images_without_a_mask_do_not_count_for_sam(tmp_path):
+    (tmp_path / "images").mkdir()
+    table = {"image_id": ["a", "b", "c"], "mask_png": [None, b"mask", b"mask"]}
+    pq.write_table(pa.table(table), tmp_path / "images" / "part-00000.parquet")
+    assert bootstrap._with_mask(tmp_path, ["c", "a", "b", "c"]) == ["c", "b"]
