@@ -142,7 +142,8 @@ class AdaptiveSampling(ModelPart):
     """Weight of the distillation loss in the training loss."""
     grounding_weight: float = Field(default=0.2, ge=0)
     """Weight of the grounding loss, which teaches the attention score to tell a study's own text
-    from those of the other studies in the batch; 0 leaves it to the answer loss alone."""
+    from those of the other studies in a worker's share of the step; 0 leaves it to the answer loss
+    alone."""
     training_rule: Literal["straight_through", "weighted"] = "straight_through"
     """Straight-through picks as inference does and passes gradients through the soft weights;
     weighted hands the language model the weighted mean of all images."""

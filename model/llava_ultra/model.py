@@ -46,7 +46,7 @@ class TrainOutput:
     distillation_loss: Tensor
     """(): mean KL between attention and feature scores."""
     grounding_loss: Tensor
-    """(): InfoNCE of texts and studies."""
+    """(): InfoNCE of the texts and studies of one worker's share of the step."""
     selection: Selection
 
 
@@ -139,7 +139,10 @@ class LlavaUltra(nn.Module):
         )
 
     def grounding(self, tokens: Tensor, image_mask: Tensor, text: TextBatch) -> Tensor:
-        """Grounding loss () of each study's longest text, its answer included."""
+        """Grounding loss () of each study's longest text, its answer included.
+
+        Compared are the studies of this batch: one worker's share of a step, not all of it.
+        """
         lengths = text.mask.sum(dim=1)
         asked = torch.unique(text.study_index)  # a study may have no question in this batch
         rows = [

@@ -16,7 +16,8 @@ One text belongs to several images, of which only some show what it says. The pa
 - grounding (multiple-instance InfoNCE): the answer loss alone moves the attention score too slowly,
   because at first no picked image helps the decoder. So each study's longest text must find its own
   study among those of the batch, `S_ij = max-like_k mean_l max-like_p q_il . k_jkp`, where max-like
-  is log-mean-exp: one matching image, and in it one matching place, is enough;
+  is log-mean-exp: one matching image, and in it one matching place, is enough. The batch is one
+  worker's share of a step: workers exchange gradients, not studies;
 - slots: the M best images, each slot a hard pick whose gradient flows through the softmax over the
   images that earlier slots left (a relaxed subset sample).
 """
