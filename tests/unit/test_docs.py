@@ -30,10 +30,22 @@ def listed_paths() -> set[str]:
 
 def commands_in(text: str) -> set[str]:
     """Return the words that follow `sonoray` at the start of a command, in code."""
+    return {name for name, _ in invocations_in(text)}
+
+
+def invocations_in(text: str) -> list[tuple[str, str]]:
+    """Return the name and the arguments of every command in code, and of what is submitted."""
     code = "\n".join(
         re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
     )
-    return set(re.findall(r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z]+)", code, re.MULTILINE))
+    found = []
+    pattern = r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z]+)(.*)$"
+    for name, line in re.findall(pattern, code, re.MULTILINE):
+        own, _, passed = line.partition(" -- ")
+        found.append((name, own))
+        if name == "submit" and passed:
+            found.append((own.split()[0], passed))
+    return found
 
 
 def test_the_file_list_names_existing_paths_only():
@@ -58,6 +70,18 @@ def test_every_named_command_exists(page):
 
     known = set(typer.main.get_command(app).commands)
     assert commands_in(page.read_text(encoding="utf-8")) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_named_option_is_one_of_its_command(page):
+    from sonoray_jobs.cli import app
+
+    commands = typer.main.get_command(app).commands
+    for name, arguments in invocations_in(page.read_text(encoding="utf-8")):
+        options = commands[name].params
+        known = {flag for each in options for flag in [*each.opts, *each.secondary_opts]}
+        named = set(re.findall(r"(?<!\S)--[a-z-]+", arguments))
+        assert named <= known, f"sonoray {name}{arguments}"
 
 
 def test_the_readme_names_every_command():
