@@ -90,6 +90,19 @@ def test_the_readme_names_every_command():
     assert set(typer.main.get_command(app).commands) <= commands_in(README)
 
 
+def test_the_readme_names_the_model_of_every_packaged_road():
+    from sonoray_jobs.road import load_road, packaged_roads
+
+    for road in packaged_roads():
+        assert f"`{load_road(road).export.name}`" in README
+
+
+def test_the_readme_names_the_variable_that_holds_the_key():
+    from sonoray_jobs.ask import KEY_VARIABLE
+
+    assert f"`{KEY_VARIABLE}`" in README
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_named_make_target_exists(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
