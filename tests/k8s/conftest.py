@@ -47,6 +47,21 @@ class Manifests:
         yield self.only("RayJob")["spec"]["submitterPodTemplate"]
         yield self.only("Deployment")["spec"]["template"]
 
+    def pods_of(self, component: str) -> Iterator[tuple[int, Object]]:
+        """How many pods of which template run while a component is up."""
+        for item in self.objects:
+            if item["metadata"]["labels"]["app.kubernetes.io/component"] != component:
+                continue
+            if item["kind"] == "Deployment":
+                yield item["spec"]["replicas"], item["spec"]["template"]
+            elif item["apiVersion"] == "ray.io/v1":
+                spec = cluster_spec(item)
+                yield 1, spec["headGroupSpec"]["template"]
+                for group in spec["workerGroupSpecs"]:
+                    yield group["replicas"], group["template"]
+                if "submitterPodTemplate" in item["spec"]:
+                    yield 1, item["spec"]["submitterPodTemplate"]
+
     def served(self) -> Object:
         """The Serve configuration of the RayService."""
         config: Object = yaml.safe_load(self.only("RayService")["spec"]["serveConfigV2"])

@@ -16,6 +16,9 @@ from sonoray_serve.app import AppArgs
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 COMMANDS: Any = get_command(app).commands  # type: ignore[attr-defined]
+UNITS = {"": 1.0, "m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}
+SYSTEM = {"cpu": 1.05, "memory": 0.8 * UNITS["Gi"]}
+"""What kind's own pods (0.95 CPU, 290 Mi) and the KubeRay operator (0.1 CPU, 512 Mi) ask for."""
 
 
 def worker_total(spec: dict[str, Any], resource: str) -> float:
@@ -24,6 +27,17 @@ def worker_total(spec: dict[str, Any], resource: str) -> float:
     for group in spec["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         total += group["replicas"] * float(limits.get(resource, 0))
+    return total
+
+
+def requested(manifests: Any, component: str, resource: str) -> float:
+    """What the scheduler must find for all pods of a component."""
+    total = 0.0
+    for count, template in manifests.pods_of(component):
+        for container in template["spec"]["containers"]:
+            request = container["resources"]["requests"][resource]
+            [(number, unit)] = re.findall(r"^([\d.]+)(\w*)$", request)
+            total += count * float(number) * UNITS[unit]
     return total
 
 
@@ -79,6 +93,32 @@ def test_gpu_overlay_asks_for_gpus_and_local_fits_a_laptop(variants: Any) -> Non
     for _, spec in variants["overlays/local"].ray_clusters():
         assert worker_total(spec, "nvidia.com/gpu") == 0
         assert worker_total(spec, "cpu") <= 2
+
+
+def test_local_overlay_fits_the_node_that_it_names(variants: Any) -> None:
+    """The platform beside one component at a time, on a node that runs Kubernetes itself too."""
+    local = variants["overlays/local"]
+    for path in (K8S / "README.md", local.folder / "kustomization.yaml"):
+        words = " ".join(path.read_text(encoding="utf-8").split())
+        [(cpus, gib)] = re.findall(r"node (?:of|with) (\d+) CPUs and (\d+) GiB", words)
+        node = {"cpu": float(cpus), "memory": float(gib) * UNITS["Gi"]}
+        for component in ("cluster", "train", "serve"):
+            for resource, there in node.items():
+                own = requested(local, component, resource)
+                assert own > 0
+                assert SYSTEM[resource] + requested(local, "platform", resource) + own <= there
+
+
+def test_what_the_readme_waits_for_and_deletes_exists(variants: Any) -> None:
+    text = (K8S / "README.md").read_text(encoding="utf-8")
+    waits = r"kubectl -n sonoray (?:wait|rollout status|delete|describe) ([a-z]+)[/ ](?!-)([\w-]+)"
+    named = set(re.findall(waits, text))
+    there = {
+        (item["kind"].lower(), item["metadata"]["name"])
+        for item in variants["overlays/local"].objects
+    }
+    assert {kind for kind, _ in named} == {"deployment", "raycluster", "rayjob", "rayservice"}
+    assert named <= there
 
 
 def test_serve_configuration_is_one_that_the_application_takes(manifests: Any) -> None:
