@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Ray per test run, a tiny road gone once, the public data."""
+"""Fixtures of the whole suite: one Ray per test run, a tiny road gone once."""
 
 import os
 
@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,6 @@ from sonoray.cluster import ray_session
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, demo, embed, evaluate, export, train
 from sonoray_jobs.road import RoadConfig
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -60,19 +58,6 @@ def tiny_road() -> RoadConfig:
             "evaluate": {"max_tokens": 8, "bootstrap_samples": 1000},
         }
     )
-
-
-@pytest.fixture
-def shared_data() -> Callable[[str], Path]:
-    """Find a folder of the public data beside the repository; skip where there is none."""
-
-    def find(name: str) -> Path:
-        folder = SHARED_DATA / name
-        if not folder.is_dir():
-            pytest.skip(f"no public data at {folder}")
-        return folder
-
-    return find
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,13 @@ def test_every_named_make_target_exists(page):
         re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_named_module_exists(page):
+    packages = "|".join(Path(source).name for source in SOURCES)
+    named = re.findall(rf"\b(?:{packages})(?:\.[a-z_]+)+\b", page.read_text(encoding="utf-8"))
+    assert not [name for name in named if find_spec(name) is None]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
