@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -67,9 +67,12 @@ class Deadline:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer that has begun."""
+    """An answer that has begun; it holds nothing of the request's body."""
 
-    request: api.ChatRequest
+    as_stream: bool
+    """Whether the client asked for a stream."""
+    include_usage: bool
+    """Whether that stream ends with the token counts."""
     sonoray: api.SonoRay
     num_prompt_tokens: int
     events: AsyncGenerator[Event, None]
@@ -145,7 +148,7 @@ class Answer:
             await self.events.aclose()
 
     def _last_chunks(self, end: Finished) -> list[bytes]:
-        if not self.request.include_usage:
+        if not self.include_usage:
             return [
                 self._chunk(api.Delta(), finish_reason=end.reason, sonoray=self.sonoray),
                 api.LAST_EVENT,
@@ -198,22 +201,26 @@ class Chat:
         self._limits = limits
         self._studies = asyncio.Semaphore(limits.studies_in_memory)
 
-    async def begin(self, body: bytes, deadline: Deadline) -> Answer:
+    async def begin(self, body: Awaitable[bytes], deadline: Deadline) -> Answer:
         """Take a request as far as the answer's first event.
+
+        Args:
+            body: the body as it arrives. No caller holds it, so its megabytes are free again
+                before the request waits for the engine.
+            deadline: when the request's time is over.
 
         Raises:
             ApiError: it is refused, or could not be served in time.
         """
         async with deadline.scope():
-            request, question = await asyncio.to_thread(self._read, body)
-            study = await self._encode(question)
+            question, study = await self._prepare(body)
             sampling = Sampling(
                 max_tokens=question.max_tokens,
-                temperature=request.temperature or 0.0,
-                seed=request.seed,
-                stop=request.stop_texts,
+                temperature=question.temperature,
+                seed=question.seed,
+                stop=question.stop,
                 timeout_s=deadline.left_s,
-                stream=bool(request.stream),
+                stream=question.stream,
             )
             events = self._engine.generate(study, question.messages, sampling)
             started = await anext(events)
@@ -221,7 +228,8 @@ class Chat:
             raise ApiError(started.problem, "messages", started.limit)
         assert isinstance(started, Started)
         return Answer(
-            request=request,
+            as_stream=question.stream,
+            include_usage=question.include_usage,
             sonoray=self._describe(started),
             num_prompt_tokens=started.num_prompt_tokens,
             events=events,
@@ -230,16 +238,20 @@ class Chat:
             created=int(time.time()),
         )
 
-    def _read(self, body: bytes) -> tuple[api.ChatRequest, Question]:
+    async def _prepare(self, body: Awaitable[bytes]) -> tuple[Question, EncodedStudy]:
+        question, images = await asyncio.to_thread(self._read, await body)
+        return question, await self._encode(images)
+
+    def _read(self, body: bytes) -> tuple[Question, tuple[bytes, ...]]:
         """Parse and check; off the event loop, since a body may be tens of megabytes."""
         request = api.parse_chat_request(body, self._limits.max_marks)
         if request.model != self._model_name:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
-        return request, read_question(request, self._limits, self._card)
+        return read_question(request, self._limits, self._card)
 
-    async def _encode(self, question: Question) -> EncodedStudy:
+    async def _encode(self, images: Sequence[bytes]) -> EncodedStudy:
         async with self._studies:  # bounds the memory that pixels take
-            pixels = await asyncio.to_thread(decode_study, question.images, self._limits)
+            pixels = await asyncio.to_thread(decode_study, images, self._limits)
             study = await self._vision.encode(pixels)
         if isinstance(study, Failed):
             raise ApiError(study.problem, "messages", study.limit)

@@ -102,10 +102,8 @@ def create_api(chat: Chat, args: AppArgs) -> FastAPI:
     @app.post(CHAT_PATH)
     async def complete_chat(request: Request) -> Response:
         deadline = Deadline.after(limits.deadline_s)
-        async with deadline.scope():
-            body = await read_body(request, limits.max_body_bytes)
-        answer = await chat.begin(body, deadline)
-        if answer.request.stream:
+        answer = await chat.begin(read_body(request, limits.max_body_bytes), deadline)
+        if answer.as_stream:
             return EventStream(answer)
         return JSONResponse((await answer.complete()).model_dump())
 

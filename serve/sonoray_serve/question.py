@@ -29,16 +29,26 @@ _REJECTIONS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A conversation that ends in a question, and the encoded images of its study."""
+    """A conversation that ends in a question, and how to answer it."""
 
     messages: tuple[dict[str, str], ...]
     """`role` (system, user, assistant) and `content`."""
-    images: tuple[bytes, ...]
     max_tokens: int
+    temperature: float
+    seed: int | None
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
 
 
-def read_question(request: ChatRequest, limits: Limits, card: ModelCard) -> Question:
+def read_question(
+    request: ChatRequest, limits: Limits, card: ModelCard
+) -> tuple[Question, tuple[bytes, ...]]:
     """Check a request against the limits and take it apart; no pixel is decoded yet.
+
+    Returns:
+        The question, and the encoded images of its study: apart, because they are megabytes that
+        nobody needs once they are decoded.
 
     Raises:
         ApiError: 400, with the place of what is wrong.
@@ -56,14 +66,20 @@ def read_question(request: ChatRequest, limits: Limits, card: ModelCard) -> Ques
     max_tokens = request.max_completion_tokens or request.max_tokens or limits.default_tokens
     if max_tokens > limits.max_tokens:
         raise ApiError(Problem.MAX_TOKENS_TOO_LARGE, "max_tokens", limits.max_tokens)
-    return Question(
+    question = Question(
         messages=tuple(
             {"role": "system" if message.role == "developer" else message.role, "content": text}
             for message, text in zip(request.messages, texts, strict=True)
         ),
-        images=_study(request.messages, limits, min(limits.max_images, card.max_images)),
         max_tokens=max_tokens,
+        temperature=request.temperature or 0.0,
+        seed=request.seed,
+        stop=request.stop_texts,
+        stream=bool(request.stream),
+        include_usage=request.include_usage,
     )
+    max_images = min(limits.max_images, card.max_images)
+    return question, _study(request.messages, limits, max_images)
 
 
 def decode_study(images: Sequence[bytes], limits: Limits) -> list[Pixels]:

@@ -1,20 +1,31 @@
-"""How an answer that has begun may end."""
+"""How an answer begins, and how one that has begun may end."""
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sonoray_serve.api import LAST_EVENT, ChatRequest, SonoRay
-from sonoray_serve.chat import Answer, Deadline
-from sonoray_serve.messages import Event, Failed, Finished, Piece
-from sonoray_serve.problems import ApiError, InternalError, Problem
-
-REQUEST = ChatRequest.model_validate(
-    {"model": "m", "messages": [{"role": "user", "content": "q"}], "stream": True}
+from sonoray.images import Pixels
+from sonoray_serve.api import LAST_EVENT, SonoRay
+from sonoray_serve.chat import Answer, Chat, Deadline
+from sonoray_serve.messages import (
+    EncodedStudy,
+    Event,
+    Failed,
+    Finished,
+    ModelCard,
+    Piece,
+    Sampling,
+    Started,
 )
+from sonoray_serve.problems import ApiError, InternalError, Problem
+from sonoray_serve.settings import Limits
+from sonoray_serve.testing import chat_body
+
 SONORAY = SonoRay(images=[], notice="n", model="m", digest="d")
 
 
@@ -40,7 +51,8 @@ class Events:
 
 def begin(events: Events, limit_s: float = 60.0) -> Answer:
     return Answer(
-        request=REQUEST,
+        as_stream=True,
+        include_usage=False,
         sonoray=SONORAY,
         num_prompt_tokens=5,
         events=events.play(),
@@ -99,3 +111,43 @@ def test_an_answer_that_ends_is_done():
     whole = asyncio.run(complete(Events(*events.script), 60.0))
     assert whole.choices[0].message.content == "左侧"
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (5, 3)
+
+
+class Weighed:
+    """Vision and engine in one, which weigh the process's memory while the engine is waited for."""
+
+    async def encode(self, images: Sequence[Pixels]) -> EncodedStudy:
+        empty = np.zeros((0,), np.float32)
+        return EncodedStudy(tokens=empty, feature_scores=empty, digest="d")
+
+    async def generate(
+        self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
+    ) -> AsyncGenerator[Event, None]:
+        await asyncio.sleep(0.3)  # the thread that decoded lets go of its result after it is taken
+        self.num_bytes, _ = tracemalloc.get_traced_memory()
+        yield Started(num_prompt_tokens=1, scores=(1.0,), selected=(0,), digest="d")
+
+
+def test_nothing_of_the_body_is_kept_while_the_engine_works():
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 1200), dtype=np.uint8)
+    data = json.dumps(chat_body([noise], stream=True)).encode()
+    card = ModelCard(notice="n", digest="d", max_images=1, context_length=256)
+    weighed = Weighed()
+    chat = Chat(
+        vision=weighed, engine=weighed, card=card, model_name="llava-ultra", limits=Limits()
+    )
+
+    async def arrive() -> bytes:
+        return data + b" "  # a copy that is the request's alone
+
+    async def start() -> tuple[Answer, int]:
+        answer = await chat.begin(arrive(), Deadline.after(60))
+        return answer, tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        answer, num_bytes = asyncio.run(start())
+    finally:
+        tracemalloc.stop()
+    assert max(weighed.num_bytes, num_bytes) < len(data) // 4
+    assert answer.as_stream

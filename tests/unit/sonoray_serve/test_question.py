@@ -21,7 +21,7 @@ from sonoray_serve.testing import chat_body, random_study, to_data_url, user_mes
 CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256)
 
 
-def read(body: dict[str, Any], **limits: Any) -> Question:
+def read(body: dict[str, Any], **limits: Any) -> tuple[Question, tuple[bytes, ...]]:
     checked = Limits(**limits)
     request = parse_chat_request(json.dumps(body).encode(), checked.max_marks)
     return read_question(request, checked, CARD)
@@ -56,10 +56,10 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_images_of_one_message_are_the_study_and_decode_to_the_same_pixels():
     images = random_study(3)
-    question = read(chat_body(images))
+    question, encoded = read(chat_body(images))
     assert question.messages == ({"role": "user", "content": "图像显示什么?"},)
     assert question.max_tokens == 16
-    for decoded, original in zip(decode_study(question.images, Limits()), images, strict=True):
+    for decoded, original in zip(decode_study(encoded, Limits()), images, strict=True):
         np.testing.assert_array_equal(decoded, original)
 
 
@@ -70,8 +70,8 @@ def test_a_conversation_goes_on_about_the_study_of_its_first_message():
         {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     ]
-    question = read(chat_body([], messages=messages))
-    assert len(question.images) == 2
+    question, encoded = read(chat_body([], messages=messages))
+    assert len(encoded) == 2
     assert [(m["role"], m["content"]) for m in question.messages] == [
         ("system", "be brief"),
         ("user", "first?"),
@@ -143,8 +143,8 @@ def test_limits_and_rules(body: dict[str, Any], limits: dict[str, Any], problem:
 
 def test_max_completion_tokens_wins_and_the_default_applies():
     images = random_study(1)
-    assert read(chat_body(images, max_completion_tokens=7)).max_tokens == 7
-    assert read(chat_body(images, max_tokens=None), default_tokens=5).max_tokens == 5
+    assert read(chat_body(images, max_completion_tokens=7))[0].max_tokens == 7
+    assert read(chat_body(images, max_tokens=None), default_tokens=5)[0].max_tokens == 5
 
 
 def jpeg() -> bytes:
