@@ -7,6 +7,7 @@ client's disconnect cancels the work.
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -67,14 +68,12 @@ class Gate:
             await send(message)
 
         try:
-            with contained(logger):
+            with contained(logger), suppress(ClientDisconnect):  # nobody is left to answer
                 await self._admit(scope, receive, send_guarded)
         except ApiError as error:
             problem = error
         except InternalError:
             problem = ApiError(Problem.INTERNAL)
-        except ClientDisconnect:
-            return
         else:
             return
         if not started:

@@ -204,6 +204,35 @@ def test_body_is_counted_while_it_arrives(
     assert sent <= 70_000
 
 
+def test_a_client_that_leaves_while_it_uploads_is_no_failure(
+    make_api: Callable[..., FastAPI], headers: dict[str, str], caplog: pytest.LogCaptureFixture
+):
+    arriving = iter(
+        [
+            {"type": "http.request", "body": b'{"model": ', "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    sent = []
+
+    async def receive() -> Any:
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": CHAT,
+        "query_string": b"",
+        "headers": [(b"authorization", headers["Authorization"].encode())],
+    }
+    asyncio.run(make_api()(scope, receive, send))
+    assert sent == []
+    assert "request failed" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("failure", "problem"),
     [
