@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sonoray.errors import CheckpointError
 from sonoray.images import Pixels
 from sonoray_serve.loading import ModelSource, load_model
 from sonoray_serve.messages import EncodedStudy, Failed
@@ -29,6 +30,7 @@ class Vision:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
         self._weights_check_period_s = weights_check_period_s
         self._weights_checked_at = time.monotonic()
+        self._damage = ""
 
     async def encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
         """Encode one study: K images, uint8 (H, W) or (H, W, 3).
@@ -40,15 +42,24 @@ class Vision:
         return await loop.run_in_executor(self._pool, self._encode, images)
 
     async def check_health(self) -> None:
-        """Called by Ray Serve, which replaces the replica when this raises.
+        """Called by Ray Serve, which replaces the replica when this raises three times in a row.
 
         Raises:
-            CheckpointError: the towers in memory are no longer the exported ones.
+            CheckpointError: the towers in memory are no longer the exported ones; from then on
+                every time, since no later check makes them right again.
         """
         now = time.monotonic()
         if now - self._weights_checked_at >= self._weights_check_period_s:
             self._weights_checked_at = now
-            await asyncio.to_thread(self._model.check_towers)
+            await asyncio.to_thread(self._check_towers)
+        if self._damage:
+            raise CheckpointError(self._damage)
+
+    def _check_towers(self) -> None:
+        try:
+            self._model.check_towers()
+        except CheckpointError as error:
+            self._damage = str(error)
 
     @contained(logger)
     def _encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
