@@ -182,6 +182,11 @@ def ask(
                 messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc]
                 max_tokens=openai.omit if max_tokens is None else max_tokens,
             )
+        except openai.APITimeoutError:  # a connection error too, to OpenAI's client
+            raise ServingError(
+                f"{url!r} has not answered within {TIMEOUT_S:g} s; see that service's log, or ask "
+                "again once it has less to do"
+            ) from None
         except openai.APIConnectionError:
             raise ServingError(
                 f"no service answers at {url!r}; start one with: sonoray serve, or check --url"
@@ -221,6 +226,7 @@ def _client(url: str, api_key: str) -> "OpenAI":
         base_url=url,
         api_key=api_key,
         timeout=TIMEOUT_S,
+        max_retries=0,  # a second try would double the wait, and the work of a busy service
         http_client=openai.DefaultHttpxClient(trust_env=not local),
     )
 

@@ -1,6 +1,7 @@
 """What `ask` refuses, and how a reply is shown."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sonoray.errors import ConfigError, DataError, ServingError
 from sonoray.images import encode_png
 from sonoray.workspace import Workspace
+from sonoray_jobs import ask as job
 from sonoray_jobs.ask import ImageUse, Picture, Reply, ask, run
 from sonoray_jobs.road import load_road
 from sonoray_jobs.serve import free_port
@@ -31,6 +33,20 @@ def test_nobody_there_is_said_in_one_line():
     url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(ServingError, match=rf"no service answers at '{url}'.*sonoray serve"):
         ask("?", [PICTURE], url=url, api_key="k")
+
+
+def test_a_service_that_is_silent_is_asked_once_and_not_called_absent(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(job, "TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with pytest.raises(ServingError, match=rf"'{url}' has not answered within 0\.3 s.*log"):
+            ask("?", [PICTURE], url=url, api_key="k")
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 @pytest.mark.parametrize("options", [{"images": []}, {"images": [Path("a.png")], "study": "s"}])
