@@ -93,6 +93,7 @@ def run(
     Raises:
         ConfigError: no keys, a bad key file, or no keys on an address that others reach.
         CheckpointError: the model is missing, damaged or another one.
+        ClusterError: the cluster is too small or too busy.
         ServingError: the port is taken, or the service does not come up.
     """
     api_keys = read_api_keys(api_key_file) if api_key_file is not None else ()
@@ -153,7 +154,7 @@ def serving(
     )
     shared_ray = _shares_ray(address)
     with ray_session(address), _deployed(args, host, port, shared_ray=shared_ray):
-        _wait_healthy(f"http://{_reachable(host)}:{port}/healthz", port)
+        _wait_healthy(f"http://{_reachable(host)}:{port}/healthz")
         yield service
 
 
@@ -218,14 +219,19 @@ def _deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Itera
     """Run the application on the initialised Ray, and leave a shared Ray as it was found.
 
     A private Ray ends with its session and takes the service along, which saves 7 s.
+
+    Raises:
+        ClusterError: the cluster has too few free CPUs or GPUs.
+        ServingError: the application does not come up.
     """
     from ray import serve
 
     if not logger.isEnabledFor(logging.DEBUG):
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its import sets INFO
     sizes = (args.config.ingress, args.config.vision, args.config.engine)
-    needed = sum(size.num_cpus * size.min_replicas for size in sizes)
-    require_cpus(math.ceil(needed), "serving")
+    num_cpus = sum(size.num_cpus * size.min_replicas for size in sizes)
+    num_gpus = sum(size.num_gpus * size.min_replicas for size in sizes)
+    require_cpus(math.ceil(num_cpus), "serving", num_gpus=num_gpus)
     found_running = bool(serve.status().proxies)
     http = {
         "host": host,
@@ -236,10 +242,18 @@ def _deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Itera
     try:
         try:
             serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
-            serve.run(build(args), name=APP_NAME, logging_config=LOGGING)
+            target = serve.RunTarget(build(args), name=APP_NAME, logging_config=LOGGING)
+            # Ray Serve's own wait has no end where a replica finds no place
+            serve.run_many(
+                [target],
+                wait_for_ingress_deployment_creation=False,
+                wait_for_applications_running=False,
+            )
+            _wait_running(args.config.start_timeout_s)
         except (RuntimeError, TimeoutError) as error:
             raise ServingError(
-                f"the service did not come up ({_reason(error)}); run with --verbose to see why"
+                f"the service did not come up ({_reason(error)}); "
+                "see why with: sonoray --verbose serve"
             ) from error
         yield
     finally:
@@ -249,6 +263,38 @@ def _deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Itera
             serve.shutdown()  # type: ignore[no-untyped-call]
 
 
+def _wait_running(timeout_s: float) -> None:
+    """Wait until every replica of the application is up.
+
+    Raises:
+        RuntimeError: one cannot start.
+        TimeoutError: one found no place on the cluster, or is still loading.
+    """
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        application = serve.status().applications.get(APP_NAME)
+        if application is None:
+            raise RuntimeError("somebody deleted it while it started")
+        if application.status is ApplicationStatus.RUNNING:
+            return
+        if application.status is ApplicationStatus.DEPLOY_FAILED:
+            raise RuntimeError(application.message)
+        if time.monotonic() > deadline:
+            missing = [
+                name
+                for name, deployment in sorted(application.deployments.items())
+                if deployment.status != "HEALTHY"
+            ]
+            raise TimeoutError(
+                f"no place or not loaded after serve.start_timeout_s = {timeout_s:g}: "
+                + ", ".join(missing)
+            )
+        time.sleep(0.5)
+
+
 def _shares_ray(address: str | None) -> bool:
     """Whether `ray_session` will use a Ray that was there before."""
     import ray
@@ -256,7 +302,7 @@ def _shares_ray(address: str | None) -> bool:
     return bool(address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
 
 
-def _wait_healthy(url: str, port: int) -> None:
+def _wait_healthy(url: str) -> None:
     """Wait until the service answers.
 
     Raises:
@@ -270,8 +316,8 @@ def _wait_healthy(url: str, port: int) -> None:
             return
         time.sleep(0.2)
     raise ServingError(
-        f"nothing healthy answers at {url} after {HEALTH_TIMEOUT_S:g} s; if Ray Serve already runs "
-        f"on this cluster with another port than {port}, use that one with --port"
+        f"nothing healthy answers at {url} after {HEALTH_TIMEOUT_S:g} s; on a cluster run this on "
+        "the head node, where Ray Serve listens, else see why with: sonoray --verbose serve"
     )
 
 

@@ -109,6 +109,8 @@ class ServeConfig(Config):
     """The encoders: `max_ongoing` studies are encoded at once."""
     engine: Replicas = Replicas(num_cpus=0.5, max_ongoing=2, max_queued=16)
     """The language model: `max_ongoing` answers are decoded at once."""
+    start_timeout_s: float = Field(default=600.0, gt=0)
+    """Time for all replicas to find a place and load the model."""
     health_check_period_s: float = Field(default=10.0, gt=0)
     """How often Ray Serve asks each replica for its health."""
     weights_check_period_s: float = Field(default=300.0, gt=0)

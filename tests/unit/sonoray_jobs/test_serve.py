@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatusOverview,
+    ServeStatus,
+)
 
 from llava_ultra.testing import tiny_artifact
 from sonoray.errors import (
@@ -23,6 +29,7 @@ from sonoray.tracking.registry import manifest_digest
 from sonoray.workspace import Workspace
 from sonoray_jobs import serve as job
 from sonoray_jobs.road import load_road
+from sonoray_serve.app import APP_NAME
 from sonoray_serve.loading import ModelSource, load_model, resolve_folder
 
 KEYS = ("unit-test-key-0123456789",)
@@ -187,3 +194,45 @@ def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
     source = ModelSource(model=str(model_folder), digest="0" * 64, workspace="", device="cpu")
     with pytest.raises(CheckpointError, match=manifest_digest(model_folder)[:16]):
         load_model(source)
+
+
+def report(monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus) -> None:
+    """Let Ray Serve say these about the application, one after another, and the last for ever."""
+    left = list(statuses)
+
+    def status() -> ServeStatus:
+        deployments = {
+            name: DeploymentStatusOverview(
+                status="HEALTHY" if name == "vision" else "UPDATING",
+                status_trigger="UNSPECIFIED",
+                replica_states={},
+                message="",
+            )
+            for name in ("vision", "engine")
+        }
+        application = ApplicationStatusOverview(
+            status=left.pop(0) if len(left) > 1 else left[0],
+            message="it fails\nTraceback",
+            last_deployed_time_s=0.0,
+            deployments=deployments,
+        )
+        return ServeStatus(applications={APP_NAME: application})
+
+    monkeypatch.setattr("ray.serve.status", status)
+
+
+def test_start_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    report(monkeypatch, ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING)
+    job._wait_running(60.0)
+
+
+def test_wait_for_a_start_ends(monkeypatch: pytest.MonkeyPatch):
+    report(monkeypatch, ApplicationStatus.DEPLOYING)
+    with pytest.raises(TimeoutError, match=r"start_timeout_s = 0\.1: engine$"):
+        job._wait_running(0.1)
+    report(monkeypatch, ApplicationStatus.DEPLOY_FAILED)
+    with pytest.raises(RuntimeError, match="it fails"):
+        job._wait_running(60.0)
+    monkeypatch.setattr("ray.serve.status", ServeStatus)
+    with pytest.raises(RuntimeError, match="deleted"):
+        job._wait_running(60.0)
