@@ -94,7 +94,8 @@ def run(
         ConfigError: no keys, a bad key file, or no keys on an address that others reach.
         CheckpointError: the model is missing, damaged or another one.
         ClusterError: the cluster is too small or too busy.
-        ServingError: the port is taken, or the service does not come up.
+        ServingError: the port is taken, Ray Serve already runs on the cluster, or the service does
+            not come up.
     """
     api_keys = read_api_keys(api_key_file) if api_key_file is not None else ()
     with serving(
@@ -222,17 +223,17 @@ def _deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Itera
 
     Raises:
         ClusterError: the cluster has too few free CPUs or GPUs.
-        ServingError: the application does not come up.
+        ServingError: Ray Serve already runs there, or the application does not.
     """
     from ray import serve
 
+    _require_no_serve()
     if not logger.isEnabledFor(logging.DEBUG):
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its import sets INFO
     sizes = (args.config.ingress, args.config.vision, args.config.engine)
     num_cpus = sum(size.num_cpus * size.min_replicas for size in sizes)
     num_gpus = sum(size.num_gpus * size.min_replicas for size in sizes)
     require_cpus(math.ceil(num_cpus), "serving", num_gpus=num_gpus)
-    found_running = bool(serve.status().proxies)
     http = {
         "host": host,
         "port": port,
@@ -257,10 +258,33 @@ def _deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Itera
             ) from error
         yield
     finally:
-        if shared_ray and found_running:
-            serve.delete(APP_NAME)
-        elif shared_ray:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+        if shared_ray:
+            _take_down()
+
+
+def _require_no_serve() -> None:
+    """Refuse a cluster on which Ray Serve runs.
+
+    There is one Ray Serve on a cluster. It would keep its own host and port, which may be open to
+    others where this service asks for no keys, and an application of the same name would be
+    replaced.
+
+    Raises:
+        ServingError: it runs, with or without applications.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return
+    raise ServingError(
+        f"Ray Serve already runs on the Ray cluster at {ray.get_runtime_context().gcs_address!r}, "
+        "with a port and applications of its own; leave out --address and RAY_ADDRESS for a "
+        "private Ray, or end it and all that it serves with: "
+        "serve shutdown --address http://HOST:8265"
+    )
 
 
 def _wait_running(timeout_s: float) -> None:
@@ -293,6 +317,16 @@ def _wait_running(timeout_s: float) -> None:
                 + ", ".join(missing)
             )
         time.sleep(0.5)
+
+
+def _take_down() -> None:
+    """End the application, and with it Ray Serve unless others have deployed to it meanwhile."""
+    from ray import serve
+
+    if serve.status().applications.keys() - {APP_NAME}:
+        serve.delete(APP_NAME)
+    else:
+        serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _shares_ray(address: str | None) -> bool:

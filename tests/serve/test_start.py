@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from sonoray.errors import ClusterError, ServingError
 from sonoray.workspace import Workspace
 from sonoray_jobs import serve as job
+from sonoray_serve.app import APP_NAME
 from sonoray_serve.settings import Limits, Replicas, ServeConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -36,6 +38,45 @@ def serving(model: Path, workspace: Path, **config: Any) -> Any:
     )
 
 
+def greet(text: str) -> Any:
+    """An application of somebody else's."""
+    from ray import serve
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    class Greeter:
+        def __call__(self) -> str:
+            return text
+
+    return Greeter.bind()
+
+
+def test_a_ray_serve_of_others_is_refused_and_left_alone(model_folder: Path, tmp_path: Path):
+    from ray import serve
+
+    port = job.free_port()
+    serve.start(proxy_location="HeadOnly", http_options={"port": port})
+    with (
+        pytest.raises(ServingError, match=r"at '.+:\d+'.*--address .*serve shutdown"),
+        serving(model_folder, tmp_path),
+    ):
+        pass
+    serve.run(greet("hello"), name=APP_NAME)
+    with (
+        pytest.raises(ServingError, match="already runs"),
+        serving(model_folder, tmp_path),
+    ):
+        pass
+    assert httpx2.get(f"http://127.0.0.1:{port}/", trust_env=False).text == "hello"
+
+
+def test_what_others_deployed_beside_it_outlives_the_service(model_folder: Path, tmp_path: Path):
+    from ray import serve
+
+    with serving(model_folder, tmp_path):
+        serve.run(greet("hello"), name="other", route_prefix="/other")
+    assert serve.status().applications.keys() == {"other"}
+
+
 def test_gpus_that_are_not_there_are_refused_with_numbers(model_folder: Path, tmp_path: Path):
     import ray
 
@@ -54,7 +95,7 @@ def test_a_replica_without_a_place_is_named_in_time(
     from ray import serve
 
     # as on a cluster whose free CPUs are spread over nodes: enough, and on none of them
-    monkeypatch.setattr(job, "require_cpus", lambda *_: None)
+    monkeypatch.setattr(job, "require_cpus", lambda *_, **__: None)
     engine = Replicas(num_cpus=100, max_ongoing=1, max_queued=2)
     start = time.monotonic()
     with (
