@@ -4,7 +4,9 @@ Reachable from `sonoray --help`, so nothing heavy is imported here.
 """
 
 import json
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from inspect import Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypedDict
@@ -117,7 +119,10 @@ def job_command(app: typer.Typer) -> Callable[[Callable[Concatenate[Common, P], 
 
             common = Common(workspace=Workspace.open(workspace), road=road, address=address)
             run: Callable[..., Result] = function
-            show(run(common, **own), as_json=as_json)
+            # stdout is the result's alone, while Ray prints the raylet's remarks there
+            with redirect_stdout(sys.stderr):
+                result = run(common, **own)
+            show(result, as_json=as_json)
 
         own_parameters = list(signature(function).parameters.values())[1:]
         shared_parameters = list(signature(command).parameters.values())[:-1]

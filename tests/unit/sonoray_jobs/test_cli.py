@@ -98,6 +98,21 @@ def test_dry_run_makes_nothing(sonoray, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_libraries_print_stays_out_of_the_result(sonoray, tmp_path, monkeypatch):
+    real = phantom.run
+
+    def chatty(**arguments):
+        sys.stdout.write("(raylet) something happened\n")
+        return real(**arguments)
+
+    monkeypatch.setattr(phantom, "run", chatty)
+    arguments = ("--out", str(tmp_path / "out"), "--workspace", str(tmp_path / "workspace"))
+    code, out, err = sonoray("phantom", *arguments, *SMALL, "--json")
+    assert code == 0
+    assert isinstance(json.loads(out), dict)
+    assert "(raylet) something happened" in err
+
+
 def test_a_result_is_lines_for_people_and_json_for_programs(sonoray, tmp_path):
     workspace = ["--workspace", str(tmp_path)]
     code, out, err = sonoray("phantom", *workspace, *SMALL)
