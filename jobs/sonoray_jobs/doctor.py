@@ -242,7 +242,10 @@ def check_ray_instances(addresses: set[str], configured: str | None) -> Check:
         found, fix = f"RAY_ADDRESS={configured}", "every command joins it: unset it if unintended"
     else:
         found = ", ".join(sorted(addresses)) or "none running"
-        fix = "they use this machine's CPUs: join one with --address, or stop them with: ray stop"
+        fix = (
+            "they use this machine's CPUs: end the command or service that started each; "
+            "ray stop ends every Ray here, also a running sonoray serve"
+        )
     return _judge("Ray instances", found, warn=bool(configured or addresses), fix=fix)
 
 

@@ -205,6 +205,7 @@ def _checked_args(
     }
     validate_config(AppArgs, values, "serve")  # keys first: the model takes seconds
     folder = resolve_folder(model, workspace.root)
+    logger.info("starting; loading %s", model)
     source = ModelSource(model=str(folder), digest="", workspace="", device="cpu")
     loaded = load_model(source)
     pinned = {

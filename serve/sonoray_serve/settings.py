@@ -155,8 +155,8 @@ class AppArgs(Config):
     def _fail_closed(self) -> Self:
         if not self.api_key_digests and not self.insecure_local:
             raise ValueError(
-                "no API key: api_key_digests is empty; give keys (--api-key-file) or, on a "
-                "loopback address only, insecure_local"
+                "no API key; give --api-key-file FILE or, on a loopback address only, "
+                "--insecure-local"
             )
         for digest in self.api_key_digests:
             if not DIGEST_PATTERN.fullmatch(digest):
