@@ -74,11 +74,13 @@ def run(
     submission = Submission(
         submission_id=_submit(client, [job, *arguments], dev=dev), address=address.rstrip("/")
     )
+    announcement = f"submitted {job} as {submission.submission_id}"
     try:
-        logger.info("submitted %s as %s", job, submission.submission_id)
         if wait:
-            asyncio.run(_follow(client, submission, write))
+            asyncio.run(_follow(client, submission, announcement, write))
             _await_end(client, submission)
+        else:
+            logger.info(announcement)
     except KeyboardInterrupt:
         logger.info("%s goes on; %s", submission.submission_id, submission.advice)
         raise
@@ -124,11 +126,19 @@ def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: boo
 
 
 async def _follow(
-    client: "JobSubmissionClient", submission: Submission, write: Callable[[str], None]
+    client: "JobSubmissionClient",
+    submission: Submission,
+    announcement: str,
+    write: Callable[[str], None],
 ) -> None:
-    """Write the job's log as it grows, until the job ends."""
+    """Announce the job and write its log as it grows, until the job ends.
+
+    The announcement comes from in here because Ctrl-C invites itself once it is read: an interrupt
+    ends a running event loop cleanly, one that is being built with a traceback from its destructor.
+    """
     import aiohttp
 
+    logger.info(announcement)
     try:
         async for text in client.tail_job_logs(submission.submission_id):
             write(text)
