@@ -119,10 +119,17 @@ def _connect(address: str) -> "JobSubmissionClient":
 
 
 def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: bool) -> str:
-    return client.submit_job(
-        entrypoint=shlex.join(["python", "-m", "sonoray_jobs.cli", *arguments]),
-        runtime_env=dev_runtime_env() if dev else {},
-    )
+    try:
+        return client.submit_job(
+            entrypoint=shlex.join(["python", "-m", "sonoray_jobs.cli", *arguments]),
+            runtime_env=dev_runtime_env() if dev else {},
+        )
+    except (RuntimeError, OSError) as error:  # e.g. a head that has just started
+        reason = str(error).strip().splitlines()[-1]
+        raise ClusterError(
+            f"the cluster did not take the job ({reason}); look whether it runs with: ray job "
+            "list; then try again"
+        ) from None
 
 
 async def _follow(

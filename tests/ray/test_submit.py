@@ -63,8 +63,10 @@ def read(url):
         return answer.read()
 
 
-def is_up(url):
+def is_up(url, agent):
+    """True once the dashboard answers and the agent listens, to which it hands every job."""
     try:
+        socket.create_connection(("127.0.0.1", agent), timeout=5).close()
         return bool(read(f"{url}/api/version"))
     except OSError:
         return False
@@ -105,7 +107,7 @@ def head():
     try:
         url = f"http://127.0.0.1:{dashboard}"
         deadline = time.monotonic() + 120
-        while not is_up(url):
+        while not is_up(url, agent):
             assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline, (folder / "head.log").read_text()
             time.sleep(0.5)

@@ -1,10 +1,15 @@
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
+import ray
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 from ray.job_submission import JobStatus
 
-from sonoray.errors import JobFailedError
+from sonoray.errors import ClusterError, JobFailedError
 from sonoray_jobs.failures import find_failure
-from sonoray_jobs.submit import Submission, _await_end
+from sonoray_jobs.submit import Submission, _await_end, run
 
 SUBMISSION = Submission(submission_id="raysubmit_1", address="http://127.0.0.1:8265")
 
@@ -44,3 +49,42 @@ def test_a_job_that_failed_hands_its_own_exit_code_on(status, code, expected):
 
 def test_a_job_that_succeeded_raises_nothing():
     _await_end(Ended(JobStatus.SUCCEEDED, 0), SUBMISSION)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A dashboard whose agent is not ready: Ray answers with a traceback as text."""
+
+    def do_GET(self):
+        self.answer(200, json.dumps({"version": "4", "ray_version": ray.__version__}))
+
+    def do_POST(self):
+        self.answer(500, "Traceback (most recent call last):\nConnectionError: no agent")
+
+    def answer(self, status, text):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_cluster_that_does_not_take_the_job_gives_one_line():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(ClusterError, match=r"did not take the job .*no agent") as caught:
+            run(
+                "doctor",
+                [],
+                address=f"http://127.0.0.1:{server.server_port}",
+                wait=False,
+                dev=False,
+                write=print,
+            )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(str(caught.value).splitlines()) == 1
