@@ -34,6 +34,7 @@ _CODE = {
         *_LOOP,
         "llava_ultra.batch",
         "llava_ultra.language",
+        "llava_ultra.model",
         "llava_ultra.pretrain.language",
     ],
     "sam": [*_LOOP, *_PIXELS, "llava_ultra.pretrain.sam"],
@@ -144,9 +145,9 @@ def _make_part(
     )
 
 
-def pairs_of(studies: Sequence[Study]) -> list[tuple[str, str]]:
-    """All (question, answer) texts of the studies."""
-    return [(turn.question, turn.answer) for study in studies for turn in study.turns]
+def conversations_of(studies: Sequence[Study]) -> list[list[tuple[str, str]]]:
+    """The (question, answer) texts of each study."""
+    return [[(turn.question, turn.answer) for turn in study.turns] for study in studies]
 
 
 def _make_language(
@@ -163,10 +164,13 @@ def _make_language(
         language = adopt_language(source)
         save_language(language, folder)
         return {"num_tokens": len(language.tokenizer), "source": source}
-    pairs = pairs_of(studies)
-    language, losses = pretrain_language(pairs, road.model.language, road.bootstrap.language, post)
+    conversations = conversations_of(studies)
+    language, losses = pretrain_language(
+        conversations, road.model.language, road.bootstrap.language, post
+    )
     save_language(language, folder)
-    return {"num_tokens": len(language.tokenizer), **_summary(pairs, losses)}
+    turns = [turn for said in conversations for turn in said]
+    return {"num_tokens": len(language.tokenizer), **_summary(turns, losses)}
 
 
 def _make_sam(
@@ -237,7 +241,8 @@ def _make_tokenizer(
 
     if config.source:
         return adopt_language(config.source).tokenizer
-    return train_tokenizer((text for pair in pairs_of(studies) for text in pair), config.vocab_size)
+    texts = (text for said in conversations_of(studies) for pair in said for text in pair)
+    return train_tokenizer(texts, config.vocab_size)
 
 
 def _study_text(turns: Sequence[Turn]) -> str:

@@ -277,3 +277,9 @@ class LanguagePretrainConfig(PretrainConfig):
     steps: int = Field(default=300, ge=1)
     batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=2e-3, gt=0)
+    hint_tokens: int = Field(default=36, ge=0)
+    """Most tokens of hints where the images' tokens will stand; 0 gives none."""
+    hint_rate: float = Field(default=0.85, ge=0, le=1)
+    """Share of the rows that get hints; the others keep what the words alone tell."""
+    hint_noise: float = Field(default=0.3, ge=0)
+    """Standard deviation of the noise on the hints, in units of the word vectors' own."""

@@ -1,24 +1,43 @@
 """Causal pretraining of the small Chinese language model on the studies' own texts.
 
 The texts are put into the chat format, so the model learns question, answer and turn tokens before
-it ever meets an image: instruction tuning then only has to tie the answers to what is seen. The
-loss counts every token but the padding.
+it ever meets an image. And it learns to read: where the images' tokens will stand, between `<s>`
+and the question, stand hints, the shuffled clauses of what else is said of the same study. A large
+language model answers from its context by nature; a small one that never had to does not look
+there, and the connector then has nothing to speak to. On 1,024 phantom studies, after 200 steps of
+the connector: closed accuracy 0.71 with hints, 0.61 without (docs/results.md). Noise on the hints
+keeps them from being exact word vectors, which image tokens never are.
+
+The loss counts every token but the padding and the hints.
 """
 
+import random
+import re
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.batch import collate_texts
+from llava_ultra.batch import TextBatch, collate_texts
 from llava_ultra.config import LanguageConfig, LanguagePretrainConfig
-from llava_ultra.language import IGNORED, Language, build_language_model, train_tokenizer
+from llava_ultra.language import (
+    IGNORED,
+    Language,
+    build_language_model,
+    encode_text,
+    train_tokenizer,
+)
+from llava_ultra.model import positions
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
+
+Pair = tuple[str, str]
+"""Question and answer."""
 
 
 def pretrain_language(
-    pairs: Sequence[tuple[str, str]],
+    conversations: Sequence[Sequence[Pair]],
     model_config: LanguageConfig,
     config: LanguagePretrainConfig,
     on_step: OnStep | None = None,
@@ -26,7 +45,7 @@ def pretrain_language(
     """Train tokenizer and decoder from their seed.
 
     Args:
-        pairs: (question, answer) texts.
+        conversations: what is asked and answered about each study.
         model_config: the decoder's shape.
         config: how to train.
         on_step: progress callback.
@@ -37,23 +56,79 @@ def pretrain_language(
     Raises:
         ValueError: there are fewer pairs than a batch.
     """
-    pairs = pairs[: config.max_examples]
-    if len(pairs) < config.batch_size:
+    examples = [(said, turn) for said in conversations for turn in range(len(said))]
+    examples = examples[: config.max_examples]
+    if len(examples) < config.batch_size:
         raise ValueError(
-            f"{len(pairs)} texts are fewer than language batch_size {config.batch_size}; lower it"
+            f"{len(examples)} texts are fewer than language batch_size {config.batch_size}; "
+            "lower it"
         )
-    tokenizer = train_tokenizer((text for pair in pairs for text in pair), model_config.vocab_size)
+    tokenizer = train_tokenizer(
+        (text for said, turn in examples for text in said[turn]), model_config.vocab_size
+    )
     torch.manual_seed(config.seed)
     model = build_language_model(model_config, tokenizer)
+    embed = model.get_input_embeddings()
+    assert isinstance(embed, nn.Embedding)
     generator = torch.Generator().manual_seed(config.seed)
-    batches = shuffled_batches(len(pairs), config.batch_size, generator)
+    shuffle = random.Random(config.seed)  # noqa: S311 - no secret
+    batches = shuffled_batches(len(examples), config.batch_size, generator)
 
     def step_loss() -> Tensor:
-        rows = [(0, *pairs[int(index)]) for index in next(batches)]
-        text = collate_texts(tokenizer, rows, max_tokens=model_config.context_length)
-        logits = model(input_ids=text.ids, attention_mask=text.mask.long()).logits
-        target = text.ids[:, 1:].masked_fill(~text.mask[:, 1:], IGNORED)
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten(), ignore_index=IGNORED)
+        chosen = [examples[int(index)] for index in next(batches)]
+        text = collate_texts(
+            tokenizer,
+            [(0, *said[turn]) for said, turn in chosen],
+            max_tokens=model_config.context_length - config.hint_tokens,
+        )
+        hints, hint_mask = _hints(tokenizer, chosen, config, shuffle)
+        noise = torch.randn((*hints.shape, embed.embedding_dim), generator=generator)
+        scale = config.hint_noise * embed.weight.detach().pow(2).mean().sqrt()
+        words = embed(text.ids)
+        hinted = embed(hints) + scale * noise
+        embeds = torch.cat([words[:, :1], hinted, words[:, 1:]], dim=1)
+        mask = torch.cat([text.mask[:, :1], hint_mask, text.mask[:, 1:]], dim=1)
+        logits = model(
+            inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions(mask)
+        ).logits
+        return _text_loss(logits[:, hints.shape[1] :], text)
 
     losses = optimise(model, config, step_loss, on_step)
     return Language(tokenizer=tokenizer, model=model), losses
+
+
+def clauses(answer: str) -> list[str]:
+    """Split an answer at its punctuation; blank parts are dropped."""
+    return [part for part in re.split(r"[，。；：,;]", answer) if part.strip()]
+
+
+def _hints(
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[tuple[Sequence[Pair], int]],
+    config: LanguagePretrainConfig,
+    shuffle: random.Random,
+) -> tuple[Tensor, Tensor]:
+    """Hints (N, H) int64 and their mask (N, H) bool, right-padded, of (conversation, turn) rows."""
+    ids = torch.full((len(examples), config.hint_tokens), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (said, turn) in enumerate(examples):
+        if shuffle.random() >= config.hint_rate:
+            continue
+        parts = [
+            part
+            for other, (_, answer) in enumerate(said)
+            if other != turn
+            for part in clauses(answer)
+        ]
+        shuffle.shuffle(parts)
+        tokens = [token for part in parts for token in encode_text(tokenizer, part)]
+        tokens = tokens[: config.hint_tokens]
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        mask[row, : len(tokens)] = True
+    return ids, mask
+
+
+def _text_loss(logits: Tensor, text: TextBatch) -> Tensor:
+    """Cross-entropy () of each token of the text given those before it."""
+    target = text.ids[:, 1:].masked_fill(~text.mask[:, 1:], IGNORED)
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten(), ignore_index=IGNORED)

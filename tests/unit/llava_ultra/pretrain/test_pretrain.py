@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
-from llava_ultra.language import train_tokenizer
+from llava_ultra.language import encode_answer, encode_prompt, encode_text, train_tokenizer
 from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
-from llava_ultra.pretrain.language import pretrain_language
+from llava_ultra.pretrain.language import clauses, pretrain_language
 from llava_ultra.pretrain.loop import shuffled_batches
 from llava_ultra.pretrain.sam import mask_loss, pretrain_sam
 from llava_ultra.schedule import cosine_rate
@@ -66,11 +66,48 @@ def test_clip_learns_to_tell_captions_apart():
 
 
 def test_language_learns_its_texts():
-    pairs = [("器官?", "甲状腺"), ("病灶?", "良性"), ("请描述", "左侧甲状腺见结节")] * 4
-    config = LanguagePretrainConfig(steps=60, batch_size=6, learning_rate=1e-2)
-    language, losses = pretrain_language(pairs, CONFIG.language, config)
+    said = [("器官?", "甲状腺"), ("病灶?", "良性"), ("请描述", "左侧甲状腺见结节")]
+    config = LanguagePretrainConfig(steps=60, batch_size=6, learning_rate=1e-2, hint_tokens=8)
+    language, losses = pretrain_language([said] * 4, CONFIG.language, config)
     assert losses[-1] < 0.5 * losses[0]
     assert not language.model.training
+
+
+def test_language_learns_to_read_what_stands_where_images_will():
+    """The answer to one question can only be known from the hint: what the other one says."""
+    said = [
+        [("性质?", nature), ("请描述", f"{organ}，{nature}")]
+        for organ in ("甲状腺", "乳腺")
+        for nature in ("良性", "恶性")
+    ]
+    shape = CONFIG.language.model_copy(update={"hidden_size": 64, "intermediate_size": 128})
+    config = LanguagePretrainConfig(steps=300, batch_size=16, learning_rate=3e-3, hint_tokens=8)
+    language, _ = pretrain_language(said * 2, shape, config)
+    blind, _ = pretrain_language(said * 2, shape, config.model_copy(update={"hint_tokens": 0}))
+    assert _share_read(language) == 1.0
+    assert _share_read(blind) <= 0.5  # never taught to look there
+
+
+def _share_read(language):
+    """Share of two natures that are answered as the hint before the question says."""
+    tokenizer, embed = language.tokenizer, language.model.get_input_embeddings()
+    right = []
+    for nature in ("良性", "恶性"):
+        start, *question = encode_prompt(tokenizer, [{"role": "user", "content": "性质?"}])
+        ids = torch.tensor([[start, *encode_text(tokenizer, nature), *question]])
+        with torch.no_grad():
+            logits = language.model(inputs_embeds=embed(ids)).logits[0, -1]
+        right.append(int(logits.argmax()) == encode_answer(tokenizer, nature)[0])
+    return sum(right) / 2
+
+
+def test_an_answer_falls_into_its_clauses():
+    assert clauses("左侧见结节，大小约9毫米。提示：良性。") == [
+        "左侧见结节",
+        "大小约9毫米",
+        "提示",
+        "良性",
+    ]
 
 
 def test_equal_captions_are_positives_for_each_other():
