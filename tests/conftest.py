@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sonoray.cluster import ray_session
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, demo, embed, evaluate, export, train
 from sonoray_jobs.road import RoadConfig
+
+# The same examples in every run, and no deadline: a busy machine is no failure.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
