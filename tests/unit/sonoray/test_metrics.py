@@ -5,6 +5,8 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
 from sonoray.errors import DataError
@@ -114,6 +116,52 @@ def test_weighted_metrics_equal_scikit_learn_on_the_drawn_sample(num_classes: in
             roc_auc_score(drawn, drawn_scores, multi_class="ovr"),
         ]
         np.testing.assert_allclose(got[:, draw], expected, rtol=0, atol=1e-12)
+
+
+@st.composite
+def any_records(draw: st.DrawFn) -> list[AnswerRecord]:
+    """Few answers of few patients, with ties, off-option answers and any scores."""
+    options = tuple("甲乙丙丁"[: draw(st.integers(1, 4))])
+    scores = st.one_of(st.sampled_from([-1.0, 0.0]), st.floats(-1e6, 1e6))
+    return [
+        AnswerRecord(
+            study_id=f"s{number}",
+            patient_key=f"p{draw(st.integers(0, 4))}",
+            topic="t",
+            truth=draw(st.sampled_from(options)),
+            answer=draw(st.sampled_from((*options, "?"))),
+            options=options,
+            option_scores={option: draw(scores) for option in options},
+        )
+        for number in range(draw(st.integers(1, 12)))
+    ]
+
+
+@settings(max_examples=40)
+@given(records=any_records())
+def test_every_metric_and_interval_lies_between_0_and_1(records: list[AnswerRecord]) -> None:
+    answers = {"t": [record.truth for record in records]}
+    metrics = only(records, training_answers=answers)
+    hits = [record.truth == record.answer for record in records]
+    assert metrics.accuracy.value == pytest.approx(np.mean(hits), abs=1e-12)
+    assert metrics.num_off_option == sum(record.answer == "?" for record in records)
+    assert metrics.constant_accuracy is not None
+    assert metrics.constant_accuracy.value >= 1 / len(metrics.options) - 1e-12
+    classes = {record.truth for record in records}
+    assert (metrics.auc is None) == (len(classes) < 2)
+    for item in (
+        metrics.accuracy,
+        metrics.balanced_accuracy,
+        metrics.constant_accuracy,
+        metrics.auc,
+    ):
+        if item is None:
+            continue
+        assert 0 <= item.value <= 1
+        assert 0 <= item.num_undefined <= QUICK.num_resamples
+        assert (item.low is None) == (item.high is None)
+        if item.low is not None and item.high is not None:
+            assert 0 <= item.low <= item.high <= 1
 
 
 @pytest.mark.parametrize("seed", range(10))

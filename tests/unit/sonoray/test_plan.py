@@ -70,6 +70,37 @@ def test_resuming_goes_on_after_the_last_whole_epoch():
     assert plan(1, 2, epochs=range(1, 2)) == [step for step in whole if step.epoch == 1]
 
 
+@settings(max_examples=60)
+@given(
+    count=st.integers(8, 60),
+    size=st.integers(8, 70),
+    ranks=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    done=st.integers(0, 3),
+    seed=st.integers(0, 9),
+)
+def test_a_run_resumed_after_any_epoch_on_any_workers_sees_what_it_would_have_seen(
+    count, size, ranks, done, seed
+):
+    """Steps of the whole split, in order: the ranks' shares put together."""
+    ids = [f"s{number}" for number in range(count)]
+
+    def seen(num_ranks, epochs):
+        shares = [plan(rank, num_ranks, ids, size, epochs, seed) for rank in range(num_ranks)]
+        return [
+            (steps[0].epoch, steps[0].index, [s for step in steps for s in step.study_ids])
+            for steps in zip(*shares, strict=True)
+        ]
+
+    before, after = ranks
+    whole = seen(before, range(4))
+    assert seen(before, range(done)) + seen(after, range(done, 4)) == whole
+    for epoch in range(4):
+        steps = [studies for at, _, studies in whole if at == epoch]
+        assert Counter(study for studies in steps for study in studies) == Counter(ids)
+        sizes = {len(studies) for studies in steps}
+        assert max(sizes) - min(sizes) <= 1  # no small rest, whose gradient would weigh as much
+
+
 def test_too_many_workers_are_refused():
     with pytest.raises(ConfigError, match="cannot feed 4 workers"):
         plan(0, 4, size=3)
