@@ -16,6 +16,7 @@ from sonoray.images import decode_stored
 from sonoray.stages import Stage, StageOutput, find_stage, run_stage
 from sonoray.study import Study, Turn, iter_studies
 from sonoray.workspace import Workspace
+from sonoray_jobs.lengths import check_lengths
 from sonoray_jobs.road import RoadConfig
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def run(
     """Make all parts, each where it does not exist yet.
 
     Raises:
-        DataError: the dataset has no training studies, or none of its images has a mask.
+        DataError: the dataset has no training studies, none of its images has a mask, or a text
+            does not fit the context.
         ClusterError: Ray cannot be reached.
     """
     output = workspace.dataset(dataset)
@@ -162,11 +164,14 @@ def _make_language(
 
     if source := road.model.language.source:
         language = adopt_language(source)
+        check_lengths(language.tokenizer.backend_tokenizer, studies, road.model)
         save_language(language, folder)
         return {"num_tokens": len(language.tokenizer), "source": source}
+    tokenizer = _make_tokenizer(road.model.language, studies)
+    check_lengths(tokenizer.backend_tokenizer, studies, road.model)
     conversations = conversations_of(studies)
     language, losses = pretrain_language(
-        conversations, road.model.language, road.bootstrap.language, post
+        conversations, tokenizer, road.model.language, road.bootstrap.language, post
     )
     save_language(language, folder)
     turns = [turn for said in conversations for turn in said]

@@ -25,6 +25,7 @@ from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import open_stores
+from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
@@ -75,7 +76,8 @@ def run(
     """Evaluate the road's trained model on a split.
 
     Raises:
-        DataError: the training is not finished, or the split is unknown or empty.
+        DataError: the training is not finished, the split is unknown or empty, or a text of it does
+            not fit the context.
         ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
@@ -183,6 +185,7 @@ def _answer(
 
     settings = road.evaluate
     model = locate(workspace, road, dataset, trained)
+    check_lengths(read_tokenizer(model.language), studies, road.model, judged)
     num_questions = sum(len(study.turns) for study in studies)
     num_batches = max(1, len(studies) // settings.batch_size)
     num_actors = min(settings.actors, num_batches)

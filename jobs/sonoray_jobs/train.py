@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from sonoray.config import content_hash
 from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import StageOutput, source_digest, write_json
+from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
 from sonoray_jobs.embed import open_stores, read_image_ids, tower_fingerprints
+from sonoray_jobs.lengths import check_lengths, read_tokenizer
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.training import TrainJob
 
@@ -134,7 +136,7 @@ def run(
     """Train the road's model, or go on with it, or return it where it is finished.
 
     Raises:
-        DataError: an earlier step is missing.
+        DataError: an earlier step is missing, or a text does not fit the context.
         ConfigError: the workers would leave no CPU for Ray Data.
         ClusterError: the cluster cannot be reached or is too small.
         TrackingError: MLflow cannot be reached.
@@ -155,6 +157,11 @@ def run(
                 f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
                 f"sonoray embed --dataset {dataset} with the same --config and --set"
             )
+    check_lengths(
+        read_tokenizer(parts["language"].path),
+        iter_studies(output.path, split="train"),
+        road.model,
+    )
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(
         road=road,

@@ -27,7 +27,6 @@ from llava_ultra.language import (
     Language,
     build_language_model,
     encode_text,
-    train_tokenizer,
 )
 from llava_ultra.model import positions
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
@@ -38,14 +37,16 @@ Pair = tuple[str, str]
 
 def pretrain_language(
     conversations: Sequence[Sequence[Pair]],
+    tokenizer: PreTrainedTokenizerFast,
     model_config: LanguageConfig,
     config: LanguagePretrainConfig,
     on_step: OnStep | None = None,
 ) -> tuple[Language, list[float]]:
-    """Train tokenizer and decoder from their seed.
+    """Train the decoder from its seed.
 
     Args:
         conversations: what is asked and answered about each study.
+        tokenizer: trained on such texts.
         model_config: the decoder's shape.
         config: how to train.
         on_step: progress callback.
@@ -63,9 +64,6 @@ def pretrain_language(
             f"{len(examples)} texts are fewer than language batch_size {config.batch_size}; "
             "lower it"
         )
-    tokenizer = train_tokenizer(
-        (text for said, turn in examples for text in said[turn]), model_config.vocab_size
-    )
     torch.manual_seed(config.seed)
     model = build_language_model(model_config, tokenizer)
     embed = model.get_input_embeddings()

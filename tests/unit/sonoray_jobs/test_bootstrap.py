@@ -1,5 +1,6 @@
 """What bootstrap does without a cluster: each part's maker, its stage and its report."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from llava_ultra.language import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
+from sonoray.errors import DataError
 from sonoray.images import encode_png
 from sonoray.stages import StageOutput
-from sonoray.study import iter_studies
+from sonoray.study import Turn, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, ingest
 from sonoray_jobs.road import RoadConfig
@@ -57,6 +59,17 @@ def test_a_language_model_of_others_is_copied_untrained(dataset, source, tmp_pat
     output = StageOutput(path=tmp_path, manifest={"summary": summary}, reused=False)
     (line,) = bootstrap.Bootstrapped(outputs={"language": output}).lines()
     assert line == f"language: taken from {str(source)!r} (copied), {tmp_path}"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_report_that_does_not_fit_is_refused_with_its_study(own, dataset, source, tmp_path):
+    first, *others = iter_studies(dataset.path, split="train")
+    turn = Turn(question="请描述超声所见。", answer="左侧甲状腺" * 100)
+    studies = [*others, replace(first, turns=(*first.turns, turn))]
+    config = road(source="" if own else str(source))
+    with pytest.raises(DataError, match=rf"images: 1; .* '{first.study_id}', has 5\d\d;"):
+        bootstrap._make_language(tmp_path, config, dataset.path, studies, lambda *_: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_clip_reads_with_the_tokenizer_of_the_source(dataset, source, monkeypatch, tmp_path):

@@ -1,12 +1,24 @@
+import dataclasses
 import signal
 import subprocess
 import sys
 import threading
 
+import pyarrow.parquet as pq
 import pytest
 
-from sonoray.errors import JobFailedError
+from llava_ultra.batch import collate_texts
+from llava_ultra.config import AdaptiveSampling, KeepAllSampling, SamplingConfig
+from llava_ultra.testing import tiny_config
+from sonoray.errors import DataError, JobFailedError
+from sonoray.study import iter_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs import bootstrap, embed, evaluate, ingest, train
+from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.train import restored_interrupt, sole_training
+
+NOWHERE = "127.0.0.1:1"
+"""Address of a Ray cluster that nobody could reach."""
 
 HOLDER = """
 import sys
@@ -58,3 +70,64 @@ def test_outside_of_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def road_of(sampling: SamplingConfig, context_length: int) -> RoadConfig:
+    model = tiny_config(sampling).model_dump()
+    model["clip"]["image_size"] = 64  # 16 tokens an image
+    model["language"]["context_length"] = context_length
+    return RoadConfig.model_validate(
+        {
+            "phantom": {"num_patients": 8, "images": [2, 3]},
+            "model": model,
+            "bootstrap": {part: {"steps": 1, "batch_size": 2} for part in bootstrap.PARTS},
+        }
+    )
+
+
+class Silent:
+    """A board that nobody watches."""
+
+    def poster(self, part):
+        return lambda *_: None
+
+
+def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
+    """Bootstrap and embed in this process."""
+    dataset = workspace.dataset("phantom")
+    for part in bootstrap.PARTS:
+        bootstrap._make_part(part, road, dataset, workspace.stages, Silent())
+    parts = bootstrap.find_parts(workspace, road, "phantom")
+    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
+    todo = set(embed.read_image_ids(dataset.path))
+    batch = embed._decode_batch(pq.read_table(dataset.path / "images"), todo=todo, sizes=sizes)
+    for tower, store in embed.open_stores(workspace, road, "phantom").items():
+        batch = embed.TowerActor(tower, parts[tower].path, store, "cpu")(batch)
+
+
+def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_path):
+    """The reports fit with the one image that bootstrap was told of, and not with all of them."""
+    workspace = Workspace.open(tmp_path)
+    roomy = road_of(AdaptiveSampling(), 1024)
+    ingest.run(workspace=workspace, road=roomy, dataset="phantom")
+    studies = list(iter_studies(workspace.dataset("phantom").path, split="train"))
+    tokenizer = bootstrap._make_tokenizer(roomy.model.language, studies)
+    rows = [(0, *pair) for pair in bootstrap.pairs_of(studies)]
+    longest = collate_texts(tokenizer, rows, max_tokens=1024).ids.shape[1]
+    context = longest + roomy.model.num_tokens + 1
+    make_parts_and_features(workspace, road_of(AdaptiveSampling(), context))
+    road = road_of(KeepAllSampling(), context)
+    message = rf"do not fit the context of {context} tokens with their images: \d+; the longest, '"
+    with pytest.raises(DataError, match=message):
+        train.run(workspace=workspace, road=road, dataset="phantom", address=NOWHERE)
+    assert not workspace.runs.exists() or not list(workspace.runs.iterdir())
+    trained = train.Trained(
+        name="t", run_id="r", checkpoint=tmp_path / "c", metrics={}, reused=False
+    )
+    (turn, *_) = studies[0].turns
+    long = dataclasses.replace(turn, question="?" * context)
+    asked = [*studies[1:], dataclasses.replace(studies[0], turns=(long,))]
+    with pytest.raises(DataError, match=f"images: 1; the longest, '{studies[0].study_id}'"):
+        evaluate._answer(
+            workspace, road_of(AdaptiveSampling(), context), "phantom", trained, asked, NOWHERE
+        )

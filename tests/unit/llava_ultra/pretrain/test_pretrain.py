@@ -68,7 +68,7 @@ def test_clip_learns_to_tell_captions_apart():
 def test_language_learns_its_texts():
     said = [("器官?", "甲状腺"), ("病灶?", "良性"), ("请描述", "左侧甲状腺见结节")]
     config = LanguagePretrainConfig(steps=60, batch_size=6, learning_rate=1e-2, hint_tokens=8)
-    language, losses = pretrain_language([said] * 4, CONFIG.language, config)
+    language, losses = pretrain_language([said] * 4, _tokenizer([said]), CONFIG.language, config)
     assert losses[-1] < 0.5 * losses[0]
     assert not language.model.training
 
@@ -80,12 +80,20 @@ def test_language_learns_to_read_what_stands_where_images_will():
         for organ in ("甲状腺", "乳腺")
         for nature in ("良性", "恶性")
     ]
+    tokenizer = _tokenizer(said)
     shape = CONFIG.language.model_copy(update={"hidden_size": 64, "intermediate_size": 128})
     config = LanguagePretrainConfig(steps=300, batch_size=16, learning_rate=3e-3, hint_tokens=8)
-    language, _ = pretrain_language(said * 2, shape, config)
-    blind, _ = pretrain_language(said * 2, shape, config.model_copy(update={"hint_tokens": 0}))
+    language, _ = pretrain_language(said * 2, tokenizer, shape, config)
+    blind, _ = pretrain_language(
+        said * 2, tokenizer, shape, config.model_copy(update={"hint_tokens": 0})
+    )
     assert _share_read(language) == 1.0
     assert _share_read(blind) <= 0.5  # never taught to look there
+
+
+def _tokenizer(conversations):
+    texts = (text for said in conversations for pair in said for text in pair)
+    return train_tokenizer(texts, CONFIG.language.vocab_size)
 
 
 def _share_read(language):

@@ -1,0 +1,88 @@
+"""Refuse texts that cannot fit the language model's context before anything is computed.
+
+Met by a worker, one such text would end a training after hours, at a random step and without the
+study's name. They are refused and not cut: half a report teaches half a report. A tokenizer alone,
+without torch, counts 10,000 different reports a second, and each different text is counted once.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_ultra.config import KeepAllSampling, ModelConfig
+from sonoray.errors import DataError
+from sonoray.study import Study, Turn
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_CHAT_TOKENS = 5
+"""`<s> <user> ... </s> <assistant> ... </s>`, see `llava_ultra.language.encode_prompt`."""
+_REMEMBERED = 65_536
+"""Texts whose length is kept: questions and closed answers return in every study."""
+
+
+def taught(turn: Turn) -> Sequence[str]:
+    """What training puts behind a turn's question."""
+    return (turn.answer,)
+
+
+def judged(turn: Turn) -> Sequence[str]:
+    """What evaluation puts behind it: nothing at first, then each option."""
+    return ("", *turn.options)
+
+
+def read_tokenizer(language: Path) -> "Tokenizer":
+    """The tokenizer of a bootstrapped language model's folder."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(language / "tokenizer.json"))
+
+
+def check_lengths(
+    tokenizer: "Tokenizer",
+    studies: Iterable[Study],
+    model: ModelConfig,
+    answers: Callable[[Turn], Sequence[str]] = taught,
+) -> None:
+    """Refuse studies of which a turn, with the images that are kept, does not fit the context.
+
+    Args:
+        tokenizer: the language model's; left as it is.
+        studies: those that will be read.
+        model: its context, tokens per image and sampling.
+        answers: what is put behind a turn's question.
+
+    Raises:
+        DataError: with the number of such studies, and the name and the length of the longest.
+    """
+    tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True  # written out in a text, they are plain characters
+
+    @functools.lru_cache(maxsize=_REMEMBERED)
+    def num_tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    limit = model.language.context_length
+    too_long: list[tuple[int, str]] = []
+    for study in studies:
+        kept = len(study.images)
+        if not isinstance(model.sampling, KeepAllSampling):
+            kept = min(kept, model.sampling.num_selected)
+        longest = max(
+            num_tokens(turn.question) + num_tokens(answer)
+            for turn in study.turns
+            for answer in answers(turn)
+        )
+        length = kept * model.num_tokens + _CHAT_TOKENS + longest
+        if length >= limit:  # one token is left free, as `LlavaUltra.read` wants it
+            too_long.append((length, study.study_id))
+    if too_long:
+        length, study_id = max(too_long)
+        raise DataError(
+            f"studies that do not fit the context of {limit} tokens with their images: "
+            f"{len(too_long)}; the longest, {study_id!r}, has {length}; shorten their texts, keep "
+            "fewer images or raise model.language.context_length"
+        )
