@@ -208,9 +208,16 @@ class TowerActor:
     """One tower in one process: encodes what its store lacks and hands the rest on."""
 
     def __init__(self, tower: str, folder: Path, store: FeatureStore, device: str) -> None:
+        """Load the tower.
+
+        Raises:
+            ValueError: files are missing, or it is not the tower that the store belongs to.
+        """
+        from llava_ultra.digest import check_digest
         from llava_ultra.towers import ClipTower, SamTower
 
         loaded = ClipTower.load(folder) if tower == "clip" else SamTower.load(folder)
+        check_digest(str(folder), found=loaded.fingerprint, expected=store.folder.name)
         self._tower = loaded.to(device)
         self._column = tower
         self._store = store
