@@ -185,8 +185,19 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     their equally named projections.
 
     Raises:
-        ValueError: no module matches `target_modules`.
+        ValueError: one of the `target_modules` matches no module.
     """
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    unmatched = [
+        target
+        for target in settings.target_modules
+        if not any(name.endswith(f".{target}") for name in modules)
+    ]
+    if unmatched:  # peft would adapt the others and say nothing
+        raise ValueError(
+            f"LoRA target_modules {unmatched} match nothing in this language model; name its "
+            "linear layers"
+        )
     try:
         adapted: nn.Module = get_peft_model(
             model,

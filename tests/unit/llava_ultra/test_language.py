@@ -154,6 +154,8 @@ def test_lora_trains_only_the_adapters():
     assert all(".lora_" in name for name in trainable)
 
 
-def test_lora_targets_that_match_nothing_are_refused():
-    with pytest.raises(ValueError, match=r"\['nothing'\] match nothing"):
-        add_lora(tiny_language(CONFIG).model, LoraSettings(target_modules=("nothing",)))
+@pytest.mark.parametrize("others", [(), ("q_proj", "v_proj")])
+def test_lora_targets_that_match_nothing_are_refused(others):
+    settings = LoraSettings(target_modules=(*others, "k_porj"))
+    with pytest.raises(ValueError, match=r"\['k_porj'\] match nothing"):
+        add_lora(tiny_language(CONFIG).model, settings)
