@@ -125,17 +125,19 @@ class LlavaUltra(nn.Module):
             tokens, image_mask, text.study_index, embedded, scored, feature_scores
         )
         images = selection.tokens * self.embedding_scale
-        length = embedded.shape[1] + images.shape[1]
+        mask = torch.cat([text.mask[:, :1], selection.mask, text.mask[:, 1:]], dim=1)
+        row = int(mask.sum(dim=1).argmax())  # padding takes no position
+        image_length, length = int(selection.mask[row].sum()), int(mask[row].sum())
         if length >= self.config.language.context_length:
             raise ValueError(
-                f"images ({images.shape[1]} tokens) and text ({embedded.shape[1]}) do not fit the "
+                f"images ({image_length} tokens) and text ({length - image_length}) do not fit the "
                 f"context of {self.config.language.context_length} tokens; shorten the text, keep "
                 "fewer images or raise language.context_length"
             )
         return Reading(
             selection=selection,
             embeds=torch.cat([embedded[:, :1], images, embedded[:, 1:]], dim=1),
-            mask=torch.cat([text.mask[:, :1], selection.mask, text.mask[:, 1:]], dim=1),
+            mask=mask,
         )
 
     def grounding(self, tokens: Tensor, image_mask: Tensor, text: TextBatch) -> Tensor:

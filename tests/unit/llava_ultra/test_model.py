@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
+from llava_ultra.batch import StudyFeatures, VisualBatch, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling, FirstSampling, KeepAllSampling
 from llava_ultra.language import IGNORED
 from llava_ultra.model import LlavaUltra, positions, trainable_parameters
@@ -140,3 +140,32 @@ def test_the_embedding_scale_is_that_of_the_decoder():
     weight = language.model.get_input_embeddings().weight
     assert torch.allclose(model.embedding_scale, weight.pow(2).mean().sqrt())
     assert "embedding_scale" not in model.state_dict()
+
+
+def test_only_what_a_row_itself_reads_counts_against_the_context():
+    """Many images beside a long text pad each other far beyond the context."""
+    model, tokenizer = build(KeepAllSampling())
+    images = visual((32, 1))
+    rows = [(0, "请描述", "良性"), (1, "请描述超声所见。" * 18, "良性")]
+    text = collate_texts(tokenizer, rows, max_tokens=256)
+    padded = 32 * model.config.num_tokens + text.ids.shape[1]
+    assert padded > model.config.language.context_length
+    with torch.no_grad():
+        together = model(images, text).answer_loss
+        alone = [
+            model(visual_of(images, study), collate_texts(tokenizer, [(0, *row)], max_tokens=256))
+            for study, (_, *row) in enumerate(rows)
+        ]
+    assert float(together) == pytest.approx(
+        sum(float(output.answer_loss) for output in alone) / 2, abs=1e-5
+    )
+
+
+def visual_of(batch, study):
+    """One study of a batch, without its padding."""
+    count = int(batch.image_mask[study].sum())
+    return VisualBatch(
+        clip=batch.clip[study : study + 1, :count],
+        sam=batch.sam[study : study + 1, :count],
+        image_mask=batch.image_mask[study : study + 1, :count],
+    )
