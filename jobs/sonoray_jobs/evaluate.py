@@ -142,7 +142,11 @@ def _evaluate(
         positive=road.evaluate.positive_options,
         bootstrap=bootstrap,
     )
-    free = text_metrics([record for record in records if not record.options], bootstrap=bootstrap)
+    free = text_metrics(
+        [record for record in records if not record.options],
+        training_answers=training_answers,
+        bootstrap=bootstrap,
+    )
     for name, table in (("closed", closed_table(closed)), ("text", text_table(free))):
         (folder / f"{name}.txt").write_text("\n".join(table.text()) + "\n", encoding="utf-8")
         (folder / f"{name}.md").write_text("\n".join(table.markdown()) + "\n", encoding="utf-8")

@@ -1,13 +1,16 @@
 """What an evaluation says: numbers with intervals over patients, and the tables that show them.
 
 - `closed`: closed questions, beside the constant answer.
-- `text`: free-text answers.
+- `text`: free-text answers, beside the constant answer, for seen and unseen texts.
+- `tokens`, `overlap`: characters and words; BLEU, ROUGE, METEOR and CIDEr of them.
+- `paired`: two sets of answers to the same questions.
 - `bootstrap`: the intervals.
-- `table`: Markdown and aligned text.
+- `table`, `plots`: Markdown and aligned text, and pictures without anything of a patient.
 """
 
 from sonoray.metrics.bootstrap import Bootstrap, Estimate
 from sonoray.metrics.closed import AnswerRecord, ClosedMetrics, closed_metrics
+from sonoray.metrics.paired import Difference, McNemar, TopicComparison, compare_answers
 from sonoray.metrics.table import Table, closed_table, text_table
 from sonoray.metrics.text import TextMetrics, char_f1, text_metrics
 
@@ -15,12 +18,16 @@ __all__ = [
     "AnswerRecord",
     "Bootstrap",
     "ClosedMetrics",
+    "Difference",
     "Estimate",
+    "McNemar",
     "Table",
     "TextMetrics",
+    "TopicComparison",
     "char_f1",
     "closed_metrics",
     "closed_table",
+    "compare_answers",
     "text_metrics",
     "text_table",
 ]

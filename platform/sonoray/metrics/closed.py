@@ -1,13 +1,15 @@
-"""Closed questions: accuracy, balanced accuracy and AUC, beside the constant answer.
+"""Closed questions: accuracy, balanced accuracy, F1 and AUC, beside the constant answer.
 
 A closed question names its options; the model answers with the likeliest and leaves the
 log-likelihood of each. Every number comes with an interval over patients (`bootstrap`).
 
-Choices. Balanced accuracy is the mean recall over the classes that occur. AUC of two options ranks
-by the difference of their log-likelihoods, which orders like the probability of the positive one;
-of more options it is the mean one-against-the-rest AUC of the softmax probabilities, over the
-classes that occur. The constant answer is the most frequent answer of the *training* split: what a
-model reaches that never looks at an image, and the number that accuracy must be read against.
+Choices. Balanced accuracy is the mean recall over the classes that occur. Macro F1 is the mean F1
+over the options that occur as truth or answer, as in scikit-learn; an answer that is no option
+misses its truth and makes no class of its own. AUC of two options ranks by the difference of their
+log-likelihoods, which orders like the probability of the positive one; of more options it is the
+mean one-against-the-rest AUC of the softmax probabilities, over the classes that occur. The
+constant answer is the most frequent answer of the *training* split: what a model reaches that never
+looks at an image, and the number that accuracy must be read against.
 """
 
 from collections import Counter, defaultdict
@@ -19,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.errors import DataError
-from sonoray.metrics.bootstrap import Bootstrap, Estimate, Floats, Metric, estimate
+from sonoray.metrics.bootstrap import (
+    Bootstrap,
+    Estimate,
+    Floats,
+    Metric,
+    estimates,
+    mean_metric,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +61,9 @@ class ClosedMetrics:
     """Answers that are none of the options; they count as wrong."""
     accuracy: Estimate
     balanced_accuracy: Estimate
+    macro_f1: Estimate
+    positive_f1: Estimate | None
+    """F1 of the positive option; None where the configuration names none for the topic."""
     auc: Estimate | None
     """None where an option has no score or all questions have the same true answer."""
     constant_answer: str | None
@@ -85,7 +97,7 @@ def closed_metrics(
     groups: defaultdict[str, list[AnswerRecord]] = defaultdict(list)
     for record in records:
         if record.options:
-            _check(record)
+            check(record)
             groups[record.topic].append(record)
     return [
         _topic_metrics(
@@ -99,11 +111,75 @@ def closed_metrics(
     ]
 
 
-def accuracy_metric(hits: Floats) -> Metric:
-    """Weighted mean of hits (N,) in [0, 1]: accuracy, or any score per answer."""
+def answer_metrics(
+    records: Sequence[AnswerRecord], options: Sequence[str], positive: str | None = None
+) -> dict[str, Metric]:
+    """Return the metrics of one topic's answers, in the order of reports.
+
+    Args:
+        records: answers of one topic, with options.
+        options: all options; of two, the last one is the positive one of the AUC.
+        positive: the option whose F1 is wanted.
+
+    Returns:
+        `accuracy`, `balanced_accuracy`, `macro_f1`, `positive_f1` where one is named, and `auc`
+        where every answer has the scores of all options.
+    """
+    truth = np.array([options.index(record.truth) for record in records])
+    number = {option: place for place, option in enumerate(options)}
+    answer = np.array([number.get(record.answer, -1) for record in records])
+    hits = (answer == truth).astype(np.float64)
+    metrics = {
+        "accuracy": mean_metric(hits),
+        "balanced_accuracy": balanced_accuracy_metric(hits, truth),
+        "macro_f1": f1_metric(truth, answer, range(len(options))),
+    }
+    if positive is not None:
+        metrics["positive_f1"] = f1_metric(truth, answer, [options.index(positive)])
+    scores = class_scores(records, options)
+    if scores is not None:
+        metrics["auc"] = auc_metric(scores, truth)
+    return metrics
+
+
+def topic_options(
+    topic: str, records: Sequence[AnswerRecord], positive: str | None
+) -> tuple[str, ...]:
+    """Return all options of a topic as they come; of two, the positive one last.
+
+    Raises:
+        DataError: the positive option is none of them.
+    """
+    options = tuple(dict.fromkeys(option for record in records for option in record.options))
+    if positive is not None and positive not in options:
+        raise DataError(
+            f"topic {topic!r}: positive option {positive!r} is none of {', '.join(options)}"
+        )
+    if len(options) == 2 and positive is not None:
+        options = (*(option for option in options if option != positive), positive)
+    return options
+
+
+def f1_metric(
+    truth: npt.NDArray[np.int64], answer: npt.NDArray[np.int64], classes: Sequence[int]
+) -> Metric:
+    """Mean F1 over those of `classes` that a draw holds as truth or answer.
+
+    Args:
+        truth: the true class of each answer.
+        answer: the class that was answered; -1 for none of them.
+        classes: the classes that count.
+    """
+    wanted, given = (
+        np.stack([values == number for number in classes], axis=1).astype(np.float64)
+        for values in (truth, answer)
+    )
 
     def metric(weights: Floats) -> Floats:
-        return np.asarray((weights @ hits) / weights.sum(axis=1))
+        total = weights @ wanted + weights @ given
+        with np.errstate(invalid="ignore"):
+            scores = np.where(total > 0, 2 * (weights @ (wanted * given)) / total, np.nan)
+        return _mean_of_defined(scores, at_least=1)
 
     return metric
 
@@ -176,45 +252,37 @@ def _topic_metrics(
     positive: str | None,
     bootstrap: Bootstrap,
 ) -> ClosedMetrics:
-    options = tuple(dict.fromkeys(option for record in records for option in record.options))
-    if positive is not None and positive not in options:
-        raise DataError(
-            f"topic {topic!r}: positive option {positive!r} is none of {', '.join(options)}"
-        )
-    if len(options) == 2:
-        positive = positive or options[-1]
-        options = (*(option for option in options if option != positive), positive)
-    else:
-        positive = None
+    options = topic_options(topic, records, positive)
     patients = [record.patient_key for record in records]
-    truth = np.array([options.index(record.truth) for record in records])
-    hits = np.array([float(record.answer == record.truth) for record in records])
-    constant = _most_frequent(training_answers)
-    accuracy = estimate(accuracy_metric(hits), patients, bootstrap)
-    balanced = estimate(balanced_accuracy_metric(hits, truth), patients, bootstrap)
+    constant = most_frequent(training_answers)
+    metrics = answer_metrics(records, options, positive)
+    if constant is not None:
+        is_constant = np.array([float(record.truth == constant) for record in records])
+        metrics["constant_accuracy"] = mean_metric(is_constant)
+    found = estimates(metrics, patients, bootstrap)
+    accuracy, balanced = found["accuracy"], found["balanced_accuracy"]
+    macro_f1 = found["macro_f1"]
     assert accuracy is not None  # a group has a record
     assert balanced is not None
-    scores = _class_scores(records, options)
-    auc = None if scores is None else estimate(auc_metric(scores, truth), patients, bootstrap)
-    is_constant = np.array([float(record.truth == constant) for record in records])
+    assert macro_f1 is not None
     return ClosedMetrics(
         topic=topic,
         num_questions=len(records),
         num_patients=len(set(patients)),
         options=options,
-        positive=positive,
+        positive=options[-1] if len(options) == 2 else None,
         num_off_option=sum(record.answer not in record.options for record in records),
         accuracy=accuracy,
         balanced_accuracy=balanced,
-        auc=auc,
+        macro_f1=macro_f1,
+        positive_f1=found.get("positive_f1"),
+        auc=found.get("auc"),
         constant_answer=constant,
-        constant_accuracy=None
-        if constant is None
-        else estimate(accuracy_metric(is_constant), patients, bootstrap),
+        constant_accuracy=found.get("constant_accuracy"),
     )
 
 
-def _class_scores(records: Sequence[AnswerRecord], options: tuple[str, ...]) -> Floats | None:
+def class_scores(records: Sequence[AnswerRecord], options: Sequence[str]) -> Floats | None:
     """Scores (N, 1) for two options, (N, C) for more; None where a question lacks one of them."""
     if len(options) < 2 or any(len(record.option_scores) != len(options) for record in records):
         return None
@@ -225,13 +293,18 @@ def _class_scores(records: Sequence[AnswerRecord], options: tuple[str, ...]) -> 
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def _most_frequent(answers: Sequence[str]) -> str | None:
+def most_frequent(answers: Sequence[str]) -> str | None:
     """The commonest answer; of equally common ones the first by name, whatever their order."""
     counts = Counter(answers)
     return min(counts, key=lambda answer: (-counts[answer], answer)) if counts else None
 
 
-def _check(record: AnswerRecord) -> None:
+def check(record: AnswerRecord) -> None:
+    """Refuse a record that contradicts itself.
+
+    Raises:
+        DataError: see `closed_metrics`.
+    """
     where = f"study {record.study_id!r}, topic {record.topic!r}"
     if record.truth not in record.options:
         raise DataError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from sonoray.errors import DataError
 from sonoray.metrics import (
@@ -17,8 +17,8 @@ from sonoray.metrics import (
     Estimate,
     closed_metrics,
 )
-from sonoray.metrics.bootstrap import estimate
-from sonoray.metrics.closed import accuracy_metric, auc_metric, balanced_accuracy_metric
+from sonoray.metrics.bootstrap import among, estimate, estimates, mean_metric
+from sonoray.metrics.closed import auc_metric, balanced_accuracy_metric, f1_metric
 
 BENIGN, MALIGNANT = "良性", "恶性"
 QUICK = Bootstrap(num_resamples=1000)
@@ -84,6 +84,13 @@ def test_estimates_equal_scikit_learn(options: tuple[str, ...], seed: int) -> No
         balanced_accuracy_score(truth, answer), abs=1e-12
     )
     assert metrics.auc.value == pytest.approx(auc, abs=1e-12)
+    macro = f1_score(truth, answer, average="macro")
+    assert metrics.macro_f1.value == pytest.approx(macro, abs=1e-12)
+    assert metrics.positive_f1 is None
+    named = only(records, positive={"pathology": options[0]})
+    of_it = f1_score(truth, answer, labels=[options[0]], average="macro")
+    assert named.positive_f1 is not None
+    assert named.positive_f1.value == pytest.approx(of_it, abs=1e-12)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -101,9 +108,11 @@ def test_weighted_metrics_equal_scikit_learn_on_the_drawn_sample(num_classes: in
     columns = scores if num_classes > 2 else scores[:, 1:]
     got = np.stack(
         [
-            accuracy_metric(hits)(weights),
+            mean_metric(hits)(weights),
             balanced_accuracy_metric(hits, truth)(weights),
             auc_metric(columns, truth)(weights),
+            f1_metric(truth, scores.argmax(axis=1), range(num_classes))(weights),
+            f1_metric(truth, scores.argmax(axis=1), [1])(weights),
         ]
     )
     for draw, count in enumerate(counts):
@@ -114,6 +123,8 @@ def test_weighted_metrics_equal_scikit_learn_on_the_drawn_sample(num_classes: in
             accuracy_score(drawn, guess),
             balanced_accuracy_score(drawn, guess),
             roc_auc_score(drawn, drawn_scores, multi_class="ovr"),
+            f1_score(drawn, guess, average="macro"),
+            f1_score(drawn, guess, labels=[1], average="macro"),
         ]
         np.testing.assert_allclose(got[:, draw], expected, rtol=0, atol=1e-12)
 
@@ -378,8 +389,43 @@ def test_estimate_of_an_undefined_metric_is_none() -> None:
     assert estimate(metric, ["a", "b"], QUICK) is None
 
 
+def test_metrics_share_the_draws_and_a_part_of_the_answers_has_its_own_value() -> None:
+    patients = [f"p{number // 2}" for number in range(20)]
+    values = np.arange(20.0)
+    odd = values % 2 == 1
+    mean = mean_metric(values)
+    found = estimates(
+        {"mean": mean, "odd": among(mean, odd), "none": among(mean, values < 0)}, patients, QUICK
+    )
+    assert found["mean"] == estimate(mean, patients, QUICK)
+    assert found["none"] is None
+    assert found["odd"] is not None
+    # every patient has an even answer and the odd one above it, so each draw differs by one half
+    assert found["odd"].value == 10.0
+    assert found["odd"].low == pytest.approx(found["mean"].low + 0.5)
+    few = estimate(among(mean, values == 3), patients, QUICK)
+    assert few is not None
+    assert (few.low, few.high) == (3.0, 3.0)
+    assert few.num_undefined / 1000 == pytest.approx(0.9**10, abs=0.05)  # its patient is not drawn
+
+
+def test_an_answer_that_is_no_option_costs_its_truth_and_is_no_class() -> None:
+    records = [
+        AnswerRecord(
+            study_id=str(i), patient_key=str(i), topic="t", truth=truth, answer=answer,
+            options=(BENIGN, MALIGNANT),
+        )
+        for i, (truth, answer) in enumerate(
+            [(BENIGN, BENIGN), (BENIGN, "不知道"), (MALIGNANT, MALIGNANT)]
+        )
+    ]  # fmt: skip
+    assert only(records).macro_f1.value == pytest.approx((2 / 3 + 1) / 2)
+
+
 def test_package_import_stays_light() -> None:
-    heavy = "('torch', 'ray', 'mlflow', 'sklearn', 'pandas')"
+    heavy = (
+        "('torch', 'ray', 'mlflow', 'sklearn', 'pandas', 'scipy', 'nltk', 'jieba', 'matplotlib')"
+    )
     code = f"import sys, sonoray.metrics; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
