@@ -3,19 +3,29 @@
 Closed questions are decided by likelihood: the answer is the option that the model finds likeliest,
 and its probabilities give the AUC. Every question is also answered freely, because that is what the
 service does; `generated` keeps that text.
+
+A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
+was decoded, all images of the study with the score that the sampler gave each for this question,
+and which of them the language model saw.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
+from sonoray.config import content_hash
 from sonoray.feature_store import FeatureStore
 from sonoray.study import Study
 from sonoray_jobs.trained import TrainedParts, load_trained
+
+_HASH_LENGTH = 16
+"""Hexadecimal digits of the hashes in a prediction."""
 
 
 class AnswerActor:
@@ -44,12 +54,14 @@ class AnswerActor:
             [(at, turn.question, "") for at, turn in questions],
             max_tokens=limit,
         ).to(self._device)
-        reading = self._model.read(tokens, visual.image_mask, asked.without_answers())
+        prompts = asked.without_answers()
+        reading = self._model.read(tokens, visual.image_mask, prompts)
+        decoding = Decoding(max_tokens=self._road.evaluate.max_tokens)
         generated = generate(
             self._model,
             self._language.tokenizer,
             reading,
-            Decoding(max_tokens=self._road.evaluate.max_tokens),
+            decoding,
         )
         candidates = [
             (number, option)
@@ -82,16 +94,25 @@ class AnswerActor:
                     "topic": turn.topic,
                     "task": turn.task.value,
                     "question": turn.question,
+                    "prompt_hash": _token_hash(prompts.ids[number][prompts.mask[number]]),
+                    "decoding_hash": content_hash(asdict(decoding))[:_HASH_LENGTH],
                     "truth": turn.answer,
                     "answer": best if best is not None else generated[number],
                     "generated": generated[number],
                     "option_scores": json.dumps(options, ensure_ascii=False),
+                    "image_ids": [image.image_id for image in study.images],
                     "image_scores": shares[number, : len(study.images)].tolist(),
                     "selected": picked[number][picked[number] >= 0].tolist(),
                     "shows_finding": _shows_finding(study, int(picked[number, 0])),
                 }
             )
         return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _token_hash(ids: torch.Tensor) -> str:
+    """Hash of a prompt's token ids: equal prompts of equal tokenizers have the same."""
+    data = ids.cpu().numpy().astype("<i8").tobytes()
+    return hashlib.sha256(data).hexdigest()[:_HASH_LENGTH]
 
 
 def _read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeatures:

@@ -1,4 +1,4 @@
-"""The `sonoray` command: twelve subcommands over the jobs, and the one place that prints.
+"""The `sonoray` command: thirteen subcommands over the jobs, and the one place that prints.
 
 A subcommand parses its options, resolves the configuration and calls `run` of its job's module,
 which returns a frozen result with `lines()` for people and `to_json()` for `--json`. Jobs are
@@ -198,10 +198,14 @@ def evaluate(
     *,
     dataset: DatasetOption = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    gallery: Annotated[
+        int, typer.Option("--gallery", metavar="N", help="Studies to show with images.", min=0)
+    ] = 6,
 ) -> Result:
     """Answer a split's questions and compare with the constant answer, with 95 % intervals.
 
-    Intervals are clustered by patient.
+    Intervals are clustered by patient. The gallery shows answers beside images; it stays in the
+    workspace, as the predictions do.
 
     Examples:
         sonoray evaluate
@@ -209,7 +213,35 @@ def evaluate(
     """
     from sonoray_jobs.evaluate import run
 
-    return run(**common, dataset=dataset or common["road"].dataset, split=split)
+    dataset = dataset or common["road"].dataset
+    return run(**common, dataset=dataset, split=split, gallery=gallery)
+
+
+@job_command(app)
+def compare(
+    common: Common,
+    first: Annotated[str, typer.Argument(help="MLflow run id or name, or evaluation folder.")],
+    second: Annotated[str, typer.Argument(help="The other one.")],
+    *,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of both; default: the folder's, else test.")
+    ] = None,
+    disagreements: Annotated[
+        int,
+        typer.Option("--show", metavar="N", help="Disagreements to list, with answers.", min=0),
+    ] = 0,
+) -> Result:
+    """Compare two evaluations question by question: differences, intervals and p values.
+
+    A difference is second minus first, resampled over patients. --show prints patients' texts.
+
+    Examples:
+        sonoray compare phantom-3f2a phantom-91bc --show 5
+        sonoray compare .sonoray/stages/evaluate-A .sonoray/stages/evaluate-B --json
+    """
+    from sonoray_jobs.compare import run
+
+    return run(**common, first=first, second=second, split=split, show=disagreements)
 
 
 @job_command(app)

@@ -1,8 +1,9 @@
 """Evaluate: answer a split's questions, keep every prediction, judge with intervals by patient.
 
 The output is a content-addressed stage: `predictions.parquet` (one row per question), the tables as
-text and Markdown, and the metrics in its manifest. Metrics and tables also go to the training's
-MLflow run; predictions hold patients' texts and do not leave the stage.
+text and Markdown, pictures of the scores, and the metrics in its manifest. What holds numbers alone
+also goes to the training's MLflow run. Predictions, the constant texts and the gallery (`gallery`)
+hold patients' texts and images and do not leave the workspace.
 """
 
 import json
@@ -21,15 +22,25 @@ from sonoray.metrics import (
     text_metrics,
     text_table,
 )
-from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray.metrics.plots import plot_closed, plot_history, plot_roc
+from sonoray.metrics.table import Table, f1_table, overlap_table, seen_table
+from sonoray.stages import Stage, StageOutput, run_stage, write_json
 from sonoray.study import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import open_stores
+from sonoray_jobs.gallery import make_gallery
 from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
 _CODE = ("sonoray.metrics", "sonoray_jobs.answering", "sonoray_jobs.evaluate", "llava_ultra")
+
+
+DEFAULT_GALLERY = 6
+"""Studies in the gallery."""
+
+_LOGGED = ("closed.md", "text.md", "metrics.json", "scores.png", "roc.png")
+"""Files of an evaluation that hold nothing of a patient; not every one has all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +49,8 @@ class Evaluated:
 
     output: StageOutput
     split: str
+    gallery: StageOutput | None = None
+    """Answers beside images; None where none was wanted."""
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -47,21 +60,37 @@ class Evaluated:
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        rate = self.summary["hit_rate"]
-        hits = [] if rate is None else [f"sampled image shows the finding: {rate:.3f} of answers"]
-        return [
+        lines = [
             f"{self.split}: {self.summary['num_questions']} questions of "
-            f"{self.summary['num_studies']} studies, 95 % intervals over patients",
-            *(self.output.path / "closed.txt").read_text(encoding="utf-8").splitlines(),
-            "",
-            *(self.output.path / "text.txt").read_text(encoding="utf-8").splitlines(),
-            *hits,
+            f"{self.summary['num_studies']} studies, 95 % intervals over patients"
+        ]
+        if self.summary["closed"]:
+            lines += (self.output.path / "closed.txt").read_text(encoding="utf-8").splitlines()
+            lines += [""]
+        if self.summary["text"]:
+            lines += (self.output.path / "text.txt").read_text(encoding="utf-8").splitlines()
+        rate = self.summary["hit_rate"]
+        if rate is not None:
+            lines += [f"sampled image shows the finding: {rate:.3f} of answers"]
+        lines += [
+            f"all metrics: {self.output.path / 'closed.md'}, {self.output.path / 'text.md'}",
             f"predictions: {self.output.path / 'predictions.parquet'}",
         ]
+        if self.gallery is not None:
+            shown = self.gallery.manifest["summary"]
+            number = shown["num_studies"]
+            note = "" if shown["has_texts"] else " (no font for the texts: see gallery.md)"
+            lines += [f"gallery: {number} studies in {self.gallery.path}{note}"]
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
-        return {"split": self.split, "path": str(self.output.path), **self.summary}
+        return {
+            "split": self.split,
+            "path": str(self.output.path),
+            "gallery": None if self.gallery is None else str(self.gallery.path),
+            **self.summary,
+        }
 
 
 def run(
@@ -70,10 +99,11 @@ def run(
     road: RoadConfig,
     dataset: str,
     split: str = "test",
+    gallery: int = DEFAULT_GALLERY,
     address: str | None = None,
     tracking_uri: str | None = None,
 ) -> Evaluated:
-    """Evaluate the road's trained model on a split.
+    """Evaluate the road's trained model on a split, and show `gallery` studies of it.
 
     Raises:
         DataError: the training is not finished, the split is unknown or empty, or a text of it does
@@ -106,7 +136,93 @@ def run(
             tracking_uri=tracking_uri,
         ),
     )
-    return Evaluated(output=result, split=split)
+    shown = (
+        make_gallery(result, output.path, workspace.stages, num_studies=gallery)
+        if gallery > 0
+        else None
+    )
+    return Evaluated(output=result, split=split, gallery=shown)
+
+
+def read_predictions(folder: Path) -> list[dict[str, Any]]:
+    """Return the predictions of a finished evaluation, one row per question."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(folder / "predictions.parquet").to_pylist()
+    return rows
+
+
+def to_record(row: Mapping[str, Any]) -> AnswerRecord:
+    """Return what the metrics need of a prediction."""
+    scores = json.loads(row["option_scores"])
+    return AnswerRecord(
+        study_id=row["study_id"],
+        patient_key=row["patient_key"],
+        topic=row["topic"],
+        truth=row["truth"],
+        answer=row["answer"],
+        options=tuple(scores),
+        option_scores=scores,
+    )
+
+
+def write_report(
+    folder: Path,
+    predictions: Sequence[Mapping[str, Any]],
+    training_answers: Mapping[str, Sequence[str]],
+    settings: EvaluateConfig,
+) -> dict[str, Any]:
+    """Judge predictions, write tables and pictures into `folder`, return counts and metrics.
+
+    Args:
+        folder: gets `closed` and `text` as .txt and .md, `metrics.json`, `scores.png` and
+            `roc.png` where there is what they show, and `constant_texts.json`.
+        predictions: rows as `AnswerActor` gives them.
+        training_answers: the true answers of the training split, by topic.
+        settings: positive options and bootstrap.
+    """
+    records = [to_record(row) for row in predictions]
+    bootstrap = Bootstrap(num_resamples=settings.bootstrap_samples, seed=settings.seed)
+    closed = closed_metrics(
+        records,
+        training_answers=training_answers,
+        positive=settings.positive_options,
+        bootstrap=bootstrap,
+    )
+    free = text_metrics(records, training_answers=training_answers, bootstrap=bootstrap)
+    _write_tables(folder / "closed", closed_table(closed), {"F1": f1_table(closed)})
+    details = {
+        "Constant answer, and truths seen in training": seen_table(free),
+        "Overlap by character and by word": overlap_table(free),
+    }
+    _write_tables(folder / "text", text_table(free), details)
+    write_json(folder / "constant_texts.json", {item.topic: item.constant_answer for item in free})
+    if closed:
+        plot_closed(closed, folder / "scores.png")
+        plot_roc(records, closed, folder / "roc.png")
+    known = [row["shows_finding"] for row in predictions if row["shows_finding"] >= 0]
+    generated_right = [
+        row["generated"] == row["truth"] for row in predictions if row["task"] == "closed"
+    ]
+    metrics = {
+        "num_studies": len({row["study_id"] for row in predictions}),
+        "num_questions": len(predictions),
+        "closed": {item.topic: item.to_json() for item in closed},
+        "text": {item.topic: item.to_json() for item in free},
+        "hit_rate": sum(known) / len(known) if known else None,
+        "generated_exact": sum(generated_right) / max(1, len(generated_right)),
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> None:
+    """Write the compact table as text, and as Markdown with the detailed ones below it."""
+    page = table.markdown()
+    for title, detail in details.items():
+        page += ["", f"{title}:", "", *detail.markdown()]
+    for suffix, lines in ((".txt", table.text()), (".md", page)):
+        path.with_suffix(suffix).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _evaluate(
@@ -134,40 +250,16 @@ def _evaluate(
     for study in iter_studies(workspace.dataset(dataset).path, split="train"):
         for turn in study.turns:
             training_answers[turn.topic].append(turn.answer)
-    records = [_record(row) for row in predictions]
-    bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
-    closed = closed_metrics(
-        [record for record in records if record.options],
-        training_answers=training_answers,
-        positive=road.evaluate.positive_options,
-        bootstrap=bootstrap,
-    )
-    free = text_metrics(
-        [record for record in records if not record.options],
-        training_answers=training_answers,
-        bootstrap=bootstrap,
-    )
-    for name, table in (("closed", closed_table(closed)), ("text", text_table(free))):
-        (folder / f"{name}.txt").write_text("\n".join(table.text()) + "\n", encoding="utf-8")
-        (folder / f"{name}.md").write_text("\n".join(table.markdown()) + "\n", encoding="utf-8")
-    known = [row["shows_finding"] for row in predictions if row["shows_finding"] >= 0]
-    generated_right = [
-        row["generated"] == row["truth"] for row in predictions if row["task"] == "closed"
-    ]
-    metrics = {
-        "num_studies": len(studies),
-        "num_questions": len(predictions),
-        "closed": {item.topic: item.to_json() for item in closed},
-        "text": {item.topic: item.to_json() for item in free},
-        "hit_rate": sum(known) / len(known) if known else None,
-        "generated_exact": sum(generated_right) / max(1, len(generated_right)),
-    }
+    metrics = write_report(folder, predictions, training_answers, road.evaluate)
     split = studies[0].split
-    tracking.log_evaluation(
-        trained.run_id,
-        {split: metrics},
-        {f"evaluation/{split}/{name}": folder / name for name in ("closed.md", "text.md")},
-    )
+    artifacts = {
+        f"evaluation/{split}/{name}": folder / name for name in _LOGGED if (folder / name).exists()
+    }
+    history = tracking.history(trained.run_id, "alpha")
+    if history:
+        plot_history(history, folder / "alpha.png")
+        artifacts["training/alpha.png"] = folder / "alpha.png"
+    tracking.log_evaluation(trained.run_id, {split: metrics}, artifacts)
     return {**metrics, "run_id": trained.run_id}
 
 
@@ -218,16 +310,3 @@ def _answer(
         raise DataError(f"{len(rows)} of {num_questions} answers came back; run evaluate again")
     place = {study.study_id: position for position, study in enumerate(studies)}
     return sorted(rows, key=lambda row: place[row["study_id"]])
-
-
-def _record(row: Mapping[str, Any]) -> AnswerRecord:
-    scores = json.loads(row["option_scores"])
-    return AnswerRecord(
-        study_id=row["study_id"],
-        patient_key=row["patient_key"],
-        topic=row["topic"],
-        truth=row["truth"],
-        answer=row["answer"],
-        options=tuple(scores),
-        option_scores=scores,
-    )

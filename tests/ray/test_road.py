@@ -210,11 +210,16 @@ def test_every_question_of_the_split_is_answered_once(finished_road):
         assert sum(row["image_scores"]) == pytest.approx(1, abs=1e-5)
         assert row["selected"] == [int(np.argmax(row["image_scores"]))]
         shown = [image.labels["shows_finding"] for image in study.images]
+        assert row["image_ids"] == [image.image_id for image in study.images]
         known = int(shown[row["selected"][0]]) if "1" in shown else -1
         assert row["shows_finding"] == known
+    prompts = {(row["question"], row["prompt_hash"]) for row in rows}
+    assert len(prompts) == len({prompt for _, prompt in prompts})  # one hash for one question
+    assert len({question for question, _ in prompts}) == len(prompts) > 1
+    assert len({row["decoding_hash"] for row in rows}) == 1
 
 
-def test_tables_and_metrics_are_kept_and_logged(finished_road):
+def test_tables_and_metrics_are_kept_and_logged(finished_road, tmp_path):
     folder = finished_road.evaluated.output.path
     summary = finished_road.evaluated.summary
     topics = {
@@ -235,8 +240,34 @@ def test_tables_and_metrics_are_kept_and_logged(finished_road):
     client = Tracking.open(finished_road.workspace).store.client
     files = client.list_artifacts(logged.info.run_id, "evaluation/test")
     # no predictions: they hold patients' texts
-    assert {Path(file.path).name for file in files} == {"closed.md", "text.md"}
+    assert {Path(file.path).name for file in files} == {
+        "closed.md", "text.md", "metrics.json", "scores.png", "roc.png",
+    }  # fmt: skip
+    [plot] = client.list_artifacts(logged.info.run_id, "training")
+    assert plot.path == "training/alpha.png"
+    kept = {turn.answer for s in studies_of(finished_road, "train") for turn in s.turns}
+    reports = {text for text in kept if len(text) > 12}
+    assert reports
+    for file in files:
+        if not file.path.endswith(".png"):
+            path = client.download_artifacts(logged.info.run_id, file.path, str(tmp_path))
+            shown = Path(path).read_text(encoding="utf-8")
+            assert not [report for report in reports if report in shown]
     assert evaluate.run(**arguments(finished_road)).output.reused
+
+
+def test_the_gallery_shows_test_studies_and_stays_in_the_workspace(finished_road):
+    gallery = finished_road.evaluated.gallery
+    studies = {study.study_id for study in studies_of(finished_road, "test")}
+    num = gallery.manifest["summary"]["num_studies"]
+    assert num == min(evaluate.DEFAULT_GALLERY, len(studies))
+    page = (gallery.path / "gallery.md").read_text(encoding="utf-8")
+    shown = [line.removeprefix("## Study ") for line in page.splitlines() if "## Study" in line]
+    assert len(set(shown)) == len(shown) == num
+    assert set(shown) <= studies
+    assert len(list(gallery.path.glob("study-*.png"))) == num
+    assert str(gallery.path) in "\n".join(finished_road.evaluated.lines())
+    assert evaluate.run(**arguments(finished_road), gallery=0).gallery is None
 
 
 def test_an_evaluation_that_mlflow_misses_is_not_finished(finished_road):

@@ -115,6 +115,17 @@ class Tracking:
         """
         runs.require_run(self.store, run_id)
 
+    def history(self, run_id: str, prefix: str) -> dict[str, list[tuple[int, float]]]:
+        """Return how the metrics of a run whose names start with `prefix` went.
+
+        Returns:
+            By metric, (step, value) in the order of steps, each step once.
+
+        Raises:
+            TrackingError: the run is unknown or the store fails.
+        """
+        return runs.metric_history(self.store, run_id, prefix)
+
     def log_evaluation(
         self,
         run_id: str,

@@ -120,6 +120,22 @@ def require_run(store: Store, run_id: str) -> None:
             )
 
 
+def metric_history(store: Store, run_id: str, prefix: str) -> dict[str, list[tuple[int, float]]]:
+    """Return the (step, value) points of a run's metrics whose names start with `prefix`.
+
+    A resumed training may report a step twice; the later report counts.
+    """
+    with store.guard(f"cannot give the metrics of run {run_id!r}"):
+        names = sorted(store.client.get_run(run_id).data.metrics)
+        found = {}
+        for name in names:
+            if name.startswith(prefix):
+                points = store.client.get_metric_history(run_id, name)
+                points = sorted(points, key=lambda point: (point.step, point.timestamp))
+                found[name] = list({point.step: float(point.value) for point in points}.items())
+    return found
+
+
 def log_results(
     store: Store,
     run_id: str,

@@ -5,6 +5,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,18 @@ def test_two_processes_write_at_once(tracking: Tracking) -> None:
 
 
 # trainings
+
+
+def test_history_gives_each_step_once_in_order(tracking: Tracking) -> None:
+    with tracking.training(tracking.workspace.runs, "history", config={}) as callback:
+        for step, alpha in ((4, 0.5), (8, 0.6), (8, 0.7), (6, 0.4)):  # 8 again after a restart
+            callback.after_report(None, [{"alpha": alpha, "loss": 1.0, "step": step}], None)
+            time.sleep(0.002)  # MLflow's time stamps are in milliseconds
+    found = tracking.history(callback.run_id, "alpha")
+    assert found == {"alpha": [(4, 0.5), (6, 0.4), (8, 0.7)]}
+    assert tracking.history(callback.run_id, "beta") == {}
+    with pytest.raises(TrackingError, match="unknown-run"):
+        tracking.history("unknown-run", "alpha")
 
 
 def test_training_records_config_tags_and_end(tracking: Tracking) -> None:

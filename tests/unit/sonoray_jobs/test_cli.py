@@ -22,6 +22,7 @@ COMMANDS = [
     "embed",
     "train",
     "evaluate",
+    "compare",
     "export",
     "serve",
     "ask",
@@ -86,7 +87,9 @@ def test_every_command_shows_how_it_is_used(sonoray, command):
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"doctor", "submit"}))
 def test_every_job_takes_the_common_options(sonoray, command):
-    own = {"ingest": ["phantom"], "ask": ["x.png", "--question", "?"]}.get(command, [])
+    own = {
+        "ingest": ["phantom"], "ask": ["x.png", "--question", "?"], "compare": ["a", "b"],
+    }.get(command, [])  # fmt: skip
     code, out, _ = sonoray(command, *own, "--dry-run", "--set", "phantom.seed=41")
     assert code == 0
     assert json.loads(out)["phantom"]["seed"] == 41
@@ -135,6 +138,8 @@ def test_a_result_is_lines_for_people_and_json_for_programs(sonoray, tmp_path):
         (["embed", "--dataset", "kidney"], ["'kidney'", "sonoray ingest kidney"]),
         (["ingest", "busbra", "no/such/folder"], ["no/such/folder"]),
         (["ingest", "kidney"], ["kidney", "busbra"]),
+        (["compare", "a", "b"], ["'a'", "trainings there: none"]),
+        (["compare", "a", "b", "--split", "tset"], ["'tset'", "choose one of train"]),
         (["submit", "trane"], ["'trane'", "train"]),
         (["submit", "submit"], ["'submit'"]),
         (["submit", "train"], ["--address http://HOST:8265"]),
