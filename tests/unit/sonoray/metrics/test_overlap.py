@@ -149,4 +149,7 @@ def test_cider_by_hand():
     cosine = (1 * 2) / (math.sqrt(2) * 2)
     gap = 1 - 2  # bigrams
     assert second == pytest.approx(10 * math.exp(-(gap**2) / 72) * cosine / 4)
+    # what an answer repeats counts no more often than the truth has it
+    _, third = cider(references, [["a", "b"], ["c", "c", "c"]])
+    assert third == pytest.approx(10 * (4 / 6 + 1 / (2 * math.sqrt(2))) / 4)
     assert cider([[["a"]]], [["a"]]) == [0.0]

@@ -1,11 +1,13 @@
 """The pictures of an evaluation: written, of a sensible size, and drawn from the numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from sonoray.errors import DataError
-from sonoray.metrics import AnswerRecord, Bootstrap, closed_metrics
+from sonoray.metrics import AnswerRecord, Bootstrap, Estimate, closed_metrics
 from sonoray.metrics.plots import plot_closed, plot_history, plot_roc
 
 
@@ -46,6 +48,19 @@ def test_pictures_follow_the_numbers_and_repeat_themselves(tmp_path):
         assert min(strong.shape) > 150
         np.testing.assert_array_equal(strong, again)
         assert weak.shape != strong.shape or not np.array_equal(weak, strong)
+
+
+def test_both_arms_of_an_interval_are_drawn(tmp_path):
+    _, [item] = evaluated(signal=1.0)
+    value = item.accuracy.value
+    seen = []
+    for number, (low, high) in enumerate([(0.1, 0.9), (0.1, value), (value, 0.9), (value, value)]):
+        accuracy = Estimate(value=value, low=low, high=high)
+        path = tmp_path / f"{number}.png"
+        plot_closed([replace(item, accuracy=accuracy)], path)
+        seen.append((pixels(path) < 200).sum())
+    both, left, right, none = seen
+    assert none < min(left, right) <= max(left, right) < both
 
 
 def test_no_curve_without_scores_of_two_options(tmp_path):
