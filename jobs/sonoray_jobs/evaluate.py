@@ -25,7 +25,7 @@ from sonoray.metrics import (
 from sonoray.metrics.plots import plot_closed, plot_history, plot_roc
 from sonoray.metrics.table import Table, f1_table, overlap_table, seen_table
 from sonoray.stages import Stage, StageOutput, run_stage, write_json
-from sonoray.study import Study, iter_studies
+from sonoray.study import Study, iter_studies, with_site_cue
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import open_stores
 from sonoray_jobs.gallery import make_gallery
@@ -113,17 +113,15 @@ def run(
     """
     output = workspace.dataset(dataset)
     trained = find_training(workspace, road, dataset)
-    studies = list(iter_studies(output.path, split=split))
+    studies = list(iter_studies(output.path, split=split, only=road.evaluate.only))
     if not studies:
-        raise DataError(f"dataset {dataset!r} has no {split} studies; ingest more patients")
-    stage = Stage(
-        name=f"evaluate-{dataset}-{split}",
-        config=road.evaluate.model_dump(mode="json"),
-        inputs=[output.key, trained.name],
-        code=_CODE,
-    )
+        labels = ", ".join(f"{label} {value}" for label, value in road.evaluate.only.items())
+        which = f"{split} studies of {labels}" if labels else f"{split} studies"
+        raise DataError(f"dataset {dataset!r} has no {which}; ingest more patients")
+    if road.train.site_cue:  # as it was trained
+        studies = [with_site_cue(study) for study in studies]
     result = run_stage(
-        stage,
+        stage_of(road, dataset, output, trained, split),
         workspace.stages,
         lambda folder: _evaluate(
             folder,
@@ -225,6 +223,18 @@ def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> Non
         path.with_suffix(suffix).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def stage_of(
+    road: RoadConfig, dataset: str, output: StageOutput, trained: Trained, split: str
+) -> Stage:
+    """The stage that evaluates a finished training on a split."""
+    return Stage(
+        name=f"evaluate-{dataset}-{split}",
+        config=road.evaluate.model_dump(mode="json"),
+        inputs=[output.key, trained.name],
+        code=_CODE,
+    )
+
+
 def _evaluate(
     folder: Path,
     workspace: Workspace,
@@ -247,7 +257,8 @@ def _evaluate(
     predictions = _answer(workspace, road, dataset, trained, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     training_answers: dict[str, list[str]] = defaultdict(list)
-    for study in iter_studies(workspace.dataset(dataset).path, split="train"):
+    folder_of_studies = workspace.dataset(dataset).path
+    for study in iter_studies(folder_of_studies, split="train", only=road.train.only):
         for turn in study.turns:
             training_answers[turn.topic].append(turn.answer)
     metrics = write_report(folder, predictions, training_answers, road.evaluate)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
 from sonoray.plan import Step, turns_of_epoch
-from sonoray.study import Study, iter_studies
+from sonoray.study import Study, iter_studies, with_site_cue
+from sonoray_jobs.road import TrainConfig
 
 if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
@@ -36,12 +38,28 @@ class LoadedStep:
     """(position in `features`, question, answer) of every question."""
 
 
+def training_studies(dataset: Path, settings: TrainConfig) -> list[Study]:
+    """Return the studies as they are trained on.
+
+    Raises:
+        DataError: no study has the labels of `train.only`, or one lacks the site of the cue.
+    """
+    studies = list(iter_studies(dataset, split="train", only=settings.only))
+    if not studies:
+        raise DataError(
+            f"no training study has the labels of train.only = {settings.only}; correct it, or "
+            "ingest more patients"
+        )
+    return [with_site_cue(study) for study in studies] if settings.site_cue else studies
+
+
 def iter_loaded_steps(
     steps: Sequence[Step],
     *,
     dataset: Path,
     stores: Mapping[str, FeatureStore],
     turns_per_epoch: int,
+    site_cue: bool,
     num_cpus: float,
 ) -> Iterator[LoadedStep]:
     """Yield the data of `steps` in order, loaded ahead by Ray Data.
@@ -51,6 +69,7 @@ def iter_loaded_steps(
         dataset: dataset folder.
         stores: feature stores by tower, `clip` and `sam`.
         turns_per_epoch: turns asked of each study in an epoch; 0 asks all.
+        site_cue: whether questions begin with the examination site.
         num_cpus: logical CPUs of the loading task.
     """
     import ray
@@ -75,6 +94,7 @@ def iter_loaded_steps(
             "dataset": dataset,
             "stores": dict(stores),
             "turns_per_epoch": turns_per_epoch,
+            "site_cue": site_cue,
         },
         num_cpus=num_cpus,
         compute=ray.data.TaskPoolStrategy(size=1),
@@ -85,9 +105,10 @@ def iter_loaded_steps(
 
 
 @functools.lru_cache(maxsize=4)
-def _studies(dataset: Path) -> dict[str, Study]:
+def _studies(dataset: Path, *, site_cue: bool) -> dict[str, Study]:
     """All training studies of a dataset, by id; read once per process (text only, no pixels)."""
-    return {study.study_id: study for study in iter_studies(dataset, split="train")}
+    studies = iter_studies(dataset, split="train")
+    return {each.study_id: with_site_cue(each) if site_cue else each for each in studies}
 
 
 _OPEN_STORES: dict[Path, FeatureStore] = {}
@@ -104,10 +125,12 @@ def _load_step(
     dataset: Path,
     stores: Mapping[str, FeatureStore],
     turns_per_epoch: int,
+    site_cue: bool,
 ) -> dict[str, Any]:
     """Plain values only: a loading process that needs no torch starts seconds sooner."""
     stores = {tower: _opened(store) for tower, store in stores.items()}
-    studies = [_studies(dataset)[study_id] for study_id in row["study_ids"]]
+    by_id = _studies(dataset, site_cue=site_cue)
+    studies = [by_id[study_id] for study_id in row["study_ids"]]
     image_ids = [image.image_id for study in studies for image in study.images]
     questions = []
     for position, study in enumerate(studies):

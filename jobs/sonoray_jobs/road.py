@@ -71,6 +71,10 @@ class TrainConfig(Config):
     """LLaVA's two stages: align the connector, then instruct with LoRA."""
     studies_per_step: int = Field(default=16, ge=1)
     """Global batch size, in studies."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Labels that a training study must have, as in {organ = "breast"}; empty takes all."""
+    site_cue: bool = False
+    """Whether every question, in training and evaluation, begins with the examination site."""
     turns_per_epoch: int = Field(default=0, ge=0)
     """Turns asked of each study in an epoch, in a cycle through all it has; 0 asks all. A step
     costs what its turns cost, so that fewer turns buy more steps."""
@@ -124,6 +128,8 @@ class EvaluateConfig(Config):
     actor_gpus: float = Field(default=0, ge=0)
     max_tokens: int = Field(default=96, ge=1)
     """Longest answer, tokens."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Labels that an evaluated study must have, as in {organ = "liver"}; empty takes all."""
     positive_options: dict[str, str] = Field(default_factory=dict)
     """By topic: the option that counts as positive in the AUC; the last one where absent."""
     bootstrap_samples: int = Field(default=2000, ge=1000)

@@ -6,38 +6,37 @@ checkpoints: after a crash it goes on, after the end it is a no-op.
 
 import fcntl
 import math
-import os
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.config import content_hash
 from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import StageOutput, source_digest, write_json
-from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
+from sonoray_jobs.communication import prebuild_communication
 from sonoray_jobs.embed import open_stores, read_image_ids, tower_fingerprints
 from sonoray_jobs.lengths import check_lengths, read_tokenizer
+from sonoray_jobs.loading import training_studies
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.training import TrainJob
 
 if TYPE_CHECKING:
     from ray.train import Result
 
+    from sonoray.step_board import StepBoard
     from sonoray.tracking.callback import MlflowRunCallback
 
 _RESULT = "result.json"
 _LOCK = ".lock"
 
-_CODE = (
+DECISIVE_CODE = (
     "sonoray.plan",
     "sonoray_jobs.training",
     "sonoray_jobs.loading",
@@ -51,7 +50,7 @@ _CODE = (
 )
 """Modules whose source decides what is learned."""
 
-_PLACEMENT = {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", "max_failures"}
+PLACEMENT = {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", "max_failures"}
 """Where the training runs, which may change when it is resumed: checkpoints fit any number of
 workers."""
 
@@ -72,6 +71,8 @@ class Trained:
     metrics: Mapping[str, float]
     """Of the last epoch."""
     reused: bool
+    elapsed_s: float | None = None
+    """Wall time of the attempt that ended it; None where an older version trained it."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -91,6 +92,7 @@ class Trained:
             "checkpoint": str(self.checkpoint),
             "metrics": dict(self.metrics),
             "reused": self.reused,
+            "elapsed_s": self.elapsed_s,
         }
 
 
@@ -98,12 +100,12 @@ def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOu
     """Name of the run that this road makes of this dataset: `<source>-<hash>`."""
     source = str(dataset.manifest["name"]).removeprefix("ingest-")
     decisive = {
-        "train": road.train.model_dump(mode="json", exclude=_PLACEMENT),
+        "train": road.train.model_dump(mode="json", exclude=PLACEMENT),
         "model": road.model.model_dump(mode="json"),
         "dtype": road.embed.dtype,
         "dataset": dataset.key,
         "parts": {part: output.key for part, output in parts.items()},
-        "code": [source_digest(module) for module in _CODE],
+        "code": [source_digest(module) for module in DECISIVE_CODE],
     }
     return f"{source}-{content_hash(decisive)[:12]}"
 
@@ -132,11 +134,23 @@ def run(
     dataset: str,
     address: str | None = None,
     tracking_uri: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    board: "StepBoard | None" = None,
 ) -> Trained:
     """Train the road's model, or go on with it, or return it where it is finished.
 
+    Args:
+        workspace: where everything lies.
+        road: the configuration.
+        dataset: name of the dataset.
+        address: Ray cluster.
+        tracking_uri: MLflow store; by default that of the environment or of the workspace.
+        tags: further tags of the MLflow run of a training that is not finished yet.
+        board: where its steps are shown; by default on stderr.
+
     Raises:
-        DataError: an earlier step is missing, or a text does not fit the context.
+        DataError: an earlier step is missing, a text does not fit the context, or `train.only` and
+            `train.site_cue` do not fit.
         ConfigError: the workers would leave no CPU for Ray Data.
         ClusterError: the cluster cannot be reached or is too small.
         TrackingError: MLflow cannot be reached.
@@ -157,9 +171,10 @@ def run(
                 f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
                 f"sonoray embed --dataset {dataset} with the same --config and --set"
             )
+    studies = training_studies(output.path, road.train)
     check_lengths(
         read_tokenizer(parts["language"].path),
-        iter_studies(output.path, split="train"),
+        studies,
         road.model,
     )
     fingerprints = tower_fingerprints(parts)
@@ -177,7 +192,7 @@ def run(
     from sonoray.tracking import Tracking
 
     tracking = Tracking.open(workspace, tracking_uri)
-    tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name} | {
+    all_tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name, **(tags or {})} | {
         f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
     }
     with ray_session(address), ExitStack() as stack:
@@ -192,15 +207,16 @@ def run(
             "training",
             num_gpus=num_workers * road.train.gpus_per_worker,
         )
-        _prebuild_communication()
+        prebuild_communication()
         with tracking.training(
             workspace.runs,
             name,
             config=road.model_dump(mode="json"),
-            tags=tags,
+            tags=all_tags,
             experiment=road.experiment,
         ) as callback:
-            result = _fit(job, workspace.runs, name, callback)
+            start = time.monotonic()
+            result = _fit(job, workspace.runs, name, callback, board)
             if result.error is not None or result.checkpoint is None:
                 raise JobFailedError(f"training {name!r} failed: {result.error}")
             trained = Trained(
@@ -213,12 +229,19 @@ def run(
                     if isinstance(value, (int, float))
                 },
                 reused=False,
+                elapsed_s=time.monotonic() - start,
             )
             write_json(workspace.runs / name / _RESULT, trained.to_json())
     return trained
 
 
-def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback") -> "Result":
+def _fit(
+    job: TrainJob,
+    storage: Path,
+    name: str,
+    callback: "MlflowRunCallback",
+    board: "StepBoard | None",
+) -> "Result":
     """Run the workers to the end of the last stage, from their latest checkpoint on."""
     import ray.train
     from ray.train.torch import TorchTrainer
@@ -226,10 +249,10 @@ def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback")
     from sonoray.step_board import StepBoard
 
     settings = job.road.train
-    board = StepBoard.start()
+    shown = board or StepBoard.start()
     trainer = TorchTrainer(
         _train_loop,
-        train_loop_config={"job": job.model_dump(mode="json"), "board": board},
+        train_loop_config={"job": job.model_dump(mode="json"), "board": shown},
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=settings.gpus_per_worker > 0,
@@ -246,7 +269,10 @@ def _fit(job: TrainJob, storage: Path, name: str, callback: "MlflowRunCallback")
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    with board.watching(), restored_interrupt():
+    with ExitStack() as stack:
+        if board is None:
+            stack.enter_context(shown.watching())
+        stack.enter_context(restored_interrupt())
         return trainer.fit()
 
 
@@ -319,52 +345,6 @@ def _worker_resources(road: RoadConfig) -> dict[str, float]:
     if road.train.gpus_per_worker:
         resources["GPU"] = road.train.gpus_per_worker
     return resources
-
-
-def _prebuild_communication() -> None:
-    """Compile DeepSpeed's CPU communication op once, so that ranks do not race to build it.
-
-    It takes some 20 s on the first run of a machine and is cached by torch afterwards. It runs in a
-    process of its own, since DeepSpeed fixes its accelerator at first import; even where there is
-    nothing to compile that costs 5 s, so a mark beside torch's cache says that it was done.
-    """
-    import ray
-
-    @ray.remote(num_cpus=0)
-    def build() -> str:
-        cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or "~/.cache/torch_extensions")
-        versions = "-".join(version(package) for package in ("deepspeed", "torch"))
-        mark = cache.expanduser() / f"sonoray-{versions}-{sys.implementation.cache_tag}"
-        if mark.exists():
-            return ""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        done = subprocess.run(  # noqa: S603 - our own interpreter and constant code
-            [sys.executable, "-c", _BUILD],
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines()  # nothing where a signal ended it
-            return said[-1] if said else f"exit code {done.returncode}"
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        return ""
-
-    problem = ray.get(build.remote())
-    if problem:
-        raise JobFailedError(
-            f"DeepSpeed cannot build its CPU communication op ({problem}); run: sonoray doctor"
-        )
-
-
-_BUILD = """
-import torch
-if not torch.cuda.is_available():
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-    ShareMemCommBuilder().load(verbose=False)
-"""
 
 
 def _read_result(workspace: Workspace, name: str) -> Trained | None:

@@ -111,6 +111,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             dataset=job.dataset,
             stores=job.stores(),
             turns_per_epoch=job.road.train.turns_per_epoch,
+            site_cue=job.road.train.site_cue,
             num_cpus=job.road.train.data_cpus,
         )
         for start, plan in zip(starts, plans, strict=True):
@@ -153,7 +154,8 @@ def _plans(job: TrainJob, starts: Sequence["Position"]) -> list[list[Step]]:
 
 
 def _train_ids(job: TrainJob) -> list[str]:
-    return [study.study_id for study in iter_studies(job.dataset, split="train")]
+    studies = iter_studies(job.dataset, split="train", only=job.road.train.only)
+    return [study.study_id for study in studies]
 
 
 def _check_frozen(saved: Mapping[str, str], found: Mapping[str, str]) -> None:

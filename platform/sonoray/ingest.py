@@ -90,16 +90,29 @@ def ingest(source: Source, workspace: Workspace, config: IngestConfig) -> StageO
     Raises:
         DataError: the source cannot be read at all, or not one study of it can be kept.
     """
-    key = IdentityKey.public() if source.public else IdentityKey.load(workspace)
-    stage = Stage(
-        name=f"ingest-{source.name}",
-        config={"ingest": config.model_dump(mode="json"), "source": source.config()},
-        inputs=[source.input_digest(), _class_digest(type(source)), key.fingerprint],
-        code=[f"sonoray.{module}" for module in _CODE],
-    )
+    key = _key_of(source, workspace)
+    stage = stage_of_dataset(source, workspace, config)
     output = run_stage(stage, workspace.stages, lambda folder: _make(source, key, config, folder))
     workspace.point_dataset(source.name, output)
     return output
+
+
+def stage_of_dataset(source: Source, workspace: Workspace, config: IngestConfig) -> Stage:
+    """The stage that brings a source into the workspace."""
+    return Stage(
+        name=f"ingest-{source.name}",
+        config={"ingest": config.model_dump(mode="json"), "source": source.config()},
+        inputs=[
+            source.input_digest(),
+            _class_digest(type(source)),
+            _key_of(source, workspace).fingerprint,
+        ],
+        code=[f"sonoray.{module}" for module in _CODE],
+    )
+
+
+def _key_of(source: Source, workspace: Workspace) -> IdentityKey:
+    return IdentityKey.public() if source.public else IdentityKey.load(workspace)
 
 
 def _make(source: Source, key: IdentityKey, config: IngestConfig, folder: Path) -> dict[str, Any]:

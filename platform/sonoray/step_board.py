@@ -43,8 +43,9 @@ class _Board:
 class StepBoard:
     """Handle of a board: made by the driver, passed to workers."""
 
-    def __init__(self, actor: Any) -> None:  # noqa: ANN401 - a Ray actor handle
+    def __init__(self, actor: Any, prefix: str = "") -> None:  # noqa: ANN401 - an actor handle
         self._actor = actor
+        self._prefix = prefix
 
     @classmethod
     def start(cls) -> "StepBoard":
@@ -53,8 +54,13 @@ class StepBoard:
 
         return cls(ray.remote(num_cpus=0)(_Board).remote())
 
+    def within(self, name: str) -> "StepBoard":
+        """Return the same board for one of several jobs: it puts `name` before its parts."""
+        return StepBoard(self._actor, f"{self._prefix}{name}: ")
+
     def poster(self, part: str) -> Callable[[int, int, float], None]:
         """Return a callback (step, number of steps, loss) for the worker that runs `part`."""
+        part = f"{self._prefix}{part}"
         last = 0.0
 
         def post(step: int, num_steps: int, loss: float) -> None:
@@ -65,6 +71,10 @@ class StepBoard:
                 self._actor.post.remote(part, step, num_steps, f"loss {loss:.3f}")
 
         return post
+
+    def announce(self, part: str) -> None:
+        """Post a part whose steps are not counted."""
+        self._actor.post.remote(f"{self._prefix}{part}", 0, 0, "")
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -80,7 +90,8 @@ class StepBoard:
             stop.set()
             thread.join()
 
-    def _read(self) -> Posts:
+    def read(self) -> Posts:
+        """Return what every part posted last."""
         import ray
 
         posts: Posts = ray.get(self._actor.read.remote())
@@ -100,7 +111,7 @@ class StepBoard:
             stopped = False
             while not stopped:
                 stopped = stop.wait(_INTERVAL_S)
-                for part, (done, total, note) in self._read().items():
+                for part, (done, total, note) in self.read().items():
                     if part not in tasks:
                         tasks[part] = bars.add_task(part, total=total, note=note)
                     bars.update(tasks[part], completed=done, note=note)
@@ -111,7 +122,7 @@ class StepBoard:
         stopped = False
         while not stopped:
             stopped = stop.wait(_INTERVAL_S)
-            for part, (done, total, note) in self._read().items():
+            for part, (done, total, note) in self.read().items():
                 if done == total and part not in ended:
                     ended.add(part)
                     elapsed = time.monotonic() - start

@@ -15,7 +15,7 @@ embed stage, which reads pixels, sees each unique image once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from sonoray.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+SITE_LABEL = "site"
+"""Study label: the examined body site, in the language of the questions."""
 
 _LABELS = pa.map_(pa.string(), pa.string())
 
@@ -225,8 +227,37 @@ def write_studies(folder: Path, studies: Sequence[Study], *, rows_per_file: int 
         pq.write_table(table, target / f"part-{number:05d}.parquet")
 
 
-def iter_studies(folder: Path, *, split: str | None = None) -> Iterator[Study]:
-    """Yield the studies of a dataset folder in file order, one split or all.
+def with_site_cue(study: Study) -> Study:
+    """Return the study with its examination site, the label `site`, in front of every question.
+
+    The sonographer knows the site before the first image; where the lesion is, and on which side,
+    is part of the finding and not of the cue.
+
+    Raises:
+        DataError: the study has no such label.
+    """
+    site = study.labels.get(SITE_LABEL)
+    if not site:
+        raise DataError(
+            f"study {study.study_id!r} of dataset {study.dataset!r} has no label {SITE_LABEL!r} "
+            "for the site cue; set train.site_cue to false, or ingest a source that has it "
+            "(the phantom does)"
+        )
+    turns = tuple(
+        replace(turn, question=f"检查部位：{site}。{turn.question}") for turn in study.turns
+    )
+    return replace(study, turns=turns)
+
+
+def iter_studies(
+    folder: Path, *, split: str | None = None, only: Mapping[str, str] | None = None
+) -> Iterator[Study]:
+    """Yield the studies of a dataset folder in file order.
+
+    Args:
+        folder: dataset folder.
+        split: one of `SPLITS`, or None for all.
+        only: labels that a study must have, by name; all of them where several are given.
 
     Raises:
         DataError: the folder holds no study table, or the split's name is unknown.
@@ -239,4 +270,6 @@ def iter_studies(folder: Path, *, split: str | None = None) -> Iterator[Study]:
     filters = None if split is None else [("split", "=", split)]
     for file in files:
         for row in pq.read_table(file, schema=STUDY_SCHEMA, filters=filters).to_pylist():
-            yield Study.from_row(row)
+            study = Study.from_row(row)
+            if all(study.labels.get(label) == value for label, value in (only or {}).items()):
+                yield study

@@ -31,8 +31,8 @@ def test_a_workers_posts_reach_the_board_at_most_twice_a_second(ray_local):
         post = board.poster("clip")
         post(1, 100, 3.0)
         post(2, 100, 2.0)
-        early = board._read()["clip"]
+        early = board.read()["clip"]
         post(100, 100, 1.0)  # the last one, however soon
-        return [early, board._read()["clip"]]
+        return [early, board.read()["clip"]]
 
     assert ray.get(work.remote(board)) == [(1, 100, "loss 3.000"), (100, 100, "loss 1.000")]

@@ -25,7 +25,13 @@ from pydantic import Field, field_validator, model_validator
 
 from sonoray.config import Config
 from sonoray.phantom.anatomy import PRESETS, Circle, Organ, build_body
-from sonoray.phantom.language import finding_sentence, normal_sentence, place_name, write_turns
+from sonoray.phantom.language import (
+    ORGANS,
+    finding_sentence,
+    normal_sentence,
+    place_name,
+    write_turns,
+)
 from sonoray.phantom.lesion import (
     Lesion,
     Section,
@@ -44,7 +50,7 @@ from sonoray.phantom.physics import (
     scan_convert,
 )
 from sonoray.sources.base import RawImage, RawStudy
-from sonoray.study import Turn
+from sonoray.study import SITE_LABEL, Turn
 
 _NOISE_DB = -66.0
 _WHITE_DB = 27.0
@@ -67,6 +73,9 @@ class PhantomConfig(Config):
     """Side of the square images in pixels; the field of view does not depend on it."""
     images: tuple[int, int] = (3, 9)
     """Smallest and largest number of images in a study, both included."""
+    max_showing: int = Field(default=0, ge=0)
+    """Most images of a study that show its finding, never more than half of them; 0 allows half.
+    With 1, a study of K images hides its finding among K - 1 others."""
     fraction_without_finding: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of patients with nothing to find."""
     organs: tuple[Organ, ...] = tuple(Organ)
@@ -140,7 +149,9 @@ def plan_study(config: PhantomConfig, patient: int, number: int = 0) -> StudyPla
     lesion = draw_lesion(person, size_bounds_mm=bounds) if found else None
     rng = _generator(config, patient, number)
     num_images = int(rng.integers(config.images[0], config.images[1] + 1))
-    num_showing = int(rng.integers(1, max(1, num_images // 2) + 1)) if lesion else 0
+    most = max(1, num_images // 2)
+    most = min(most, config.max_showing or most)
+    num_showing = int(rng.integers(1, most + 1)) if lesion else 0
     order = rng.permutation(num_images)  # place 0 is the largest cut, wherever it comes
     return StudyPlan(
         patient=patient,
@@ -177,7 +188,7 @@ def build_study(config: PhantomConfig, plan: StudyPlan) -> RawStudy:
 
 def study_labels(plan: StudyPlan) -> dict[str, str]:
     """Return the truth of a study as flat text values."""
-    labels = {"organ": plan.organ.value, "finding": "0"}
+    labels = {"organ": plan.organ.value, SITE_LABEL: ORGANS[plan.organ], "finding": "0"}
     if (lesion := plan.lesion) is not None:
         labels |= {
             "finding": "1",

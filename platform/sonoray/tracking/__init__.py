@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from sonoray.tracking import registry, runs
 from sonoray.tracking.connection import Store, connect, default_uri, is_server, shown_uri
 from sonoray.tracking.registry import RegisteredVersion
+from sonoray.tracking.runs import child_tags
 from sonoray.workspace import Workspace
 
 if TYPE_CHECKING:
     from sonoray.tracking.callback import MlflowRunCallback
 
-__all__ = ["DEFAULT_EXPERIMENT", "RegisteredVersion", "Tracking"]
+__all__ = ["DEFAULT_EXPERIMENT", "RegisteredVersion", "Tracking", "child_tags"]
 
 DEFAULT_EXPERIMENT = "sonoray"
 
@@ -106,6 +107,63 @@ class Tracking:
         )
         with runs.closing_run(self.store, run_id):
             yield MlflowRunCallback(uri=self.uri, run_id=run_id)
+
+    @contextmanager
+    def group(
+        self,
+        name: str,
+        *,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        experiment: str = DEFAULT_EXPERIMENT,
+    ) -> Iterator[str]:
+        """Hold the run that several trainings belong to open, and yield its id.
+
+        The same name continues the same run. It ends as a training's run does.
+
+        Args:
+            name: its name, also of its folder among the workspace's runs.
+            config: what all its trainings share, as JSON values.
+            tags: what else tells it apart.
+            experiment: name of the MLflow experiment.
+
+        Raises:
+            TrackingError: the store fails.
+        """
+        run_id = runs.start_training(
+            self.store,
+            id_file=runs.RunIdFile(self.workspace.runs, name),
+            name=name,
+            config=config,
+            tags=tags or {},
+            experiment=experiment,
+            artifact_root=self.artifact_root,
+        )
+        with runs.closing_run(self.store, run_id):
+            yield run_id
+
+    def mark_failed(self, run_id: str) -> None:
+        """Give a run that was closed the status FAILED.
+
+        Raises:
+            TrackingError: the run is unknown or the store fails.
+        """
+        runs.terminate(self.store, run_id, "FAILED")
+
+    def nest(self, run_id: str, parent_tags: Mapping[str, str]) -> str:
+        """Put a run below a parent, unless it has one.
+
+        Args:
+            run_id: the run of a training.
+            parent_tags: as `child_tags` gives them.
+
+        Returns:
+            The id of the parent that it has now.
+
+        Raises:
+            TrackingError: the run is unknown or the store fails.
+        """
+        return runs.nest(self.store, run_id, parent_tags)
 
     def require_run(self, run_id: str) -> None:
         """Check, before work on its model, that the store knows the run of a training.

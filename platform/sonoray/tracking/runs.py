@@ -27,6 +27,8 @@ from sonoray.tracking.params import (
 
 RUN_ID_FILE = "mlflow_run_id"
 CONFIG_TAG = "sonoray.config"
+PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own name: its tables show the run below the one that this tag names."""
 
 _logger = logging.getLogger(__name__)
 
@@ -99,11 +101,32 @@ def closing_run(store: Store, run_id: str) -> Iterator[None]:
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:
-            _terminate(store, run_id, status)
+            terminate(store, run_id, status)
         except TrackingError as second:
             _logger.warning("run %s stays open, it should be %s: %s", run_id, status, second)
         raise
-    _terminate(store, run_id, "FINISHED")
+    terminate(store, run_id, "FINISHED")
+
+
+def child_tags(parent_run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that put a run below `parent_run_id` in MLflow's tables, and `tags` of our own."""
+    return {PARENT_TAG: parent_run_id} | {f"sonoray.{key}": value for key, value in tags.items()}
+
+
+def nest(store: Store, run_id: str, tags: Mapping[str, str]) -> str:
+    """Tag a run as a child, unless it is one: a run has one place in MLflow's tables.
+
+    Returns:
+        The id of its parent.
+    """
+    with store.guard(f"cannot put run {run_id!r} below another"):
+        from mlflow.entities import RunTag
+
+        parent: str | None = store.client.get_run(run_id).data.tags.get(PARENT_TAG)
+        if parent is not None:
+            return parent
+        store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    return tags[PARENT_TAG]
 
 
 def require_run(store: Store, run_id: str) -> None:
@@ -160,7 +183,12 @@ def log_results(
                 store.client.log_dict(run_id, value, path)
 
 
-def _terminate(store: Store, run_id: str, status: str) -> None:
+def terminate(store: Store, run_id: str, status: str) -> None:
+    """Close a run with a status.
+
+    Raises:
+        TrackingError: the run is unknown or the store fails.
+    """
     what = f"cannot mark run {run_id!r} as {status} (run the command again to do so)"
     with store.guard(what):
         store.client.set_terminated(run_id, status)

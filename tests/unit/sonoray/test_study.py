@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonoray.errors import DataError
-from sonoray.study import SPLITS, Study, StudyImage, Task, Turn, iter_studies, write_studies
+from sonoray.study import (
+    SPLITS,
+    Study,
+    StudyImage,
+    Task,
+    Turn,
+    iter_studies,
+    with_site_cue,
+    write_studies,
+)
 
 labels = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3)
 images = st.builds(
@@ -87,3 +96,44 @@ def test_an_unknown_split_and_an_empty_folder_are_refused(tmp_path):
         list(iter_studies(tmp_path, split="dev"))
     with pytest.raises(DataError, match="no studies"):
         list(iter_studies(tmp_path))
+
+
+def test_only_studies_with_all_the_labels_are_read(tmp_path):
+    labelled = [
+        dataclasses.replace(STUDY, study_id=study_id, split=split, labels=labels)
+        for study_id, split, labels in (
+            ("0", "train", {"organ": "liver", "finding": "1"}),
+            ("1", "train", {"organ": "breast", "finding": "1"}),
+            ("2", "test", {"organ": "liver", "finding": "1"}),
+            ("3", "train", {"organ": "liver", "finding": "0"}),
+            ("4", "train", {}),
+        )
+    ]
+    write_studies(tmp_path, labelled)
+
+    def read(**given):
+        return "".join(study.study_id for study in iter_studies(tmp_path, **given))
+
+    assert read(only={}) == "01234"
+    assert read(only={"organ": "liver"}) == "023"
+    assert read(only={"organ": "liver", "finding": "1"}) == "02"
+    assert read(split="train", only={"organ": "liver"}) == "03"
+    assert read(only={"organ": "kidney"}) == ""
+
+
+def test_the_site_cue_stands_before_every_question_and_changes_nothing_else():
+    turns = (*STUDY.turns, Turn(question="大小？", answer="较大"))
+    study = dataclasses.replace(STUDY, labels={"site": "乳腺"}, turns=turns)
+    cued = with_site_cue(study)
+    questions = [turn.question for turn in cued.turns]
+    assert questions == ["检查部位：乳腺。良性还是恶性？", "检查部位：乳腺。大小？"]
+    restored = [
+        dataclasses.replace(turn, question=own.question)
+        for turn, own in zip(cued.turns, turns, strict=True)
+    ]
+    assert dataclasses.replace(cued, turns=tuple(restored)) == study
+
+
+def test_a_study_without_a_site_has_no_cue():
+    with pytest.raises(DataError, match="study 's' of dataset 'd' has no label 'site'"):
+        with_site_cue(STUDY)

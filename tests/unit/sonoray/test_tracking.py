@@ -12,7 +12,7 @@ import pytest
 
 from sonoray.errors import CheckpointError, TrackingError
 from sonoray.stages import Stage, run_stage
-from sonoray.tracking import Tracking
+from sonoray.tracking import Tracking, child_tags
 from sonoray.workspace import Workspace
 
 
@@ -56,7 +56,7 @@ def test_default_store_lies_in_the_workspace_and_is_in_wal_mode(tracking: Tracki
 WRITER = """
 import sys
 from pathlib import Path
-from sonoray.tracking import Tracking
+from sonoray.tracking import Tracking, child_tags
 from sonoray.workspace import Workspace
 
 tracking = Tracking.open(Workspace.open(Path(sys.argv[1])))
@@ -147,6 +147,38 @@ def test_same_name_continues_the_run_with_a_changed_config(
     with tracking.training(runs, "other", config={}) as third:
         pass
     assert third.run_id != first.run_id
+
+
+def test_trainings_lie_below_the_group_that_began_them(tracking: Tracking) -> None:
+    client, runs = tracking.store.client, tracking.workspace.runs
+    with tracking.group("ablate-x", config={"a": 1}, tags={"sonoray.ablation": "x"}) as parent:
+        assert client.get_run(parent).info.status == "RUNNING"
+        tags = child_tags(parent, {"variant": "blend", "seed": "0"})
+        with tracking.training(runs, "child", config={}, tags=tags) as callback:
+            pass
+    below = client.search_runs(
+        [client.get_run(parent).info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'"
+    )
+    assert [run.info.run_id for run in below] == [callback.run_id]
+    assert below[0].data.tags["sonoray.variant"] == "blend"
+    assert client.get_run(parent).info.status == "FINISHED"
+    assert client.get_run(parent).data.params == {"a": "1"}
+    tracking.mark_failed(parent)
+    assert client.get_run(parent).info.status == "FAILED"
+    with tracking.group("ablate-x", config={"a": 1}) as again:
+        assert again == parent
+    assert client.get_run(parent).info.status == "FINISHED"
+
+
+def test_a_training_that_was_there_before_joins_one_group_only(tracking: Tracking) -> None:
+    client, run_id = tracking.store.client, new_run(tracking, "earlier")
+    with tracking.group("one", config={}) as one, tracking.group("two", config={}) as two:
+        assert tracking.nest(run_id, child_tags(one, {"variant": "a"})) == one
+        assert tracking.nest(run_id, child_tags(two, {"variant": "b"})) == one
+    tags = client.get_run(run_id).data.tags
+    assert (tags["mlflow.parentRunId"], tags["sonoray.variant"]) == (one, "a")
+    with pytest.raises(TrackingError, match=f"cannot put run '{'0' * 32}'"):
+        tracking.nest("0" * 32, child_tags(one, {}))
 
 
 def test_a_run_that_the_store_does_not_know_or_has_deleted_is_refused(tracking: Tracking) -> None:

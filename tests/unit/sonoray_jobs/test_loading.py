@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
 from sonoray.plan import Step
-from sonoray.study import Study, StudyImage, Turn
+from sonoray.study import Study, StudyImage, Turn, write_studies
 from sonoray_jobs import loading
+from sonoray_jobs.road import RoadConfig, TrainConfig
+from sonoray_jobs.training import TrainJob, _train_ids
 
 TURNS = 5
 COUNTS = {"s0": 1, "s1": 3}
@@ -32,12 +35,12 @@ def loaded(stores: dict[str, FeatureStore], dataset: Path, epoch: int, turns_per
     step = Step(epoch=epoch, index=0, study_ids=tuple(COUNTS), seed=7)
     row = {"index": 0, "study_ids": list(step.study_ids), "seed": 7, "epoch": epoch}
     packed = loading._load_step(
-        row, dataset=dataset, stores=stores, turns_per_epoch=turns_per_epoch
+        row, dataset=dataset, stores=stores, turns_per_epoch=turns_per_epoch, site_cue=False
     )
     return loading._unpack(step, packed, stores)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def studies(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {
         study: Study(
@@ -55,9 +58,10 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         for study, count in COUNTS.items()
     }
-    monkeypatch.setattr(loading, "_studies", lambda _: made)
+    monkeypatch.setattr(loading, "_studies", lambda _, site_cue: made)
 
 
+@pytest.mark.usefixtures("studies")
 def test_features_and_answers_stay_with_their_study(stores, tmp_path):
     step = loaded(stores, tmp_path, epoch=0, turns_per_epoch=0)
     for position, (study, count) in enumerate(COUNTS.items()):
@@ -68,9 +72,63 @@ def test_features_and_answers_stay_with_their_study(stores, tmp_path):
         assert asked == [(f"{study}问{i}", f"{study}答{i}") for i in range(TURNS)]
 
 
+@pytest.mark.usefixtures("studies")
 def test_an_epoch_asks_its_own_turns_of_every_study(stores, tmp_path):
     epochs = [loaded(stores, tmp_path, epoch, 2).rows for epoch in range(TURNS)]
     assert all(len(rows) == 2 * len(COUNTS) for rows in epochs)
     asked = [question for rows in epochs for _, question, _ in rows]
     # five epochs of two in a cycle of five: each twice
     assert sorted(asked) == sorted(2 * [f"{s}问{i}" for s in COUNTS for i in range(TURNS)])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """One training study of the liver, with its site, and one of the breast, without."""
+    image = StudyImage(image_id="i", uri="", width=8, height=8)
+    studies = [
+        Study(
+            study_id=organ,
+            patient_key=organ,
+            split="train",
+            dataset="d",
+            images=(image,),
+            turns=(Turn(question="大小？", answer="较大"),),
+            labels={"organ": organ, **site},
+        )
+        for organ, site in (("liver", {"site": "肝脏"}), ("breast", {}))
+    ]
+    write_studies(tmp_path, studies)
+    return tmp_path
+
+
+def settings(**values) -> TrainConfig:
+    return TrainConfig.model_validate(values)
+
+
+def test_a_cued_training_reads_cued_questions(dataset):
+    loading._studies.cache_clear()
+    with pytest.raises(DataError, match=r"study 'breast' .* has no label 'site'"):
+        loading._studies(dataset, site_cue=True)
+    plain = loading._studies(dataset, site_cue=False)
+    assert [study.turns[0].question for study in plain.values()] == ["大小？", "大小？"]
+    only_liver = [plain["liver"]]
+    write_studies(dataset, only_liver)
+    loading._studies.cache_clear()
+    cued = loading._studies(dataset, site_cue=True)
+    assert cued["liver"].turns[0].question == "检查部位：肝脏。大小？"
+
+
+def test_what_no_worker_could_train_on_is_refused_before(dataset):
+    loading.training_studies(dataset, settings())
+    loading.training_studies(dataset, settings(only={"organ": "breast"}))
+    loading.training_studies(dataset, settings(only={"organ": "liver"}, site_cue=True))
+    with pytest.raises(DataError, match=r"has the labels of train.only = \{'organ': 'kidney'\}"):
+        loading.training_studies(dataset, settings(only={"organ": "kidney"}))
+    with pytest.raises(DataError, match=r"study 'breast' .* set train.site_cue to false"):
+        loading.training_studies(dataset, settings(site_cue=True))
+
+
+def test_a_training_plans_the_studies_it_is_restricted_to(dataset):
+    road = RoadConfig(train=settings(only={"organ": "liver"}))
+    job = TrainJob(road=road, dataset=dataset, language=dataset, features=dataset, fingerprints={})
+    assert _train_ids(job) == ["liver"]

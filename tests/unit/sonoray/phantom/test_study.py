@@ -157,7 +157,7 @@ def test_labels_answers_report_and_captions_tell_one_truth():
         answers = {turn.topic: turn.answer for turn in plan.turns}
         report = answers["report"]
         assert read(ORGANS, report) == labels["organ"]
-        assert answers["organ"] == ORGANS[plan.organ]
+        assert answers["organ"] == labels["site"] == ORGANS[plan.organ]
         assert answers.get("finding", "有" if labels["finding"] == "1" else "无") == (
             "有" if labels["finding"] == "1" else "无"
         )
@@ -165,7 +165,7 @@ def test_labels_answers_report_and_captions_tell_one_truth():
             assert plan.lesion is None
             assert "未见病灶" in report
             assert answers.keys() <= {"report", "organ", "finding"}
-            assert labels.keys() == {"organ", "finding"}
+            assert labels.keys() == {"organ", "site", "finding"}
             continue
         assert read(KINDS, report.split("提示")[1]) == labels["kind"]
         assert ADVICE[Kind(labels["kind"])] == answers["recommendation"]
@@ -193,6 +193,16 @@ def test_labels_answers_report_and_captions_tell_one_truth():
             assert f"约{round(size_mm)}毫米" in view.caption
             assert read(ECHOES, view.caption) == labels["echogenicity"]
             assert read(MARGINS, view.caption) == labels["margin"]
+
+
+@pytest.mark.parametrize(("max_showing", "most"), [(0, 4), (1, 1), (3, 3), (9, 4)])
+def test_as_many_images_show_the_finding_as_allowed_and_never_more_than_half(max_showing, most):
+    config = PhantomConfig(images=(9, 9), max_showing=max_showing, fraction_without_finding=0.0)
+    counts = {
+        sum(view.section is not None for view in plan_study(config, patient).views)
+        for patient in range(100)
+    }
+    assert counts == set(range(1, most + 1))
 
 
 def test_closed_questions_hold_their_answer_among_fixed_options():
