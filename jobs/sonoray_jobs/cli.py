@@ -22,6 +22,7 @@ from typing import Annotated
 import typer
 
 from sonoray.errors import ConfigError
+from sonoray_jobs.ablation.command import ablate
 from sonoray_jobs.options import (
     DEFAULT_WORKSPACE,
     AddressOption,
@@ -242,6 +243,9 @@ def compare(
     from sonoray_jobs.compare import run
 
     return run(**common, first=first, second=second, split=split, show=disagreements)
+
+
+app.command("ablate")(ablate)
 
 
 @job_command(app)

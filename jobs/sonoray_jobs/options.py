@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protoc
 
 import typer
 
+from sonoray.errors import ConfigError
+
 if TYPE_CHECKING:
     from sonoray.workspace import Workspace
     from sonoray_jobs.road import RoadConfig
@@ -71,6 +73,18 @@ DatasetOption = Annotated[
 KeyFileOption = Annotated[
     Path | None, typer.Option("--api-key-file", help="File that holds the API key.")
 ]
+
+
+def parse_integers(option: str, text: str) -> tuple[int, ...]:
+    """Read a list like `0,1,2`.
+
+    Raises:
+        ConfigError: it is none, or a number is negative.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"{option} {text!r} is not a list of numbers; write it like 0,1,2")
+    return tuple(map(int, parts))
 
 
 class Result(Protocol):

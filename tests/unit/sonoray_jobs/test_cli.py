@@ -23,6 +23,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "compare",
+    "ablate",
     "export",
     "serve",
     "ask",
@@ -85,7 +86,7 @@ def test_every_command_shows_how_it_is_used(sonoray, command):
     assert f"    sonoray {command}" in out
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"doctor", "submit"}))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"doctor", "ablate", "submit"}))
 def test_every_job_takes_the_common_options(sonoray, command):
     own = {
         "ingest": ["phantom"], "ask": ["x.png", "--question", "?"], "compare": ["a", "b"],
@@ -93,6 +94,19 @@ def test_every_job_takes_the_common_options(sonoray, command):
     code, out, _ = sonoray(command, *own, "--dry-run", "--set", "phantom.seed=41")
     assert code == 0
     assert json.loads(out)["phantom"]["seed"] == 41
+
+
+def test_the_dry_run_of_an_ablation_lists_its_children(sonoray, tmp_path):
+    given = ["ablate", "site-cue", "--seeds", "5", "--dry-run", "--workspace", str(tmp_path)]
+    code, out, err = sonoray(*given, *SMALL)
+    assert (code, err) == (0, "")
+    assert "  with, seed 5: to train\n" in out
+    code, out, _ = sonoray(*given, "--json")
+    assert code == 0
+    assert [each["child"] for each in json.loads(out)["children"]] == [
+        "without, seed 5",
+        "with, seed 5",
+    ]
 
 
 def test_dry_run_makes_nothing(sonoray, tmp_path):
@@ -140,6 +154,10 @@ def test_a_result_is_lines_for_people_and_json_for_programs(sonoray, tmp_path):
         (["ingest", "kidney"], ["kidney", "busbra"]),
         (["compare", "a", "b"], ["'a'", "trainings there: none"]),
         (["compare", "a", "b", "--split", "tset"], ["'tset'", "choose one of train"]),
+        (["ablate", "vision"], ["'vision'", "visual", "modality"]),
+        (["ablate", "visual", "--seeds", "0-2"], ["--seeds '0-2'", "0,1,2"]),
+        (["ablate", "visual", "--variants", "blend"], ["--variants blend", "clip_only"]),
+        (["ablate", "visual", "--dataset", "kidney", "--dry-run"], ["sonoray ingest kidney"]),
         (["submit", "trane"], ["'trane'", "train"]),
         (["submit", "submit"], ["'submit'"]),
         (["submit", "train"], ["--address http://HOST:8265"]),
