@@ -15,9 +15,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,10 +28,12 @@ from sonoray_jobs.options import (
     DEFAULT_WORKSPACE,
     AddressOption,
     Common,
+    ConfigOption,
     DatasetOption,
     JsonOption,
     KeyFileOption,
     Result,
+    SetOption,
     WorkspaceOption,
     job_command,
     show,
@@ -87,6 +90,40 @@ def doctor(
     report = run(workspace=workspace, address=address)
     show(report, as_json=as_json)
     raise typer.Exit(0 if report.healthy else 1)
+
+
+@app.command("describe")
+def describe(
+    *,
+    images: Annotated[int, typer.Option("--images", help="Images of a study.", min=1)] = 9,
+    text_tokens: Annotated[
+        int, typer.Option("--text-tokens", help="Tokens of a question with its answer.", min=2)
+    ] = 128,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option("--dtype", help="Of the frozen weights; the jobs compute in float32."),
+    ] = "float32",
+    config: ConfigOption = "tiny",
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a configuration's model costs: parameters, tokens, FLOPs and memory.
+
+    Nothing is allocated: the parts run without values. Needs no Ray, no workspace and no GPU.
+
+    Examples:
+        sonoray describe --preset paper
+        sonoray describe --preset base --set model.sampling.num_selected=3 --dtype bfloat16 --json
+    """
+    from sonoray_jobs.describe import run
+    from sonoray_jobs.road import load_road
+
+    road = load_road(config, overrides or [])
+    with redirect_stdout(sys.stderr):
+        described = run(
+            road=road, config=config, images=images, text_tokens=text_tokens, dtype=dtype
+        )
+    show(described, as_json=as_json)
 
 
 @job_command(app)

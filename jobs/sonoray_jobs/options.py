@@ -32,8 +32,9 @@ ConfigOption = Annotated[
     str,
     typer.Option(
         "--config",
+        "--preset",
         metavar="NAME|PATH",
-        help="Packaged configuration (tiny, busbra) or a TOML file.",
+        help="Packaged configuration (tiny, base, paper, busbra) or a TOML file.",
         rich_help_panel=_COMMON,
     ),
 ]

@@ -1,8 +1,9 @@
 """The configuration of a whole road: one TOML file, one section per step.
 
-Packaged roads lie in `sonoray_jobs/configs`: `tiny` (phantom studies, two CPU cores, minutes) and
-`busbra` (the public BUS-BRA set). Every command reads the same file and finds what earlier commands
-made by content, so nothing has to be passed from one to the next by hand.
+Packaged roads lie in `sonoray_jobs/configs`: the sizes `tiny` (phantom studies, two CPU cores,
+minutes), `base` (one 24 GB GPU) and `paper` (our stand-in for LLaVA-Ultra at full size), and
+`busbra` (the public BUS-BRA set, tiny parts). Every command reads the same file and finds what
+earlier commands made by content, so nothing has to be passed from one to the next by hand.
 """
 
 from collections.abc import Sequence

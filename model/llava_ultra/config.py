@@ -189,6 +189,8 @@ class LanguageConfig(ModelPart):
     num_layers: int = 4
     num_heads: int = 4
     intermediate_size: int = 384
+    tie_embeddings: bool = True
+    """Whether the output layer shares the token embeddings' weights, as small models do."""
     context_length: int = Field(default=512, ge=64)
     """Most tokens of image, question and answer together."""
 

@@ -107,20 +107,29 @@ def build_language_model(
 ) -> PreTrainedModel:
     """Build the small Llama with random weights."""
     return LlamaForCausalLM(
-        LlamaConfig(
+        llama_config(
+            config,
             vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            max_position_embeddings=config.context_length,
-            tie_word_embeddings=True,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            dtype=torch.float32,
         )
+    )
+
+
+def llama_config(config: LanguageConfig, *, vocab_size: int, **token_ids: Any) -> LlamaConfig:  # noqa: ANN401
+    """The small Llama's shape; `token_ids` are those that transformers' configuration names."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
+        max_position_embeddings=config.context_length,
+        tie_word_embeddings=config.tie_embeddings,
+        dtype=torch.float32,
+        **token_ids,
     )
 
 

@@ -28,7 +28,7 @@ from llava_ultra.fusion import FusionSizes, build_fusion
 from llava_ultra.language import IGNORED
 from llava_ultra.sampling import Sampler, Selection, grounding_loss
 
-_LENGTH_GROUPS = 4
+LENGTH_GROUPS = 4
 """Groups of rows by length in one pass of the decoder."""
 
 CONNECTOR_PARTS = ("fusion", "sampler")
@@ -165,7 +165,7 @@ class LlavaUltra(nn.Module):
         num_image_tokens = reading.selection.mask.shape[1]
         lengths = text.mask.sum(dim=1)
         result = reading.embeds.new_zeros(len(lengths), text.labels.shape[1] - 1)
-        for rows in lengths.argsort().chunk(_LENGTH_GROUPS):
+        for rows in lengths.argsort().chunk(LENGTH_GROUPS):
             length = int(lengths[rows].max())
             end = num_image_tokens + length
             mask = reading.mask[rows, :end]

@@ -153,6 +153,31 @@ class Sampler(nn.Module):
         """
         if not bool(image_mask.any(dim=1).all()):
             raise ValueError("a study has 0 images to sample from (K = 0); drop it at ingest")
+        return self.select(
+            tokens,
+            image_mask,
+            study_index,
+            text,
+            text_mask,
+            feature_scores,
+            num_slots=self._num_slots(gather_studies(image_mask, study_index)),
+        )
+
+    def select(
+        self,
+        tokens: Tensor,
+        image_mask: Tensor,
+        study_index: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        feature_scores: Tensor | None = None,
+        *,
+        num_slots: int,
+    ) -> Selection:
+        """Pick `num_slots` (M) images of each text row, as `forward` does.
+
+        No value decides a shape here, so that this part also runs on tensors without values.
+        """
         if feature_scores is None:
             feature_scores = self.feature_scores(tokens)
         feature = gather_studies(feature_scores, study_index)
@@ -161,7 +186,7 @@ class Sampler(nn.Module):
         if isinstance(self.config, RandomSampling):
             feature = self._draw(image_mask, study_index)
         scores, distillation = self._scores(feature, row_tokens, row_mask, text, text_mask)
-        slots, indices = pick(scores, row_mask, self._num_slots(row_mask))
+        slots, indices = pick(scores, row_mask, num_slots)
         soft = scores.masked_fill(~row_mask, -torch.inf).softmax(dim=-1)
         if (
             self.training

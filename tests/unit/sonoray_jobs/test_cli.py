@@ -15,6 +15,7 @@ from sonoray_jobs.options import DEFAULT_WORKSPACE
 
 COMMANDS = [
     "doctor",
+    "describe",
     "demo",
     "phantom",
     "ingest",
@@ -86,7 +87,9 @@ def test_every_command_shows_how_it_is_used(sonoray, command):
     assert f"    sonoray {command}" in out
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"doctor", "ablate", "submit"}))
+@pytest.mark.parametrize(
+    "command", sorted(set(COMMANDS) - {"doctor", "ablate", "describe", "submit"})
+)
 def test_every_job_takes_the_common_options(sonoray, command):
     own = {
         "ingest": ["phantom"], "ask": ["x.png", "--question", "?"], "compare": ["a", "b"],
