@@ -113,7 +113,7 @@ def describe(
 
     Examples:
         sonoray describe --preset paper
-        sonoray describe --preset base --set model.sampling.num_selected=3 --dtype bfloat16 --json
+        sonoray describe --preset base --set model.lora.rank=64 --dtype bfloat16 --json
     """
     from sonoray_jobs.describe import run
     from sonoray_jobs.road import load_road
