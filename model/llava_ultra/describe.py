@@ -132,7 +132,7 @@ def build_parts(config: ModelConfig, dtype: torch.dtype) -> Parts:
     """
     with _META:
         decoder = _build_decoder(config.language).to(dtype)  # type: ignore[arg-type]
-        vocab_size: int = decoder.get_input_embeddings().num_embeddings  # type: ignore[assignment]
+        vocab_size: int = decoder.get_input_embeddings().num_embeddings
         clip = ClipTower(config.clip, vocab_size=vocab_size, end_id=2, pad_id=0)
         sam = SamTower(config.sam, target_grid=config.clip.grid)
         model = LlavaUltra(config, add_lora(decoder, config.lora))
@@ -150,7 +150,7 @@ def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"language model {config.source!r} cannot be read: {reason}") from None
-    decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return decoder
 
 
@@ -253,14 +253,14 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
         # between these two the gradient is inside the decoder
         marks: list[int] = []
         for tensor in (answer_losses, selection.tokens):
-            tensor.register_hook(lambda _: marks.append(flops.get_total_flops()))
+            tensor.register_hook(lambda _: marks.append(flops.get_total_flops()))  # type: ignore[no-untyped-call]
         # the gradients of weights are counted with the optimiser's state
         hooks = [
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
             for parameter in model.parameters()
             if parameter.requires_grad
         ]
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         backward = flops.get_total_flops() - forward
     for hook in hooks:
         hook.remove()
@@ -328,7 +328,7 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The bytes of storage that operators made inside the context, alive at once.
 
     Views share a storage and are counted once. It works where storages are empty, on meta tensors.
@@ -336,7 +336,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, given: nn.Module) -> None:
         """Leave out the weights of `given`, which were there before."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         held = [*given.parameters(), *given.buffers()]
