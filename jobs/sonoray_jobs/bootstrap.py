@@ -2,10 +2,13 @@
 
 Three stages, each content-addressed, each a Ray task on one CPU: the language model with its
 tokenizer (trained, or taken from `model.language.source`), the SAM encoder from lesion masks, and
-the CLIP tower from images and captions, which shares the tokenizer. Only training patients are
-read: no stage of the road ever sees a validation or test patient before evaluation.
+the CLIP tower from images and captions, which shares the tokenizer. Either tower is taken from
+published weights where `model.sam.weights` or `model.clip.weights` names them; then only its
+channels are standardised on the images. Only training patients are read: no stage of the road ever
+sees a validation or test patient before evaluation.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +27,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llava_ultra.config import LanguageConfig
+    from llava_ultra.towers import ClipTower, SamTower
     from sonoray.step_board import StepBoard
 
 PARTS = ("language", "sam", "clip")
 
 _LOOP = ("llava_ultra.schedule", "llava_ultra.pretrain.loop")
-_PIXELS = ("sonoray.images", "llava_ultra.pixels", "llava_ultra.towers")
+_PIXELS = (
+    "sonoray.images",
+    "llava_ultra.pixels",
+    "llava_ultra.towers",
+    "llava_ultra.adoption",
+)
 _CODE = {
     "language": [
         *_LOOP,
@@ -185,9 +194,14 @@ def _make_sam(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
+    from llava_ultra.adoption import adopt_sam
     from llava_ultra.pretrain.sam import pretrain_sam
 
+    config, target_grid = road.model.sam, road.model.clip.grid
     wanted = [image.image_id for study in studies for image in study.images]
+    if config.weights:
+        tower = adopt_sam(config, target_grid=target_grid)
+        return _save_adopted(folder, tower, config.weights, dataset, wanted)
     masked = _with_mask(dataset, wanted)[: road.bootstrap.sam.max_examples]
     if not masked:
         raise DataError(
@@ -198,9 +212,9 @@ def _make_sam(
     tower, losses = pretrain_sam(
         [image for image, _ in pairs],
         [mask for _, mask in pairs if mask is not None],
-        road.model.sam,
+        config,
         road.bootstrap.sam,
-        target_grid=road.model.clip.grid,
+        target_grid=target_grid,
         on_step=post,
     )
     tower.save(folder)
@@ -214,8 +228,14 @@ def _make_clip(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
+    from llava_ultra.adoption import adopt_clip
     from llava_ultra.pretrain.clip import pretrain_clip
 
+    config = road.model.clip
+    if config.weights:
+        wanted = [image.image_id for study in studies for image in study.images]
+        source = f"{config.source} {config.weights}"
+        return _save_adopted(folder, adopt_clip(config), source, dataset, wanted)
     tokenizer = _make_tokenizer(road.model.language, studies)
     captions = {
         image.image_id: image.labels.get("caption") or _study_text(study.turns)
@@ -227,12 +247,29 @@ def _make_clip(
         [image for image, _ in table.values()],
         [captions[image_id] for image_id in table],
         tokenizer,
-        road.model.clip,
+        config,
         road.bootstrap.clip,
         post,
     )
     tower.save(folder)
     return {"fingerprint": tower.fingerprint, **_summary(list(table), losses)}
+
+
+def _save_adopted(
+    folder: Path,
+    tower: "ClipTower | SamTower",
+    source: str,
+    dataset: Path,
+    image_ids: Sequence[str],
+) -> dict[str, Any]:
+    """Fit the standardiser on the dataset's images and write the tower as our own safetensors."""
+    from llava_ultra.towers import ADOPTED_FIT_IMAGES, fit_adopted
+
+    unique = list(dict.fromkeys(image_ids))
+    chosen = unique[:: math.ceil(len(unique) / ADOPTED_FIT_IMAGES)]
+    fit_adopted(tower, [image for image, _ in read_images(dataset, chosen).values()])
+    tower.save(folder)
+    return {"fingerprint": tower.fingerprint, "num_examples": len(chosen), "source": source}
 
 
 def _make_tokenizer(

@@ -83,13 +83,16 @@ def stores_of(
 ) -> dict[str, FeatureStore]:
     """Open the stores of the towers with these fingerprints, in the road's shapes."""
     model = road.model
-    channels = {"clip": model.clip.width, "sam": model.sam_channels}
+    shapes = {
+        "clip": (model.clip.num_tokens, model.clip.num_channels),
+        "sam": (model.clip.grid**2, model.sam_channels),
+    }
     return {
         tower: FeatureStore(
             root,
             fingerprint,
-            num_tokens=model.num_tokens,
-            num_channels=channels[tower],
+            num_tokens=shapes[tower][0],
+            num_channels=shapes[tower][1],
             dtype=road.embed.dtype,
         )
         for tower, fingerprint in fingerprints.items()

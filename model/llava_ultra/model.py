@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llava_ultra.batch import TextBatch, VisualBatch
 from llava_ultra.config import AdaptiveSampling, ModelConfig
-from llava_ultra.fusion import FusionSizes, build_fusion
+from llava_ultra.fusion import FusionSizes, build_fusion, check_features, with_mean_token
 from llava_ultra.language import IGNORED
 from llava_ultra.sampling import Sampler, Selection, grounding_loss
 
@@ -70,16 +70,16 @@ class LlavaUltra(nn.Module):
         super().__init__()
         self.config = config
         width: int = language_model.config.hidden_size  # type: ignore[union-attr, assignment]
-        self.fusion = build_fusion(
-            config.fusion,
-            FusionSizes(
-                clip_channels=config.clip.width,
-                sam_channels=config.sam_channels,
-                num_tokens=config.num_tokens,
-                hidden=config.projector_hidden,
-                width=width,
-            ),
+        self.feature_sizes = FusionSizes(
+            clip_channels=config.clip.num_channels,
+            sam_channels=config.sam_channels,
+            num_tokens=config.num_tokens,
+            hidden=config.projector_hidden,
+            width=width,
+            clip_layers=len(config.clip.read_layers),
+            sam_layers=max(1, len(config.sam.read_layers)),
         )
+        self.fusion = build_fusion(config.fusion, self.feature_sizes)
         self.sampler = Sampler(config.sampling, width=width)
         self.language_model = language_model
         # Root mean square of the decoder's token embeddings: image tokens are scaled by it, so that
@@ -89,8 +89,13 @@ class LlavaUltra(nn.Module):
         self.register_buffer("embedding_scale", scale, persistent=False)
 
     def fuse(self, clip: Tensor, sam: Tensor) -> Tensor:
-        """Fused tokens Hv: (..., P, C1) and (..., P, C2) to (..., P, D)."""
-        fused: Tensor = self.fusion(clip, sam)
+        """Fused tokens Hv: (..., P, C1) and (..., G, C2), G patches, to (..., P, D).
+
+        Raises:
+            ValueError: the features are of other shapes than the configuration's.
+        """
+        check_features(clip, sam, self.feature_sizes)
+        fused: Tensor = self.fusion(clip, with_mean_token(clip, sam))
         return fused
 
     def embed(self, ids: Tensor) -> Tensor:

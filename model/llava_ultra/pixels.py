@@ -23,6 +23,9 @@ MIN_SIDE = 16
 # all three channels because B-mode is grey.
 _MEAN, _STD = 0.25, 0.25
 
+PIXEL_MEAN, PIXEL_STD = (_MEAN,) * 3, (_STD,) * 3
+"""What the towers that are trained here are given; adopted ones bring their own."""
+
 
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     """Resize the longer side to `size` and pad with black at the right and bottom.
@@ -51,10 +54,18 @@ def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def normalise(canvases: np.ndarray) -> Tensor:
-    """Canvases, uint8 (N, S, S, 3), to pixels (N, 3, S, S), float32."""
+def normalise(
+    canvases: np.ndarray,
+    mean: tuple[float, float, float] = PIXEL_MEAN,
+    std: tuple[float, float, float] = PIXEL_STD,
+) -> Tensor:
+    """Canvases, uint8 (N, S, S, 3), to pixels (N, 3, S, S), float32.
+
+    Black padding becomes `-mean / std`, also for an adopted SAM, whose own pipeline pads with 0.
+    """
     values = torch.from_numpy(np.ascontiguousarray(canvases.transpose(0, 3, 1, 2)))
-    return (values.float() / 255 - _MEAN) / _STD
+    shape = (1, 3, 1, 1)
+    return (values.float() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
 def to_pixels(images: Sequence[np.ndarray], size: int) -> Tensor:

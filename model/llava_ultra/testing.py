@@ -112,10 +112,14 @@ def tiny_model(config: ModelConfig, language: Language, seed: int = 0) -> LlavaU
 
 
 def tiny_artifact(
-    folder: Path, *, name: str = "llava-ultra", sampling: SamplingConfig | None = None
+    folder: Path,
+    *,
+    name: str = "llava-ultra",
+    sampling: SamplingConfig | None = None,
+    config: ModelConfig | None = None,
 ) -> dict[str, Any]:
     """Write a complete exported model with random weights; returns its manifest."""
-    config = tiny_config(sampling)
+    config = config or tiny_config(sampling)
     base = tiny_language(config)
     save_language(base, folder / "language")
     clip, sam = tiny_towers(config, base)

@@ -8,6 +8,10 @@ image encoder; its finer grid comes to CLIP's by pixel-unshuffle, which keeps ev
 space into channels (Eagle's choice for SAM). Both stay frozen in the road: what they compute is
 cached under their fingerprint.
 
+Either is trained in the road or adopted (`llava_ultra.adoption`). A tower can hand out several
+layers, side by side as channels, and CLIP its class token in front of the patches; the config says
+which.
+
 Both hand out standardised channels. Most of a tower's output is the same for every image (in the
 tiny SAM the images' means differ by 0.06 around 0.88), and in the tiny road's 170 steps a connector
 that has to find the difference first learns next to nothing; measured in docs/results.md.
@@ -16,21 +20,24 @@ that has to find the difference first learns next to nothing; measured in docs/r
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, _build_vision_tower
+from open_clip.timm_model import TimmModel
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import Tensor, nn
 
-from llava_ultra.config import ClipConfig, SamConfig
+from llava_ultra.config import ChannelStatistics, ClipConfig, SamConfig
 from llava_ultra.digest import check_digest, state_digest
-from llava_ultra.pixels import PREPROCESSING, letterbox, normalise
+from llava_ultra.pixels import PIXEL_MEAN, PIXEL_STD, PREPROCESSING, letterbox, normalise
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "tower.json"
@@ -40,6 +47,9 @@ _FIT_IMAGES = 512
 """Most images that a standardiser is fitted on: 18,000 tokens of the tiny towers."""
 _FIT_BATCH = 64
 _LEAST_DEVIATION = 1e-4
+ADOPTED_FIT_IMAGES = 64
+"""Images to fit an adopted tower's standardiser on, one by one: at 1,024 pixels a SAM image has
+4,096 tokens, and its global attention holds 16 million values per head."""
 
 TowerModule = TypeVar("TowerModule", bound=nn.Module)
 
@@ -67,6 +77,11 @@ class Tower(Protocol):
         """Side of the square input (S), pixels."""
         ...
 
+    @property
+    def pixel_statistics(self) -> tuple[ChannelStatistics, ChannelStatistics]:
+        """Mean and standard deviation that the pixels are normalised with."""
+        ...
+
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, S, S) to features (N, P, C)."""
         ...
@@ -75,7 +90,7 @@ class Tower(Protocol):
 @torch.no_grad()
 def encode_canvases(tower: Tower, canvases: np.ndarray, device: torch.device | str) -> Tensor:
     """Encode letterboxed images: uint8 (N, S, S, 3) to features (N, P, C), float32."""
-    return tower(normalise(canvases).to(device)).float()
+    return tower(normalise(canvases, *tower.pixel_statistics).to(device)).float()
 
 
 def encode_images(tower: Tower, images: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
@@ -105,12 +120,21 @@ class Standardiser(nn.Module):
         return (features - self.mean) / self.deviation
 
 
-@torch.no_grad()
 def fit_standardiser(tower: "ClipTower | SamTower", pixels: Tensor) -> None:
     """Fit a tower's standardiser on pixels (N, 3, S, S), of which it takes at most 512."""
     chosen = pixels[:: math.ceil(len(pixels) / _FIT_IMAGES)]
+    _fit(tower, (chosen[at : at + _FIT_BATCH] for at in range(0, len(chosen), _FIT_BATCH)))
+
+
+def fit_adopted(tower: "ClipTower | SamTower", images: Sequence[np.ndarray]) -> None:
+    """Fit an adopted tower's standardiser on uint8 images of any sizes, one by one."""
+    canvases = (letterbox(image, tower.image_size)[None] for image in images)
+    _fit(tower, (normalise(canvas, *tower.pixel_statistics) for canvas in canvases))
+
+
+@torch.no_grad()
+def _fit(tower: "ClipTower | SamTower", batches: Iterable[Tensor]) -> None:
     tower.standardise = Standardiser(tower.num_channels)
-    batches = [chosen[start : start + _FIT_BATCH] for start in range(0, len(chosen), _FIT_BATCH)]
     features = torch.cat([tower(batch) for batch in batches]).flatten(0, 1)
     tower.standardise.mean.copy_(features.mean(dim=0))
     # a channel that never moves is left at its size
@@ -119,13 +143,24 @@ def fit_standardiser(tower: "ClipTower | SamTower", pixels: Tensor) -> None:
 
 
 class ClipTower(nn.Module):
-    """CLIP with both of its sides; the road reads the image side's penultimate layer."""
+    """CLIP; the road reads the image side's penultimate layer, or those that the config names.
+
+    One that is trained here has both of its sides, an adopted one its image side only.
+    """
 
     def __init__(self, config: ClipConfig, *, vocab_size: int, end_id: int, pad_id: int) -> None:
         super().__init__()
         self.config = config
         self.text_ids = {"vocab_size": vocab_size, "end_id": end_id, "pad_id": pad_id}
-        self.clip = CLIP(
+        self.clip: CLIP = self._build_image_side() if config.source else self._build_small()
+        self.standardise = Standardiser(self.num_channels)
+
+    def _build_image_side(self) -> Any:  # noqa: ANN401 - the part of a CLIP that is read
+        return nn.ModuleDict({"visual": _build_published(self.config)})
+
+    def _build_small(self) -> CLIP:
+        config = self.config
+        return CLIP(
             embed_dim=config.embed_dim,
             vision_cfg=CLIPVisionCfg(
                 layers=config.layers,
@@ -137,44 +172,58 @@ class ClipTower(nn.Module):
             ),
             text_cfg=CLIPTextCfg(
                 context_length=config.context_length,
-                vocab_size=vocab_size,
+                vocab_size=self.text_ids["vocab_size"],
                 width=config.text_width,
                 heads=config.text_width // config.head_width,
                 layers=config.text_layers,
-                pad_id=pad_id,
-                eos_id=end_id,
+                pad_id=self.text_ids["pad_id"],
+                eos_id=self.text_ids["end_id"],
                 pool_type="eos",
             ),
         )
-        self.standardise = Standardiser(config.width)
 
     @property
     def num_tokens(self) -> int:
         """Tokens per image (P)."""
-        return self.config.grid**2
+        return self.config.num_tokens
 
     @property
     def num_channels(self) -> int:
-        """Channels per token (C1)."""
-        return self.config.width
+        """Channels per token (C1), all layers together."""
+        return self.config.num_channels
 
     @property
     def fingerprint(self) -> str:
         """Sha256 (hex) over weights, standardiser, preprocessing, layer and grid."""
-        return _fingerprint("clip", self.config.model_dump(), self.state_dict())
+        return _fingerprint("clip", self.config.model_dump(exclude={"weights"}), self.state_dict())
 
     @property
     def image_size(self) -> int:
         """Side of the square input (S), pixels."""
         return self.config.image_size
 
+    @property
+    def pixel_statistics(self) -> tuple[ChannelStatistics, ChannelStatistics]:
+        """Mean and standard deviation that the pixels are normalised with."""
+        return self.config.pixel_mean or PIXEL_MEAN, self.config.pixel_std or PIXEL_STD
+
     def forward(self, pixels: Tensor) -> Tensor:
-        """Standardised features of the configured layer: (N, 3, S, S) to (N, P, C1)."""
-        layer = self.config.feature_layer % self.config.layers
-        output = self.clip.visual.forward_intermediates(
-            pixels, indices=[layer], stop_early=True, intermediates_only=True, output_fmt="NLC"
+        """Standardised features of the configured layers: (N, 3, S, S) to (N, P, C1)."""
+        prepend = self.config.class_token
+        visual: Any = self.clip.visual
+        output = visual.forward_intermediates(
+            pixels,
+            indices=list(self.config.read_layers),
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=prepend,
         )
-        features: Tensor = self.standardise(output["image_intermediates"][0])
+        tokens = torch.cat(output["image_intermediates"], dim=-1)
+        if prepend:
+            class_token = torch.cat(output["image_intermediates_prefix"], dim=-1)
+            tokens = torch.cat([class_token, tokens], dim=1)
+        features: Tensor = self.standardise(tokens)
         return features
 
     def save(self, folder: Path) -> None:
@@ -212,6 +261,7 @@ class SamTower(nn.Module):
             depth=config.layers,
             num_heads=config.heads,
             out_chans=config.out_channels,
+            norm_layer=partial(nn.LayerNorm, eps=config.norm_eps),
             use_rel_pos=True,
             window_size=config.window_size,
             global_attn_indexes=config.global_layers,
@@ -225,13 +275,13 @@ class SamTower(nn.Module):
 
     @property
     def num_channels(self) -> int:
-        """Channels per token (C2) after pixel-unshuffle."""
-        return self.config.out_channels * (self.config.grid // self.target_grid) ** 2
+        """Channels per token (C2) after pixel-unshuffle, all layers together."""
+        return self.config.num_channels * (self.config.grid // self.target_grid) ** 2
 
     @property
     def fingerprint(self) -> str:
         """Sha256 (hex) over weights, standardiser, preprocessing and grid."""
-        values = {**self.config.model_dump(), "target_grid": self.target_grid}
+        values = {**self.config.model_dump(exclude={"weights"}), "target_grid": self.target_grid}
         return _fingerprint("sam", values, self.state_dict())
 
     @property
@@ -239,12 +289,31 @@ class SamTower(nn.Module):
         """Side of the square input (S), pixels."""
         return self.config.image_size
 
+    @property
+    def pixel_statistics(self) -> tuple[ChannelStatistics, ChannelStatistics]:
+        """Mean and standard deviation that the pixels are normalised with."""
+        return self.config.pixel_mean or PIXEL_MEAN, self.config.pixel_std or PIXEL_STD
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Standardised features: (N, 3, S, S) to (N, P, C2)."""
-        grid = self.encoder(pixels)  # (N, out_channels, h, w)
-        shuffled = F.pixel_unshuffle(grid, self.config.grid // self.target_grid)
-        features: Tensor = self.standardise(shuffled.flatten(2).transpose(1, 2))
+        factor = self.config.grid // self.target_grid
+        shuffled = [F.pixel_unshuffle(grid, factor) for grid in self._read(pixels)]
+        tokens = torch.cat(shuffled, dim=1).flatten(2).transpose(1, 2)
+        features: Tensor = self.standardise(tokens)
         return features
+
+    def _read(self, pixels: Tensor) -> list[Tensor]:
+        """The grids (N, C, h, w) that the config names: the neck's, or one of each block."""
+        layers = self.config.read_layers
+        if not layers:
+            return [self.encoder(pixels)]
+        states = self.encoder.patch_embed(pixels) + self.encoder.pos_embed  # (N, h, w, C)
+        grids = []
+        for number, block in enumerate(self.encoder.blocks[: layers[-1] + 1]):
+            states = block(states)
+            if number in layers:
+                grids.append(states.permute(0, 3, 1, 2))
+        return grids
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration into `folder`."""
@@ -260,6 +329,19 @@ class SamTower(nn.Module):
         values = _read(folder)
         tower = cls(SamConfig.model_validate(values["config"]), target_grid=values["target_grid"])
         return _load_weights(tower, folder, values["digest"])
+
+
+def _build_published(config: ClipConfig) -> nn.Module:
+    """The image side of `config.source` with random weights; its text side may need a network."""
+    values = open_clip.get_model_config(config.source)
+    visual: nn.Module = _build_vision_tower(
+        values["embed_dim"],
+        {**values["vision_cfg"], "image_size": config.image_size},
+        quick_gelu=values.get("quick_gelu", False),
+    )
+    if isinstance(visual, TimmModel):
+        visual.set_input_size(config.image_size)
+    return visual
 
 
 def _fingerprint(kind: str, config: dict[str, object], state: dict[str, Tensor]) -> str:

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_ultra.artifact import load_assistant
-from llava_ultra.testing import tiny_artifact, tiny_image
+from llava_ultra.config import ModelConfig
+from llava_ultra.testing import tiny_artifact, tiny_config, tiny_image
 
 IMAGES = [tiny_image(seed) for seed in range(3)]
 QUESTION = [{"role": "user", "content": "病灶是良性还是恶性?"}]
@@ -100,7 +101,7 @@ def test_a_changed_language_setting_is_refused(folder, tmp_path, file, before, a
 def test_a_swapped_tower_is_refused(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    from llava_ultra.testing import tiny_config, tiny_language, tiny_towers
+    from llava_ultra.testing import tiny_language, tiny_towers
 
     config = tiny_config()
     clip, _ = tiny_towers(config, tiny_language(config), seed=9)
@@ -142,3 +143,18 @@ def test_a_conversation_longer_than_the_context_is_refused(folder):
     long = [{"role": "user", "content": "请描述超声所见。" * 40}]
     with pytest.raises(ValueError, match="do not fit the context"):
         assistant.prepare(assistant.encode(IMAGES), long)
+
+
+def test_merged_layers_and_a_class_token_come_through_export(tmp_path):
+    config = tiny_config()
+    values = config.model_dump()
+    values["fusion"] = {"type": "layer_merge"}
+    values["clip"] |= {"feature_layers": [0, 1], "class_token": True}
+    values["sam"] |= {"feature_layers": [0]}
+    tiny_artifact(tmp_path, config=ModelConfig.model_validate(values))
+    assistant = load_assistant(tmp_path)
+    visual = assistant.encode(IMAGES)
+    assert visual.tokens.shape == (3, 5, 32)
+    prompt, text = answer(assistant)
+    assert prompt.num_prompt_tokens > 5
+    assert text == answer(load_assistant(tmp_path))[1]

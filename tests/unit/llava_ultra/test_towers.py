@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_ultra.config import ClipConfig, SamConfig
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_towers
-from llava_ultra.towers import ClipTower, encode_images, fit_standardiser
+from llava_ultra.towers import ClipTower, SamTower, encode_images, fit_standardiser
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,38 @@ def test_clip_features_are_the_penultimate_block_without_the_class_token(towers)
         features = clip(pixels)
     assert features.shape == (2, 4, 32)
     assert torch.allclose(features, seen["output"][:, 1:], atol=1e-6)
+
+
+def test_layers_and_class_token_lie_side_by_side(towers):
+    clip, _ = towers
+    config = clip.config.model_copy(update={"feature_layers": (0, -1), "class_token": True})
+    both = ClipTower(config, **clip.text_ids)
+    both.clip.load_state_dict(clip.clip.state_dict())
+    pixels = torch.randn(2, 3, 32, 32)
+    seen = []
+    blocks = both.clip.visual.transformer.resblocks
+    handles = [b.register_forward_hook(lambda _m, _i, output: seen.append(output)) for b in blocks]
+    with torch.no_grad():
+        both.clip.encode_image(pixels)  # open_clip's own forward
+        for handle in handles:
+            handle.remove()
+        features = both(pixels)
+        assert features.shape == (2, both.num_tokens, both.num_channels) == (2, 5, 64)
+        assert torch.allclose(features, torch.cat(seen, dim=-1), atol=1e-6)
+        assert torch.equal(features[:, 1:, :32], clip(pixels))  # layer 0 is the penultimate one
+
+
+def test_sam_blocks_are_read_in_place_of_the_neck(towers):
+    sam = towers[1]
+    config = sam.config.model_copy(update={"feature_layers": (0,)})
+    blocks = SamTower(config, target_grid=2)
+    blocks.encoder.load_state_dict(sam.encoder.state_dict())
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = blocks(pixels)
+        # the neck over what was read is the encoder's own output
+        grid = torch.nn.functional.pixel_shuffle(features.transpose(1, 2).view(1, 128, 2, 2), 2)
+        assert torch.allclose(sam.encoder.neck(grid), sam.encoder(pixels), atol=1e-6)
 
 
 def test_sam_features_are_the_encoder_unshuffled(towers):

@@ -87,6 +87,44 @@ def test_clip_reads_with_the_tokenizer_of_the_source(dataset, source, monkeypatc
     assert read_with[0].get_vocab() == load_language(source).tokenizer.get_vocab()
 
 
+def test_towers_of_others_are_copied_and_only_standardised(dataset, tmp_path):
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    from llava_ultra.towers import ClipTower, SamTower
+
+    published = open_clip.create_model("ViT-S-32-alt", pretrained=None)
+    save_file(published.state_dict(), tmp_path / "clip.safetensors")
+    own = SamTower(tiny_config().sam, target_grid=2).encoder.state_dict()
+    torch.save({f"image_encoder.{name}": t for name, t in own.items()}, tmp_path / "sam.pth")
+    values = road().model_dump()
+    values["model"]["clip"] = {
+        "source": "ViT-S-32-alt",
+        "weights": str(tmp_path / "clip.safetensors"),
+        "image_size": 64,
+    }
+    values["model"]["sam"]["weights"] = str(tmp_path / "sam.pth")
+    config = RoadConfig.model_validate(values)
+    for part, kind in (("clip", ClipTower), ("sam", SamTower)):
+        folder = tmp_path / part
+        folder.mkdir()
+        summary = make(part, config, dataset, folder)
+        tower = kind.load(folder)
+        assert summary["fingerprint"] == tower.fingerprint
+        assert 0 < summary["num_examples"] <= 64
+        assert not torch.equal(tower.standardise.mean, torch.zeros(tower.num_channels))
+        output = StageOutput(path=folder, manifest={"summary": summary}, reused=False)
+        (line,) = bootstrap.Bootstrapped(outputs={part: output}).lines()
+        assert "taken from" in line
+        key = bootstrap.stage_of(part, config, dataset).key
+        assert key != bootstrap.stage_of(part, road(), dataset).key
+    visual = ClipTower.load(tmp_path / "clip").clip.visual.state_dict()
+    kept = published.visual.state_dict()
+    assert torch.equal(visual["conv1.weight"], kept["conv1.weight"])
+    assert SamTower.load(tmp_path / "sam").encoder.state_dict().keys() == own.keys()
+
+
 def test_another_source_is_another_language_and_another_clip(dataset):
     for part, changes in (("language", True), ("clip", True), ("sam", False)):
         keys = {bootstrap.stage_of(part, road(source=s), dataset).key for s in ("", "a", "b")}
