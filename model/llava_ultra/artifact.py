@@ -34,7 +34,7 @@ from llava_ultra.language import (
     IGNORED,
     Language,
     add_lora,
-    encode_prompt,
+    encode_chat,
     load_language,
     save_language,
 )
@@ -135,12 +135,14 @@ class Assistant:
             ValueError: the conversation is malformed or too long.
         """
         device = self.model.embedding_scale.device
-        ids = torch.tensor([encode_prompt(self.tokenizer, messages)], device=device)
+        encoded, images_at = encode_chat(self.tokenizer, messages)
+        ids = torch.tensor([encoded], device=device)
         text = TextBatch(
             ids=ids,
             labels=torch.full_like(ids, IGNORED),
             mask=torch.ones_like(ids, dtype=torch.bool),
             study_index=torch.zeros(1, dtype=torch.int64, device=device),
+            images_at=images_at,
         )
         tokens = visual.tokens[None].to(device)
         image_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=device)

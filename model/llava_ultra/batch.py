@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.language import IGNORED, encode_answer, encode_prompt
+from llava_ultra.language import IGNORED, encode_answer, encode_chat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +68,8 @@ class TextBatch:
     """(N, L) bool."""
     study_index: Tensor
     """(N,) int64."""
+    images_at: int = 1
+    """Text tokens in front of the images, the same in every row."""
 
     def to(self, device: torch.device | str) -> "TextBatch":
         """Move all tensors."""
@@ -76,6 +78,7 @@ class TextBatch:
             labels=self.labels.to(device),
             mask=self.mask.to(device),
             study_index=self.study_index.to(device),
+            images_at=self.images_at,
         )
 
     def without_answers(self) -> "TextBatch":
@@ -87,6 +90,7 @@ class TextBatch:
             labels=torch.full_like(self.labels[:, :length], IGNORED),
             mask=mask[:, :length],
             study_index=self.study_index,
+            images_at=self.images_at,
         )
 
 
@@ -134,8 +138,10 @@ def collate_texts(
         ValueError: a question with its answer is longer than `max_tokens`.
     """
     encoded = []
+    images_at = 1
     for index, question, answer in rows:
-        prompt = encode_prompt(tokenizer, [{"role": "user", "content": question}])
+        # a lone question: what the chat form puts in front of it is the same in every row
+        prompt, images_at = encode_chat(tokenizer, [{"role": "user", "content": question}])
         reply = encode_answer(tokenizer, answer)
         if len(prompt) + len(reply) > max_tokens:
             raise ValueError(
@@ -153,4 +159,6 @@ def collate_texts(
         labels[row, len(prompt) : end] = torch.tensor(reply)
         mask[row, :end] = True
     study_index = torch.tensor([index for index, _, _ in encoded])
-    return TextBatch(ids=ids, labels=labels, mask=mask, study_index=study_index)
+    return TextBatch(
+        ids=ids, labels=labels, mask=mask, study_index=study_index, images_at=images_at
+    )

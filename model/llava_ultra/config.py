@@ -350,6 +350,9 @@ class LanguageConfig(ModelPart):
 class LoraSettings(ModelPart):
     """Low-rank adapters on the language model's linear layers."""
 
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+    """`rslora` scales by alpha / sqrt(rank) in place of alpha / rank (arXiv 2312.03732); `dora`
+    learns each output's magnitude apart from its direction (arXiv 2402.09353)."""
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -362,6 +365,10 @@ class LoraSettings(ModelPart):
         "up_proj",
         "down_proj",
     )
+    """Names of linear layers, or the last parts of their paths; each must match one."""
+    exclude_modules: tuple[str, ...] = ()
+    """Names that get no adapter though they match: those of towers that a language model of others
+    brings along."""
 
 
 class ModelConfig(ModelPart):

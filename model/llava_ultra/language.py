@@ -4,6 +4,9 @@ Any `AutoModelForCausalLM` serves as decoder. Where no downloadable weights are 
 Llama and a byte-level BPE tokenizer are trained from the corpus (`llava_ultra.pretrain`). Byte
 level means that no character is ever unknown; a Chinese character is never merged with another, so
 that new sentences still split into familiar parts.
+
+An adopted model that has a chat template speaks in it, and keeps its own tokens; every other one
+gets ours. Either way only the form is read with special tokens: what a user writes is plain text.
 """
 
 import hashlib
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
@@ -25,6 +29,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 
 from llava_ultra.config import LanguageConfig, LoraSettings
 from llava_ultra.digest import state_digest
@@ -70,6 +75,8 @@ class Language:
                 "all": sorted(self.tokenizer.all_special_ids),
             },
         }
+        if self.tokenizer.chat_template:
+            parts["chat_template"] = self.tokenizer.chat_template
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -167,18 +174,26 @@ def load_language(source: str | Path) -> Language:
 def adopt_language(source: str | Path) -> Language:
     """Load a language model of others and give it what the chat format needs.
 
-    Chat tokens and placeholders that its tokenizer lacks are added; their embeddings are random, as
-    the model starts its own, from a fixed seed.
+    One with a chat template keeps its own tokens. What its tokenizer lacks is added: placeholders,
+    and chat tokens where it has no template. Their embeddings are random, as the model starts its
+    own, from a fixed seed.
 
     Raises:
         ValueError: as `load_language` does.
     """
     language = load_language(source)
     tokenizer, model = language.tokenizer, language.model
-    tokenizer.add_special_tokens({"pad_token": PAD, "bos_token": START, "eos_token": END})
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": list(ROLE_TOKENS.values())}, replace_extra_special_tokens=False
-    )
+    if tokenizer.chat_template:
+        for name, token in {"bos_token": START, "eos_token": END}.items():
+            if getattr(tokenizer, name) is None:
+                tokenizer.add_special_tokens({name: token})
+        if tokenizer.pad_token_id == tokenizer.eos_token_id:  # padding must not end a caption
+            tokenizer.add_special_tokens({"pad_token": PAD})
+    else:
+        tokenizer.add_special_tokens({"pad_token": PAD, "bos_token": START, "eos_token": END})
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": list(ROLE_TOKENS.values())}, replace_extra_special_tokens=False
+        )
     tokenizer.add_tokens(list(PLACEHOLDERS))
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:  # many models keep spare rows
@@ -194,19 +209,13 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     their equally named projections.
 
     Raises:
-        ValueError: one of the `target_modules` matches no module.
+        ValueError: a name of `target_modules` matches nothing, or what cannot have an adapter.
     """
-    modules = [f".{name}" for name, _ in model.named_modules()]
-    unmatched = [
-        target
-        for target in settings.target_modules
-        if not any(name.endswith(f".{target}") for name in modules)
-    ]
-    if unmatched:  # peft would adapt the others and say nothing
-        raise ValueError(
-            f"LoRA target_modules {unmatched} match nothing in this language model; name its "
-            "linear layers"
-        )
+    targets = list(settings.target_modules)
+    names = [name for name, _ in model.named_modules()]
+    unmatched = [t for t in targets if not any(_ends_with(name, t) for name in names)]
+    if unmatched:
+        raise ValueError(f"LoRA target_modules {unmatched} match nothing; {_linear_layers(model)}")
     try:
         adapted: nn.Module = get_peft_model(
             model,
@@ -214,16 +223,33 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
                 r=settings.rank,
                 lora_alpha=settings.alpha,
                 lora_dropout=settings.dropout,
-                target_modules=list(settings.target_modules),
+                use_rslora=settings.variant == "rslora",
+                use_dora=settings.variant == "dora",
+                target_modules=targets,
+                exclude_modules=list(settings.exclude_modules) or None,
                 task_type="CAUSAL_LM",
             ),
         )
         return adapted
     except ValueError as error:
         raise ValueError(
-            f"LoRA target_modules {list(settings.target_modules)} match nothing in this language "
-            f"model; name its linear layers ({str(error).splitlines()[0]})"
+            f"LoRA target_modules {targets} without {list(settings.exclude_modules)} cannot be "
+            f"adapted ({str(error).splitlines()[0]}); {_linear_layers(model)}"
         ) from None
+
+
+def _ends_with(name: str, target: str) -> bool:
+    """Whether a module's path is the target or ends with it, as peft matches."""
+    return name == target or name.endswith(f".{target}")
+
+
+def _linear_layers(model: nn.Module) -> str:
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    return f"the linear layers of this language model are {', '.join(sorted(layers))}"
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -254,31 +280,104 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
 ) -> list[int]:
-    """Token ids of a conversation up to the point where the assistant speaks.
+    """Token ids of a conversation up to the point where the assistant speaks; see `encode_chat`."""
+    return encode_chat(tokenizer, messages)[0]
 
-    The form is `<s> [images] <user> question </s> <assistant> answer </s> ... <assistant>`; the
-    images' tokens are put in after the first id by the model.
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
+) -> tuple[list[int], int]:
+    """Token ids of a conversation up to where the assistant speaks, and the images' place in it.
+
+    The form is the tokenizer's own chat template, the images in front of the first question's text;
+    where it has none, `<s> [images] <user> question </s> <assistant> answer </s> ... <assistant>`.
+    All images of a study stand together, best first; the model puts their tokens there.
+
+    Returns:
+        The ids, and how many of them stand in front of the images.
 
     Raises:
-        ValueError: a role is unknown, or the last message is not the user's.
+        ValueError: a role is unknown, the last message is not the user's, or the chat template does
+            not take the conversation.
     """
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("the last message must be the user's question")
-    ids: list[int] = [token_id(tokenizer, START)]
     for message in messages:
         if message["role"] not in ROLE_TOKENS:
             raise ValueError(
                 f"role {message['role']!r} is unknown; use one of {', '.join(ROLE_TOKENS)}"
             )
+    if tokenizer.chat_template:
+        return _encode_templated(tokenizer, messages)
+    ids: list[int] = [token_id(tokenizer, START)]
+    for message in messages:
         ids.append(token_id(tokenizer, ROLE_TOKENS[message["role"]]))
         ids.extend(encode_text(tokenizer, message["content"]))
         ids.append(token_id(tokenizer, END))
-    return [*ids, token_id(tokenizer, ROLE_TOKENS["assistant"])]
+    return [*ids, token_id(tokenizer, ROLE_TOKENS["assistant"])], 1
+
+
+def _encode_templated(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
+) -> tuple[list[int], int]:
+    """Encode the template around the messages with special tokens, the messages without."""
+    rest = _render(tokenizer, [message["role"] for message in messages], open_answer=True)
+    ids: list[int] = []
+    images_at = -1
+    for number, message in enumerate(messages):
+        before, found, rest = rest.partition(_mark(number))
+        if not found:
+            raise ValueError(
+                f"the language model's chat template leaves out the {message['role']} message "
+                f"{number}; send the conversation without it"
+            )
+        ids.extend(tokenizer.encode(before, add_special_tokens=False))
+        if images_at < 0 and message["role"] == "user":
+            images_at = len(ids)
+        ids.extend(encode_text(tokenizer, message["content"]))
+    return [*ids, *tokenizer.encode(rest, add_special_tokens=False)], images_at
+
+
+def _mark(number: int) -> str:
+    """What stands for a message in a rendered template: private use characters."""
+    return f"\ue000{number}\ue001"
+
+
+def _render(tokenizer: PreTrainedTokenizerFast, roles: Sequence[str], *, open_answer: bool) -> str:
+    """The chat template around messages of these roles, a mark in place of each."""
+    marked = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
+    try:
+        text = tokenizer.apply_chat_template(
+            marked, tokenize=False, add_generation_prompt=open_answer
+        )
+    except TemplateError as error:
+        raise ValueError(
+            f"the language model's chat template does not take {', '.join(roles)} messages "
+            f"({str(error).splitlines()[0]}); change their order or leave out the system message"
+        ) from None
+    assert isinstance(text, str)
+    return text
+
+
+def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Id of the token that ends an answer: what the chat template closes it with, else `</s>`.
+
+    Raises:
+        ValueError: the tokenizer has none.
+    """
+    if tokenizer.chat_template:
+        closing = _render(tokenizer, ["user", "assistant"], open_answer=False)
+        ids = tokenizer.encode(closing.partition(_mark(1))[2].strip(), add_special_tokens=False)
+        added = tokenizer.added_tokens_decoder
+        if ids and ids[0] in added and added[ids[0]].special:
+            return int(ids[0])
+        return token_id(tokenizer, str(tokenizer.eos_token))
+    return token_id(tokenizer, END)
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerFast, answer: str) -> list[int]:
     """Token ids of an answer with its end token."""
-    return [*encode_text(tokenizer, answer), token_id(tokenizer, END)]
+    return [*encode_text(tokenizer, answer), end_id(tokenizer)]
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ images, L text tokens, D width:
 
 1. `fuse`: (B, K, P, C1) and (B, K, P, C2) -> Hv (B, K, P, D);
 2. `sampler`: Hv and the embedded text -> the M best images of each row, (N, M*P, D);
-3. `read`: `<s>`, image tokens, then the rest of the text -> (N, M*P + L, D);
+3. `read`: the text with the image tokens at their place in it -> (N, M*P + L, D);
 4. the decoder predicts the answer; loss = cross-entropy + distillation + grounding, weighted.
 
 Every answer weighs the same, however long it is. A report has some forty tokens, of which most
@@ -56,7 +56,7 @@ class Reading:
 
     selection: Selection
     embeds: Tensor
-    """(N, S, D): `<s>`, image tokens, the rest of the text; S = M*P + L."""
+    """(N, S, D): the text with the image tokens at their place; S = M*P + L."""
     mask: Tensor
     """(N, S) bool."""
 
@@ -110,7 +110,7 @@ class LlavaUltra(nn.Module):
         text: TextBatch,
         feature_scores: Tensor | None = None,
     ) -> Reading:
-        """Pick each row's images and put their tokens behind the first text token.
+        """Pick each row's images and put their tokens where the text has its place for them.
 
         In training the attention score sees the answer (the teacher may); otherwise it sees the
         prompt alone, so that a candidate answer never decides which image it is judged by.
@@ -118,7 +118,7 @@ class LlavaUltra(nn.Module):
         Args:
             tokens: (B, K, P, D) fused tokens.
             image_mask: (B, K) bool.
-            text: N rows, `<s>` first.
+            text: N rows.
             feature_scores: (B, K), where they were computed before.
 
         Raises:
@@ -130,7 +130,8 @@ class LlavaUltra(nn.Module):
             tokens, image_mask, text.study_index, embedded, scored, feature_scores
         )
         images = selection.tokens * self.embedding_scale
-        mask = torch.cat([text.mask[:, :1], selection.mask, text.mask[:, 1:]], dim=1)
+        at = text.images_at
+        mask = torch.cat([text.mask[:, :at], selection.mask, text.mask[:, at:]], dim=1)
         row = int(mask.sum(dim=1).argmax())  # padding takes no position
         image_length, length = int(selection.mask[row].sum()), int(mask[row].sum())
         if length >= self.config.language.context_length:
@@ -141,7 +142,7 @@ class LlavaUltra(nn.Module):
             )
         return Reading(
             selection=selection,
-            embeds=torch.cat([embedded[:, :1], images, embedded[:, 1:]], dim=1),
+            embeds=torch.cat([embedded[:, :at], images, embedded[:, at:]], dim=1),
             mask=mask,
         )
 

@@ -107,6 +107,8 @@ def tiny_model(config: ModelConfig, language: Language, seed: int = 0) -> LlavaU
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
+            elif "lora_magnitude_vector" in name:
+                parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
     model.eval()
     return model
 

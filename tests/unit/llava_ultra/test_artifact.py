@@ -158,3 +158,22 @@ def test_merged_layers_and_a_class_token_come_through_export(tmp_path):
     prompt, text = answer(assistant)
     assert prompt.num_prompt_tokens > 5
     assert text == answer(load_assistant(tmp_path))[1]
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+def test_every_kind_of_adapter_comes_through_export(tmp_path, variant):
+    values = tiny_config().model_dump()
+    values["lora"]["variant"] = variant
+    tiny_artifact(tmp_path, config=ModelConfig.model_validate(values))
+    names = load_file(tmp_path / "adapter.safetensors")
+    assert any("magnitude" in name for name in names) == (variant == "dora")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    tiny_artifact(plain)
+    prompt, text = answer(load_assistant(tmp_path))
+    assert text == answer(load_assistant(tmp_path))[1]
+    logits = [
+        load_assistant(folder).model.language_model(inputs_embeds=prompt.inputs_embeds).logits
+        for folder in (tmp_path, plain)
+    ]
+    assert not torch.allclose(*logits, atol=1e-3)

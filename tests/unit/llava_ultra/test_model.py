@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -74,6 +75,27 @@ def test_padding_and_company_change_no_row():
         mask = torch.ones(1, count, dtype=torch.bool)
         value = model.answer_log_probs(model.read(single, mask, alone), alone).sum(1)
         assert torch.allclose(together[row], value[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("images_at", [1, 3])
+def test_the_images_of_a_study_stand_together_at_their_place(images_at):
+    model, tokenizer = build(KeepAllSampling())
+    text = dataclasses.replace(collate_texts(tokenizer, ROWS, max_tokens=100), images_at=images_at)
+    images = visual()
+    tokens = model.fuse(images.clip, images.sam)
+    reading = model.read(tokens, images.image_mask, text)
+    embedded = model.embed(text.ids)
+    for row, (study, _, _) in enumerate(ROWS):
+        order = [int(index) for index in reading.selection.indices[row] if index >= 0]
+        assert sorted(order) == list(range(int(images.image_mask[study].sum())))
+        wanted = torch.cat(
+            [
+                embedded[row, :images_at],
+                *(tokens[study, index] * model.embedding_scale for index in order),
+                embedded[row, images_at:][text.mask[row, images_at:]],
+            ]
+        )
+        assert torch.allclose(reading.embeds[row][reading.mask[row]], wanted, atol=1e-6)
 
 
 def test_a_candidate_answer_never_decides_which_image_is_read():
