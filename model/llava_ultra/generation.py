@@ -4,7 +4,8 @@ Axes: N rows, S prompt positions, D width, V vocabulary.
 
 Prompts are embeddings (text with image tokens inside), so the loop keeps the key-value cache itself
 and feeds one token a step. Rows are aligned to the right: the same prompt gives the same tokens
-alone and in a batch.
+alone and in a batch. Sampling keeps that: each row draws from a generator of its own, all of them
+from the one seed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from llava_ultra.batch import TextBatch
-from llava_ultra.language import END, decode_text, token_id
+from llava_ultra.language import decode_text, end_id
 from llava_ultra.model import LlavaUltra, Reading, positions
 
 
@@ -27,7 +28,7 @@ class Decoding:
     temperature: float = 0.0
     """0 picks the likeliest token."""
     seed: int | None = None
-    """Seed of the sampling; None leaves it to torch's global state."""
+    """Seed of each row's sampling; None leaves it to torch's global state."""
 
 
 def align_right(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,6 +44,8 @@ def iter_tokens(
 ) -> Iterator[Tensor]:
     """Yield the next token of every row, (N,) int64, until all rows ended; ended rows repeat END.
 
+    A row also ends where its prompt and answer fill the context.
+
     Args:
         model: in evaluation mode.
         embeds: (N, S, D) prompts.
@@ -51,9 +54,10 @@ def iter_tokens(
         end_id: the token that ends a row.
     """
     embeds, mask = align_right(embeds, mask)
-    generator = None
-    if decoding.seed is not None:
-        generator = torch.Generator(device=embeds.device).manual_seed(decoding.seed)
+    generators: list[torch.Generator | None] = [
+        None if decoding.seed is None else torch.Generator(embeds.device).manual_seed(decoding.seed)
+        for _ in embeds
+    ]
     cache = DynamicCache(config=model.language_model.config)  # type: ignore[arg-type]
     done = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
     position_ids = positions(mask)
@@ -65,10 +69,11 @@ def iter_tokens(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-        token = _choose(logits.float(), decoding.temperature, generator)
+        token = _choose(logits.float(), decoding.temperature, generators)
         token = torch.where(done, end_id, token)
         yield token
-        done = done | (token == end_id)
+        full = position_ids[:, -1] + 2 >= model.config.language.context_length
+        done = done | (token == end_id) | full
         if bool(done.all()):
             return
         embeds = model.embed(token[:, None])
@@ -81,14 +86,30 @@ def generate(
     tokenizer: PreTrainedTokenizerFast,
     reading: Reading,
     decoding: Decoding,
+    *,
+    stop: Sequence[str] = (),
 ) -> list[str]:
-    """Answer N prompts at once, each without its end token."""
-    end_id = token_id(tokenizer, END)
-    columns = list(iter_tokens(model, reading.embeds, reading.mask, decoding, end_id=end_id))
-    rows = torch.stack(columns, dim=1).tolist()
-    return [
-        decode_text(tokenizer, row[: row.index(end_id)] if end_id in row else row) for row in rows
-    ]
+    """Answer N prompts at once, each without its end token.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the same language side.
+        reading: the prompts.
+        decoding: how to choose.
+        stop: strings that end an answer and are not part of it.
+    """
+    end = end_id(tokenizer)
+    columns: list[Tensor] = []
+    texts: list[str] = []
+    for column in iter_tokens(model, reading.embeds, reading.mask, decoding, end_id=end):
+        columns.append(column)
+        if stop:
+            texts = _texts(tokenizer, columns, end)
+            ended = (torch.stack(columns) == end).any(dim=0).tolist()
+            if all(e or _find_stop(t, stop) is not None for e, t in zip(ended, texts, strict=True)):
+                break
+    texts = texts if stop else _texts(tokenizer, columns, end)
+    return [text[: _find_stop(text, stop)] for text in texts]
 
 
 def stream(
@@ -113,16 +134,16 @@ def stream(
         stop: strings that end the answer and are not part of it.
         should_stop: asked before each token; True ends the answer.
     """
-    end_id = token_id(tokenizer, END)
+    end = end_id(tokenizer)
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
     ids: list[int] = []
     sent = ""
-    for token in iter_tokens(model, embeds, mask, decoding, end_id=end_id):
-        if int(token) == end_id:
+    for token in iter_tokens(model, embeds, mask, decoding, end_id=end):
+        if int(token) == end:
             break
         ids.append(int(token))
         text = decode_text(tokenizer, ids)
-        cut = min((at for at in map(text.find, stop) if at >= 0), default=None)
+        cut = _find_stop(text, stop)
         if cut is not None:
             yield from _piece(sent, text[:cut])
             return
@@ -154,11 +175,30 @@ def answer_log_likelihoods(
     return model.answer_log_probs(reading, text).sum(dim=1)
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def _choose(
+    logits: Tensor, temperature: float, generators: Sequence[torch.Generator | None]
+) -> Tensor:
+    """Pick one token of each row: logits (N, V) to (N,)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = (logits / temperature).softmax(dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    return torch.cat(
+        [
+            torch.multinomial(row, 1, generator=generator)
+            for row, generator in zip(probabilities, generators, strict=True)
+        ]
+    )
+
+
+def _texts(tokenizer: PreTrainedTokenizerFast, columns: Sequence[Tensor], end: int) -> list[str]:
+    """Text of each row up to its end token."""
+    rows = torch.stack(list(columns), dim=1).tolist()
+    return [decode_text(tokenizer, row[: row.index(end)] if end in row else row) for row in rows]
+
+
+def _find_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop string begins; None where there is none."""
+    return min((at for at in map(text.find, stop) if at >= 0), default=None)
 
 
 def _piece(sent: str, text: str) -> Iterator[str]:

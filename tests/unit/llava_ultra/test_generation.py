@@ -3,7 +3,15 @@ import torch
 
 from llava_ultra.batch import collate_texts
 from llava_ultra.config import KeepAllSampling
-from llava_ultra.generation import Decoding, align_right, answer_log_likelihoods, generate, stream
+from llava_ultra.generation import (
+    Decoding,
+    align_right,
+    answer_log_likelihoods,
+    generate,
+    iter_tokens,
+    stream,
+)
+from llava_ultra.model import LlavaUltra
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 
 CONFIG = tiny_config(KeepAllSampling())
@@ -65,6 +73,29 @@ def test_a_stop_string_ends_the_answer_and_is_not_part_of_it():
     assert cut == whole[: whole.index(word)]
 
 
+def test_stop_strings_cut_each_row_of_a_batch_as_they_cut_it_alone():
+    decoding = Decoding(max_tokens=30)
+    whole = generate(MODEL, TOKENIZER, read(list(enumerate(QUESTIONS))), decoding)
+    stop = [whole[0][5:7], whole[1][9:11]]
+    reading = read(list(enumerate(QUESTIONS)))
+    together = generate(MODEL, TOKENIZER, reading, decoding, stop=stop)
+    for index, text in enumerate(together):
+        alone_text = "".join(stream(MODEL, TOKENIZER, alone(index).embeds, decoding, stop=stop))
+        first = min(at for at in (*map(whole[index].find, stop), len(whole[index])) if at >= 0)
+        assert text == alone_text == whole[index][:first]
+    assert together != whole
+
+
+def test_no_token_is_computed_after_every_row_has_stopped():
+    decoding = Decoding(max_tokens=30)
+    whole = generate(MODEL, TOKENIZER, alone(0), decoding)[0]
+    calls = []
+    handle = MODEL.language_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    generate(MODEL, TOKENIZER, alone(0), decoding, stop=[whole[3]])
+    handle.remove()
+    assert len(calls) < 20
+
+
 def test_should_stop_ends_the_answer():
     pieces = list(
         stream(MODEL, TOKENIZER, alone(0).embeds, Decoding(max_tokens=40), should_stop=lambda: True)
@@ -80,6 +111,30 @@ def test_sampling_repeats_with_its_seed_only():
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
+
+
+def test_sampled_tokens_are_the_same_alone_and_in_a_batch():
+    decoding = Decoding(max_tokens=20, temperature=1.5, seed=7)
+    together = generate(MODEL, TOKENIZER, read(list(enumerate(QUESTIONS))), decoding)
+    assert together == [generate(MODEL, TOKENIZER, alone(i), decoding)[0] for i in range(3)]
+    assert len(set(together)) > 1
+
+
+def test_an_answer_ends_where_its_own_row_fills_the_context():
+    reading = read(list(enumerate(QUESTIONS)))
+    lengths = reading.mask.sum(dim=1).tolist()
+    room = 6
+    small = CONFIG.language.model_copy(update={"context_length": max(lengths) + room})
+    model = LlavaUltra(CONFIG.model_copy(update={"language": small}), MODEL.language_model)
+    model.load_state_dict(MODEL.state_dict())
+    model.eval()
+    never = TOKENIZER.pad_token_id  # no row says it by itself
+    columns = list(
+        iter_tokens(model, reading.embeds, reading.mask, Decoding(max_tokens=99), end_id=never)
+    )
+    rows = torch.stack(columns, dim=1).tolist()
+    made = [row.index(never) if never in row else len(row) for row in rows]
+    assert made == [max(lengths) + room - length for length in lengths]
 
 
 def test_likelihoods_are_those_of_the_tokens_one_by_one():
