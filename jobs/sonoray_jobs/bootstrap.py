@@ -168,11 +168,12 @@ def _make_language(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    from llava_ultra.language import adopt_language, save_language
+    from llava_ultra.language import adopt_language, check_context, save_language
     from llava_ultra.pretrain.language import pretrain_language
 
     if source := road.model.language.source:
         language = adopt_language(source)
+        check_context(language, road.model.language.context_length)
         check_lengths(language.tokenizer.backend_tokenizer, studies, road.model)
         save_language(language, folder)
         return {"num_tokens": len(language.tokenizer), "source": source}

@@ -98,9 +98,12 @@ def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
     """Pad the features of several studies to the largest K.
 
     Raises:
-        ValueError: a study has no image, or its features hold NaN or infinity.
+        ValueError: there is no study, one has no image, its shapes differ from the others', or its
+            features hold NaN or infinity.
     """
-    most = max((len(study.clip) for study in studies), default=0)
+    if not studies:
+        raise ValueError("a batch of 0 studies has no features; give at least one")
+    most = max(len(study.clip) for study in studies)
     for index, study in enumerate(studies):
         if len(study.clip) == 0:
             raise ValueError(f"study {index} of the batch has 0 images; drop it at ingest")
@@ -110,18 +113,28 @@ def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
                 "features; embed the dataset again"
             )
 
-    def pad(arrays: Sequence[np.ndarray]) -> Tensor:
-        padded = np.zeros((len(arrays), most, *arrays[0].shape[1:]), dtype=np.float32)
-        for row, array in zip(padded, arrays, strict=True):
+    def pad(tower: str, arrays: Sequence[np.ndarray]) -> Tensor:
+        shape = arrays[0].shape[1:]
+        padded = np.zeros((len(arrays), most, *shape), dtype=np.float32)
+        for index, (row, array) in enumerate(zip(padded, arrays, strict=True)):
+            if array.shape[1:] != shape:
+                raise ValueError(
+                    f"study {index} of the batch has {tower} features of {array.shape[1:]} "
+                    f"(tokens, channels), study 0 of {shape}; embed the dataset again"
+                )
             row[: len(array)] = array
-        if not np.isfinite(padded).all():
-            raise ValueError("features hold NaN or infinity; embed the dataset again")
+            if not np.isfinite(array).all():
+                value = array[~np.isfinite(array)][0]
+                raise ValueError(
+                    f"study {index} of the batch has {tower} features that hold NaN or infinity "
+                    f"({value}); embed the dataset again"
+                )
         return torch.from_numpy(padded)
 
     counts = torch.tensor([len(study.clip) for study in studies])
     return VisualBatch(
-        clip=pad([study.clip for study in studies]),
-        sam=pad([study.sam for study in studies]),
+        clip=pad("CLIP", [study.clip for study in studies]),
+        sam=pad("SAM", [study.sam for study in studies]),
         image_mask=torch.arange(most) < counts[:, None],
     )
 
@@ -135,8 +148,10 @@ def collate_texts(
     """Encode and pad (study index, question, answer) rows.
 
     Raises:
-        ValueError: a question with its answer is longer than `max_tokens`.
+        ValueError: there is no row, or a question with its answer is longer than `max_tokens`.
     """
+    if not rows:
+        raise ValueError("a batch of 0 questions has no text; give at least one")
     encoded = []
     images_at = 1
     for index, question, answer in rows:

@@ -122,6 +122,10 @@ class ClipConfig(ModelPart):
             raise ValueError(
                 f"clip.feature_layer {self.feature_layer} is outside the {self.layers} layers"
             )
+        if not self.source and self.text_width % self.head_width:
+            raise ValueError(
+                f"clip.text_width {self.text_width} is no multiple of head_width {self.head_width}"
+            )
         _check_layers("clip.feature_layers", self.feature_layers, self.layers)
         _check_statistics("clip", self.pixel_mean, self.pixel_std)
         return self
@@ -345,6 +349,15 @@ class LanguageConfig(ModelPart):
     """Whether the output layer shares the token embeddings' weights, as small models do."""
     context_length: int = Field(default=512, ge=64)
     """Most tokens of image, question and answer together."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "LanguageConfig":
+        if not self.source and self.hidden_size % (2 * self.num_heads):  # rotary pairs of channels
+            raise ValueError(
+                f"language.hidden_size {self.hidden_size} is no multiple of twice the num_heads "
+                f"{self.num_heads}"
+            )
+        return self
 
 
 class LoraSettings(ModelPart):

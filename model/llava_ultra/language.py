@@ -171,6 +171,20 @@ def load_language(source: str | Path) -> Language:
     return Language(tokenizer=tokenizer, model=model)
 
 
+def check_context(language: Language, context_length: int) -> None:
+    """Refuse a context that a language model has no positions for.
+
+    Raises:
+        ValueError: `context_length` is more than its `max_position_embeddings`.
+    """
+    positions = getattr(language.model.config, "max_position_embeddings", None)
+    if positions is not None and context_length > positions:
+        raise ValueError(
+            f"language.context_length {context_length} is more than the {positions} positions of "
+            "this language model; lower it"
+        )
+
+
 def adopt_language(source: str | Path) -> Language:
     """Load a language model of others and give it what the chat format needs.
 

@@ -63,13 +63,28 @@ def test_an_answer_longer_than_the_context_is_refused():
     ("broken", "message"),
     [
         (study(0), "0 images"),
-        (study(2, value=np.nan), "NaN or infinity"),
+        (study(2, value=np.nan), r"study 1 of the batch has CLIP .* NaN or infinity \(nan\)"),
+        (
+            StudyFeatures(clip=study(2).clip, sam=study(2, value=np.inf).sam),
+            r"study 1 of the batch has SAM .* NaN or infinity \(inf\)",
+        ),
+        (
+            StudyFeatures(clip=study(2).clip, sam=study(2).sam[..., :4]),
+            r"study 1 of the batch has SAM features of \(2, 4\) .* study 0 of \(2, 5\)",
+        ),
         (StudyFeatures(clip=study(2).clip, sam=study(3).sam), "2 CLIP and 3 SAM"),
     ],
 )
 def test_features_that_cannot_be_are_refused(broken, message):
     with pytest.raises(ValueError, match=message):
         collate_features([study(1), broken])
+
+
+def test_empty_batches_are_refused():
+    with pytest.raises(ValueError, match="0 studies"):
+        collate_features([])
+    with pytest.raises(ValueError, match="0 questions"):
+        collate_texts(TOKENIZER, [], max_tokens=20)
 
 
 def test_batches_are_float32():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.config import LoraSettings
+from llava_ultra.config import LanguageConfig, LoraSettings
 from llava_ultra.language import (
     PLACEHOLDERS,
     Language,
@@ -154,6 +154,12 @@ def test_a_missing_language_model_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded") as caught:
         load_language(tmp_path / "nothing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("heads", [3, 16])
+def test_heads_that_do_not_divide_the_width_are_refused(heads):
+    with pytest.raises(ValueError, match=f"hidden_size 80 .* num_heads {heads}"):
+        LanguageConfig(hidden_size=80, num_heads=heads)
 
 
 def test_lora_trains_only_the_adapters():

@@ -177,6 +177,7 @@ def test_the_saved_description_is_plain_json(tmp_path, towers):
     [
         (lambda: ClipConfig(image_size=100), "no multiple of patch_size"),
         (lambda: ClipConfig(feature_layer=7), "outside the 3 layers"),
+        (lambda: ClipConfig(text_width=100), "text_width 100 is no multiple of head_width"),
         (lambda: SamConfig(width=100), "no multiple of heads"),
     ],
 )

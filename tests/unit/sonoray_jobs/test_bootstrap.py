@@ -21,7 +21,7 @@ from sonoray_jobs.road import RoadConfig
 STEPS = {"steps": 1, "batch_size": 2}
 
 
-def road(**language: str) -> RoadConfig:
+def road(**language: str | int) -> RoadConfig:
     model = tiny_config().model_dump()
     return RoadConfig.model_validate(
         {
@@ -85,6 +85,12 @@ def test_clip_reads_with_the_tokenizer_of_the_source(dataset, source, monkeypatc
     monkeypatch.setattr(clip, "pretrain_clip", remember)
     make("clip", road(source=str(source)), dataset, tmp_path)
     assert read_with[0].get_vocab() == load_language(source).tokenizer.get_vocab()
+
+
+def test_a_context_without_positions_is_refused(dataset, source, tmp_path):
+    config = road(source=str(source), context_length=257)  # the tiny language model has 256
+    with pytest.raises(ValueError, match="257 is more than the 256 positions"):
+        make("language", config, dataset, tmp_path)
 
 
 def test_towers_of_others_are_copied_and_only_standardised(dataset, tmp_path):

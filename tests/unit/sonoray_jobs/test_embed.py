@@ -1,8 +1,43 @@
-import pytest
+"""What the embed stage stores, without a cluster: every layer and token that a tower hands out."""
 
-from llava_ultra.testing import tiny_config, tiny_language, tiny_towers
+import pytest
+import torch
+
+from llava_ultra.batch import StudyFeatures, collate_features
+from llava_ultra.config import ModelConfig
+from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_model, tiny_towers
+from llava_ultra.towers import encode_images
 from sonoray.feature_store import FeatureStore
 from sonoray_jobs import embed
+from sonoray_jobs.embed import stores_of
+from sonoray_jobs.road import RoadConfig
+
+
+def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(tmp_path):
+    values = tiny_config().model_dump()
+    values["fusion"] = {"type": "layer_merge"}
+    values["clip"] |= {"feature_layers": [0, 1], "class_token": True}
+    values["sam"] |= {"feature_layers": [-1]}
+    config = ModelConfig.model_validate(values)
+    language = tiny_language(config)
+    towers = dict(zip(("clip", "sam"), tiny_towers(config, language), strict=True))
+    prints = {name: tower.fingerprint for name, tower in towers.items()}
+    road = RoadConfig(model=config, embed={"dtype": "float32"})
+    stores = stores_of(tmp_path, road, prints)
+    images, ids = [tiny_image(0), tiny_image(1)], ["a" * 64, "b" * 64]
+    fresh = {}
+    for name, tower in towers.items():
+        assert stores[name].shape == (tower.num_tokens, tower.num_channels)
+        fresh[name] = encode_images(tower, images, "cpu")
+        stores[name].write(ids, fresh[name].numpy())
+    assert stores["clip"].shape == (5, 64)
+    assert stores["sam"].shape == (4, 128)
+    read = collate_features([StudyFeatures(**{n: s.read(ids) for n, s in stores.items()})])
+    model = tiny_model(config, language)
+    with torch.no_grad():
+        fused = model.fuse(read.clip, read.sam)
+        assert torch.equal(fused[0], model.fuse(fresh["clip"], fresh["sam"]))
+    assert fused.shape == (1, 2, 5, 32)
 
 
 @pytest.mark.parametrize("tower", [0, 1])
