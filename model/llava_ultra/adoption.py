@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llava_ultra.config import ChannelStatistics, ClipConfig, SamConfig
+from llava_ultra.tower_config import ChannelStatistics, ClipConfig, SamConfig
 from llava_ultra.towers import ClipTower, SamTower
 
 SAM_MEAN: ChannelStatistics = (0.48501961, 0.45607843, 0.40588235)

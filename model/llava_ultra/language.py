@@ -226,8 +226,8 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
         ValueError: a name of `target_modules` matches nothing, or what cannot have an adapter.
     """
     targets = list(settings.target_modules)
-    names = [name for name, _ in model.named_modules()]
-    unmatched = [t for t in targets if not any(_ends_with(name, t) for name in names)]
+    paths = [f".{path}" for path, _ in model.named_modules()]  # peft matches their ends
+    unmatched = [t for t in targets if not any(path.endswith(f".{t}") for path in paths)]
     if unmatched:
         raise ValueError(f"LoRA target_modules {unmatched} match nothing; {_linear_layers(model)}")
     try:
@@ -250,11 +250,6 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
             f"LoRA target_modules {targets} without {list(settings.exclude_modules)} cannot be "
             f"adapted ({str(error).splitlines()[0]}); {_linear_layers(model)}"
         ) from None
-
-
-def _ends_with(name: str, target: str) -> bool:
-    """Whether a module's path is the target or ends with it, as peft matches."""
-    return name == target or name.endswith(f".{target}")
 
 
 def _linear_layers(model: nn.Module) -> str:

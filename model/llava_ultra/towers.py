@@ -35,9 +35,9 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import Tensor, nn
 
-from llava_ultra.config import ChannelStatistics, ClipConfig, SamConfig
 from llava_ultra.digest import check_digest, state_digest
 from llava_ultra.pixels import PIXEL_MEAN, PIXEL_STD, PREPROCESSING, letterbox, normalise
+from llava_ultra.tower_config import ChannelStatistics, ClipConfig, SamConfig
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "tower.json"
