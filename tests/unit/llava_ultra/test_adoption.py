@@ -144,6 +144,10 @@ def test_adopted_sam_is_that_of_transformers(names, tmp_path):
         state = sam_encoder_state(state)
     torch.save(state, path)
     tower = adopt_sam(SamConfig(weights=str(path), **SAM), target_grid=4)
+    # random weights of this size hardly show the epsilon
+    norms = [m for m in theirs.modules() if isinstance(m, torch.nn.LayerNorm)]
+    ours = [m for m in tower.encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in ours} == {norm.eps for norm in norms}
     pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = theirs(pixels).last_hidden_state
