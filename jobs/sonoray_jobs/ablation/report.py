@@ -20,6 +20,8 @@ from sonoray_jobs.ablation.children import Child, Outcome
 from sonoray_jobs.ablation.scores import (
     ACCURACY,
     ALL_CLOSED,
+    HIT,
+    HITS,
     Group,
     Row,
     check_same_questions,
@@ -119,7 +121,9 @@ def _compare(
                         **asdict(score.mean),
                         "by_seed": {str(seed): value for seed, value in score.by_seed.items()},
                         "difference": score.difference and asdict(score.difference),
-                        "constant": _constant(any_table, group, summaries[name], bootstrap),
+                        "constant": _estimate_constant(
+                            any_table, group, summaries[name], bootstrap
+                        ),
                         "auc": _mean_auc(group, summaries[name]),
                     }
                     for name, score in scores.items()
@@ -129,7 +133,7 @@ def _compare(
     return groups
 
 
-def _constant(
+def _estimate_constant(
     rows: Sequence[Row],
     group: Group,
     summaries: Mapping[int, Mapping[str, Any]],
@@ -157,26 +161,26 @@ def _mean_auc(group: Group, summaries: Mapping[int, Mapping[str, Any]]) -> float
 
 
 def overview(report: Report) -> Table:
-    """What the terminal shows: one row per comparison and variant, means over seeds."""
+    """What the terminal shows: a row per comparison and variant, intervals of the first group."""
     names = list(
         dict.fromkeys(group["name"] for each in report["comparisons"] for group in each["groups"])
     )
+    main, *others = names
     rows = []
     for comparison in report["comparisons"]:
-        groups = {group["name"]: group for group in comparison["groups"]}
-        first = next(iter(groups.values()))
-        for variant in first["variants"]:
-            cells = [
-                _cell(groups[name]["variants"][variant]) if name in groups else "-"
-                for name in names
-            ]
+        groups = {group["name"]: group["variants"] for group in comparison["groups"]}
+        none: Mapping[str, Any] = {}
+        for variant, values in groups.get(main, none).items():
+            means = [groups.get(name, none).get(variant) for name in others]
+            cells = (_cell(values), _cell(values["difference"], sign="+"), *map(_mean, means))
             rows.append((_title(comparison), variant, *cells))
-        constant = [_constant_cell(groups.get(name)) for name in names]
-        rows.append((_title(comparison), "constant answer", *constant))
-    table = Table(header=("", "variant", *names), rows=tuple(rows))
-    if any(row[0] for row in rows):
-        return table
-    return Table(header=table.header[1:], rows=tuple(row[1:] for row in rows))
+        constants = [_constant(groups.get(name, none)) for name in names]
+        cells = (_cell(constants[0]), "", *map(_mean, constants[1:]))
+        rows.append((_title(comparison), "constant answer", *cells))
+    shown = [HIT if name == HITS else name for name in others]
+    header = ("", "variant", main, f"minus {report['reference']}", *shown)
+    skip = 0 if any(row[0] for row in rows) else 1
+    return Table(header=header[skip:], rows=tuple(row[skip:] for row in rows))
 
 
 def to_markdown(report: Report, figure: str) -> list[str]:
@@ -268,9 +272,14 @@ def _title(comparison: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [comparison["setting"], test]))
 
 
-def _constant_cell(group: Mapping[str, Any] | None) -> str:
-    values = [] if group is None else [each["constant"] for each in group["variants"].values()]
-    return _cell(values[0]) if values and all(each == values[0] for each in values) else "-"
+def _constant(variants: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The constant answer's score; None where variants were trained on other studies."""
+    values = [each["constant"] for each in variants.values()]
+    return values[0] if values and all(each == values[0] for each in values) else None
+
+
+def _mean(values: Mapping[str, Any] | None) -> str:
+    return "-" if values is None else f"{values['value']:.3f}"
 
 
 def _cell(values: Mapping[str, Any] | None, sign: str = "") -> str:

@@ -14,6 +14,7 @@ Differences are of the same question and seed.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +163,25 @@ def estimate_mean(scores: Floats, patients: Sequence[str], bootstrap: Bootstrap)
     """
     names, owner = np.unique(np.array(patients), return_inverse=True)
     num_patients, num_seeds = len(names), scores.shape[1]
-    sums = np.zeros((num_patients, num_seeds))
-    np.add.at(sums, owner, scores)
-    sizes = np.bincount(owner, minlength=num_patients)
     if num_patients < 2:
         return Estimate(value=float(scores.mean()), low=None, high=None)
-    generator = np.random.default_rng(bootstrap.seed)
-    draws = bootstrap.num_resamples
-    drawn_patients = generator.multinomial(num_patients, [1 / num_patients] * num_patients, draws)
-    drawn_seeds = generator.multinomial(num_seeds, [1 / num_seeds] * num_seeds, draws)
+    sums = np.zeros((num_patients, num_seeds))
+    np.add.at(sums, owner, scores)
+    sizes = np.bincount(owner).astype(np.float64)
+    drawn_patients, drawn_seeds = _draws(num_patients, num_seeds, bootstrap)
     totals = ((drawn_patients @ sums) * drawn_seeds).sum(axis=1) / num_seeds
     tail = (1 - bootstrap.confidence) / 2
     low, high = np.quantile(totals / (drawn_patients @ sizes), [tail, 1 - tail])
     return Estimate(value=float(scores.mean()), low=float(low), high=float(high))
+
+
+@lru_cache(maxsize=4)
+def _draws(num_patients: int, num_seeds: int, bootstrap: Bootstrap) -> tuple[Floats, Floats]:
+    """How often each patient (R, P) and each seed (R, S) is drawn; the same for all variants."""
+    generator = np.random.default_rng(bootstrap.seed)
+
+    def draw(number: int) -> Floats:
+        shares = np.full(number, 1 / number)
+        return generator.multinomial(number, shares, bootstrap.num_resamples).astype(np.float64)
+
+    return draw(num_patients), draw(num_seeds)

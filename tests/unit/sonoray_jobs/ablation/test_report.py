@@ -139,14 +139,20 @@ def test_markdown_and_terminal_show_them(report):
     ):
         assert part in text
     table = overview(report)
-    assert table.header[:4] == ("", "variant", "all closed questions", "margin")
+    assert table.header == (
+        *("", "variant", "all closed questions", "minus blend"),
+        *("margin", "size", "hit@1"),
+    )
     assert [row[:2] for row in table.rows] == [
         (where, what)
         for where in ("redundancy 3, asked of liver", "redundancy 3, asked of breast")
         for what in ("blend", "concat", "constant answer")
     ]
-    assert table.rows[2][3].startswith("0.750 [")
-    assert table.rows[2][4] == "-"
+    assert table.rows[1][2].startswith("0.750 [")
+    assert table.rows[1][3].startswith("+0.375 [")
+    assert table.rows[1][4:] == ("0.750", "1.000", "0.444")
+    assert table.rows[2][2].startswith("0.750 [")
+    assert table.rows[2][3:] == ("", "0.750", "-", "-")
 
 
 def test_a_child_that_is_missing_leaves_the_others(tmp_path):
