@@ -3,8 +3,7 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.metrics import Bootstrap
-from sonoray.metrics.bootstrap import estimate
-from sonoray.metrics.closed import accuracy_metric
+from sonoray.metrics.bootstrap import estimate, mean_metric
 from sonoray_jobs.ablation.scores import (
     check_same_questions,
     estimate_mean,
@@ -84,7 +83,7 @@ def test_one_seed_has_the_interval_of_an_evaluation():
     hits = (generator.random(300) < 0.7).astype(float)
     patients = [f"p{number}" for number in generator.integers(0, 60, 300)]
     ours = estimate_mean(hits[:, None], patients, BOOTSTRAP)
-    theirs = estimate(accuracy_metric(hits), patients, BOOTSTRAP)
+    theirs = estimate(mean_metric(hits), patients, BOOTSTRAP)
     assert ours.value == pytest.approx(theirs.value)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
 
