@@ -1,4 +1,4 @@
-"""The `sonoray` command: thirteen subcommands over the jobs, and the one place that prints.
+"""The `sonoray` command: fifteen subcommands over the jobs, and the one place that prints.
 
 A subcommand parses its options, resolves the configuration and calls `run` of its job's module,
 which returns a frozen result with `lines()` for people and `to_json()` for `--json`. Jobs are
@@ -15,25 +15,23 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.ablation.command import ablate
+from sonoray_jobs.describe_command import describe
 from sonoray_jobs.options import (
     DEFAULT_WORKSPACE,
     AddressOption,
     Common,
-    ConfigOption,
     DatasetOption,
     JsonOption,
     KeyFileOption,
     Result,
-    SetOption,
     WorkspaceOption,
     job_command,
     show,
@@ -90,40 +88,6 @@ def doctor(
     report = run(workspace=workspace, address=address)
     show(report, as_json=as_json)
     raise typer.Exit(0 if report.healthy else 1)
-
-
-@app.command("describe")
-def describe(
-    *,
-    images: Annotated[int, typer.Option("--images", help="Images of a study.", min=1)] = 9,
-    text_tokens: Annotated[
-        int, typer.Option("--text-tokens", help="Tokens of a question with its answer.", min=2)
-    ] = 128,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option("--dtype", help="Of the frozen weights; the jobs compute in float32."),
-    ] = "float32",
-    config: ConfigOption = "tiny",
-    overrides: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print what a configuration's model costs: parameters, tokens, FLOPs and memory.
-
-    Nothing is allocated: the parts run without values. Needs no Ray, no workspace and no GPU.
-
-    Examples:
-        sonoray describe --preset paper
-        sonoray describe --preset base --set model.lora.rank=64 --dtype bfloat16 --json
-    """
-    from sonoray_jobs.describe import run
-    from sonoray_jobs.road import load_road
-
-    road = load_road(config, overrides or [])
-    with redirect_stdout(sys.stderr):
-        described = run(
-            road=road, config=config, images=images, text_tokens=text_tokens, dtype=dtype
-        )
-    show(described, as_json=as_json)
 
 
 @job_command(app)
@@ -282,6 +246,7 @@ def compare(
     return run(**common, first=first, second=second, split=split, show=disagreements)
 
 
+app.command("describe")(describe)
 app.command("ablate")(ablate)
 
 

@@ -1,30 +1,30 @@
 """What a road's model costs: parameters, tokens, FLOPs and memory, without weights, data or Ray.
 
 The counting is `llava_ultra.describe`'s. What is added here is the road: which parameters learn,
-how many studies a worker takes, and how DeepSpeed's ZeRO spreads a training over GPUs. The bytes of
-a parameter are those of DeepSpeed's own estimator (`estimate_zero2_model_states_mem_needs`), which
-itself cannot be asked, because it takes every parameter as trained.
+how many studies a worker takes, and what a training or a server holds in memory.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from llava_ultra.config import ModelConfig
 from sonoray.errors import ConfigError
 from sonoray.metrics.table import Table
 from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.zero_memory import (
+    BYTES,
+    TRAINED_PARTS,
+    DTypeName,
+    Part,
+    TrainingMemory,
+    training_memory,
+)
 
-DTypeName = Literal["float32", "bfloat16"]
-
-BYTES = {"float32": 4, "bfloat16": 2}
 ZERO_STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 4, 8)
 STORED_BYTES = {"float16": 2, "float32": 4}
 _GIB = 1024**3
-_TRAINED_PARTS = ("fusion", "sampler", "language model", "LoRA")
-"""What a training worker loads; the towers' features are read from the store."""
-_SERVED_PARTS = ("CLIP tower", "CLIP text side", "SAM tower", *_TRAINED_PARTS)
+_SERVED_PARTS = ("CLIP tower", "CLIP text side", "SAM tower", *TRAINED_PARTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,16 +39,6 @@ class StudyShape:
     """Questions asked of it in a step."""
     text_tokens: int
     """Tokens of a question with its answer."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One part's parameters."""
-
-    name: str
-    parameters: int
-    trainable: int
-    frozen: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,24 +75,6 @@ class Flops:
             + self.language_forward
             + self.language_backward
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingMemory:
-    """Bytes on each GPU of a training."""
-
-    zero_stage: int
-    num_gpus: int
-    weights: int
-    gradients: int
-    optimizer: int
-    """AdamW's two moments and the float32 copy that DeepSpeed steps."""
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it; CUDA's context and the allocator's gaps come on top."""
-        return self.weights + self.gradients + self.optimizer + self.activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,45 +308,6 @@ def run(
     )
 
 
-def training_memory(
-    parts: Sequence[Part],
-    *,
-    dtype: DTypeName,
-    zero_stage: int,
-    num_gpus: int,
-    largest_layer: int,
-    activations: int,
-) -> TrainingMemory:
-    """Bytes on each GPU under ZeRO (Rajbhandari et al., arXiv 1910.02054).
-
-    A trained parameter has 4 bytes of weight, 4 of gradient, 4 of DeepSpeed's copy and 8 of AdamW's
-    moments. Stage 1 spreads copy and moments over the GPUs, stage 2 the gradients too, stage 3 also
-    all weights, of which a GPU then gathers one layer at a time.
-
-    Args:
-        parts: the model's; those that training does not load are left out.
-        dtype: of frozen weights.
-        zero_stage: 1 to 3; a road trains with 1 or 2.
-        num_gpus: how many share.
-        largest_layer: parameters of the largest layer.
-        activations: bytes that a GPU's own studies take; ZeRO does not spread them.
-    """
-    loaded = [part for part in parts if part.name in _TRAINED_PARTS]
-    frozen, trained = (sum(getattr(p, key) for p in loaded) for key in ("frozen", "trainable"))
-    weights = frozen * BYTES[dtype] + trained * 4
-    if zero_stage == 3:
-        weights = _share(weights, num_gpus) + largest_layer * BYTES[dtype]
-    gradients = trained * 4
-    return TrainingMemory(
-        zero_stage=zero_stage,
-        num_gpus=num_gpus,
-        weights=weights,
-        gradients=_share(gradients, num_gpus) if zero_stage >= 2 else gradients,
-        optimizer=_share(trained * (4 + 8), num_gpus),
-        activations=activations,
-    )
-
-
 def _tokens(model: ModelConfig, study: StudyShape) -> Tokens:
     """Count tokens, as `LlavaUltra.read` does."""
     read = model.num_tokens * study.images_read
@@ -392,10 +325,6 @@ def _tokens(model: ModelConfig, study: StudyShape) -> Tokens:
             "model.language.context_length"
         )
     return tokens
-
-
-def _share(size: int, num_gpus: int) -> int:
-    return -(-size // num_gpus)
 
 
 def _gib(size: int) -> str:

@@ -27,17 +27,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_ultra.batch import TextBatch
+from llava_ultra.chat import IGNORED, encode_chat
 from llava_ultra.config import ModelConfig
 from llava_ultra.digest import check_digest, state_digest
 from llava_ultra.generation import Decoding, stream
-from llava_ultra.language import (
-    IGNORED,
-    Language,
-    add_lora,
-    encode_chat,
-    load_language,
-    save_language,
-)
+from llava_ultra.language import Language, add_lora, load_language, save_language
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
 from llava_ultra.towers import ClipTower, SamTower, encode_images
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from llava_ultra.batch import TextBatch
-from llava_ultra.language import decode_text, end_id
+from llava_ultra.chat import decode_text, end_id
 from llava_ultra.model import LlavaUltra, Reading, positions
 
 

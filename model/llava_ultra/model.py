@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_ultra.batch import TextBatch, VisualBatch
+from llava_ultra.chat import IGNORED
 from llava_ultra.config import AdaptiveSampling, ModelConfig
 from llava_ultra.fusion import FusionSizes, build_fusion, check_features, with_mean_token
-from llava_ultra.language import IGNORED
 from llava_ultra.sampling import Sampler, Selection, grounding_loss
 
 LENGTH_GROUPS = 4

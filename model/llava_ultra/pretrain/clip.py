@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from llava_ultra.chat import encode_text
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
-from llava_ultra.language import encode_text
 from llava_ultra.pixels import random_views, to_pixels
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.towers import ClipTower, fit_standardiser

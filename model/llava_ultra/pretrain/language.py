@@ -21,13 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.batch import TextBatch, collate_texts
+from llava_ultra.chat import IGNORED, encode_text
 from llava_ultra.config import LanguageConfig, LanguagePretrainConfig
-from llava_ultra.language import (
-    IGNORED,
-    Language,
-    build_language_model,
-    encode_text,
-)
+from llava_ultra.language import Language, build_language_model
 from llava_ultra.model import positions
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 

@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ultra.batch import TextBatch, VisualBatch
+from llava_ultra.chat import IGNORED
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
@@ -21,7 +22,7 @@ from llava_ultra.describe import (
     trace_prefill,
     trace_training,
 )
-from llava_ultra.language import IGNORED, save_language
+from llava_ultra.language import save_language
 from llava_ultra.model import CONNECTOR_PARTS
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model, tiny_towers
 from llava_ultra.towers import ClipTower
@@ -172,7 +173,13 @@ def test_the_decoders_flops_follow_from_its_shape(rule):
 def test_a_vision_transformers_flops_follow_from_its_shape():
     """ViT-L/14 at 448 px up to its penultimate block: 12 C^2 weights a block, and attention."""
     config = ClipConfig(
-        image_size=448, patch_size=14, width=1024, layers=24, head_width=64, pool="tok"
+        image_size=448,
+        patch_size=14,
+        width=1024,
+        layers=24,
+        head_width=64,
+        pool="tok",
+        text_width=128,
     )
     with torch.device("meta"):
         tower = ClipTower(config, vocab_size=400, end_id=2, pad_id=0).eval()

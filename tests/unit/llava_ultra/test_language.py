@@ -4,6 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from llava_ultra.chat import (
+    decode_text,
+    encode_answer,
+    encode_chat,
+    encode_prompt,
+    encode_text,
+    end_id,
+    token_id,
+)
 from llava_ultra.config import LanguageConfig, LoraSettings
 from llava_ultra.language import (
     PLACEHOLDERS,
@@ -11,15 +20,8 @@ from llava_ultra.language import (
     add_lora,
     adopt_language,
     build_language_model,
-    decode_text,
-    encode_answer,
-    encode_chat,
-    encode_prompt,
-    encode_text,
-    end_id,
     load_language,
     save_language,
-    token_id,
     train_tokenizer,
 )
 from llava_ultra.testing import TEXTS, tiny_config, tiny_language

@@ -8,9 +8,10 @@ import torch
 from llava_ultra.describe import build_parts, part_sizes
 from sonoray.errors import ConfigError
 from sonoray_jobs.cli import main
-from sonoray_jobs.describe import Part, run, training_memory
+from sonoray_jobs.describe import run
 from sonoray_jobs.road import load_road
 from sonoray_jobs.training import set_trainable
+from sonoray_jobs.zero_memory import Part, training_memory
 
 WHOLE_PAPER = """
 import resource, sys

@@ -112,7 +112,7 @@ def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_p
     ingest.run(workspace=workspace, road=roomy, dataset="phantom")
     studies = list(iter_studies(workspace.dataset("phantom").path, split="train"))
     tokenizer = bootstrap._make_tokenizer(roomy.model.language, studies)
-    rows = [(0, *pair) for pair in bootstrap.pairs_of(studies)]
+    rows = [(0, *pair) for said in bootstrap.conversations_of(studies) for pair in said]
     longest = collate_texts(tokenizer, rows, max_tokens=1024).ids.shape[1]
     context = longest + roomy.model.num_tokens + 1
     make_parts_and_features(workspace, road_of(AdaptiveSampling(), context))

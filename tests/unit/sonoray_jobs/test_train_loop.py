@@ -46,7 +46,7 @@ class Silent:
         return lambda *_: None
 
 
-def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, **_):
+def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, site_cue, **_):
     for index, step in enumerate(steps):
         row = {"index": index, "study_ids": list(step.study_ids), "seed": step.seed}
         loaded = loading._load_step(
@@ -54,6 +54,7 @@ def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, **_):
             dataset=dataset,
             stores=stores,
             turns_per_epoch=turns_per_epoch,
+            site_cue=site_cue,
         )
         yield loading._unpack(step, loaded, stores)
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from llava_ultra.chat import encode_answer, encode_prompt, encode_text
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
-from llava_ultra.language import encode_answer, encode_prompt, encode_text, train_tokenizer
+from llava_ultra.language import train_tokenizer
 from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
 from llava_ultra.pretrain.language import clauses, pretrain_language
 from llava_ultra.pretrain.loop import shuffled_batches
