@@ -34,6 +34,8 @@ from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
 _CODE = ("sonoray.metrics", "sonoray_jobs.answering", "sonoray_jobs.evaluate", "llava_ultra")
+_PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
+"""Settings that decide where answers are made, and not which."""
 
 
 DEFAULT_GALLERY = 6
@@ -229,7 +231,7 @@ def stage_of(
     """The stage that evaluates a finished training on a split."""
     return Stage(
         name=f"evaluate-{dataset}-{split}",
-        config=road.evaluate.model_dump(mode="json"),
+        config=road.evaluate.model_dump(mode="json", exclude=_PLACEMENT),
         inputs=[output.key, trained.name],
         code=_CODE,
     )

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sonoray.stages import Stage, run_stage
-from sonoray_jobs.evaluate import Evaluated, to_record, write_report
-from sonoray_jobs.road import EvaluateConfig
+from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray_jobs.evaluate import Evaluated, stage_of, to_record, write_report
+from sonoray_jobs.road import EvaluateConfig, RoadConfig
+from sonoray_jobs.train import Trained
 
 SETTINGS = EvaluateConfig(bootstrap_samples=1000, positive_options={"pathology": "恶性"})
 REPORTS = ["左叶见低回声结节，边界清。", "未见明显异常。", "右叶见囊性病灶，边界清。"]
@@ -111,3 +112,15 @@ def test_a_record_is_the_prediction_in_the_metrics_terms():
     closed, free = map(to_record, predictions()[:2])
     assert closed.options == ("良性", "恶性")
     assert (free.options, free.truth, free.answer) == ((), REPORTS[0], REPORTS[1])
+
+
+def test_an_evaluation_is_reused_wherever_it_runs_and_not_for_other_answers(tmp_path):
+    dataset = StageOutput(path=tmp_path, manifest={"key": "d" * 64}, reused=True)
+    trained = Trained(name="t", run_id="r", checkpoint=tmp_path, metrics={}, reused=True)
+
+    def key(**settings):
+        road = RoadConfig(evaluate=settings)
+        return stage_of(road, "phantom", dataset, trained, "test").key
+
+    assert key(actors=1, actor_cpus=3, actor_gpus=1) == key()
+    assert key(max_tokens=7) != key()
