@@ -129,6 +129,8 @@ class Choice:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"--seeds {list(self.seeds)} must name one or more, each once")
+        if len(set(self.redundancies)) < len(self.redundancies):
+            raise ConfigError(f"--redundancy {list(self.redundancies)} must name each once")
 
     @property
     def command(self) -> str:
@@ -297,7 +299,7 @@ def _report(
         report = make_report(
             ablation,
             outcomes,
-            failures,
+            sorted(failures),
             dataset=choice.dataset,
             command=choice.command,
             parent_run_id=parent,
@@ -307,7 +309,6 @@ def _report(
         markdown = "\n".join(to_markdown(report, "report.png"))
         (folder / "report.md").write_text(markdown + "\n", encoding="utf-8")
         figure.draw(report, folder / "report.png")
-        tracking.log_evaluation(parent, {}, {name: folder / name for name in _REPORT})
         return {"run_id": parent, "num_children": len(outcomes), "num_failed": len(failures)}
 
     stage = Stage(
@@ -316,13 +317,16 @@ def _report(
             "command": choice.command,
             "parent": parent,
             "bootstrap": bootstrap.model_dump(mode="json"),
-            "failures": dict(failures),
+            "failures": sorted(failures),
             "trainings": [left.trained.to_json() | {"reused": True} for _, left in outcomes],
         },
         inputs=[found.key for _, left in outcomes for found in left.evaluations.values()],
         code=_CODE,
     )
-    return run_stage(stage, workspace.stages, make)
+    output = run_stage(stage, workspace.stages, make)
+    # every time: the parent may show the report of other seeds or variants
+    tracking.log_evaluation(parent, {}, {name: output.path / name for name in _REPORT})
+    return output
 
 
 def _read_report(output: StageOutput) -> dict[str, Any]:

@@ -36,6 +36,7 @@ _LOOP = ("llava_ultra.schedule", "llava_ultra.pretrain.loop")
 _PIXELS = (
     "sonoray.images",
     "llava_ultra.pixels",
+    "llava_ultra.tower_config",
     "llava_ultra.towers",
     "llava_ultra.adoption",
 )
@@ -43,12 +44,19 @@ _CODE = {
     "language": [
         *_LOOP,
         "llava_ultra.batch",
+        "llava_ultra.chat",
         "llava_ultra.language",
         "llava_ultra.model",
         "llava_ultra.pretrain.language",
     ],
     "sam": [*_LOOP, *_PIXELS, "llava_ultra.pretrain.sam"],
-    "clip": [*_LOOP, *_PIXELS, "llava_ultra.language", "llava_ultra.pretrain.clip"],
+    "clip": [
+        *_LOOP,
+        *_PIXELS,
+        "llava_ultra.chat",
+        "llava_ultra.language",
+        "llava_ultra.pretrain.clip",
+    ],
 }
 """Modules whose source decides each part."""
 

@@ -200,7 +200,7 @@ def run(
         disagreements=_disagreements(rows, records)[:show],
         changed=sorted(
             key
-            for key in ("max_tokens", "positive_options", "bootstrap_samples", "seed")
+            for key in ("max_tokens", "only", "positive_options", "bootstrap_samples", "seed")
             if one.config.get(key) != other.config.get(key)
         ),
     )
@@ -235,11 +235,15 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
     if len(fitting) > 1:
         raise DataError(f"{name!r} fits several trainings: {', '.join(sorted(fitting))}; say more")
     (training,) = fitting
-    own = [item for item in found if (item.training, item.split) == (training, split)]
+    own = [
+        item
+        for item in found
+        if (item.training, item.split) == (training, split) and not item.config.get("only")
+    ]
     if not own:
         raise DataError(
-            f"training {training!r} has no evaluation of the split {split!r}; run: sonoray "
-            f"evaluate --split {split} with its --config and --set"
+            f"training {training!r} has no evaluation of the whole split {split!r}; run: sonoray "
+            f"evaluate --split {split} with its --config and --set, or name an evaluation's folder"
         )
     return max(own, key=lambda item: (item.path / MANIFEST).stat().st_mtime_ns)
 
@@ -300,11 +304,14 @@ def _paired_rows(
 
 
 def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows by study, topic, question, and how often the study has asked it before."""
+    """Rows by study, topic, truth, and how often the study has had them before.
+
+    Not by the question: under `train.site_cue` the same one has other words.
+    """
     seen: Counter[tuple[Any, ...]] = Counter()
     found = {}
     for row in rows:
-        question = (row["study_id"], row["topic"], row["question"])
+        question = (row["study_id"], row["topic"], row["truth"])
         found[*question, seen[question]] = row
         seen[question] += 1
     return found

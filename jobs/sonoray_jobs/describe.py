@@ -13,7 +13,6 @@ from sonoray.metrics.table import Table
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.zero_memory import (
     BYTES,
-    TRAINED_PARTS,
     DTypeName,
     Part,
     TrainingMemory,
@@ -24,7 +23,6 @@ ZERO_STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 4, 8)
 STORED_BYTES = {"float16": 2, "float32": 4}
 _GIB = 1024**3
-_SERVED_PARTS = ("CLIP tower", "CLIP text side", "SAM tower", *TRAINED_PARTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +264,7 @@ def run(
     largest = max(
         sum(p.numel() for p in module.parameters(recurse=False)) for module in parts.model.modules()
     )
-    channels = parts.clip.num_channels + parts.sam.num_channels
+    feature_values = sum(t.num_tokens * t.num_channels for t in (parts.clip, parts.sam))
     return Description(
         config=config,
         dtype=dtype,
@@ -274,7 +272,7 @@ def run(
         study=study,
         parts=described,
         tokens=tokens,
-        feature_bytes_per_image=tokens.per_image * channels * STORED_BYTES[road.embed.dtype],
+        feature_bytes_per_image=feature_values * STORED_BYTES[road.embed.dtype],
         flops=Flops(
             clip_tower=clip.flops,
             sam_tower=sam.flops,
@@ -297,9 +295,7 @@ def run(
         ),
         serving=ServingMemory(
             weights=sum(
-                part.frozen * BYTES[dtype] + part.trainable * BYTES["float32"]
-                for part in described
-                if part.name in _SERVED_PARTS
+                part.frozen * BYTES[dtype] + part.trainable * BYTES["float32"] for part in described
             ),
             vision_activations=max(clip.peak_bytes, sam.peak_bytes),
             prefill_activations=prefill.peak_bytes,

@@ -33,7 +33,14 @@ from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
-_CODE = ("sonoray.metrics", "sonoray_jobs.answering", "sonoray_jobs.evaluate", "llava_ultra")
+_CODE = (
+    "sonoray.metrics",
+    "sonoray.study",
+    "sonoray_jobs.answering",
+    "sonoray_jobs.evaluate",
+    "sonoray_jobs.trained",
+    "llava_ultra",
+)
 _PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
 """Settings that decide where answers are made, and not which."""
 
@@ -232,7 +239,7 @@ def stage_of(
     return Stage(
         name=f"evaluate-{dataset}-{split}",
         config=road.evaluate.model_dump(mode="json", exclude=_PLACEMENT),
-        inputs=[output.key, trained.name],
+        inputs=[output.key, trained.name, trained.run_id],
         code=_CODE,
     )
 
@@ -264,15 +271,15 @@ def _evaluate(
         for turn in study.turns:
             training_answers[turn.topic].append(turn.answer)
     metrics = write_report(folder, predictions, training_answers, road.evaluate)
-    split = studies[0].split
+    shown = "-".join([studies[0].split, *road.evaluate.only.values()])
     artifacts = {
-        f"evaluation/{split}/{name}": folder / name for name in _LOGGED if (folder / name).exists()
+        f"evaluation/{shown}/{name}": folder / name for name in _LOGGED if (folder / name).exists()
     }
     history = tracking.history(trained.run_id, "alpha")
     if history:
         plot_history(history, folder / "alpha.png")
         artifacts["training/alpha.png"] = folder / "alpha.png"
-    tracking.log_evaluation(trained.run_id, {split: metrics}, artifacts)
+    tracking.log_evaluation(trained.run_id, {shown: metrics}, artifacts)
     return {**metrics, "run_id": trained.run_id}
 
 

@@ -144,6 +144,7 @@ def draw_study(
             words.text(
                 0, 1 - (number + 0.5) / max(3, len(block) + 1), line.text, fontsize=9, va="center",
                 color=_WRONG if line.wrong else "black", fontproperties=properties,
+                parse_math=False,
             )  # fmt: skip
     figure.savefig(path, dpi=_DPI)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _CHAT_TOKENS = 5
-"""`<s> <user> ... </s> <assistant> ... </s>`, see `llava_ultra.language.encode_prompt`."""
+"""`<s> <user> ... </s> <assistant> ... </s>`, see `llava_ultra.chat`."""
 _REMEMBERED = 65_536
 """Texts whose length is kept: questions and closed answers return in every study."""
 

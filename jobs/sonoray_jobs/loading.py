@@ -105,10 +105,15 @@ def iter_loaded_steps(
 
 
 @functools.lru_cache(maxsize=4)
-def _studies(dataset: Path, *, site_cue: bool) -> dict[str, Study]:
+def _studies(dataset: Path) -> dict[str, Study]:
     """All training studies of a dataset, by id; read once per process (text only, no pixels)."""
-    studies = iter_studies(dataset, split="train")
-    return {each.study_id: with_site_cue(each) if site_cue else each for each in studies}
+    return {study.study_id: study for study in iter_studies(dataset, split="train")}
+
+
+def _chosen(dataset: Path, study_ids: Sequence[str], *, site_cue: bool) -> list[Study]:
+    """Studies as they are trained on; others may lack the site."""
+    studies = [_studies(dataset)[study_id] for study_id in study_ids]
+    return [with_site_cue(study) for study in studies] if site_cue else studies
 
 
 _OPEN_STORES: dict[Path, FeatureStore] = {}
@@ -129,8 +134,7 @@ def _load_step(
 ) -> dict[str, Any]:
     """Plain values only: a loading process that needs no torch starts seconds sooner."""
     stores = {tower: _opened(store) for tower, store in stores.items()}
-    by_id = _studies(dataset, site_cue=site_cue)
-    studies = [by_id[study_id] for study_id in row["study_ids"]]
+    studies = _chosen(dataset, row["study_ids"], site_cue=site_cue)
     image_ids = [image.image_id for study in studies for image in study.images]
     questions = []
     for position, study in enumerate(studies):

@@ -125,7 +125,7 @@ def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: boo
             runtime_env=dev_runtime_env() if dev else {},
         )
     except (RuntimeError, OSError) as error:  # e.g. a head that has just started
-        reason = str(error).strip().splitlines()[-1]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ClusterError(
             f"the cluster did not take the job ({reason}); look whether it runs with: ray job "
             "list; then try again"

@@ -38,10 +38,12 @@ _LOCK = ".lock"
 
 DECISIVE_CODE = (
     "sonoray.plan",
+    "sonoray.study",
     "sonoray_jobs.training",
     "sonoray_jobs.loading",
     "sonoray_jobs.checkpoint",
     "llava_ultra.batch",
+    "llava_ultra.chat",
     "llava_ultra.fusion",
     "llava_ultra.sampling",
     "llava_ultra.language",

@@ -35,7 +35,7 @@ from llava_ultra.language import Language, add_lora, load_language, save_languag
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
 from llava_ultra.towers import ClipTower, SamTower, encode_images
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout."""
 
 NOTICE = "仅供科研使用, 不作为诊断依据。For research use only; not for diagnosis."

@@ -8,8 +8,9 @@ as `LiveBytes` but stops at frozen parameters (torch 2.15).
 
 Two conventions. FLOPs are those of matrix products and convolutions, two per multiplication and
 addition; attention is counted without the half that a causal mask leaves out, and its backward pass
-recomputes the scores (5 products for 2). Memory takes attention as a fused kernel, which keeps no
-matrix of scores; meta tensors alone would take the slow path.
+recomputes the scores (5 products for 2). Memory takes the attention of CLIP and the decoder as a
+fused kernel, which keeps no matrix of scores (meta tensors alone would take the slow path); SAM's
+own code keeps them.
 
 Axes: B studies, K images, N questions, P tokens per image, M images kept, L text tokens, S = M*P+L.
 """
@@ -303,9 +304,11 @@ def trace_prefill(parts: Parts, load: Load) -> PrefillCost:
 
 
 def _fused_tokens(parts: Parts, studies: int, images: int) -> Tensor:
-    shape = (studies, images, parts.clip.num_tokens)
-    clip = torch.empty(*shape, parts.clip.num_channels)
-    return parts.model.fuse(clip, torch.empty(*shape, parts.sam.num_channels))
+    clip, sam = (
+        torch.empty(studies, images, tower.num_tokens, tower.num_channels)
+        for tower in (parts.clip, parts.sam)
+    )
+    return parts.model.fuse(clip, sam)
 
 
 def _prompt(model: LlavaUltra, images: Tensor, text: Tensor) -> Tensor:

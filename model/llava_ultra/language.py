@@ -193,7 +193,10 @@ def adopt_language(source: str | Path) -> Language:
         for name, token in {"bos_token": START, "eos_token": END}.items():
             if getattr(tokenizer, name) is None:
                 tokenizer.add_special_tokens({name: token})
-        if tokenizer.pad_token_id == tokenizer.eos_token_id:  # padding must not end a caption
+        if tokenizer.pad_token_id in (
+            None,
+            tokenizer.eos_token_id,
+        ):  # padding must not end a caption
             tokenizer.add_special_tokens({"pad_token": PAD})
     else:
         tokenizer.add_special_tokens({"pad_token": PAD, "bos_token": START, "eos_token": END})

@@ -57,8 +57,8 @@ class ClipConfig(ModelPart):
     """Whether CLIP's class token stands in front of the patches. SAM has none: there the mean of
     its tokens takes that place, so that both streams keep the same P."""
     pixel_mean: ChannelStatistics | None = None
-    """What is taken from the pixels; empty takes that of the weights, or B-mode's where the tower
-    is trained here."""
+    """What is taken from the pixels before `weights` see them; empty takes that of a pretrained
+    tag, and OpenAI's for a file."""
     pixel_std: ChannelStatistics | None = None
     """What the pixels are then divided by; empty as above."""
 
@@ -126,7 +126,7 @@ class ClipConfig(ModelPart):
                 f"clip.text_width {self.text_width} is no multiple of head_width {self.head_width}"
             )
         _check_layers("clip.feature_layers", self.feature_layers, self.layers)
-        _check_statistics("clip", self.pixel_mean, self.pixel_std)
+        _check_statistics("clip", self.weights, self.pixel_mean, self.pixel_std)
         return self
 
 
@@ -186,7 +186,7 @@ class SamConfig(ModelPart):
         if self.width % self.heads:
             raise ValueError(f"sam.width {self.width} is no multiple of heads {self.heads}")
         _check_layers("sam.feature_layers", self.feature_layers, self.layers)
-        _check_statistics("sam", self.pixel_mean, self.pixel_std)
+        _check_statistics("sam", self.weights, self.pixel_mean, self.pixel_std)
         return self
 
 
@@ -227,8 +227,12 @@ def _check_layers(name: str, given: tuple[int, ...], num_layers: int) -> None:
 
 
 def _check_statistics(
-    part: str, mean: ChannelStatistics | None, std: ChannelStatistics | None
+    part: str, weights: str, mean: ChannelStatistics | None, std: ChannelStatistics | None
 ) -> None:
+    if mean is not None and not weights:
+        raise ValueError(
+            f"{part}.pixel_mean is for published {part}.weights; a tower trained here sees B-mode's"
+        )
     if (mean is None) != (std is None):
         raise ValueError(f"{part}.pixel_mean and {part}.pixel_std go together; give both or none")
     if std is not None and min(std) <= 0:

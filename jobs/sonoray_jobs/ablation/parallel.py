@@ -93,7 +93,7 @@ def run_child(
     train.run(road=child.road, tags=tags, board=board, **common)
     for test, road in child.tests.items():
         board.announce(f"answers {test}".strip())
-        evaluate.run(road=road, split=SPLIT, **common)
+        evaluate.run(road=road, split=SPLIT, gallery=0, **common)
 
 
 def run_children(

@@ -5,7 +5,7 @@
  comparisons: [{setting, test,
    groups: [{name, score, num_questions, num_patients,
      variants: {NAME: {value, low, high, by_seed, difference, constant, auc}}}]}],
- children: [{setting, variant, seed, training, run_id, elapsed_s, ...}], failures: {LABEL: REASON}}
+ children: [{setting, variant, seed, training, run_id, elapsed_s, ...}], failures: [LABEL, ...]}
 ```
 """
 
@@ -30,7 +30,7 @@ from sonoray_jobs.ablation.scores import (
     read_predictions,
     score_variants,
 )
-from sonoray_jobs.ablation.variants import Ablation
+from sonoray_jobs.ablation.variants import KEEP_ALL, Ablation
 
 Report = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ METHOD = (
 def make_report(
     ablation: Ablation,
     outcomes: Sequence[tuple[Child, Outcome]],
-    failures: Mapping[str, str],
+    failures: Sequence[str],
     *,
     dataset: str,
     command: str,
@@ -74,7 +74,7 @@ def make_report(
         "method": METHOD.format(draws=bootstrap.num_resamples),
         "comparisons": comparisons,
         "children": [_child_row(child, left) for child, left in outcomes],
-        "failures": dict(failures),
+        "failures": list(failures),
     }
 
 
@@ -127,6 +127,8 @@ def _compare(
                         "auc": _mean_auc(group, summaries[name]),
                     }
                     for name, score in scores.items()
+                    # who keeps all images picks none
+                    if not (group.score == HIT and name == KEEP_ALL)
                 },
             }
         )
@@ -143,9 +145,12 @@ def _estimate_constant(
     closed = next(iter(summaries.values()))["closed"]  # seeds train on the same studies
     if group.score != ACCURACY:
         return None
+    constants = [closed[rows[number]["topic"]]["constant_answer"] for number in group.rows]
+    if None in constants:  # a topic that its training never met
+        return None
     right = [
-        float(rows[number]["truth"] == closed[rows[number]["topic"]]["constant_answer"])
-        for number in group.rows
+        float(rows[number]["truth"] == constant)
+        for number, constant in zip(group.rows, constants, strict=True)
     ]
     return asdict(estimate_mean(np.array(right)[:, None], group.patients, bootstrap))
 
@@ -259,12 +264,11 @@ def _children(report: Report) -> Iterator[str]:
 
 
 def _failures(report: Report) -> Iterator[str]:
+    """Labels only: a reason may quote a patient's text, and the report goes to MLflow."""
     if report["failures"]:
         yield from ("## Failed", "")
-        yield from Table(
-            header=("child", "reason"), rows=tuple(report["failures"].items())
-        ).markdown()
-        yield ""
+        yield from (f"- {label}" for label in report["failures"])
+        yield from ("", "The command says why, on the terminal and under `--json`.", "")
 
 
 def _title(comparison: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ Values = Mapping[str, Any]
 PHANTOM = "phantom"
 REDUNDANCIES = (1, 3, 5, 7, 9)
 BALANCES = (0.0, 0.25, 0.5, 0.75, 0.8, 1.0)
+KEEP_ALL = "keep_all"
 EVERYTHING = "all"
 
 
@@ -172,7 +173,7 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
         | {"balance": 0.0, "distillation_weight": 0.0, "inference_score": "feature"},
         "attention": adaptive
         | {"balance": 1.0, "distillation_weight": 0.0, "inference_score": "attention"},
-        "keep_all": {"type": "keep_all"},
+        KEEP_ALL: {"type": KEEP_ALL},
         "first": {"type": "first", **keep},
         "random": {"type": "random", **keep},
     }
@@ -226,7 +227,7 @@ def _site_cue(road: RoadConfig, request: Request) -> Ablation:
 
 
 def _modality(road: RoadConfig, request: Request) -> Ablation:
-    values = _label_values(road, request)
+    values, tested = (_label_values(road, request, split) for split in ("train", "test"))
     if len(values) < 2:
         raise ConfigError(
             f"label {request.label!r} has {len(values)} values among the training studies of "
@@ -247,6 +248,7 @@ def _modality(road: RoadConfig, request: Request) -> Ablation:
         tests=tuple(
             EvaluationSet(name=value, values={"evaluate.only": {request.label: value}})
             for value in values
+            if value in tested
         ),
     )
 
@@ -268,7 +270,7 @@ def _adaptive(road: RoadConfig) -> dict[str, Any]:
     return own.model_dump(mode="json")
 
 
-def _label_values(road: RoadConfig, request: Request) -> list[str]:
+def _label_values(road: RoadConfig, request: Request, split: str) -> list[str]:
     if (request.dataset, request.label) == (PHANTOM, "organ"):  # it may not have been made yet
         return [organ.value for organ in road.phantom.organs]
     try:
@@ -280,7 +282,7 @@ def _label_values(road: RoadConfig, request: Request) -> list[str]:
             f"the values of label {request.label!r} are not known before the phantom is made; "
             "run: sonoray ingest phantom with the same --config and --set"
         ) from None
-    studies = iter_studies(folder, split="train")
+    studies = iter_studies(folder, split=split)
     return sorted(
         {study.labels[request.label] for study in studies if request.label in study.labels}
     )

@@ -73,9 +73,10 @@ def pretrain_language(
         text = collate_texts(
             tokenizer,
             [(0, *said[turn]) for said, turn in chosen],
-            max_tokens=model_config.context_length - config.hint_tokens,
+            max_tokens=model_config.context_length,
         )
-        hints, hint_mask = _hints(tokenizer, chosen, config, shuffle)
+        room = min(config.hint_tokens, model_config.context_length - text.ids.shape[1])
+        hints, hint_mask = _hints(tokenizer, chosen, room, config.hint_rate, shuffle)
         noise = torch.randn((*hints.shape, embed.embedding_dim), generator=generator)
         scale = config.hint_noise * embed.weight.detach().pow(2).mean().sqrt()
         words = embed(text.ids)
@@ -99,14 +100,15 @@ def clauses(answer: str) -> list[str]:
 def _hints(
     tokenizer: PreTrainedTokenizerFast,
     examples: Sequence[tuple[Sequence[Pair], int]],
-    config: LanguagePretrainConfig,
+    room: int,
+    rate: float,
     shuffle: random.Random,
 ) -> tuple[Tensor, Tensor]:
-    """Hints (N, H) int64 and their mask (N, H) bool, right-padded, of (conversation, turn) rows."""
-    ids = torch.full((len(examples), config.hint_tokens), tokenizer.pad_token_id)
+    """Hints (N, room) int64 and their mask, bool, right-padded, of (conversation, turn) rows."""
+    ids = torch.full((len(examples), room), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for row, (said, turn) in enumerate(examples):
-        if shuffle.random() >= config.hint_rate:
+        if shuffle.random() >= rate:
             continue
         parts = [
             part
@@ -116,7 +118,7 @@ def _hints(
         ]
         shuffle.shuffle(parts)
         tokens = [token for part in parts for token in encode_text(tokenizer, part)]
-        tokens = tokens[: config.hint_tokens]
+        tokens = tokens[:room]
         ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         mask[row, : len(tokens)] = True
     return ids, mask

@@ -302,6 +302,9 @@ def test_an_architecture_without_a_class_token_gives_its_patches_only():
         _check_shape(tower, config.source)
 
 
+PUBLISHED = {"source": SOURCE, "weights": "a.pt"}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -316,8 +319,9 @@ def test_an_architecture_without_a_class_token_gives_its_patches_only():
         ({"feature_layers": (0, 3)}, r"\[0, 3\] are outside the 3 layers"),
         ({"feature_layers": (1, -2)}, "must rise and name each layer once"),
         ({"feature_layers": (2, 0)}, "must rise and name each layer once"),
-        ({"pixel_mean": (0, 0, 0)}, "give both or none"),
-        ({"pixel_mean": (0, 0, 0), "pixel_std": (1, 1, 0)}, "must be above 0"),
+        (PUBLISHED | {"pixel_mean": (0, 0, 0)}, "give both or none"),
+        (PUBLISHED | {"pixel_mean": (0, 0, 0), "pixel_std": (1, 1, 0)}, "must be above 0"),
+        ({"pixel_mean": (0, 0, 0), "pixel_std": (1, 1, 1)}, "is for published clip.weights"),
     ],
 )
 def test_clip_settings_that_cannot_be_are_refused(values, message):

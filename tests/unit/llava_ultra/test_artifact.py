@@ -122,8 +122,8 @@ def test_a_missing_file_is_named(folder, tmp_path, file):
 def test_a_newer_format_is_refused(folder, tmp_path):
     changed = copy_of(folder, tmp_path / "changed")
     manifest = json.loads((changed / "manifest.json").read_text())
-    (changed / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
-    with pytest.raises(ValueError, match="has format 2"):
+    (changed / "manifest.json").write_text(json.dumps({**manifest, "format": 3}))
+    with pytest.raises(ValueError, match="has format 3"):
         load_assistant(changed)
 
 

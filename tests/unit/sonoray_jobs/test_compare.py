@@ -187,7 +187,11 @@ def test_the_newest_of_several_evaluations_counts_and_other_settings_are_named(t
         ("phantom-zzz", "phantom-aab2", ["'phantom-zzz'", "phantom-aaa1, phantom-aab2"]),
         ("", "phantom-aab2", ["''", "trainings there"]),
         ("phantom-aa", "phantom-aab2", ["'phantom-aa' fits several", "phantom-aaa1"]),
-        ("phantom-new", "phantom-aab2", ["no evaluation of the split 'test'", "--split test"]),
+        (
+            "phantom-new",
+            "phantom-aab2",
+            ["no evaluation of the whole split 'test'", "--split test"],
+        ),
         ("phantom-aab2", "id-of-phantom-aab2", ["both names mean"]),
     ],
 )

@@ -58,7 +58,7 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         for study, count in COUNTS.items()
     }
-    monkeypatch.setattr(loading, "_studies", lambda _, site_cue: made)
+    monkeypatch.setattr(loading, "_studies", lambda _: made)
 
 
 @pytest.mark.usefixtures("studies")
@@ -107,15 +107,12 @@ def settings(**values) -> TrainConfig:
 
 def test_a_cued_training_reads_cued_questions(dataset):
     loading._studies.cache_clear()
+    plain = loading._chosen(dataset, ["liver", "breast"], site_cue=False)
+    assert [study.turns[0].question for study in plain] == ["大小？", "大小？"]
+    (cued,) = loading._chosen(dataset, ["liver"], site_cue=True)  # the other one lacks the site
+    assert cued.turns[0].question == "检查部位：肝脏。大小？"
     with pytest.raises(DataError, match=r"study 'breast' .* has no label 'site'"):
-        loading._studies(dataset, site_cue=True)
-    plain = loading._studies(dataset, site_cue=False)
-    assert [study.turns[0].question for study in plain.values()] == ["大小？", "大小？"]
-    only_liver = [plain["liver"]]
-    write_studies(dataset, only_liver)
-    loading._studies.cache_clear()
-    cued = loading._studies(dataset, site_cue=True)
-    assert cued["liver"].turns[0].question == "检查部位：肝脏。大小？"
+        loading._chosen(dataset, ["liver", "breast"], site_cue=True)
 
 
 def test_what_no_worker_could_train_on_is_refused_before(dataset):

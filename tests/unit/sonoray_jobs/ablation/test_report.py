@@ -79,7 +79,7 @@ def report(tmp_path: Path) -> dict:
     return make_report(
         ABLATION,
         [outcome(tmp_path, variant, seed) for variant, seed in RIGHT],
-        {"redundancy 3, concat, seed 2": "the loss is not finite"},
+        ["redundancy 3, concat, seed 2"],
         dataset="phantom",
         command="sonoray ablate visual",
         parent_run_id="parent-id",
@@ -133,7 +133,7 @@ def test_markdown_and_terminal_show_them(report):
         "| +0.375 [+",
         "`id-concat-1` | 61 s |",
         "`id-concat-0` | - |",
-        "| redundancy 3, concat, seed 2 | the loss is not finite |",
+        "- redundancy 3, concat, seed 2",
         "![means and intervals](report.png)",
         "1000 draws of patients",
     ):
@@ -159,7 +159,7 @@ def test_a_child_that_is_missing_leaves_the_others(tmp_path):
     report = make_report(
         ABLATION,
         [outcome(tmp_path, "concat", 0)],
-        {},
+        [],
         dataset="phantom",
         command="x",
         parent_run_id="p",
