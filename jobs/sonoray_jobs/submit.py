@@ -12,9 +12,11 @@ request checks within seconds that something answers there and takes the token.
 
 import asyncio
 import logging
+import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.5
+_ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +111,8 @@ def _connect(address: str) -> "JobSubmissionClient":
     if answer.status_code == requests.codes.not_found:
         raise ClusterError(f"no Ray dashboard at {address!r}: what answers there is something else")
     try:
-        return JobSubmissionClient(address)
+        with _named(address):
+            return JobSubmissionClient(address)
     except AuthenticationError:
         raise ClusterError(
             f"the Ray cluster at {address!r} refuses the token; set RAY_AUTH_MODE=token and "
@@ -116,6 +120,20 @@ def _connect(address: str) -> "JobSubmissionClient":
         ) from None
     except (RuntimeError, ConnectionError, ValueError, requests.RequestException) as error:
         raise ClusterError(f"the Ray cluster at {address!r} cannot be used: {error}") from None
+
+
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Let `address` count: Ray's client takes RAY_ADDRESS before what it is given."""
+    before = os.environ.get(_ADDRESS_VARIABLE)
+    os.environ[_ADDRESS_VARIABLE] = address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ADDRESS_VARIABLE]
+        else:
+            os.environ[_ADDRESS_VARIABLE] = before
 
 
 def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: bool) -> str:

@@ -71,7 +71,8 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_cluster_that_does_not_take_the_job_gives_one_line():
+def test_a_cluster_that_does_not_take_the_job_gives_one_line(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # another cluster, where other jobs run
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
