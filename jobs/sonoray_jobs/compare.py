@@ -59,7 +59,7 @@ class Evaluation:
                 f"{str(path)!r} is the output of {name!r}, not of an evaluation; name a folder "
                 "that sonoray evaluate has printed"
             )
-        dataset_key, training = manifest["inputs"]
+        dataset_key, training, *_ = manifest["inputs"]  # as `evaluate.stage_of` gives them
         return cls(
             path=path,
             dataset=dataset,

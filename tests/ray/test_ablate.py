@@ -8,7 +8,7 @@ import pytest
 from sonoray.study import iter_studies
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
-from sonoray_jobs import ablate, evaluate
+from sonoray_jobs import ablate, compare, evaluate
 from sonoray_jobs.ablation.children import make_children, shared_by
 from sonoray_jobs.ablation.parallel import place
 from sonoray_jobs.ablation.variants import with_values
@@ -92,6 +92,10 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
     assert {question.partition("。")[0].partition("：")[2] for question in asked["with"]} == set(
         sites.values()
     )
+
+    names = [child["training"] for child in second.report["children"]]
+    compared = compare.run(workspace=workspace, road=road, first=names[0], second=names[1])
+    assert sum(topic.num_questions for topic in compared.topics) == len(asked["with"])
 
     third = ablate.run(**given)
     assert third.output.reused

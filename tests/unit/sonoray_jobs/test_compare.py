@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonoray.errors import DataError
-from sonoray.stages import Stage, run_stage
+from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs import compare
-from sonoray_jobs.evaluate import read_predictions
+from sonoray_jobs.evaluate import read_predictions, stage_of
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
+from sonoray_jobs.train import Trained
 
 REPORTS = ["左叶见低回声结节，边界清。", "未见明显异常。", "右叶见囊性病灶，边界清。"]
 SETTINGS = EvaluateConfig(bootstrap_samples=1000, positive_options={"pathology": "良性"})
@@ -67,10 +68,12 @@ def evaluated(
         pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
         return {"run_id": run_id}
 
-    stage = Stage(
-        name=f"evaluate-{dataset}-{split}",
-        config=settings.model_dump(mode="json"),
-        inputs=[dataset_key, training],
+    stage = stage_of(
+        RoadConfig(evaluate=settings),
+        dataset,
+        StageOutput(path=workspace.root, manifest={"key": dataset_key}, reused=True),
+        Trained(name=training, run_id=run_id, checkpoint=run_folder, metrics={}, reused=True),
+        split,
     )
     return run_stage(stage, workspace.stages, make).path
 
@@ -234,3 +237,16 @@ def test_a_question_that_a_study_asks_twice_is_paired_twice(tmp_path):
     _, report = compared(workspace, "a", "b").topics
     assert report.num_questions == 8
     assert report.both_right >= 4
+
+
+def test_a_training_means_its_evaluation_of_the_whole_split(workspace):
+    whole = compare.find_evaluation(workspace, "phantom-aaa1", "test").path
+    part = evaluated(
+        workspace,
+        "phantom-aaa1",
+        predictions(1, right=0.4, num_studies=4),
+        settings=SETTINGS.model_copy(update={"only": {"organ": "liver"}}),
+    )
+    assert part != whole
+    assert compare.find_evaluation(workspace, "phantom-aaa1", "test").path == whole
+    assert compare.find_evaluation(workspace, str(part), "test").path == part
