@@ -96,7 +96,8 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from None
-    return validate_config(model, apply_overrides(values, overrides), str(path))
+    origin = " ".join([str(path), *(f"--set {text}" for text in overrides)])
+    return validate_config(model, apply_overrides(values, overrides), origin)
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401 - any JSON value

@@ -95,6 +95,13 @@ def test_a_file_is_read_and_overridden(tmp_path):
     assert config == Train(epochs=7, optimizer=Optimizer(rate=0.5))
 
 
+def test_an_override_that_does_not_fit_is_not_blamed_on_the_file_alone(tmp_path):
+    file = tmp_path / "train.toml"
+    file.write_text("epochs = 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"train\.toml --set epochs=two: epochs = 'two': "):
+        load_config(Train, file, ["epochs=two"])
+
+
 @pytest.mark.parametrize("content", ["epochs = ", "\xff"])
 def test_a_malformed_file_is_named(tmp_path, content):
     file = tmp_path / "bad.toml"
