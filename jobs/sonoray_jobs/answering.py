@@ -6,7 +6,9 @@ service does; `generated` keeps that text.
 
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
 was decoded, all images of the study with the score that the sampler gave each for this question,
-and which of them the language model saw.
+and which of them the language model saw. `attention_finding` is of another pick: that of the
+attention score when the true answer is before it, as it is in training. It tells how good a teacher
+the feature score has.
 """
 
 import hashlib
@@ -18,10 +20,12 @@ from typing import Any
 import torch
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
+from llava_ultra.config import AdaptiveSampling
 from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
+from llava_ultra.sampling import gather_studies
 from sonoray.config import content_hash
 from sonoray.feature_store import FeatureStore
-from sonoray.study import Study
+from sonoray.study import Study, Turn
 from sonoray_jobs.trained import TrainedParts, load_trained
 
 _HASH_LENGTH = 16
@@ -83,6 +87,7 @@ class AnswerActor:
                 scores[number][option] = value
         shares = reading.selection.probabilities.cpu().numpy()
         picked = reading.selection.indices.cpu().numpy()
+        told = self._told_picks(tokens, visual.image_mask, questions)
         rows = []
         for number, (at, turn) in enumerate(questions):
             study, options = studies[at], scores[number]
@@ -104,9 +109,33 @@ class AnswerActor:
                     "image_scores": shares[number, : len(study.images)].tolist(),
                     "selected": picked[number][picked[number] >= 0].tolist(),
                     "shows_finding": _shows_finding(study, int(picked[number, 0])),
+                    "attention_finding": _shows_finding(study, told[number]) if told else -1,
                 }
             )
         return {key: [row[key] for row in rows] for key in rows[0]}
+
+    def _told_picks(
+        self, tokens: torch.Tensor, image_mask: torch.Tensor, questions: list[tuple[int, Turn]]
+    ) -> list[int]:
+        """The image that the attention score picks for each question and its true answer.
+
+        Empty where the model has no attention score.
+        """
+        if not isinstance(self._model.config.sampling, AdaptiveSampling):
+            return []
+        text = collate_texts(
+            self._language.tokenizer,
+            [(at, turn.question, turn.answer) for at, turn in questions],
+            max_tokens=self._road.model.language.context_length,
+        ).to(self._device)
+        scores = self._model.sampler.attention_scores(
+            gather_studies(tokens, text.study_index),
+            gather_studies(image_mask, text.study_index),
+            self._model.embed(text.ids),
+            text.mask,
+        )
+        picks: list[int] = scores.argmax(dim=1).tolist()
+        return picks
 
 
 def _token_hash(ids: torch.Tensor) -> str:

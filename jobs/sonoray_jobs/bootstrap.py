@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PARTS = ("language", "sam", "clip")
 
-_LOOP = ("llava_ultra.schedule", "llava_ultra.pretrain.loop")
+_LOOP = ("llava_ultra.schedule", "llava_ultra.precision", "llava_ultra.pretrain.loop")
 _PIXELS = (
     "sonoray.images",
     "llava_ultra.pixels",
@@ -49,7 +49,14 @@ _CODE = {
         "llava_ultra.model",
         "llava_ultra.pretrain.language",
     ],
-    "sam": [*_LOOP, *_PIXELS, "llava_ultra.pretrain.sam"],
+    "sam": [
+        *_LOOP,
+        *_PIXELS,
+        "llava_ultra.chat",
+        "llava_ultra.language",
+        "llava_ultra.pretrain.words",
+        "llava_ultra.pretrain.sam",
+    ],
     "clip": [
         *_LOOP,
         *_PIXELS,
@@ -95,7 +102,7 @@ def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         "model": getattr(model, part).model_dump(mode="json"),
         "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
     }
-    if part == "clip":
+    if part == "clip" or (part == "sam" and road.bootstrap.sam.word_weight):
         config["tokenizer"] = model.language.source or model.language.vocab_size
     if part == "sam":
         config["target_grid"] = model.clip.grid
@@ -205,6 +212,7 @@ def _make_sam(
 ) -> dict[str, Any]:
     from llava_ultra.adoption import adopt_sam
     from llava_ultra.pretrain.sam import pretrain_sam
+    from llava_ultra.pretrain.words import bag_of_words
 
     config, target_grid = road.model.sam, road.model.clip.grid
     wanted = [image.image_id for study in studies for image in study.images]
@@ -218,12 +226,18 @@ def _make_sam(
             "masks (BUS-BRA and the phantom have them)"
         )
     pairs = read_images(dataset, masked).values()
+    words = None
+    if road.bootstrap.sam.word_weight:
+        captions = _captions(studies)
+        tokenizer = _make_tokenizer(road.model.language, studies)
+        words = bag_of_words(tokenizer, [captions[image_id] for image_id in masked])
     tower, losses = pretrain_sam(
         [image for image, _ in pairs],
         [mask for _, mask in pairs if mask is not None],
         config,
         road.bootstrap.sam,
         target_grid=target_grid,
+        words=words,
         on_step=post,
     )
     tower.save(folder)
@@ -246,11 +260,7 @@ def _make_clip(
         source = f"{config.source} {config.weights}"
         return _save_adopted(folder, adopt_clip(config), source, dataset, wanted)
     tokenizer = _make_tokenizer(road.model.language, studies)
-    captions = {
-        image.image_id: image.labels.get("caption") or _study_text(study.turns)
-        for study in studies
-        for image in study.images
-    }
+    captions = _captions(studies)
     table = read_images(dataset, list(captions)[: road.bootstrap.clip.max_examples])
     tower, losses = pretrain_clip(
         [image for image, _ in table.values()],
@@ -294,6 +304,15 @@ def _make_tokenizer(
         return adopt_language(config.source).tokenizer
     texts = (text for said in conversations_of(studies) for pair in said for text in pair)
     return train_tokenizer(texts, config.vocab_size)
+
+
+def _captions(studies: Sequence[Study]) -> dict[str, str]:
+    """Each image's own caption, or its study's text, by image id."""
+    return {
+        image.image_id: image.labels.get("caption") or _study_text(study.turns)
+        for study in studies
+        for image in study.images
+    }
 
 
 def _study_text(turns: Sequence[Turn]) -> str:

@@ -9,7 +9,7 @@ hold patients' texts and images and do not leave the workspace.
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,9 @@ class Evaluated:
         rate = self.summary["hit_rate"]
         if rate is not None:
             lines += [f"sampled image shows the finding: {rate:.3f} of answers"]
+        told = self.summary["attention_hit_rate"]
+        if told is not None:
+            lines += [f"image that attention picks when told the truth shows it: {told:.3f}"]
         lines += [
             f"all metrics: {self.output.path / 'closed.md'}, {self.output.path / 'text.md'}",
             f"predictions: {self.output.path / 'predictions.parquet'}",
@@ -127,6 +130,7 @@ def run(
         labels = ", ".join(f"{label} {value}" for label, value in road.evaluate.only.items())
         which = f"{split} studies of {labels}" if labels else f"{split} studies"
         raise DataError(f"dataset {dataset!r} has no {which}; ingest more patients")
+    studies = asked_about(studies, road.evaluate.topics)
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     result = run_stage(
@@ -149,6 +153,25 @@ def run(
         else None
     )
     return Evaluated(output=result, split=split, gallery=shown)
+
+
+def asked_about(studies: Sequence[Study], topics: Sequence[str]) -> list[Study]:
+    """Studies with their questions of some topics only, all where none is named.
+
+    Raises:
+        DataError: a topic is nowhere asked about.
+    """
+    known = {turn.topic for study in studies for turn in study.turns}
+    if unknown := sorted(set(topics) - known):
+        raise DataError(
+            f"evaluate.topics {unknown} are asked of no study; use some of {sorted(known)}"
+        )
+    chosen = set(topics) or known
+    kept = [
+        replace(study, turns=tuple(turn for turn in study.turns if turn.topic in chosen))
+        for study in studies
+    ]
+    return [study for study in kept if study.turns]
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
@@ -207,7 +230,6 @@ def write_report(
     if closed:
         plot_closed(closed, folder / "scores.png")
         plot_roc(records, closed, folder / "roc.png")
-    known = [row["shows_finding"] for row in predictions if row["shows_finding"] >= 0]
     generated_right = [
         row["generated"] == row["truth"] for row in predictions if row["task"] == "closed"
     ]
@@ -216,11 +238,18 @@ def write_report(
         "num_questions": len(predictions),
         "closed": {item.topic: item.to_json() for item in closed},
         "text": {item.topic: item.to_json() for item in free},
-        "hit_rate": sum(known) / len(known) if known else None,
+        "hit_rate": _hit_rate(predictions, "shows_finding"),
+        "attention_hit_rate": _hit_rate(predictions, "attention_finding"),
         "generated_exact": sum(generated_right) / max(1, len(generated_right)),
     }
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _hit_rate(predictions: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    """Share of the picks that show the finding, of those of which it is known."""
+    known = [row[column] for row in predictions if row[column] >= 0]
+    return sum(known) / len(known) if known else None
 
 
 def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from llava_ultra.config import (
     ClipPretrainConfig,
     LanguagePretrainConfig,
+    MatmulPrecision,
     ModelConfig,
     SamPretrainConfig,
 )
@@ -97,6 +98,7 @@ class TrainConfig(Config):
     clip_norm: float = Field(default=1.0, gt=0)
     max_failures: int = Field(default=2, ge=0)
     """How often Ray Train restarts after a lost worker before it gives up."""
+    matmul_precision: MatmulPrecision = "highest"
     seed: int = 0
 
     @model_validator(mode="after")
@@ -131,6 +133,9 @@ class EvaluateConfig(Config):
     """Longest answer, tokens."""
     only: dict[str, str] = Field(default_factory=dict)
     """Labels that an evaluated study must have, as in {organ = "liver"}; empty takes all."""
+    topics: tuple[str, ...] = ()
+    """Topics that are asked, as in ["margin", "pathology"]; empty asks all. Reports and other free
+    texts take most of an evaluation's time."""
     positive_options: dict[str, str] = Field(default_factory=dict)
     """By topic: the option that counts as positive in the AUC; the last one where absent."""
     bootstrap_samples: int = Field(default=2000, ge=1000)

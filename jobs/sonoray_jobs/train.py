@@ -48,6 +48,7 @@ DECISIVE_CODE = (
     "llava_ultra.sampling",
     "llava_ultra.language",
     "llava_ultra.model",
+    "llava_ultra.precision",
     "llava_ultra.schedule",
 )
 """Modules whose source decides what is learned."""

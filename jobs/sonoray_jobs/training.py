@@ -182,6 +182,7 @@ def _run_stage(
     import torch
 
     from llava_ultra.batch import collate_features, collate_texts
+    from llava_ultra.precision import matmul_precision
     from llava_ultra.schedule import cosine_rate
     from sonoray_jobs.checkpoint import Position, restore_moments
 
@@ -210,7 +211,8 @@ def _run_stage(
         if settings.feature_noise:
             visual = visual.with_noise(settings.feature_noise)
         text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
-        output = engine(visual.to(engine.device), text.to(engine.device))
+        with matmul_precision(settings.matmul_precision):
+            output = engine(visual.to(engine.device), text.to(engine.device))
         # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the
         # mean over the step's answers, however many ranks they are spread over.
         num_answers = float(len(loaded.rows))
@@ -218,7 +220,8 @@ def _run_stage(
         step_answers, num_broken = _sum_over_ranks([num_answers, float(broken)])
         if num_broken:  # on all ranks: DeepSpeed would skip the step and go on to the end
             raise diverged(stage, done + 1, stage.learning_rate * rate)
-        engine.backward(output.loss * (num_answers * world / step_answers))
+        with matmul_precision(settings.matmul_precision):
+            engine.backward(output.loss * (num_answers * world / step_answers))
         engine.step()
         done += 1
         if rank == 0:

@@ -198,6 +198,10 @@ class ModelConfig(ModelPart):
         return self.sam.num_channels * (self.sam.grid // self.clip.grid) ** 2
 
 
+MatmulPrecision = Literal["highest", "high", "medium"]
+"""See `llava_ultra.precision`."""
+
+
 class PretrainConfig(ModelPart):
     """How long and how fast a part is pretrained."""
 
@@ -207,11 +211,19 @@ class PretrainConfig(ModelPart):
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     max_examples: int = Field(default=20_000, ge=1)
-    """Examples held in memory; the first ones are taken (one at 192 px is 0.44 MB)."""
+    """Examples held in memory; the first ones are taken (an image at 192 px is 0.11 MB)."""
+    matmul_precision: MatmulPrecision = "highest"
     seed: int = 0
 
 
-class ClipPretrainConfig(PretrainConfig):
+class TowerPretrainConfig(PretrainConfig):
+    """How a tower is pretrained, which sees another view of an image each time."""
+
+    mirror: bool = False
+    """Swap left and right in half of the views: not where the texts name a side."""
+
+
+class ClipPretrainConfig(TowerPretrainConfig):
     """CLIP pretraining."""
 
     steps: int = Field(default=300, ge=1)
@@ -219,12 +231,20 @@ class ClipPretrainConfig(PretrainConfig):
     learning_rate: float = Field(default=1e-3, gt=0)
 
 
-class SamPretrainConfig(PretrainConfig):
+class SamPretrainConfig(TowerPretrainConfig):
     """SAM pretraining."""
 
     steps: int = Field(default=300, ge=1)
     batch_size: int = Field(default=16, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
+    mask_levels: tuple[int, ...] = ()
+    """Mask values that the encoder learns to outline by themselves, besides the whole lesion: the
+    phantom marks calcium with 128."""
+    blank_share: float = Field(default=1, ge=0, le=1)
+    """Share of the images without a lesion that are used: in most studies they are the many."""
+    word_weight: float = Field(default=0, ge=0)
+    """Weight of naming the words of an image's caption beside outlining its lesion; 0 learns from
+    masks alone, as SAM did."""
 
 
 class LanguagePretrainConfig(PretrainConfig):

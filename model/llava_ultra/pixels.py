@@ -68,38 +68,51 @@ def normalise(
     return (values.float() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
+def to_canvases(images: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Letterbox images of any sizes: to uint8 (N, size, size, 3), a quarter of pixels' memory."""
+    return np.stack([letterbox(image, size) for image in images])
+
+
 def to_pixels(images: Sequence[np.ndarray], size: int) -> Tensor:
     """Letterbox and normalise images of any sizes: to (N, 3, size, size), float32."""
-    return normalise(np.stack([letterbox(image, size) for image in images]))
+    return normalise(to_canvases(images, size))
 
 
-def to_masks(masks: Sequence[np.ndarray], size: int) -> Tensor:
+def to_masks(masks: Sequence[np.ndarray], size: int, levels: Sequence[int] = ()) -> Tensor:
     """Letterbox lesion masks as `to_pixels` does their images.
 
     Args:
         masks: uint8 arrays (H, W), non-zero inside the lesion.
         size: side of the square result, pixels.
+        levels: values whose pixels are a target of their own.
 
     Returns:
-        Tensor (N, size, size), float32, the covered share of each pixel in 0..1.
+        Tensor (N, 1 + number of levels, size, size), float32: the share of each pixel covered by
+        the lesion, then by each level, in 0..1.
     """
     grids = []
     for mask in masks:
-        canvas = Image.new("L", (size, size))
-        canvas.paste(_fit(Image.fromarray((mask > 0).astype(np.uint8) * 255), size))
-        grids.append(torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255))
-    return torch.stack(grids)
+        for inside in (mask > 0, *(mask == level for level in levels)):
+            canvas = Image.new("L", (size, size))
+            canvas.paste(_fit(Image.fromarray(inside.astype(np.uint8) * 255), size))
+            grids.append(torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255))
+    return torch.stack(grids).view(len(masks), 1 + len(levels), size, size)
 
 
 def random_views(
-    pixels: Tensor, generator: torch.Generator, masks: Tensor | None = None
+    pixels: Tensor,
+    generator: torch.Generator,
+    masks: Tensor | None = None,
+    *,
+    mirror: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Augment a batch: mirror, zoom by 0.85 to 1.15, shift by up to 8 %, change gain by up to 20 %.
+    """Augment a batch: zoom by 0.85 to 1.15, shift by up to 8 %, change gain by up to 20 %.
 
     Args:
         pixels: (N, 3, S, S).
         generator: source of randomness.
-        masks: (N, M, M), moved in the same way as the pixels.
+        masks: (N, T, M, M), moved in the same way as the pixels.
+        mirror: swap left and right in half of the views.
 
     Returns:
         The views and their masks, in the given shapes.
@@ -110,9 +123,9 @@ def random_views(
         return torch.rand(*shape, generator=generator) * (high - low) + low
 
     zoom = uniform(0.85, 1.15, num)
-    mirror = torch.where(torch.rand(num, generator=generator) < 0.5, -1.0, 1.0)
+    side = torch.where(torch.rand(num, generator=generator) < 0.5, -1.0 if mirror else 1.0, 1.0)
     theta = torch.zeros(num, 2, 3)
-    theta[:, 0, 0] = zoom * mirror
+    theta[:, 0, 0] = zoom * side
     theta[:, 1, 1] = zoom
     theta[:, :, 2] = uniform(-0.16, 0.16, num, 2)  # the grid spans -1..1, so 0.16 is 8 %
     gain = uniform(0.8, 1.2, num, 1, 1, 1)
@@ -125,8 +138,8 @@ def random_views(
     views = views.expand_as(pixels)
     if masks is None:
         return views, None
-    mask_grid = F.affine_grid(theta, [num, 1, *masks.shape[1:]], align_corners=False)
-    return views, F.grid_sample(masks[:, None], mask_grid, align_corners=False)[:, 0]
+    mask_grid = F.affine_grid(theta, list(masks.shape), align_corners=False)
+    return views, F.grid_sample(masks, mask_grid, align_corners=False)
 
 
 def _fit(image: Image.Image, size: int) -> Image.Image:

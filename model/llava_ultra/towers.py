@@ -120,10 +120,11 @@ class Standardiser(nn.Module):
         return (features - self.mean) / self.deviation
 
 
-def fit_standardiser(tower: "ClipTower | SamTower", pixels: Tensor) -> None:
-    """Fit a tower's standardiser on pixels (N, 3, S, S), of which it takes at most 512."""
-    chosen = pixels[:: math.ceil(len(pixels) / _FIT_IMAGES)]
-    _fit(tower, (chosen[at : at + _FIT_BATCH] for at in range(0, len(chosen), _FIT_BATCH)))
+def fit_standardiser(tower: "ClipTower | SamTower", canvases: np.ndarray) -> None:
+    """Fit a tower's standardiser on canvases, uint8 (N, S, S, 3), of which it takes at most 512."""
+    chosen = canvases[:: math.ceil(len(canvases) / _FIT_IMAGES)]
+    starts = range(0, len(chosen), _FIT_BATCH)
+    _fit(tower, (normalise(chosen[at : at + _FIT_BATCH]) for at in starts))
 
 
 def fit_adopted(tower: "ClipTower | SamTower", images: Sequence[np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.chat import encode_text
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
-from llava_ultra.pixels import random_views, to_pixels
+from llava_ultra.pixels import normalise, random_views, to_canvases
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.towers import ClipTower, fit_standardiser
 
@@ -64,7 +64,7 @@ def pretrain_clip(
     # open_clip's 0.02 leaves all captions of a small model alike at first, and some seeds never get
     # away from there
     nn.init.normal_(tower.clip.token_embedding.weight, std=_TOKEN_STD)
-    pixels = to_pixels(images, model_config.image_size)
+    canvases = to_canvases(images, model_config.image_size)
     ids = encode_captions(tokenizer, captions, model_config.context_length)
     group_of = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     groups = torch.tensor([group_of[caption] for caption in captions])
@@ -73,14 +73,15 @@ def pretrain_clip(
 
     def step_loss() -> Tensor:
         index = next(batches)
-        views, _ = random_views(pixels[index], generator)
+        pixels = normalise(canvases[index.numpy()])
+        views, _ = random_views(pixels, generator, mirror=config.mirror)
         image_features = tower.clip.encode_image(views, normalize=True)
         text_features = tower.clip.encode_text(ids[index], normalize=True)
         logits = tower.clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
         return contrastive_loss(logits, groups[index])
 
     losses = optimise(tower, config, step_loss, on_step)
-    fit_standardiser(tower, pixels)
+    fit_standardiser(tower, canvases)
     return tower, losses
 
 

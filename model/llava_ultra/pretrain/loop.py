@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_ultra.config import PretrainConfig
+from llava_ultra.precision import matmul_precision
 from llava_ultra.schedule import cosine_rate
 
 OnStep = Callable[[int, int, float], None]
@@ -45,14 +46,15 @@ def optimise(
         rate = cosine_rate(step, config.steps, config.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * rate
-        loss = loss_of_step()
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"pretraining loss is {loss.item()} at step {step}; lower the learning_rate "
-                f"({config.learning_rate})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with matmul_precision(config.matmul_precision):
+            loss = loss_of_step()
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"pretraining loss is {loss.item()} at step {step}; lower the learning_rate "
+                    f"({config.learning_rate})"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))

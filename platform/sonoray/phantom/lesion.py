@@ -11,6 +11,7 @@ Echogenicity and size are coarse features; the margin and the microcalcification
 encoder that sees more detail must answer more of the questions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from sonoray.phantom.physics import Floats, Tissue
 
 _NUM_ANGLES = 720
+
+CALCIFICATION = 128
+"""Value of calcium in a mask; the rest of a lesion is 255."""
 
 
 class Kind(StrEnum):
@@ -152,6 +156,15 @@ class Section:
     """Angles by which the outline is turned: other planes cut other spicules."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grain:
+    """A microcalcification."""
+
+    x_mm: float
+    z_mm: float
+    radius_mm: float
+
+
 def draw_lesion(rng: np.random.Generator, *, size_bounds_mm: tuple[float, ...]) -> Lesion:
     """Draw a lesion.
 
@@ -200,16 +213,32 @@ def lesion_distance(
     return (np.hypot(along, down) - radius) * half_height, angle
 
 
-def lesion_mask(lesion: Lesion, section: Section, x_mm: Floats, z_mm: Floats) -> NDArray[np.uint8]:
-    """Return 255 inside of the outline and 0 outside, uint8."""
+def lesion_mask(
+    lesion: Lesion,
+    section: Section,
+    grains: Sequence[Grain],
+    x_mm: Floats,
+    z_mm: Floats,
+) -> NDArray[np.uint8]:
+    """Return 0 outside of the outline, `CALCIFICATION` where calcium lies, 255 elsewhere inside."""
     distance, _ = lesion_distance(lesion, section, x_mm, z_mm)
-    return np.where(distance < 0, 255, 0).astype(np.uint8)
+    mask = np.where(distance < 0, 255, 0).astype(np.uint8)
+    if lesion.kind is Kind.CALCIFIED:
+        mask[mask > 0] = CALCIFICATION
+    for grain in grains:
+        reach = np.hypot(x_mm - np.float32(grain.x_mm), z_mm - np.float32(grain.z_mm))
+        mask[(reach < grain.radius_mm) & (mask > 0)] = CALCIFICATION
+    return mask
 
 
 def paint_lesion(
     tissue: Tissue, lesion: Lesion, section: Section, rng: np.random.Generator
-) -> None:
-    """Draw the lesion into `tissue`; shadow and enhancement follow from its attenuation."""
+) -> list[Grain]:
+    """Draw the lesion into `tissue`; shadow and enhancement follow from its attenuation.
+
+    Returns:
+        Its microcalcifications.
+    """
     grid = tissue.grid
     grain = np.float32(grid.probe.side_mm / 192)
     distance, angle = lesion_distance(lesion, section, grid.x_mm, grid.z_mm)
@@ -232,22 +261,26 @@ def paint_lesion(
         front = np.clip(-2 * np.sin(angle), 0, 1) * np.exp(-((distance / (2 * grain)) ** 2))
         tissue.specular += 9 * front
     elif lesion.calcified:
-        _paint_grains(tissue, lesion, section, rng)
+        return _paint_grains(tissue, lesion, section, rng)
+    return []
 
 
 def _paint_grains(
     tissue: Tissue, lesion: Lesion, section: Section, rng: np.random.Generator
-) -> None:
+) -> list[Grain]:
     """Scatter bright grains over the section, coherent so that none drowns in the speckle."""
     grid = tissue.grid
     size = np.float32(grid.probe.side_mm / 192 * 0.9)
     half = lesion.size_mm * section.scale / 2
+    grains = []
     for _ in range(int(rng.integers(6, 11))):
         turn, reach = rng.uniform(0, 2 * np.pi), 0.72 * np.sqrt(rng.uniform())
         x = np.float32(section.x_mm + half * reach * np.cos(turn))
         z = np.float32(section.z_mm + half * lesion.aspect * reach * np.sin(turn))
         square = ((grid.x_mm - x) ** 2 + (grid.z_mm - z) ** 2) / size**2
         tissue.specular += 14 * np.exp(-np.minimum(square, 30))
+        grains.append(Grain(x_mm=float(x), z_mm=float(z), radius_mm=float(1.5 * size)))
+    return grains
 
 
 def _outline(rng: np.random.Generator, margin: Margin) -> Floats:

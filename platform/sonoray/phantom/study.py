@@ -209,7 +209,7 @@ def render_view(config: PhantomConfig, plan: StudyPlan, index: int) -> tuple[Gra
     """Draw image `index` of a plan.
 
     Returns:
-        The image and its lesion mask (0 or 255), both uint8 (S, S).
+        The image and its mask (see `lesion_mask`), both uint8 (S, S).
     """
     rng = _generator(config, plan.patient, plan.number, index)
     view, probe = plan.views[index], PRESETS[plan.organ].probe
@@ -220,8 +220,9 @@ def render_view(config: PhantomConfig, plan: StudyPlan, index: int) -> tuple[Gra
         radius = plan.lesion.size_mm * view.section.scale / 2 + 5
         circle = Circle(view.section.x_mm, view.section.z_mm, radius)
         tissue = build_body(plan.organ, view.side, rng, keep_free=circle)
-        paint_lesion(tissue, plan.lesion, view.section, rng)
-        mask = lesion_mask(plan.lesion, view.section, *image_grid(probe, config.image_size))
+        grains = paint_lesion(tissue, plan.lesion, view.section, rng)
+        grid = image_grid(probe, config.image_size)
+        mask = lesion_mask(plan.lesion, view.section, grains, *grid)
     gain = probe.loss_db_mm(SOFT_TISSUE_DB_CM_MHZ) * rng.uniform(*_TGC_RESIDUE)
     envelope = echo_envelope(tissue, rng, noise_db=_NOISE_DB, gain_db_mm=gain)
     white = _WHITE_DB + rng.uniform(-2.5, 2.5)

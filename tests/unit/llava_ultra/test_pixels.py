@@ -26,22 +26,30 @@ def test_masks_follow_their_images():
     image, mask = np.zeros((80, 40), np.uint8), np.zeros((80, 40), np.uint8)
     mask[40:80, 0:20] = 255
     image[40:80, 0:20] = 255
-    small = to_masks([mask], 16)[0]
+    mask[60:80, 0:20] = 128
+    small, level = to_masks([mask], 16, [128])[0]
     assert torch.allclose(small[9:16, 0:3], torch.ones(7, 3))  # edges are smoothed
     assert small.sum() == pytest.approx(32, abs=6)
+    assert level.sum() == pytest.approx(16, abs=4)
+    assert not level[:11].any()
     assert (to_pixels([image], 16)[0, 0] > 0).nonzero()[:, 0].min() >= 7
 
 
-def test_views_move_masks_with_pixels():
+@pytest.mark.parametrize("mirror", [False, True])
+def test_views_move_masks_with_pixels(mirror):
     pixels = torch.full((6, 3, 64, 64), -1.0)  # -1 is black
-    masks = torch.zeros(6, 64, 64)
+    masks = torch.zeros(6, 2, 64, 64)
     pixels[:, :, 10:30, 34:60] = 2.0
-    masks[:, 10:30, 34:60] = 1.0
-    views, moved = random_views(pixels, torch.Generator().manual_seed(0), masks)
+    masks[:, :, 10:30, 34:60] = 1.0
+    views, moved = random_views(pixels, torch.Generator().manual_seed(0), masks, mirror=mirror)
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    moved = moved[:, 0]
     bright = views[:, 0] > 0.2
     agreement = (bright == (moved > 0.5)).float().mean()
     assert agreement > 0.98
-    assert len({tuple(mask.nonzero().float().mean(0).round().tolist()) for mask in moved}) > 1
+    centres = torch.stack([mask.nonzero().float().mean(0) for mask in moved])
+    assert len({tuple(centre.round().tolist()) for centre in centres}) > 1
+    assert bool((centres[:, 1] < 28).any()) == mirror  # the square lies right of the middle
 
 
 @pytest.mark.parametrize(

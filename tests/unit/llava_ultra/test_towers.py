@@ -6,8 +6,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_ultra.config import ClipConfig, SamConfig
+from llava_ultra.pixels import normalise
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_towers
 from llava_ultra.towers import ClipTower, SamTower, encode_images, fit_standardiser
+
+
+def random_canvases(count, size):
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +85,12 @@ def test_sam_features_are_the_encoder_unshuffled(towers):
 def test_a_fitted_standardiser_levels_the_channels_and_is_saved(which, tmp_path):
     config = tiny_config()
     tower = tiny_towers(config, tiny_language(config))[which]
-    pixels = torch.randn(600, 3, tower.image_size, tower.image_size)
+    canvases = random_canvases(600, tower.image_size)
+    pixels = normalise(canvases)
     with torch.no_grad():
         before = tower(pixels[:3])
     plain = tower.fingerprint
-    fit_standardiser(tower, pixels)
+    fit_standardiser(tower, canvases)
     assert tower.fingerprint != plain
     with torch.no_grad():
         features = tower(pixels[::2]).flatten(0, 1)  # at most 512: every second of 600
@@ -105,7 +112,7 @@ def test_a_channel_that_never_moves_is_not_divided_by_nothing():
     with torch.no_grad():
         sam.encoder.neck[3].weight[0] = 0  # the last LayerNorm: channel 0 is constant
         sam.encoder.neck[3].bias[0] = 2.0
-    fit_standardiser(sam, torch.randn(8, 3, 64, 64))
+    fit_standardiser(sam, random_canvases(8, 64))
     with torch.no_grad():
         features = sam(torch.randn(2, 3, 64, 64))
     assert torch.isfinite(features).all()

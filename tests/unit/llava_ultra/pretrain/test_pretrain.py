@@ -9,6 +9,7 @@ from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrai
 from llava_ultra.pretrain.language import clauses, pretrain_language
 from llava_ultra.pretrain.loop import shuffled_batches
 from llava_ultra.pretrain.sam import mask_loss, pretrain_sam
+from llava_ultra.pretrain.words import bag_of_words
 from llava_ultra.schedule import cosine_rate
 from llava_ultra.testing import TEXTS, tiny_config
 
@@ -43,6 +44,32 @@ def test_sam_learns_the_masks_and_repeats_with_its_seed():
         images, masks, CONFIG.sam, config.model_copy(update={"seed": 1}), target_grid=2
     )
     assert other.fingerprint != tower.fingerprint
+
+
+def test_sam_names_the_words_of_captions_where_asked_to():
+    images, masks, captions = pictures()
+    words = bag_of_words(train_tokenizer([*TEXTS, *captions], 400), captions)
+    assert words.shape == (len(captions), 2)  # 大 and 小; every caption has 结 and 节
+    assert torch.equal(words.sum(dim=1), torch.ones(len(captions)))
+    config = SamPretrainConfig(steps=80, batch_size=8, learning_rate=3e-3, word_weight=1)
+    _, losses = pretrain_sam(images, masks, CONFIG.sam, config, target_grid=2, words=words)
+    alone = config.model_copy(update={"word_weight": 0})
+    _, masks_only = pretrain_sam(images, masks, CONFIG.sam, alone, target_grid=2)
+    naming = np.array(losses) - np.array(masks_only)
+    assert naming[:3].mean() > 0.5  # ln 2 for a coin
+    assert naming[-5:].mean() < 0.5 * naming[:3].mean()
+    with pytest.raises(ValueError, match="no word tells the 2 captions apart"):
+        bag_of_words(train_tokenizer(TEXTS, 400), ["肝脏", "肝脏"])
+
+
+def test_sam_can_leave_out_images_without_a_lesion():
+    images, masks, _ = pictures(16)
+    blanks = [np.zeros_like(mask) for mask in masks]
+    config = SamPretrainConfig(steps=2, batch_size=20, blank_share=0.25)
+    pretrain_sam(images * 2, masks + blanks, CONFIG.sam, config, target_grid=2)
+    less = config.model_copy(update={"blank_share": 0.2})
+    with pytest.raises(ValueError, match="19 images with masks are fewer than"):
+        pretrain_sam(images * 2, masks + blanks, CONFIG.sam, less, target_grid=2)
 
 
 def test_clip_learns_to_tell_captions_apart():
@@ -128,10 +155,10 @@ def test_equal_captions_are_positives_for_each_other():
 
 
 def test_the_mask_loss_is_small_for_the_truth_and_defined_without_a_lesion():
-    target = torch.zeros(2, 8, 8)
-    target[0, 2:5, 2:5] = 1
+    target = torch.zeros(2, 2, 8, 8)
+    target[0, :, 2:5, 2:5] = 1
     assert mask_loss((target - 0.5) * 40, target) < 0.01
-    assert torch.isfinite(mask_loss(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)))
+    assert torch.isfinite(mask_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)))
 
 
 def test_batches_go_through_everything_before_they_repeat():

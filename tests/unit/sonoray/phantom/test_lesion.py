@@ -5,8 +5,10 @@ import pytest
 
 from sonoray.phantom.anatomy import PRESETS, Organ
 from sonoray.phantom.lesion import (
+    CALCIFICATION,
     PROTOTYPES,
     Echogenicity,
+    Grain,
     Kind,
     Margin,
     Posterior,
@@ -112,12 +114,28 @@ def test_the_mask_has_the_place_and_size_of_the_section(scale):
     lesion = of_kind(Kind.CYST)
     section = replace(CENTRED, x_mm=-3.0, scale=scale)
     x_mm, z_mm = image_grid(BREAST.probe, 192)
-    mask = lesion_mask(lesion, section, x_mm, z_mm) == 255
+    mask = lesion_mask(lesion, section, [], x_mm, z_mm) == 255
     pixel_mm = BREAST.probe.side_mm / 192
     area_mm2 = np.pi / 4 * (12 * scale) ** 2 * 0.8
     assert mask.sum() * pixel_mm**2 == pytest.approx(area_mm2, rel=0.12)
     assert (mask * x_mm).sum() / mask.sum() == pytest.approx(-3.0, abs=0.5)
     assert (mask * z_mm).sum() / mask.sum() == pytest.approx(15.0, abs=0.5)
+
+
+def test_the_mask_marks_calcium_inside_of_the_lesion():
+    x_mm, z_mm = image_grid(BREAST.probe, 192)
+    lesion = of_kind(Kind.CYST)
+    inside = lesion_mask(lesion, CENTRED, [], x_mm, z_mm) > 0
+    grains = [
+        Grain(x_mm=CENTRED.x_mm, z_mm=CENTRED.z_mm, radius_mm=1.0),
+        Grain(x_mm=CENTRED.x_mm + 15, z_mm=CENTRED.z_mm, radius_mm=1.0),  # in the tissue
+    ]
+    mask = lesion_mask(lesion, CENTRED, grains, x_mm, z_mm)
+    pixel_mm = BREAST.probe.side_mm / 192
+    assert ((mask > 0) == inside).all()
+    assert (mask == CALCIFICATION).sum() * pixel_mm**2 == pytest.approx(np.pi, rel=0.2)
+    whole = lesion_mask(of_kind(Kind.CALCIFIED), CENTRED, [], x_mm, z_mm)
+    assert set(np.unique(whole)) == {0, CALCIFICATION}
 
 
 def test_a_spiculated_margin_is_longer_than_a_smooth_one():
