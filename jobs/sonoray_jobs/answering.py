@@ -22,7 +22,6 @@ import torch
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling
 from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
-from llava_ultra.sampling import gather_studies
 from sonoray.config import content_hash
 from sonoray.feature_store import FeatureStore
 from sonoray.study import Study, Turn
@@ -129,8 +128,9 @@ class AnswerActor:
             max_tokens=self._road.model.language.context_length,
         ).to(self._device)
         scores = self._model.sampler.attention_scores(
-            gather_studies(tokens, text.study_index),
-            gather_studies(image_mask, text.study_index),
+            tokens,
+            image_mask,
+            text.study_index,
             self._model.embed(text.ids),
             text.mask,
         )

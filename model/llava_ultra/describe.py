@@ -247,7 +247,10 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
         if isinstance(config, AdaptiveSampling) and config.grounding_weight:
             longest = slice(load.studies)  # each study's longest text
             similarity = model.sampler.grounding_similarity(
-                tokens, image_mask, text[longest].float(), text_mask[longest]
+                tokens,
+                torch.ones(image_mask.shape, dtype=torch.bool, device="cpu"),  # it looks inside
+                text[longest].float(),
+                torch.ones(text_mask[longest].shape, dtype=torch.bool, device="cpu"),
             )
             loss = loss + grounding_loss(similarity)
         forward = flops.get_total_flops()

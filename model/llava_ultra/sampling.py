@@ -81,25 +81,32 @@ class Sampler(nn.Module):
         return scores
 
     def attention_scores(
-        self, tokens: Tensor, image_mask: Tensor, text: Tensor, text_mask: Tensor
+        self,
+        tokens: Tensor,
+        image_mask: Tensor,
+        study_index: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
     ) -> Tensor:
         """Score images by the attention that text pays them.
 
         Args:
-            tokens: (N, K, P, D) fused tokens of each row's study.
-            image_mask: (N, K), True for real images.
+            tokens: (B, K, P, D) fused tokens.
+            image_mask: (B, K), True for real images.
+            study_index: (N,) int64, the study of each text row.
             text: (N, L, D) embedded text.
             text_mask: (N, L), True for real text.
 
         Returns:
             (N, K) log attention mass; -inf at padding.
         """
-        num_rows, num_images, num_tokens, width = tokens.shape
-        keys = self.key(tokens).flatten(1, 2)  # (N, K*P, D)
-        logits = self.query(text) @ keys.transpose(1, 2) / width**0.5  # (N, L, K*P)
+        num_images, num_tokens = tokens.shape[1:3]
+        keys = gather_studies(self.key(tokens).flatten(1, 2), study_index)  # (N, K*P, D)
+        image_mask = gather_studies(image_mask, study_index)
+        logits = self._queries(text) @ keys.transpose(1, 2)  # (N, L, K*P)
         visible = image_mask.repeat_interleave(num_tokens, dim=1)[:, None]
         attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
-        mass = attention.view(num_rows, -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)
+        mass = attention.view(len(text), -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)
         weights = text_mask.float() / text_mask.sum(dim=1, keepdim=True).clamp(min=1)
         mean_mass = (mass * weights[:, :, None]).sum(dim=1)
         scores: Tensor = mean_mass.clamp(min=1e-9).log().masked_fill(~image_mask, -torch.inf)
@@ -119,15 +126,25 @@ class Sampler(nn.Module):
         Returns:
             (B, B), texts by studies.
         """
-        num_studies, num_images, num_tokens, width = tokens.shape
-        keys = self.key(tokens).flatten(0, 2)  # (B*K*P, D)
-        logits = self.query(text) @ keys.T / width**0.5  # (B, L, B*K*P)
-        logits = logits.view(*text.shape[:2], num_studies, num_images, num_tokens)
-        best_place = logits.logsumexp(dim=-1) - math.log(num_tokens)  # (B, L, B, K)
-        weights = text_mask.float() / text_mask.sum(dim=1, keepdim=True).clamp(min=1)
-        per_image = torch.einsum("blsk,bl->bsk", best_place, weights)
-        visible = per_image.masked_fill(~image_mask[None], -torch.inf)
-        return visible.logsumexp(dim=-1) - image_mask.sum(dim=1).float().log()
+        # Padding is left out before anything is computed: of the pairs of a text token and a place,
+        # the largest tensor of a training step, it makes two thirds.
+        num_tokens = tokens.shape[2]
+        images, texts = _places(image_mask, tokens.device), _places(text_mask, tokens.device)
+        keys = self.key(tokens[images]).flatten(0, 1)  # (I*P, D), I real images
+        logits = self._queries(text[texts]) @ keys.T  # (T, I*P), T real text tokens
+        best_place = logits.view(len(logits), -1, num_tokens).logsumexp(dim=-1)  # (T, I)
+        of_text = F.one_hot(texts[0], len(text)).T.to(best_place.dtype)  # (B, T)
+        sums = of_text @ best_place
+        per_image = sums / of_text.sum(dim=1, keepdim=True).clamp(min=1) - math.log(num_tokens)
+        visible = tokens.new_full((*image_mask.shape, len(text)), -torch.inf)
+        visible = visible.index_put(images, per_image.T)  # (B, K, B), studies first
+        num_images = image_mask.sum(dim=1).to(tokens.device)
+        return (visible.logsumexp(dim=1) - num_images[:, None].float().log()).T
+
+    def _queries(self, text: Tensor) -> Tensor:
+        """Scaled queries of text tokens: (..., D) to (..., D)."""
+        queries: Tensor = self.query(text) / text.shape[-1] ** 0.5
+        return queries
 
     def forward(
         self,
@@ -182,10 +199,11 @@ class Sampler(nn.Module):
             feature_scores = self.feature_scores(tokens)
         feature = gather_studies(feature_scores, study_index)
         row_mask = gather_studies(image_mask, study_index)
-        row_tokens = gather_studies(tokens, study_index)
         if isinstance(self.config, RandomSampling):
             feature = self._draw(image_mask, study_index)
-        scores, distillation = self._scores(feature, row_tokens, row_mask, text, text_mask)
+        scores, distillation = self._scores(
+            feature, tokens, image_mask, study_index, text, text_mask
+        )
         slots, indices = pick(scores, row_mask, num_slots)
         soft = scores.masked_fill(~row_mask, -torch.inf).softmax(dim=-1)
         if (
@@ -195,6 +213,7 @@ class Sampler(nn.Module):
         ):
             slots = soft[:, None]
             indices = indices[:, :1]
+        row_tokens = gather_studies(tokens, study_index)
         picked = torch.einsum("nmk,nkpd->nmpd", slots.to(row_tokens.dtype), row_tokens)
         mask = (indices >= 0).repeat_interleave(tokens.shape[2], dim=1)
         return Selection(
@@ -230,29 +249,37 @@ class Sampler(nn.Module):
         feature: Tensor,
         tokens: Tensor,
         image_mask: Tensor,
+        study_index: Tensor,
         text: Tensor,
         text_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Scores (N, K) to pick by, and the distillation loss ()."""
+        """Scores (N, K) to pick by, and the distillation loss (); `feature` is (N, K)."""
         zero = tokens.new_zeros(())
+        row_mask = gather_studies(image_mask, study_index)
         match self.config:
             case FirstSampling() | KeepAllSampling():
                 order = torch.arange(image_mask.shape[1], device=tokens.device)
-                return -order.float().expand(image_mask.shape), zero
+                return -order.float().expand(row_mask.shape), zero
             case RandomSampling():
                 return feature, zero
             case AdaptiveSampling() as config:
                 rule = "balanced" if self.training else config.inference_score
-                log_feature = _log_softmax(feature, image_mask)
+                log_feature = _log_softmax(feature, row_mask)
                 if rule == "feature":
                     return log_feature, zero
-                attention = self.attention_scores(tokens, image_mask, text, text_mask)
-                log_attention = _log_softmax(attention, image_mask)
+                attention = self.attention_scores(tokens, image_mask, study_index, text, text_mask)
+                log_attention = _log_softmax(attention, row_mask)
                 if rule == "attention":
                     return log_attention, zero
                 scores = config.balance * log_attention + (1 - config.balance) * log_feature
-                loss = distillation_loss(attention, feature, image_mask, config.temperature)
+                loss = distillation_loss(attention, feature, row_mask, config.temperature)
                 return scores, loss
+
+
+def _places(mask: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of each True of a mask (R, C), as indices on a device."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows.to(device), columns.to(device)
 
 
 def distillation_loss(

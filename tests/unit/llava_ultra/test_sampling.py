@@ -139,7 +139,7 @@ def test_masked_text_takes_no_part_in_attention():
     text_mask = torch.arange(6) < torch.tensor([[4], [6]])
     changed = text.clone()
     changed[0, 4:] = 99.0
-    rows = tokens, mask
+    rows = tokens, mask, torch.arange(2)
     first = sampler.attention_scores(*rows, text, text_mask)
     second = sampler.attention_scores(*rows, changed, text_mask)
     assert torch.equal(first, second)
@@ -214,7 +214,7 @@ def test_grounding_learns_which_image_a_text_belongs_to():
     hits = []
     for _ in range(20):
         tokens, shows = draw()
-        scores = sampler.attention_scores(tokens, images, words, text_mask)
+        scores = sampler.attention_scores(tokens, images, torch.arange(6), words, text_mask)
         hits.append((scores.argmax(1) == shows).float().mean())
     assert torch.stack(hits).mean() > 0.8  # chance is 0.25
 
@@ -226,3 +226,19 @@ def test_padding_takes_no_part_in_grounding():
     padded = tokens.detach().clone()
     padded[0, 2:] = 50.0
     assert torch.allclose(plain, sampler.grounding_similarity(padded, mask, text, text_mask))
+    longer = torch.cat([text, torch.full((2, 2, WIDTH), 50.0)], dim=1)
+    unread = torch.cat([text_mask, torch.zeros(2, 2, dtype=torch.bool)], dim=1)
+    assert torch.allclose(plain, sampler.grounding_similarity(tokens, mask, longer, unread))
+
+
+def test_grounding_is_the_equation_in_the_docstring():
+    sampler, tokens, mask, _ = run(AdaptiveSampling(), [2, 4])
+    text, text_mask = torch.randn(2, 3, WIDTH), torch.tensor([[True, True, False], [True] * 3])
+    found = sampler.grounding_similarity(tokens, mask, text, text_mask).detach()
+    for i in range(2):
+        query = sampler.query(text[i, text_mask[i]]).detach()
+        for j in range(2):
+            key = sampler.key(tokens[j, mask[j]]).detach()
+            similarity = torch.einsum("ld,kpd->lkp", query, key) / WIDTH**0.5
+            places = similarity.exp().mean(dim=2).log().mean(dim=0)
+            assert found[i, j] == pytest.approx(float(places.exp().mean().log()), abs=1e-5)
