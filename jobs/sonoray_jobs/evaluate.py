@@ -30,6 +30,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.embed import open_stores
 from sonoray_jobs.gallery import make_gallery
 from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer
+from sonoray_jobs.loading import training_studies
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
@@ -295,8 +296,7 @@ def _evaluate(
     predictions = _answer(workspace, road, dataset, trained, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     training_answers: dict[str, list[str]] = defaultdict(list)
-    folder_of_studies = workspace.dataset(dataset).path
-    for study in iter_studies(folder_of_studies, split="train", only=road.train.only):
+    for study in training_studies(workspace.dataset(dataset).path, road.train):
         for turn in study.turns:
             training_answers[turn.topic].append(turn.answer)
     metrics = write_report(folder, predictions, training_answers, road.evaluate)

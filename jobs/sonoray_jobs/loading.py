@@ -50,6 +50,7 @@ def training_studies(dataset: Path, settings: TrainConfig) -> list[Study]:
             f"no training study has the labels of train.only = {settings.only}; correct it, or "
             "ingest more patients"
         )
+    studies = studies[: settings.max_studies or None]
     return [with_site_cue(study) for study in studies] if settings.site_cue else studies
 
 

@@ -75,6 +75,8 @@ class TrainConfig(Config):
     """Global batch size, in studies."""
     only: dict[str, str] = Field(default_factory=dict)
     """Labels that a training study must have, as in {organ = "breast"}; empty takes all."""
+    max_studies: int = Field(default=0, ge=0)
+    """Most training studies, the first of the dataset; 0 takes all."""
     site_cue: bool = False
     """Whether every question, in training and evaluation, begins with the examination site."""
     turns_per_epoch: int = Field(default=0, ge=0)

@@ -23,8 +23,8 @@ from sonoray.feature_store import FeatureStore
 from sonoray.plan import Step, iter_steps, num_steps
 from sonoray.scratch import scratch_folder
 from sonoray.step_board import StepBoard
-from sonoray.study import iter_studies
 from sonoray_jobs.embed import stores_of
+from sonoray_jobs.loading import training_studies
 from sonoray_jobs.road import RoadConfig, TrainStage
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ def _plans(job: TrainJob, starts: Sequence["Position"]) -> list[list[Step]]:
 
 
 def _train_ids(job: TrainJob) -> list[str]:
-    studies = iter_studies(job.dataset, split="train", only=job.road.train.only)
-    return [study.study_id for study in studies]
+    return [study.study_id for study in training_studies(job.dataset, job.road.train)]
 
 
 def _check_frozen(saved: Mapping[str, str], found: Mapping[str, str]) -> None:

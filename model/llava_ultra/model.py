@@ -28,8 +28,9 @@ from llava_ultra.config import AdaptiveSampling, ModelConfig
 from llava_ultra.fusion import FusionSizes, build_fusion, check_features, with_mean_token
 from llava_ultra.sampling import Sampler, Selection, grounding_loss
 
-LENGTH_GROUPS = 4
-"""Groups of rows by length in one pass of the decoder."""
+LENGTH_GROUPS = 2
+"""Groups of rows by length in one pass of the decoder. On a CPU core a step of the tiny road takes
+0.43, 0.36 and 0.40 s with 1, 2 and 4 of them: less padding against more and smaller products."""
 
 CONNECTOR_PARTS = ("fusion", "sampler")
 """The parts trained in both stages; LoRA joins in the second."""

@@ -118,6 +118,8 @@ def test_a_cued_training_reads_cued_questions(dataset):
 def test_what_no_worker_could_train_on_is_refused_before(dataset):
     loading.training_studies(dataset, settings())
     loading.training_studies(dataset, settings(only={"organ": "breast"}))
+    everyone = loading.training_studies(dataset, settings())
+    assert loading.training_studies(dataset, settings(max_studies=1)) == everyone[:1]
     loading.training_studies(dataset, settings(only={"organ": "liver"}, site_cue=True))
     with pytest.raises(DataError, match=r"has the labels of train.only = \{'organ': 'kidney'\}"):
         loading.training_studies(dataset, settings(only={"organ": "kidney"}))
