@@ -78,6 +78,9 @@ class AdaptiveSampling(ModelPart):
     """Weight of the grounding loss, which teaches the attention score to tell a study's own text
     from those of the other studies in a worker's share of the step; 0 leaves it to the answer loss
     alone."""
+    grounding_temperature: float = Field(default=0.1, gt=0)
+    """Divides the similarities of texts and studies. They are means over a text's tokens and differ
+    by little: at 1 the attention score learned half as fast (docs/results.md)."""
     training_rule: Literal["straight_through", "weighted"] = "straight_through"
     """Straight-through picks as inference does and passes gradients through the soft weights;
     weighted hands the language model the weighted mean of all images."""

@@ -15,9 +15,10 @@ One text belongs to several images, of which only some show what it says. The pa
   pick without the answer, as inference must;
 - grounding (multiple-instance InfoNCE): the answer loss alone moves the attention score too slowly,
   because at first no picked image helps the decoder. So each study's longest text must find its own
-  study among those of the batch, `S_ij = max-like_k mean_l max-like_p q_il . k_jkp`, where max-like
-  is log-mean-exp: one matching image, and in it one matching place, is enough. The batch is one
-  worker's share of a step: workers exchange gradients, not studies;
+  study among those of the batch, `S_ij = max-like_k mean_l max-like_p q_il . k_jkp / sqrt(D)`. Here
+  max-like is log-mean-exp: one matching image, and in it one matching place, is enough; and S is
+  divided by a temperature. The batch is one worker's share of a step: workers exchange gradients,
+  not studies;
 - slots: the M best images, each slot a hard pick whose gradient flows through the softmax over the
   images that earlier slots left (a relaxed subset sample).
 """
@@ -124,7 +125,7 @@ class Sampler(nn.Module):
             text_mask: (B, L) bool.
 
         Returns:
-            (B, B), texts by studies.
+            (B, B), texts by studies, divided by the temperature.
         """
         # Padding is left out before anything is computed: of the pairs of a text token and a place,
         # the largest tensor of a training step, it makes two thirds.
@@ -139,7 +140,9 @@ class Sampler(nn.Module):
         visible = tokens.new_full((*image_mask.shape, len(text)), -torch.inf)
         visible = visible.index_put(images, per_image.T)  # (B, K, B), studies first
         num_images = image_mask.sum(dim=1).to(tokens.device)
-        return (visible.logsumexp(dim=1) - num_images[:, None].float().log()).T
+        similarity = (visible.logsumexp(dim=1) - num_images[:, None].float().log()).T
+        assert isinstance(self.config, AdaptiveSampling)  # no other has queries and keys
+        return similarity / self.config.grounding_temperature
 
     def _queries(self, text: Tensor) -> Tensor:
         """Scaled queries of text tokens: (..., D) to (..., D)."""

@@ -241,4 +241,5 @@ def test_grounding_is_the_equation_in_the_docstring():
             key = sampler.key(tokens[j, mask[j]]).detach()
             similarity = torch.einsum("ld,kpd->lkp", query, key) / WIDTH**0.5
             places = similarity.exp().mean(dim=2).log().mean(dim=0)
-            assert found[i, j] == pytest.approx(float(places.exp().mean().log()), abs=1e-5)
+            similarity = float(places.exp().mean().log()) / 0.1
+            assert found[i, j] == pytest.approx(similarity, abs=1e-4)
