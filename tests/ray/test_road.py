@@ -213,6 +213,7 @@ def test_every_question_of_the_split_is_answered_once(finished_road):
         assert row["image_ids"] == [image.image_id for image in study.images]
         known = int(shown[row["selected"][0]]) if "1" in shown else -1
         assert row["shows_finding"] == known
+        assert (row["attention_finding"] == -1) == ("1" not in shown)
     prompts = {(row["question"], row["prompt_hash"]) for row in rows}
     assert len(prompts) == len({prompt for _, prompt in prompts})  # one hash for one question
     assert len({question for question, _ in prompts}) == len(prompts) > 1

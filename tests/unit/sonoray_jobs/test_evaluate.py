@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray_jobs.evaluate import Evaluated, stage_of, to_record, write_report
+from sonoray.study import Study, StudyImage, Task, Turn
+from sonoray_jobs.evaluate import Evaluated, asked_about, stage_of, to_record, write_report
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained
 
@@ -126,3 +128,22 @@ def test_an_evaluation_is_reused_wherever_it_runs_and_not_for_other_answers(tmp_
 
     assert key(actors=1, actor_cpus=3, actor_gpus=1) == key()
     assert key(max_tokens=7) != key()
+    assert key(topics=["report"]) != key()
+
+
+def test_only_the_topics_that_are_named_are_asked():
+    image = StudyImage(image_id="i", uri="", width=8, height=8)
+
+    def study(name, *topics):
+        turns = tuple(
+            Turn(question="?", answer="有", task=Task.OPEN, topic=topic) for topic in topics
+        )
+        return Study(
+            study_id=name, patient_key="p", split="test", dataset="d", images=(image,), turns=turns
+        )
+
+    studies = [study("a", "report", "margin"), study("b", "report")]
+    assert asked_about(studies, ()) == studies
+    assert asked_about(studies, ("margin",)) == [study("a", "margin")]
+    with pytest.raises(DataError, match=r"\['edge'\] are asked of no study; use .*'margin'"):
+        asked_about(studies, ("margin", "edge"))
