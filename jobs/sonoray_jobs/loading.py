@@ -1,15 +1,16 @@
-"""The training data stream of one worker: Ray Data tasks fetch a step's studies and features.
+"""The training data stream of one worker: a Ray Data actor fetches a step's studies and features.
 
-Each row of the dataset is one step of the plan (`sonoray.plan`); a task turns it into the step's
+Each row of the dataset is one step of the plan (`sonoray.plan`); the actor turns it into the step's
 texts and features. The worker therefore gets exactly its planned samples in exactly the planned
-order, while loading runs ahead of it on CPUs of its own.
+order, while loading runs ahead of it on CPUs of its own. It is an actor and no task because it
+reads the studies' texts and the stores' index once: beside two trainings on two cores Ray ended
+idle task processes all the time and started others, which took a third of the machine.
 
 Ray Data's scheduling loop has a process of its own too (the coordinator of a split in one). As a
 thread of the worker it fights for the interpreter lock with the thousands of small operators of a
 step, which made a step of the tiny road three times as long (3.1 s against 1.0 s, two cores).
 """
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
 
 _STEPS_PER_TASK = 4
-"""Steps that one task loads: a task costs some 10 ms to schedule, a step of the tiny road 5 ms."""
+"""Steps that one call loads: a call costs some 10 ms to schedule, a step of the tiny road 5 ms."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +72,7 @@ def iter_loaded_steps(
         stores: feature stores by tower, `clip` and `sam`.
         turns_per_epoch: turns asked of each study in an epoch; 0 asks all.
         site_cue: whether questions begin with the examination site.
-        num_cpus: logical CPUs of the loading task.
+        num_cpus: logical CPUs of the loading actor.
     """
     import ray
 
@@ -90,72 +91,70 @@ def iter_loaded_steps(
     loaded = ray.data.from_items(
         rows, override_num_blocks=max(1, len(rows) // _STEPS_PER_TASK)
     ).map(
-        _load_step,  # type: ignore[arg-type]
-        fn_kwargs={
+        StepLoader,  # type: ignore[arg-type]
+        fn_constructor_kwargs={
             "dataset": dataset,
             "stores": dict(stores),
             "turns_per_epoch": turns_per_epoch,
             "site_cue": site_cue,
         },
         num_cpus=num_cpus,
-        compute=ray.data.TaskPoolStrategy(size=1),
+        compute=ray.data.ActorPoolStrategy(size=1),
     )
     (stream,) = loaded.streaming_split(1, equal=False)
     for row in stream.iter_rows():
         yield _unpack(steps[row["index"]], row, stores)
 
 
-@functools.lru_cache(maxsize=4)
-def _studies(dataset: Path) -> dict[str, Study]:
-    """All training studies of a dataset, by id; read once per process (text only, no pixels)."""
-    return {study.study_id: study for study in iter_studies(dataset, split="train")}
+class StepLoader:
+    """Turns a row of the plan into a step's data, as plain values.
 
+    A process that needs no torch starts seconds sooner.
+    """
 
-def _chosen(dataset: Path, study_ids: Sequence[str], *, site_cue: bool) -> list[Study]:
-    """Studies as they are trained on; others may lack the site."""
-    studies = [_studies(dataset)[study_id] for study_id in study_ids]
-    return [with_site_cue(study) for study in studies] if site_cue else studies
+    def __init__(
+        self,
+        *,
+        dataset: Path,
+        stores: Mapping[str, FeatureStore],
+        turns_per_epoch: int,
+        site_cue: bool,
+    ) -> None:
+        studies = iter_studies(dataset, split="train")  # text only, no pixels
+        self._studies = {study.study_id: study for study in studies}
+        self._stores = stores
+        self._turns_per_epoch = turns_per_epoch
+        self._site_cue = site_cue
 
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Read the texts and features of one step."""
+        studies = self._chosen(row["study_ids"])
+        image_ids = [image.image_id for study in studies for image in study.images]
+        questions = []
+        for position, study in enumerate(studies):
+            chosen = turns_of_epoch(
+                study.study_id,
+                len(study.turns),
+                turns_per_epoch=self._turns_per_epoch,
+                seed=row["seed"],
+                epoch=row["epoch"],
+            )
+            turns = [study.turns[number] for number in chosen]
+            questions += [(position, turn.question, turn.answer) for turn in turns]
+        features = {tower: store.read(image_ids) for tower, store in self._stores.items()}
+        return {
+            "index": row["index"],
+            "counts": [len(study.images) for study in studies],
+            **{tower: array.tobytes() for tower, array in features.items()},
+            "positions": [position for position, _, _ in questions],
+            "questions": [question for _, question, _ in questions],
+            "answers": [answer for _, _, answer in questions],
+        }
 
-_OPEN_STORES: dict[Path, FeatureStore] = {}
-
-
-def _opened(store: FeatureStore) -> FeatureStore:
-    """This process's own copy of a store, whose index of batches was read once, not per task."""
-    return _OPEN_STORES.setdefault(store.folder, store)
-
-
-def _load_step(
-    row: dict[str, Any],
-    *,
-    dataset: Path,
-    stores: Mapping[str, FeatureStore],
-    turns_per_epoch: int,
-    site_cue: bool,
-) -> dict[str, Any]:
-    """Plain values only: a loading process that needs no torch starts seconds sooner."""
-    stores = {tower: _opened(store) for tower, store in stores.items()}
-    studies = _chosen(dataset, row["study_ids"], site_cue=site_cue)
-    image_ids = [image.image_id for study in studies for image in study.images]
-    questions = []
-    for position, study in enumerate(studies):
-        chosen = turns_of_epoch(
-            study.study_id,
-            len(study.turns),
-            turns_per_epoch=turns_per_epoch,
-            seed=row["seed"],
-            epoch=row["epoch"],
-        )
-        turns = [study.turns[number] for number in chosen]
-        questions += [(position, turn.question, turn.answer) for turn in turns]
-    return {
-        "index": row["index"],
-        "counts": [len(study.images) for study in studies],
-        **{tower: store.read(image_ids).tobytes() for tower, store in stores.items()},
-        "positions": [position for position, _, _ in questions],
-        "questions": [question for _, question, _ in questions],
-        "answers": [answer for _, _, answer in questions],
-    }
+    def _chosen(self, study_ids: Sequence[str]) -> list[Study]:
+        """Studies as they are trained on; others may lack the site."""
+        studies = [self._studies[study_id] for study_id in study_ids]
+        return [with_site_cue(study) for study in studies] if self._site_cue else studies
 
 
 def _unpack(step: Step, row: dict[str, Any], stores: Mapping[str, FeatureStore]) -> LoadedStep:

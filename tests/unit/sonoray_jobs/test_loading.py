@@ -31,19 +31,22 @@ def stores(tmp_path: Path) -> dict[str, FeatureStore]:
     return made
 
 
+def make_loader(dataset: Path, stores: dict[str, FeatureStore], **changes) -> loading.StepLoader:
+    settings = {"turns_per_epoch": 0, "site_cue": False, **changes}
+    return loading.StepLoader(dataset=dataset, stores=stores, **settings)
+
+
 def loaded(stores: dict[str, FeatureStore], dataset: Path, epoch: int, turns_per_epoch: int):
     step = Step(epoch=epoch, index=0, study_ids=tuple(COUNTS), seed=7)
     row = {"index": 0, "study_ids": list(step.study_ids), "seed": 7, "epoch": epoch}
-    packed = loading._load_step(
-        row, dataset=dataset, stores=stores, turns_per_epoch=turns_per_epoch, site_cue=False
-    )
+    packed = make_loader(dataset, stores, turns_per_epoch=turns_per_epoch)(row)
     return loading._unpack(step, packed, stores)
 
 
 @pytest.fixture
-def studies(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {
-        study: Study(
+def _studies(tmp_path: Path) -> None:
+    made = [
+        Study(
             study_id=study,
             patient_key=study,
             split="train",
@@ -57,11 +60,11 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> None:
             ),
         )
         for study, count in COUNTS.items()
-    }
-    monkeypatch.setattr(loading, "_studies", lambda _: made)
+    ]
+    write_studies(tmp_path, made)
 
 
-@pytest.mark.usefixtures("studies")
+@pytest.mark.usefixtures("_studies")
 def test_features_and_answers_stay_with_their_study(stores, tmp_path):
     step = loaded(stores, tmp_path, epoch=0, turns_per_epoch=0)
     for position, (study, count) in enumerate(COUNTS.items()):
@@ -72,7 +75,7 @@ def test_features_and_answers_stay_with_their_study(stores, tmp_path):
         assert asked == [(f"{study}问{i}", f"{study}答{i}") for i in range(TURNS)]
 
 
-@pytest.mark.usefixtures("studies")
+@pytest.mark.usefixtures("_studies")
 def test_an_epoch_asks_its_own_turns_of_every_study(stores, tmp_path):
     epochs = [loaded(stores, tmp_path, epoch, 2).rows for epoch in range(TURNS)]
     assert all(len(rows) == 2 * len(COUNTS) for rows in epochs)
@@ -106,13 +109,16 @@ def settings(**values) -> TrainConfig:
 
 
 def test_a_cued_training_reads_cued_questions(dataset):
-    loading._studies.cache_clear()
-    plain = loading._chosen(dataset, ["liver", "breast"], site_cue=False)
-    assert [study.turns[0].question for study in plain] == ["大小？", "大小？"]
-    (cued,) = loading._chosen(dataset, ["liver"], site_cue=True)  # the other one lacks the site
-    assert cued.turns[0].question == "检查部位：肝脏。大小？"
+    def ask(*study_ids, site_cue):
+        stores = {}
+        load = make_loader(dataset, stores, site_cue=site_cue)
+        return load({"index": 0, "study_ids": study_ids, "seed": 0, "epoch": 0})["questions"]
+
+    assert ask("liver", "breast", site_cue=False) == ["大小？", "大小？"]
+    # the other one lacks the site
+    assert ask("liver", site_cue=True) == ["检查部位：肝脏。大小？"]
     with pytest.raises(DataError, match=r"study 'breast' .* has no label 'site'"):
-        loading._chosen(dataset, ["liver", "breast"], site_cue=True)
+        ask("liver", "breast", site_cue=True)
 
 
 def test_what_no_worker_could_train_on_is_refused_before(dataset):
