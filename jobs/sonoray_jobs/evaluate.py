@@ -82,9 +82,10 @@ class Evaluated:
         rate = self.summary["hit_rate"]
         if rate is not None:
             lines += [f"sampled image shows the finding: {rate:.3f} of answers"]
-        told = self.summary["attention_hit_rate"]
-        if told is not None:
-            lines += [f"image that attention picks when told the truth shows it: {told:.3f}"]
+        told = self.summary["attention_hit_rates"]
+        if told:
+            rates = ", ".join(f"{topic} {rate:.3f}" for topic, rate in told.items())
+            lines += [f"attention, told the answer, picks an image that shows it: {rates}"]
         lines += [
             f"all metrics: {self.output.path / 'closed.md'}, {self.output.path / 'text.md'}",
             f"predictions: {self.output.path / 'predictions.parquet'}",
@@ -240,16 +241,23 @@ def write_report(
         "closed": {item.topic: item.to_json() for item in closed},
         "text": {item.topic: item.to_json() for item in free},
         "hit_rate": _hit_rate(predictions, "shows_finding"),
-        "attention_hit_rate": _hit_rate(predictions, "attention_finding"),
+        "attention_hit_rates": {
+            topic: rate
+            for topic in sorted({row["topic"] for row in predictions})
+            if (rate := _hit_rate(predictions, "attention_finding", topic)) is not None
+        },
         "generated_exact": sum(generated_right) / max(1, len(generated_right)),
     }
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def _hit_rate(predictions: Sequence[Mapping[str, Any]], column: str) -> float | None:
+def _hit_rate(
+    predictions: Sequence[Mapping[str, Any]], column: str, topic: str | None = None
+) -> float | None:
     """Share of the picks that show the finding, of those of which it is known."""
-    known = [row[column] for row in predictions if row[column] >= 0]
+    asked = [row for row in predictions if topic in (None, row["topic"])]
+    known = [row[column] for row in asked if row[column] >= 0]
     return sum(known) / len(known) if known else None
 
 

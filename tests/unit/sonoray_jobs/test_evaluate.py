@@ -57,7 +57,7 @@ def test_metrics_of_both_kinds_of_questions(report):
     _, metrics = report
     assert (metrics["num_studies"], metrics["num_questions"]) == (12, 24)
     assert metrics["hit_rate"] == 0.5
-    assert metrics["attention_hit_rate"] == 1
+    assert metrics["attention_hit_rates"] == {"pathology": 1, "report": 1}
     assert metrics["generated_exact"] == 0.5
     closed = metrics["closed"]["pathology"]
     assert closed["positive_f1"]["value"] >= 0
