@@ -57,7 +57,8 @@ def main() -> None:
         folder = workspace.dataset(given.dataset).path
         stores = open_stores(workspace, road, given.dataset)
     except DataError as error:
-        raise SystemExit(f"nothing to probe: {error}") from None
+        print(f"nothing to probe: {error}")
+        return
     splits = {
         split: list(iter_studies(folder, split=split)) for split in ("train", "validation", "test")
     }
