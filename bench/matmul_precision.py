@@ -21,6 +21,7 @@ from llava_ultra.language import train_tokenizer
 from llava_ultra.pretrain.clip import pretrain_clip
 from llava_ultra.pretrain.language import pretrain_language
 from llava_ultra.pretrain.sam import pretrain_sam
+from llava_ultra.pretrain.words import bag_of_words
 from sonoray.phantom import PhantomConfig, iter_phantom
 from sonoray_jobs.road import load_road
 
@@ -76,6 +77,7 @@ def parts(steps: int) -> dict[str, Callable[[str, Callable[..., None]], object]]
     pixels = [image.data for image in images]
     masks = [image.mask for image in images]
     captions = [image.labels["caption"] for image in images]
+    words = bag_of_words(tokenizer, captions)
 
     def at(config: PretrainConfig, precision: str) -> PretrainConfig:
         return config.model_copy(update={"steps": steps, "matmul_precision": precision})
@@ -94,6 +96,7 @@ def parts(steps: int) -> dict[str, Callable[[str, Callable[..., None]], object]]
             model.sam,
             at(bootstrap.sam, precision),
             target_grid=model.clip.grid,
+            words=words,
             on_step=on_step,
         ),
     }

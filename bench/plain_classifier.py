@@ -142,7 +142,7 @@ def learn(
         for chosen in order[: per_epoch * batch].view(per_epoch, batch):
             pixels = normalise(train.canvases[chosen.numpy()])
             views, _ = random_views(pixels, generator, mirror=mirror)
-            with matmul_precision("medium"):
+            with matmul_precision("medium", "cpu"):
                 loss = F.cross_entropy(network(views[:, :1].contiguous()), truth[chosen])
                 optimizer.zero_grad()
                 loss.backward()

@@ -27,6 +27,8 @@ from sonoray.feature_store import FeatureStore
 from sonoray.study import Study, Turn
 from sonoray_jobs.trained import TrainedParts, load_trained
 
+_NO_LIMIT = 10**9
+
 _HASH_LENGTH = 16
 """Hexadecimal digits of the hashes in a prediction."""
 
@@ -86,7 +88,8 @@ class AnswerActor:
                 scores[number][option] = value
         shares = reading.selection.probabilities.cpu().numpy()
         picked = reading.selection.indices.cpu().numpy()
-        told = self._told_picks(tokens, visual.image_mask, questions)
+        known = any("shows_finding" in image.labels for s in studies for image in s.images)
+        told = self._told_picks(tokens, visual.image_mask, questions) if known else []
         rows = []
         for number, (at, turn) in enumerate(questions):
             study, options = studies[at], scores[number]
@@ -118,14 +121,15 @@ class AnswerActor:
     ) -> list[int]:
         """The image that the attention score picks for each question and its true answer.
 
-        Empty where the model has no attention score.
+        Empty where the model has no attention score. The text never meets the decoder, so that its
+        context is no limit.
         """
         if not isinstance(self._model.config.sampling, AdaptiveSampling):
             return []
         text = collate_texts(
             self._language.tokenizer,
             [(at, turn.question, turn.answer) for at, turn in questions],
-            max_tokens=self._road.model.language.context_length,
+            max_tokens=_NO_LIMIT,
         ).to(self._device)
         scores = self._model.sampler.attention_scores(
             tokens,

@@ -211,7 +211,7 @@ def _make_sam(
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
     from llava_ultra.adoption import adopt_sam
-    from llava_ultra.pretrain.sam import pretrain_sam
+    from llava_ultra.pretrain.sam import pretrain_sam, thin_blanks
     from llava_ultra.pretrain.words import bag_of_words
 
     config, target_grid = road.model.sam, road.model.clip.grid
@@ -219,29 +219,33 @@ def _make_sam(
     if config.weights:
         tower = adopt_sam(config, target_grid=target_grid)
         return _save_adopted(folder, tower, config.weights, dataset, wanted)
-    masked = _with_mask(dataset, wanted)[: road.bootstrap.sam.max_examples]
-    if not masked:
+    shows_lesion = _lesions(dataset, wanted)
+    if not shows_lesion:
         raise DataError(
             f"dataset {str(dataset)!r} has no lesion masks to train SAM on; ingest a source with "
             "masks (BUS-BRA and the phantom have them)"
         )
-    pairs = read_images(dataset, masked).values()
+    settings = road.bootstrap.sam
+    masked = list(shows_lesion)
+    kept = thin_blanks(list(shows_lesion.values()), settings.blank_share)
+    used = [masked[position] for position in kept[: settings.max_examples]]
+    pairs = read_images(dataset, used).values()
     words = None
-    if road.bootstrap.sam.word_weight:
+    if settings.word_weight:
         captions = _captions(studies)
         tokenizer = _make_tokenizer(road.model.language, studies)
-        words = bag_of_words(tokenizer, [captions[image_id] for image_id in masked])
+        words = bag_of_words(tokenizer, [captions[image_id] for image_id in used])
     tower, losses = pretrain_sam(
         [image for image, _ in pairs],
         [mask for _, mask in pairs if mask is not None],
         config,
-        road.bootstrap.sam,
+        settings,
         target_grid=target_grid,
         words=words,
         on_step=post,
     )
     tower.save(folder)
-    return {"fingerprint": tower.fingerprint, **_summary(masked, losses)}
+    return {"fingerprint": tower.fingerprint, **_summary(used, losses)}
 
 
 def _make_clip(
@@ -320,14 +324,19 @@ def _study_text(turns: Sequence[Turn]) -> str:
     return max((turn.answer for turn in turns), key=len)
 
 
-def _with_mask(dataset: Path, image_ids: Sequence[str]) -> list[str]:
-    """Those of the images, each once and in the same order, that have a mask."""
+def _lesions(dataset: Path, image_ids: Sequence[str]) -> dict[str, bool]:
+    """Whether its mask shows a lesion, of each image that has a mask, in the same order."""
     import pyarrow.dataset as ds
 
     has_mask = ds.field("mask_png").is_valid()
-    table = ds.dataset(dataset / "images").to_table(columns=["image_id"], filter=has_mask)
-    masked = set(table["image_id"].to_pylist())
-    return [image_id for image_id in dict.fromkeys(image_ids) if image_id in masked]
+    table = ds.dataset(dataset / "images").to_table(["image_id", "mask_png"], filter=has_mask)
+    wanted = set(image_ids)
+    shows = {
+        row["image_id"]: bool(decode_stored(row["mask_png"]).any())
+        for row in table.to_pylist()
+        if row["image_id"] in wanted
+    }
+    return {image_id: shows[image_id] for image_id in dict.fromkeys(image_ids) if image_id in shows}
 
 
 def read_images(

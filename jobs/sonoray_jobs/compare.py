@@ -200,7 +200,10 @@ def run(
         disagreements=_disagreements(rows, records)[:show],
         changed=sorted(
             key
-            for key in ("max_tokens", "only", "positive_options", "bootstrap_samples", "seed")
+            for key in (
+                *("max_tokens", "only", "topics"),
+                *("positive_options", "bootstrap_samples", "seed"),
+            )
             if one.config.get(key) != other.config.get(key)
         ),
     )
@@ -245,7 +248,8 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
             f"training {training!r} has no evaluation of the whole split {split!r}; run: sonoray "
             f"evaluate --split {split} with its --config and --set, or name an evaluation's folder"
         )
-    return max(own, key=lambda item: (item.path / MANIFEST).stat().st_mtime_ns)
+    whole = [item for item in own if not item.config.get("topics")]  # rather than of some topics
+    return max(whole or own, key=lambda item: (item.path / MANIFEST).stat().st_mtime_ns)
 
 
 def _folder(name: str) -> Path | None:

@@ -8,11 +8,12 @@ hold patients' texts and images and do not leave the workspace.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sonoray.config import content_hash
 from sonoray.errors import DataError
 from sonoray.metrics import (
     AnswerRecord,
@@ -132,7 +133,8 @@ def run(
         labels = ", ".join(f"{label} {value}" for label, value in road.evaluate.only.items())
         which = f"{split} studies of {labels}" if labels else f"{split} studies"
         raise DataError(f"dataset {dataset!r} has no {which}; ingest more patients")
-    studies = asked_about(studies, road.evaluate.topics)
+    known = {turn.topic for study in iter_studies(output.path, split=split) for turn in study.turns}
+    studies = asked_about(studies, road.evaluate.topics, known)
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     result = run_stage(
@@ -157,23 +159,32 @@ def run(
     return Evaluated(output=result, split=split, gallery=shown)
 
 
-def asked_about(studies: Sequence[Study], topics: Sequence[str]) -> list[Study]:
+def asked_about(
+    studies: Sequence[Study], topics: Sequence[str], known: Collection[str]
+) -> list[Study]:
     """Studies with their questions of some topics only, all where none is named.
 
+    Args:
+        studies: those to be evaluated.
+        topics: what to ask about.
+        known: what the split's studies are asked about.
+
     Raises:
-        DataError: a topic is nowhere asked about.
+        DataError: a topic is unknown, or none of these studies is asked about any.
     """
-    known = {turn.topic for study in studies for turn in study.turns}
-    if unknown := sorted(set(topics) - known):
+    if unknown := sorted(set(topics).difference(known)):
         raise DataError(
             f"evaluate.topics {unknown} are asked of no study; use some of {sorted(known)}"
         )
-    chosen = set(topics) or known
+    chosen = set(topics) or set(known)
     kept = [
         replace(study, turns=tuple(turn for turn in study.turns if turn.topic in chosen))
         for study in studies
     ]
-    return [study for study in kept if study.turns]
+    kept = [study for study in kept if study.turns]
+    if not kept:
+        raise DataError(f"none of the studies is asked about {sorted(topics)}; name other topics")
+    return kept
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
@@ -309,6 +320,8 @@ def _evaluate(
             training_answers[turn.topic].append(turn.answer)
     metrics = write_report(folder, predictions, training_answers, road.evaluate)
     shown = "-".join([studies[0].split, *road.evaluate.only.values()])
+    if road.evaluate.topics:  # else it would overwrite parts of the whole evaluation
+        shown += f"-topics-{content_hash(sorted(road.evaluate.topics))[:6]}"
     artifacts = {
         f"evaluation/{shown}/{name}": folder / name for name in _LOGGED if (folder / name).exists()
     }

@@ -2,7 +2,8 @@
 
 Packaged roads lie in `sonoray_jobs/configs`: the sizes `tiny` (phantom studies, two CPU cores,
 minutes), `base` (one 24 GB GPU) and `paper` (our stand-in for LLaVA-Ultra at full size), and
-`busbra` (the public BUS-BRA set, tiny parts). Every command reads the same file and finds what
+`busbra` (the public BUS-BRA set, tiny parts); `evidence` is the road of the experiments on the
+phantom. Every command reads the same file and finds what
 earlier commands made by content, so nothing has to be passed from one to the next by hand.
 """
 
@@ -86,7 +87,7 @@ class TrainConfig(Config):
     cpus_per_worker: float = Field(default=0.5, gt=0)
     """Logical CPUs of a worker."""
     data_cpus: float = Field(default=0, ge=0)
-    """Logical CPUs kept for each worker's loading task. A task reads a step in some 10 ms, so 0, on
+    """Logical CPUs kept for each worker's loading actor. It reads a step in some 10 ms, so 0, on
     whatever is idle, serves a machine that is not full."""
     gpus_per_worker: float = Field(default=0, ge=0)
     feature_noise: float = Field(default=0, ge=0)
@@ -137,7 +138,7 @@ class EvaluateConfig(Config):
     """Labels that an evaluated study must have, as in {organ = "liver"}; empty takes all."""
     topics: tuple[str, ...] = ()
     """Topics that are asked, as in ["margin", "pathology"]; empty asks all. Reports and other free
-    texts take most of an evaluation's time."""
+    texts take most of an evaluation's time. MLflow names such metrics by a hash of the topics."""
     positive_options: dict[str, str] = Field(default_factory=dict)
     """By topic: the option that counts as positive in the AUC; the last one where absent."""
     bootstrap_samples: int = Field(default=2000, ge=1000)

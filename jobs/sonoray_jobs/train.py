@@ -322,7 +322,7 @@ def check_cpus(road: RoadConfig, num_cpus: float) -> None:
     the while.
 
     Raises:
-        ConfigError: workers and their loading tasks need more CPUs than the cluster has.
+        ConfigError: workers and their loading actors need more CPUs than the cluster has.
     """
     train = road.train
     workers = train.num_workers * train.cpus_per_worker

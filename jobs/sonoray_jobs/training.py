@@ -210,7 +210,7 @@ def _run_stage(
         if settings.feature_noise:
             visual = visual.with_noise(settings.feature_noise)
         text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
-        with matmul_precision(settings.matmul_precision):
+        with matmul_precision(settings.matmul_precision, engine.device.type):
             output = engine(visual.to(engine.device), text.to(engine.device))
         # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the
         # mean over the step's answers, however many ranks they are spread over.
@@ -219,7 +219,7 @@ def _run_stage(
         step_answers, num_broken = _sum_over_ranks([num_answers, float(broken)])
         if num_broken:  # on all ranks: DeepSpeed would skip the step and go on to the end
             raise diverged(stage, done + 1, stage.learning_rate * rate)
-        with matmul_precision(settings.matmul_precision):
+        with matmul_precision(settings.matmul_precision, engine.device.type):
             engine.backward(output.loss * (num_answers * world / step_answers))
         engine.step()
         done += 1

@@ -261,7 +261,8 @@ class LanguagePretrainConfig(PretrainConfig):
     hint_rate: float = Field(default=0.85, ge=0, le=1)
     """Share of the rows that get hints; the others keep what the words alone tell."""
     hint_own_rate: float = Field(default=0.5, ge=0, le=1)
-    """Share of the hinted rows whose own answer is among the hints. Where the others say the same
-    in other words (a left lobe, a left side), a small model learns to look only from such rows."""
+    """Share of the hinted rows whose own answer is among the hints before they are cut to
+    `hint_tokens`. Where the others say the same in other words (a left lobe, a left side), a small
+    model learns to look only from such rows."""
     hint_noise: float = Field(default=0.3, ge=0)
     """Standard deviation of the noise on the hints, in units of the word vectors' own."""

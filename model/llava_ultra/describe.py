@@ -9,8 +9,8 @@ as `LiveBytes` but stops at frozen parameters (torch 2.15).
 Two conventions. FLOPs are those of matrix products and convolutions, two per multiplication and
 addition; attention is counted without the half that a causal mask leaves out, and its backward pass
 recomputes the scores (5 products for 2). Memory takes the attention of CLIP and the decoder as a
-fused kernel, which keeps no matrix of scores (meta tensors alone would take the slow path); SAM's
-own code keeps them.
+fused kernel, which keeps no matrix of scores (meta tensors alone would take the slow path, as a CPU
+does that learns with a `matmul_precision` of "medium"); SAM's own code keeps them.
 
 Axes: B studies, K images, N questions, P tokens per image, M images kept, L text tokens, S = M*P+L.
 """

@@ -106,7 +106,11 @@ def _load(data: bytes | Pixels, limits: ImageLimits) -> Pixels:
 
 
 def _encode_mask(data: bytes | Pixels, image: Pixels, limits: ImageLimits) -> bytes:
-    """Bring a mask to 0 and 255 as PNG; a mask that does not fit its image rejects both."""
+    """Encode a mask as PNG; one that does not fit its image rejects both.
+
+    A file's mask is brought to 0 and 255, whatever its format made of them, and so is one of 0 and
+    1. Another that the source made keeps its values.
+    """
     try:
         mask = _load(data, limits)
     except RejectedImageError as error:
@@ -118,4 +122,6 @@ def _encode_mask(data: bytes | Pixels, image: Pixels, limits: ImageLimits) -> by
             f"bad_mask: the mask has {mask.shape} rows and columns, its image {image.shape[:2]}; "
             "export both at one size"
         )
-    return encode_png(np.where(mask > mask.max() // 2, 255, 0).astype(np.uint8))
+    if isinstance(data, bytes) or mask.max() == 1:
+        mask = np.where(mask > mask.max() // 2, 255, 0).astype(np.uint8)
+    return encode_png(mask)

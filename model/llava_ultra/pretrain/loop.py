@@ -46,7 +46,7 @@ def optimise(
         rate = cosine_rate(step, config.steps, config.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * rate
-        with matmul_precision(config.matmul_precision):
+        with matmul_precision(config.matmul_precision, "cpu"):
             loss = loss_of_step()
             if not torch.isfinite(loss):
                 raise ValueError(

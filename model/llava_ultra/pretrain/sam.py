@@ -86,7 +86,8 @@ def pretrain_sam(
         The tower in evaluation mode, and the loss of each step.
 
     Raises:
-        ValueError: counts or sizes differ, or there are fewer images than a batch.
+        ValueError: counts or sizes differ, there are fewer images than a batch, a level is in no
+            mask, or words are missing.
     """
     if len(images) != len(masks):
         raise ValueError(f"{len(images)} images but {len(masks)} masks; give one each")
@@ -96,14 +97,19 @@ def pretrain_sam(
                 f"image {number} is {image.shape[:2]} but its mask {mask.shape[:2]}; "
                 "they must have the same height and width"
             )
-    used = _thin_blanks(masks, config.blank_share)[: config.max_examples]
-    if len(used) < config.batch_size:
+    images, masks = images[: config.max_examples], masks[: config.max_examples]
+    if len(images) < config.batch_size:
         raise ValueError(
-            f"{len(used)} images with masks are fewer than sam batch_size {config.batch_size}; "
+            f"{len(images)} images with masks are fewer than sam batch_size {config.batch_size}; "
             "lower it"
         )
-    images, masks = [images[i] for i in used], [masks[i] for i in used]
-    words = words[used] if config.word_weight and words is not None else None
+    for level in config.mask_levels:
+        if not any((mask == level).any() for mask in masks):
+            raise ValueError(f"no mask holds the value {level} of mask_levels; leave it out")
+    if config.word_weight and words is None:
+        raise ValueError(f"word_weight is {config.word_weight:g} but no words are given")
+    if not config.word_weight:
+        words = None
     torch.manual_seed(config.seed)
     tower = SamTower(model_config, target_grid=target_grid)
     num_words = 0 if words is None else words.shape[1]
@@ -132,16 +138,13 @@ def pretrain_sam(
     return segmenter.tower, losses
 
 
-def _thin_blanks(masks: Sequence[np.ndarray], share: float) -> list[int]:
-    """Indices of all masks with a lesion and of an evenly spread share of those without."""
+def thin_blanks(shows_lesion: Sequence[bool], share: float) -> list[int]:
+    """Positions of all images with a lesion and of an evenly spread share of those without."""
     used, blanks = [], 0
-    for index, mask in enumerate(masks):
-        if mask.any():
-            used.append(index)
-        else:
-            blanks += 1
-            if int(blanks * share) > int((blanks - 1) * share):
-                used.append(index)
+    for position, shows in enumerate(shows_lesion):
+        blanks += not shows
+        if shows or int(blanks * share) > int((blanks - 1) * share):
+            used.append(position)
     return used
 
 

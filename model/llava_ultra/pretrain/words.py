@@ -32,4 +32,8 @@ def bag_of_words(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) ->
         raise ValueError(
             f"no word tells the {len(captions)} captions apart; set bootstrap.sam.word_weight = 0"
         )
-    return torch.tensor([[float(word in bag) for word in words] for bag in bags])
+    marks = torch.zeros(len(bags), len(words))
+    place = {word: column for column, word in enumerate(words)}
+    for row, bag in zip(marks, bags, strict=True):
+        row[[place[word] for word in bag if word in place]] = 1
+    return marks

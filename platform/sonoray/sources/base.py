@@ -27,7 +27,8 @@ class RawImage:
     data: bytes | Pixels
     """The encoded file, or pixels where the source makes them."""
     mask: bytes | Pixels | None = None
-    """Lesion mask of the same geometry (0 background, 255 lesion); None where it is unknown."""
+    """Lesion mask of the same geometry: 0 is background, 255 lesion, and pixels may hold other
+    values inside of it (see `bootstrap.sam.mask_levels`). None where it is unknown."""
     frame_index: int = 0
     """Position in the cine loop that the frame was taken from; 0 for a still."""
     labels: Mapping[str, str] = field(default_factory=dict)

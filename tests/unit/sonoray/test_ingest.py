@@ -115,12 +115,16 @@ def test_a_study_arrives_whole(workspace):
 def test_pixels_and_masks_can_be_read_back_by_uri(workspace):
     mask = np.zeros((48, 40), np.uint8)
     mask[10:20, 5:15] = 255
+    levels = mask.copy()
+    levels[12:14, 7:9] = 128  # from a source that makes its masks
     output, summary = bring(
         workspace,
         study("s1", image(1, mask=encode_png(mask)), image(2)),
         study("s2", image(3, data=picture(3), mask=mask // 255)),
+        study("s3", image(4, data=picture(4), mask=levels)),
+        study("s4", image(5, mask=encode_png(levels))),
     )
-    assert summary["masks"] == 2
+    assert summary["masks"] == 4
     for kept in iter_studies(output.path):
         for reference in kept.images:
             table = pq.read_table(output.path / reference.uri)
@@ -133,9 +137,9 @@ def test_pixels_and_masks_can_be_read_back_by_uri(workspace):
             if reference.source_ref == "2.png":
                 assert row["mask_png"] is None
             else:
-                np.testing.assert_array_equal(
-                    np.asarray(Image.open(io.BytesIO(row["mask_png"]))), mask
-                )
+                stored = np.asarray(Image.open(io.BytesIO(row["mask_png"])))
+                wanted = {"4.png": levels, "5.png": np.where(levels == 128, 255, levels)}
+                np.testing.assert_array_equal(stored, wanted.get(reference.source_ref, mask))
 
 
 def test_a_rerun_is_a_no_op_and_any_change_is_not(workspace):

@@ -170,8 +170,22 @@ def test_no_more_images_are_read_than_are_used(part, dataset, monkeypatch, tmp_p
     assert sum(png in pngs for png in decoded) == 3
 
 
-def test_images_without_a_mask_do_not_count_for_sam(tmp_path):
+def test_images_without_a_mask_do_not_count_for_sam_and_blank_ones_are_known(tmp_path):
     (tmp_path / "images").mkdir()
-    table = {"image_id": ["a", "b", "c"], "mask_png": [None, b"mask", b"mask"]}
+    blank = np.zeros((32, 32), np.uint8)
+    masks = [None, encode_png(np.eye(32, dtype=np.uint8)), encode_png(blank)]
+    table = {"image_id": ["a", "b", "c"], "mask_png": masks}
     pq.write_table(pa.table(table), tmp_path / "images" / "part-00000.parquet")
-    assert bootstrap._with_mask(tmp_path, ["c", "a", "b", "c"]) == ["c", "b"]
+    found = bootstrap._lesions(tmp_path, ["c", "a", "b", "c"])
+    assert list(found.items()) == [("c", False), ("b", True)]
+
+
+def test_sam_trains_on_fewer_blank_images_where_asked(dataset, tmp_path):
+    config = road().model_dump()
+    config["bootstrap"]["sam"] |= {"blank_share": 0, "mask_levels": [128], "word_weight": 1}
+    everyone = make("sam", road(), dataset, tmp_path / "all")["num_examples"]
+    summary = make("sam", RoadConfig.model_validate(config), dataset, tmp_path / "few")
+    studies = iter_studies(dataset.path, split="train")
+    shown = [image.labels["shows_finding"] for study in studies for image in study.images]
+    assert everyone == len(shown)
+    assert summary["num_examples"] == shown.count("1") < len(shown)

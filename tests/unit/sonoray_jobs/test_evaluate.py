@@ -143,7 +143,10 @@ def test_only_the_topics_that_are_named_are_asked():
         )
 
     studies = [study("a", "report", "margin"), study("b", "report")]
-    assert asked_about(studies, ()) == studies
-    assert asked_about(studies, ("margin",)) == [study("a", "margin")]
+    known = {"report", "margin"}
+    assert asked_about(studies, (), known) == studies
+    assert asked_about(studies, ("margin",), known) == [study("a", "margin")]
     with pytest.raises(DataError, match=r"\['edge'\] are asked of no study; use .*'margin'"):
-        asked_about(studies, ("margin", "edge"))
+        asked_about(studies, ("margin", "edge"), known)
+    with pytest.raises(DataError, match=r"none of the studies is asked about \['margin'\]"):
+        asked_about(studies[1:], ("margin",), known)

@@ -1,7 +1,7 @@
 """The workers' own loop in real processes over gloo and DeepSpeed, without a Ray cluster.
 
-Ray Train's local mode gives each process its rank. Left out are the ways in and out: loading tasks
-run in the process itself, and what is reported is kept in a folder.
+Ray Train's local mode gives each process its rank. Left out are the ways in and out: the loader
+runs in the process itself, and what is reported is kept in a folder.
 """
 
 import json
@@ -47,16 +47,12 @@ class Silent:
 
 
 def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, site_cue, **_):
+    load = loading.StepLoader(
+        dataset=dataset, stores=stores, turns_per_epoch=turns_per_epoch, site_cue=site_cue
+    )
     for index, step in enumerate(steps):
         row = {"index": index, "study_ids": list(step.study_ids), "seed": step.seed}
-        loaded = loading._load_step(
-            {**row, "epoch": step.epoch},
-            dataset=dataset,
-            stores=stores,
-            turns_per_epoch=turns_per_epoch,
-            site_cue=site_cue,
-        )
-        yield loading._unpack(step, loaded, stores)
+        yield loading._unpack(step, load({**row, "epoch": step.epoch}), stores)
 
 
 def train(job, target, rank, num_ranks, port):

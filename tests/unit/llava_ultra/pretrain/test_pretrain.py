@@ -8,7 +8,7 @@ from llava_ultra.language import train_tokenizer
 from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
 from llava_ultra.pretrain.language import clauses, pretrain_language
 from llava_ultra.pretrain.loop import shuffled_batches
-from llava_ultra.pretrain.sam import mask_loss, pretrain_sam
+from llava_ultra.pretrain.sam import mask_loss, pretrain_sam, thin_blanks
 from llava_ultra.pretrain.words import bag_of_words
 from llava_ultra.schedule import cosine_rate
 from llava_ultra.testing import TEXTS, tiny_config
@@ -54,7 +54,7 @@ def test_sam_names_the_words_of_captions_where_asked_to():
     config = SamPretrainConfig(steps=80, batch_size=8, learning_rate=3e-3, word_weight=1)
     _, losses = pretrain_sam(images, masks, CONFIG.sam, config, target_grid=2, words=words)
     alone = config.model_copy(update={"word_weight": 0})
-    _, masks_only = pretrain_sam(images, masks, CONFIG.sam, alone, target_grid=2)
+    _, masks_only = pretrain_sam(images, masks, CONFIG.sam, alone, target_grid=2, words=words)
     naming = np.array(losses) - np.array(masks_only)
     assert naming[:3].mean() > 0.5  # ln 2 for a coin
     assert naming[-5:].mean() < 0.5 * naming[:3].mean()
@@ -63,13 +63,25 @@ def test_sam_names_the_words_of_captions_where_asked_to():
 
 
 def test_sam_can_leave_out_images_without_a_lesion():
-    images, masks, _ = pictures(16)
-    blanks = [np.zeros_like(mask) for mask in masks]
-    config = SamPretrainConfig(steps=2, batch_size=20, blank_share=0.25)
-    pretrain_sam(images * 2, masks + blanks, CONFIG.sam, config, target_grid=2)
-    less = config.model_copy(update={"blank_share": 0.2})
-    with pytest.raises(ValueError, match="19 images with masks are fewer than"):
-        pretrain_sam(images * 2, masks + blanks, CONFIG.sam, less, target_grid=2)
+    shows = [True, False] * 8
+    assert thin_blanks(shows, 1) == list(range(16))
+    assert thin_blanks(shows, 0) == list(range(0, 16, 2))
+    assert thin_blanks(shows, 0.25) == [0, 2, 4, 6, 7, 8, 10, 12, 14, 15]
+
+
+def test_sam_refuses_levels_and_words_that_are_not_there():
+    images, masks, _ = pictures(8)
+
+    def run(**settings):
+        config = SamPretrainConfig(steps=1, batch_size=4, **settings)
+        return pretrain_sam(images, masks, CONFIG.sam, config, target_grid=2)
+
+    with pytest.raises(ValueError, match="no mask holds the value 128 of mask_levels"):
+        run(mask_levels=[128])
+    with pytest.raises(ValueError, match="word_weight is 2 but no words are given"):
+        run(word_weight=2)
+    masks = [np.where(mask > 0, 128, 0).astype(np.uint8) for mask in masks]
+    run(mask_levels=[128])
 
 
 def test_clip_learns_to_tell_captions_apart():
