@@ -48,7 +48,7 @@ def tiny_road() -> RoadConfig:
             "ingest": {"splits": {"train": 0.6, "validation": 0.15, "test": 0.25}},
             "model": model,
             "bootstrap": {
-                "language": {"steps": 6, "batch_size": 4},
+                "language": {"steps": 6, "batch_size": 4, "learning_rate": 1e-2},
                 "clip": {"steps": 4, "batch_size": 4},
                 "sam": {"steps": 4, "batch_size": 4},
             },

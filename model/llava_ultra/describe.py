@@ -9,8 +9,7 @@ as `LiveBytes` but stops at frozen parameters (torch 2.15).
 Two conventions. FLOPs are those of matrix products and convolutions, two per multiplication and
 addition; attention is counted without the half that a causal mask leaves out, and its backward pass
 recomputes the scores (5 products for 2). Memory takes the attention of CLIP and the decoder as a
-fused kernel, which keeps no matrix of scores (meta tensors alone would take the slow path, as a CPU
-does that learns with a `matmul_precision` of "medium"); SAM's own code keeps them.
+fused kernel without a matrix of scores; SAM's own code keeps them, as does "medium" on a CPU.
 
 Axes: B studies, K images, N questions, P tokens per image, M images kept, L text tokens, S = M*P+L.
 """
@@ -246,11 +245,10 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
         loss = answer_losses.mean() + selection.distillation_loss
         if isinstance(config, AdaptiveSampling) and config.grounding_weight:
             longest = slice(load.studies)  # each study's longest text
+            masks = (image_mask, text_mask[longest])  # it looks inside of them
+            real = [torch.ones(mask.shape, dtype=torch.bool, device="cpu") for mask in masks]
             similarity = model.sampler.grounding_similarity(
-                tokens,
-                torch.ones(image_mask.shape, dtype=torch.bool, device="cpu"),  # it looks inside
-                text[longest].float(),
-                torch.ones(text_mask[longest].shape, dtype=torch.bool, device="cpu"),
+                tokens, real[0], text[longest].float(), real[1]
             )
             loss = loss + grounding_loss(similarity)
         forward = flops.get_total_flops()
