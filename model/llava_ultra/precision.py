@@ -2,9 +2,9 @@
 
 `torch.set_float32_matmul_precision` names the choices: "highest" is float32 throughout, "high" may
 use TensorFloat-32 on a GPU, "medium" may round the factors to bfloat16; sums stay float32. On a CPU
-with bfloat16 instructions (Zen 5, one core) a linear layer of the tiny model takes 0.30 to 0.63 of
-its time at "medium", `python bench/matmul_precision.py`. Only learning is ever made less exact:
-features, likelihoods and answers are always computed at "highest".
+with bfloat16 instructions (Zen 5, one core) the linear layers of the tiny model took 0.30 to 0.63 of
+their time at "medium", each by itself; `bench/matmul_precision.py` times whole pretraining steps.
+Only learning is ever made less exact: features, likelihoods and answers are computed at "highest".
 """
 
 from collections.abc import Iterator
