@@ -2,7 +2,7 @@
 
 `torch.set_float32_matmul_precision` names the choices: "highest" is float32 throughout, "high" may
 use TensorFloat-32 on a GPU, "medium" may round the factors to bfloat16; sums stay float32. On a CPU
-with bfloat16 instructions (Zen 5, one core) the linear layers of the tiny model took 0.30 to 0.63 of
+with bfloat16 instructions (Zen 5, one core) linear layers of the tiny model took 0.30 to 0.63 of
 their time at "medium", each by itself; `bench/matmul_precision.py` times whole pretraining steps.
 Only learning is ever made less exact: features, likelihoods and answers are computed at "highest".
 """
