@@ -85,6 +85,8 @@ class Bootstrapped:
                 what = f"loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
                 state = f"{summary['num_examples']} examples"
             rows.append(f"{part}: {what} ({'reused' if output.reused else state}), {output.path}")
+            if missing := summary.get("missing_levels"):
+                rows.append(f"{part}: no mask holds {missing} of bootstrap.sam.mask_levels")
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -230,6 +232,11 @@ def _make_sam(
     kept = thin_blanks(list(shows_lesion.values()), settings.blank_share)
     used = [masked[position] for position in kept[: settings.max_examples]]
     pairs = read_images(dataset, used).values()
+    levels = [
+        level
+        for level in settings.mask_levels
+        if any((mask == level).any() for _, mask in pairs if mask is not None)
+    ]
     words = None
     if settings.word_weight:
         captions = _captions(studies)
@@ -239,13 +246,18 @@ def _make_sam(
         [image for image, _ in pairs],
         [mask for _, mask in pairs if mask is not None],
         config,
-        settings,
+        settings.model_copy(update={"mask_levels": tuple(levels)}),
         target_grid=target_grid,
         words=words,
         on_step=post,
     )
     tower.save(folder)
-    return {"fingerprint": tower.fingerprint, **_summary(used, losses)}
+    missing = [level for level in settings.mask_levels if level not in levels]
+    return {
+        "fingerprint": tower.fingerprint,
+        "missing_levels": missing,
+        **_summary(used, losses),
+    }
 
 
 def _make_clip(

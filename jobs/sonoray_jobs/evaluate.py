@@ -133,8 +133,10 @@ def run(
         labels = ", ".join(f"{label} {value}" for label, value in road.evaluate.only.items())
         which = f"{split} studies of {labels}" if labels else f"{split} studies"
         raise DataError(f"dataset {dataset!r} has no {which}; ingest more patients")
-    known = {turn.topic for study in iter_studies(output.path, split=split) for turn in study.turns}
-    studies = asked_about(studies, road.evaluate.topics, known)
+    if road.evaluate.topics:
+        everyone = iter_studies(output.path, split=split)
+        known = {turn.topic for study in everyone for turn in study.turns}
+        studies = asked_about(studies, road.evaluate.topics, known)
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     result = run_stage(
@@ -162,7 +164,7 @@ def run(
 def asked_about(
     studies: Sequence[Study], topics: Sequence[str], known: Collection[str]
 ) -> list[Study]:
-    """Studies with their questions of some topics only, all where none is named.
+    """Studies with their questions of some topics only.
 
     Args:
         studies: those to be evaluated.
@@ -176,9 +178,8 @@ def asked_about(
         raise DataError(
             f"evaluate.topics {unknown} are asked of no study; use some of {sorted(known)}"
         )
-    chosen = set(topics) or set(known)
     kept = [
-        replace(study, turns=tuple(turn for turn in study.turns if turn.topic in chosen))
+        replace(study, turns=tuple(turn for turn in study.turns if turn.topic in topics))
         for study in studies
     ]
     kept = [study for study in kept if study.turns]

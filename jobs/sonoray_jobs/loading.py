@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from llava_ultra.batch import StudyFeatures
 
-_STEPS_PER_TASK = 4
+_STEPS_PER_CALL = 4
 """Steps that one call loads: a call costs some 10 ms to schedule, a step of the tiny road 5 ms."""
 
 _LOOP_PAUSE_S = 0.05
@@ -98,7 +98,7 @@ def iter_loaded_steps(
         for index, step in enumerate(steps)
     ]
     loaded = ray.data.from_items(
-        rows, override_num_blocks=max(1, len(rows) // _STEPS_PER_TASK)
+        rows, override_num_blocks=max(1, len(rows) // _STEPS_PER_CALL)
     ).map(
         StepLoader,  # type: ignore[arg-type]
         fn_constructor_kwargs={

@@ -3,11 +3,11 @@
 The texts are put into the chat format, so the model learns question, answer and turn tokens before
 it ever meets an image. And it learns to read: where the images' tokens will stand, between `<s>`
 and the question, stand hints, the shuffled clauses of what else is said of the same study, and in
-some rows those of the answer itself. A large
-language model answers from its context by nature; a small one that never had to does not look
-there, and the connector then has nothing to speak to. On 1,024 phantom studies, after 200 steps of
-the connector: closed accuracy 0.71 with hints, 0.61 without (docs/results.md). Noise on the hints
-keeps them from being exact word vectors, which image tokens never are.
+some rows those of the answer itself. A large language model answers from its context by nature; a
+small one that never had to does not look there, and the connector then has nothing to speak to. On
+1,024 phantom studies, after 200 steps of the connector: closed accuracy 0.71 with hints, 0.61
+without (docs/results.md). Noise on the hints keeps them from being exact word vectors, which image
+tokens never are.
 
 The loss counts every token but the padding and the hints, and beside it every answer as one,
 however long it is: a closed question's answer has one token that depends on the hints, of some

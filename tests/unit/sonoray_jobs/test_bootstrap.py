@@ -182,10 +182,14 @@ def test_images_without_a_mask_do_not_count_for_sam_and_blank_ones_are_known(tmp
 
 def test_sam_trains_on_fewer_blank_images_where_asked(dataset, tmp_path):
     config = road().model_dump()
-    config["bootstrap"]["sam"] |= {"blank_share": 0, "mask_levels": [128], "word_weight": 1}
+    config["bootstrap"]["sam"] |= {"blank_share": 0, "mask_levels": [128, 77], "word_weight": 1}
     everyone = make("sam", road(), dataset, tmp_path / "all")["num_examples"]
     summary = make("sam", RoadConfig.model_validate(config), dataset, tmp_path / "few")
     studies = iter_studies(dataset.path, split="train")
     shown = [image.labels["shows_finding"] for study in studies for image in study.images]
     assert everyone == len(shown)
+    assert summary["missing_levels"] == [77]  # and 128 came through ingest
+    output = StageOutput(path=tmp_path, manifest={"summary": summary}, reused=False)
+    lines = bootstrap.Bootstrapped(outputs={"sam": output}).lines()
+    assert lines[1] == "sam: no mask holds [77] of bootstrap.sam.mask_levels"
     assert summary["num_examples"] == shown.count("1") < len(shown)
