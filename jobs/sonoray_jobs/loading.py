@@ -34,7 +34,8 @@ _STEPS_PER_CALL = 4
 """Steps that one call loads: a call costs some 10 ms to schedule, a step of the tiny road 5 ms."""
 
 _LOOP_PAUSE_S = 0.05
-"""What Ray Data's scheduling loop waits each time; a call loads steps for seconds."""
+"""What Ray Data's scheduling loop waits each time. It bounds the loading at some 50 steps a second
+(85 without, two busy cores); a step of the tiny road takes 0.4 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
