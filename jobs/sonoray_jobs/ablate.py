@@ -24,10 +24,12 @@ from sonoray_jobs.ablation import figure
 from sonoray_jobs.ablation.children import (
     Child,
     Outcome,
+    Shared,
     find_outcome,
     make_children,
     shared_by,
     shared_of,
+    shared_towers,
     status_of,
 )
 from sonoray_jobs.ablation.parallel import num_at_once, place, reason_of, run_children
@@ -164,9 +166,11 @@ def plan(*, workspace: Workspace, road: RoadConfig, choice: Choice) -> Planned:
         DataError: a dataset is missing that cannot be generated.
     """
     road = place(road)
-    children = make_children(choice.ablation(workspace, road), road, choice.seeds)
+    ablation = choice.ablation(workspace, road)
+    children = make_children(ablation, road, choice.seeds)
+    parts = [*shared_towers(ablation, road), *shared_by(children)]
     return Planned(
-        shared=[(shared.dataset, shared.status(workspace)) for shared in shared_by(children)],
+        shared=[(shared.dataset, shared.status(workspace)) for shared in parts],
         children=[(child.label, status_of(workspace, child)) for child in children],
     )
 
@@ -207,7 +211,8 @@ def run(
         experiment=road.experiment,
     ) as parent:
         tags = {child.label: _tags(parent, ablation, child) for child in children}
-        failures = _run(children, workspace, road, tracking.uri, tags, parallel, address)
+        towers = shared_towers(ablation, road)
+        failures = _run(children, towers, workspace, road, tracking.uri, tags, parallel, address)
         outcomes = []
         for child in children:
             if child.label in failures:
@@ -234,6 +239,7 @@ def run(
 
 def _run(
     children: Sequence[Child],
+    towers: Sequence[Shared],
     workspace: Workspace,
     road: RoadConfig,
     tracking_uri: str,
@@ -241,7 +247,11 @@ def _run(
     parallel: int | None,
     address: str | None,
 ) -> dict[str, str]:
-    """Make what is shared, then run the children that are not finished; returns the failures."""
+    """Make what is shared, then run the children that are not finished; returns the failures.
+
+    Raises:
+        SonoError: towers that all children share cannot be made.
+    """
     todo = [child for child in children if find_outcome(workspace, child) is None]
     if not todo:
         return {}
@@ -254,11 +264,12 @@ def _run(
     with ray_session(address):
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         at_once = num_at_once(road, resources, parallel)
+        for shared in towers:
+            _prepare(shared, workspace, address)
         broken: dict[str, str] = {}
         for shared in shared_by(todo):
             try:
-                for line in shared.prepare(workspace, address):
-                    logger.info("%s", line)
+                _prepare(shared, workspace, address)
             except Exception as error:
                 broken[shared.key] = reason_of(error)
                 logger.warning("%s cannot be prepared: %s", shared.dataset, broken[shared.key])
@@ -280,6 +291,11 @@ def _run(
                 total=len(children),
             )
     return failures
+
+
+def _prepare(shared: Shared, workspace: Workspace, address: str | None) -> None:
+    for line in shared.prepare(workspace, address):
+        logger.info("%s", line)
 
 
 def _report(

@@ -19,6 +19,7 @@ from sonoray.images import decode_stored
 from sonoray.stages import Stage, StageOutput, find_stage, run_stage
 from sonoray.study import Study, Turn, iter_studies
 from sonoray.workspace import Workspace
+from sonoray_jobs.leakage import check_unseen
 from sonoray_jobs.lengths import check_lengths
 from sonoray_jobs.road import RoadConfig
 
@@ -116,13 +117,26 @@ def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
     )
 
 
+def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
+    """The dataset that the parts learn from: `bootstrap.dataset`, or the one that is trained on.
+
+    Raises:
+        DataError: one of both is missing, or one's training patients are judged in the other.
+    """
+    learned = road.bootstrap.dataset or dataset
+    if learned != dataset:
+        check_unseen(workspace, learned=learned, judged=dataset)
+    return workspace.dataset(learned)
+
+
 def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, StageOutput]:
     """Return the finished parts of a road.
 
     Raises:
-        DataError: one was never made; the message says which command makes it.
+        DataError: one was never made, the message says which command makes it; or they may not be
+            used, see `learned_from`.
     """
-    output = workspace.dataset(dataset)
+    output = learned_from(workspace, road, dataset)
     fix = f"sonoray bootstrap --dataset {dataset} with the same --config and --set"
     return {
         part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix) for part in PARTS
@@ -139,7 +153,7 @@ def run(
             does not fit the context.
         ClusterError: Ray cannot be reached.
     """
-    output = workspace.dataset(dataset)
+    output = learned_from(workspace, road, dataset)
     stages = {part: stage_of(part, road, output) for part in PARTS}
     if all((stage.path(workspace.stages) / "manifest.json").is_file() for stage in stages.values()):
         return Bootstrapped(outputs=find_parts(workspace, road, dataset))

@@ -35,6 +35,9 @@ class BootstrapConfig(Config):
     language: LanguagePretrainConfig = LanguagePretrainConfig()
     clip: ClipPretrainConfig = ClipPretrainConfig()
     sam: SamPretrainConfig = SamPretrainConfig()
+    dataset: str | None = Field(default=None, min_length=1)
+    """Dataset whose training patients they learn from, by default the one that is trained on; so
+    that several datasets can share towers."""
 
 
 class EmbedConfig(Config):

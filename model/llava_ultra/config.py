@@ -70,6 +70,9 @@ class AdaptiveSampling(ModelPart):
     """Images kept per study (m)."""
     balance: float = Field(default=0.8, ge=0, le=1)
     """Weight of the attention score against the feature score while training."""
+    word_weights: Literal["information", "equal"] = "information"
+    """What a word counts in the attention score: by how sure its attention is of an image, or all
+    the same."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of both sides of the distillation."""
     distillation_weight: float = Field(default=1.0, ge=0)

@@ -9,7 +9,9 @@ One text belongs to several images, of which only some show what it says. The pa
 - feature score, from the fused tokens alone:  `f_k = MLP([mean_p H_kp, max_p H_kp])`;
 - attention score: every text token attends to all image tokens of the study,
   `A_l,kp = softmax_kp(q_l . k_kp / sqrt(D))`, and an image's score is the log of its mean mass,
-  `a_k = log mean_l sum_p A_l,kp`. In training the text includes the answer;
+  `a_k = log sum_l w_l m_lk`, `m_lk = sum_p A_l,kp`. Most words of a report ("the", "lobe") fit
+  every image; so a word weighs by the nats by which its attention is surer than a guess,
+  `w_l ~ log K - H(m_l)`. In training the text includes the answer;
 - weighted score: `s = balance * log softmax(a) + (1 - balance) * log softmax(f)`;
 - distillation: `KL(stopgrad softmax(a / T) || softmax(f / T))`, which teaches the feature score to
   pick without the answer, as inference must;
@@ -37,6 +39,9 @@ from llava_ultra.config import (
     RandomSampling,
     SamplingConfig,
 )
+
+LEAST_INFORMATION = 1e-4
+"""Nats that every word is granted: where none tells images apart, all weigh the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +113,27 @@ class Sampler(nn.Module):
         visible = image_mask.repeat_interleave(num_tokens, dim=1)[:, None]
         attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
         mass = attention.view(len(text), -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)
-        weights = text_mask.float() / text_mask.sum(dim=1, keepdim=True).clamp(min=1)
-        mean_mass = (mass * weights[:, :, None]).sum(dim=1)
+        mean_mass = (mass * self._word_weights(mass, image_mask, text_mask)[:, :, None]).sum(dim=1)
         scores: Tensor = mean_mass.clamp(min=1e-9).log().masked_fill(~image_mask, -torch.inf)
         return scores
+
+    def _word_weights(self, mass: Tensor, image_mask: Tensor, text_mask: Tensor) -> Tensor:
+        """What each word counts in the attention score: (N, L), sums to 1 over real words.
+
+        Args:
+            mass: (N, L, K), sums to 1 over images.
+            image_mask: (N, K) bool.
+            text_mask: (N, L) bool.
+        """
+        weights = text_mask.to(mass.dtype)
+        assert isinstance(self.config, AdaptiveSampling)  # no other has queries and keys
+        if self.config.word_weights == "information":
+            # Only a weight: its own gradient would teach words to be sure, not to be right.
+            mass = mass.detach()
+            entropy = -torch.xlogy(mass, mass).sum(dim=-1)
+            most = image_mask.sum(dim=1, keepdim=True).to(mass.dtype).log()
+            weights = weights * (most - entropy).clamp(min=LEAST_INFORMATION)
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=LEAST_INFORMATION)
 
     def grounding_similarity(
         self, tokens: Tensor, image_mask: Tensor, text: Tensor, text_mask: Tensor

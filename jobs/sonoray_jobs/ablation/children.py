@@ -47,6 +47,8 @@ class Shared:
 
     dataset: str
     road: RoadConfig
+    embeds: bool = True
+    """False where only the towers are wanted."""
 
     @property
     def key(self) -> str:
@@ -76,17 +78,20 @@ class Shared:
             output = ingest(self._source(), workspace, self.road.ingest)
             yield f"dataset {self.dataset} ({'unchanged' if output.reused else 'made'})"
         yield from bootstrap.run(**common).lines()  # type: ignore[arg-type]
-        yield from embed.run(**common).lines()  # type: ignore[arg-type]
+        if self.embeds:
+            yield from embed.run(**common).lines()  # type: ignore[arg-type]
 
     def status(self, workspace: Workspace) -> str:
         """Say what of it is done."""
         dataset = self.find_dataset(workspace)
         if dataset is None:
-            return "to do: ingest, bootstrap, embed"
+            return "to do: ingest, bootstrap" + ", embed" * self.embeds
         try:
             stores = embed.open_stores(workspace, self.road, self.dataset)
         except DataError:
-            return "to do: bootstrap, embed"
+            return "to do: bootstrap" + ", embed" * self.embeds
+        if not self.embeds:
+            return "done"
         image_ids = embed.read_image_ids(dataset.path)
         missing = max(len(store.missing(image_ids)) for store in stores.values())
         return f"to do: embed {missing} of {len(image_ids)} images" if missing else "done"
@@ -154,6 +159,14 @@ def _make_child(
         road=own,
         tests={test.name: with_values(own, test.values) for test in ablation.tests},
     )
+
+
+def shared_towers(ablation: Ablation, road: RoadConfig) -> list[Shared]:
+    """The towers that all settings share; none where each has its own."""
+    if ablation.towers is None:
+        return []
+    own = with_values(road, ablation.towers.values)
+    return [Shared(dataset=ablation.towers.dataset, road=own, embeds=False)]
 
 
 def shared_of(child: Child) -> Shared:

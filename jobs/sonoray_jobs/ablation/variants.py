@@ -63,6 +63,8 @@ class Ablation:
     """The variant that the others are compared with."""
     variants: tuple[Variant, ...]
     settings: tuple[Setting, ...]
+    towers: Setting | None = None
+    """Data that the towers of all settings learn from; each setting's own where None."""
     tests: tuple[EvaluationSet, ...] = (EvaluationSet(),)
 
     def chosen(self, names: Sequence[str]) -> "Ablation":
@@ -178,12 +180,20 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
         "random": {"type": "random", **keep},
     }
     settings: tuple[Setting, ...] = (Setting(dataset=request.dataset),)
+    towers = None
     if request.dataset == PHANTOM:
+        # Other patients than those that the towers learn from.
+        others = {"phantom.seed": road.phantom.seed + 1, "bootstrap.dataset": PHANTOM}
+        towers = Setting(dataset=PHANTOM)
         settings = tuple(
             Setting(
                 name=f"redundancy {number}",
                 dataset=f"{PHANTOM}-redundancy-{number}",
-                values={"phantom.images": [number, number], "phantom.max_showing": 1},
+                values={
+                    "phantom.images": [number, number],
+                    "phantom.max_showing": 1,
+                    **others,
+                },
             )
             for number in request.redundancies or REDUNDANCIES
         )
@@ -196,6 +206,7 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
             for name, values in samplings.items()
         ),
         settings=settings,
+        towers=towers,
     )
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -143,6 +145,36 @@ def test_masked_text_takes_no_part_in_attention():
     first = sampler.attention_scores(*rows, text, text_mask)
     second = sampler.attention_scores(*rows, changed, text_mask)
     assert torch.equal(first, second)
+
+
+def test_a_word_weighs_by_what_its_attention_tells_of_the_image():
+    """Three words that fit every image but lean to the first, one that fits the third alone."""
+    mass = torch.tensor([[[0.36, 0.32, 0.32]] * 3 + [[0.02, 0.03, 0.95]]])
+    images, words = torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
+
+    def weights(rule, mass=mass, words=words):
+        sampler = Sampler(AdaptiveSampling(word_weights=rule), width=WIDTH)
+        return sampler._word_weights(mass, images, words)
+
+    told = torch.tensor([math.log(3) + float(torch.xlogy(row, row).sum()) for row in mass[0]])
+    assert torch.allclose(weights("information")[0], told / told.sum(), atol=1e-4)
+    assert weights("information")[0, 3] > 0.98
+    assert torch.equal(weights("equal"), torch.full((1, 4), 0.25))
+    without = weights("information", words=torch.tensor([[True, True, True, False]]))
+    assert torch.allclose(without, torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0]]))
+    guess = weights("information", mass=torch.full((1, 4, 3), 1 / 3))
+    assert torch.allclose(guess, torch.full((1, 4), 0.25))
+
+
+@pytest.mark.parametrize("rule", ["information", "equal"])
+def test_attention_over_one_image_or_no_words_stays_finite(rule):
+    sampler, tokens, mask, _ = run(AdaptiveSampling(word_weights=rule), [1, 3])
+    text, read = torch.randn(2, 3, WIDTH), torch.tensor([[True] * 3, [False] * 3])
+    scores = sampler.attention_scores(tokens, mask, torch.arange(2), text, read)
+    assert scores[0].tolist() == pytest.approx([0, -math.inf, -math.inf], abs=1e-6)
+    assert torch.isfinite(scores[1]).all()
+    scores[mask].sum().backward()
+    assert torch.isfinite(tokens.grad).all()
 
 
 def test_first_takes_the_first_and_keep_all_keeps_the_order():

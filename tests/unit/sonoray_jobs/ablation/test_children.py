@@ -8,8 +8,9 @@ from sonoray.errors import DataError
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ablate, ingest
-from sonoray_jobs.ablation.children import Shared, make_children, shared_by
+from sonoray_jobs.ablation.children import Shared, make_children, shared_by, shared_towers
 from sonoray_jobs.ablation.variants import Request, build_ablation, with_values
+from sonoray_jobs.bootstrap import learned_from
 from sonoray_jobs.road import RoadConfig
 
 ROAD = RoadConfig.model_validate(
@@ -25,11 +26,13 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path)
 
 
+def request_of(workspace: Workspace, **settings) -> Request:
+    return Request(workspace=workspace, dataset="phantom", **settings)
+
+
 def test_what_is_shared_is_listed_once(workspace):
     def shared(name: str, **settings) -> list[Shared]:
-        ablation = build_ablation(
-            name, ROAD, Request(workspace=workspace, dataset="phantom", **settings)
-        )
+        ablation = build_ablation(name, ROAD, request_of(workspace, **settings))
         return shared_by(make_children(ablation, ROAD, [0, 1, 2]))
 
     assert [each.dataset for each in shared("balance")] == ["phantom"]
@@ -94,3 +97,39 @@ def test_a_plan_names_every_child_and_starts_nothing(workspace):
     ]
     assert planned.to_json()["children"][0] == {"child": "0, seed 4", "state": "to train"}
     assert not list(workspace.root.iterdir())
+
+
+def test_all_redundancies_share_the_towers_of_the_plain_phantom(workspace):
+    choice = ablate.Choice(
+        name="sampling",
+        dataset="phantom",
+        seeds=(0,),
+        redundancies=(1, 2),
+        variants=("distilled", "first"),
+    )
+    planned = ablate.plan(workspace=workspace, road=ROAD, choice=choice)
+    assert list(planned.shared) == [
+        ("phantom", "to do: ingest, bootstrap"),
+        ("phantom-redundancy-1", "to do: ingest, bootstrap, embed"),
+        ("phantom-redundancy-2", "to do: ingest, bootstrap, embed"),
+    ]
+    ablation = choice.ablation(workspace, ROAD)
+    (towers,) = shared_towers(ablation, ROAD)
+    assert next(towers.prepare(workspace, None)) == "dataset phantom (made)"
+    assert towers.status(workspace) == "to do: bootstrap"
+    learned = workspace.dataset("phantom")
+    for shared in shared_by(make_children(ablation, ROAD, [0])):
+        next(shared.prepare(workspace, None))
+        assert learned_from(workspace, shared.road, shared.dataset).key == learned.key
+    assert shared_towers(build_ablation("balance", ROAD, request_of(workspace)), ROAD) == []
+
+
+def test_towers_that_saw_the_judged_patients_are_refused(workspace):
+    """The same patients under another name: their keys differ, their images do not."""
+    road = with_values(ROAD, {"phantom.num_patients": 16})
+    for name in ("phantom", "phantom-again"):
+        next(Shared(dataset=name, road=road).prepare(workspace, None))
+    shared = with_values(road, {"bootstrap.dataset": "phantom"})
+    with pytest.raises(DataError, match=r"share a patient or an image .* of 'phantom', from which"):
+        learned_from(workspace, shared, "phantom-again")
+    assert learned_from(workspace, shared, "phantom").key == workspace.dataset("phantom").key
