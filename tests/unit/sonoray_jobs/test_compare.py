@@ -250,3 +250,17 @@ def test_a_training_means_its_evaluation_of_the_whole_split(workspace):
     assert part != whole
     assert compare.find_evaluation(workspace, "phantom-aaa1", "test").path == whole
     assert compare.find_evaluation(workspace, str(part), "test").path == part
+
+
+def test_a_training_means_its_evaluation_of_every_topic_where_it_has_one(workspace):
+    whole = compare.find_evaluation(workspace, "phantom-aaa1", "test").path
+    rows = predictions(1, right=0.4, num_studies=4)
+    settings = SETTINGS.model_copy(update={"topics": ("report",)})
+    part = evaluated(workspace, "phantom-aaa1", rows, settings=settings)
+    assert part != whole
+    assert (part / "manifest.json").stat().st_mtime_ns > (
+        whole / "manifest.json"
+    ).stat().st_mtime_ns
+    assert compare.find_evaluation(workspace, "phantom-aaa1", "test").path == whole
+    alone = evaluated(workspace, "phantom-only1", rows, settings=settings)
+    assert compare.find_evaluation(workspace, "phantom-only1", "test").path == alone

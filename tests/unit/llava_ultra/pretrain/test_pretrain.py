@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,8 @@ from llava_ultra.chat import encode_answer, encode_prompt, encode_text
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.language import train_tokenizer
 from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
-from llava_ultra.pretrain.language import clauses, pretrain_language
-from llava_ultra.pretrain.loop import shuffled_batches
+from llava_ultra.pretrain.language import _hints, clauses, pretrain_language
+from llava_ultra.pretrain.loop import optimise, shuffled_batches
 from llava_ultra.pretrain.sam import mask_loss, pretrain_sam, thin_blanks
 from llava_ultra.pretrain.words import bag_of_words
 from llava_ultra.schedule import cosine_rate
@@ -212,3 +214,47 @@ def test_a_mask_of_another_size_is_refused():
         pretrain_sam(
             images, [masks[0], masks[1][:32]], CONFIG.sam, SamPretrainConfig(), target_grid=2
         )
+
+
+@pytest.mark.parametrize("own_rate", [0.0, 1.0])
+def test_hints_hold_the_asked_answer_as_often_as_configured(own_rate):
+    said = [("哪个器官?", "甲状腺"), ("边缘?", "光滑"), ("回声?", "低回声")]
+    tokenizer = train_tokenizer([text for turn in said for text in turn], 80)
+    config = LanguagePretrainConfig(hint_rate=1.0, hint_own_rate=own_rate)
+    rows = [(said, turn) for turn in range(3)] * 4
+    ids, mask = _hints(tokenizer, rows, 64, config, random.Random(0))
+    for row, (_, turn) in enumerate(rows):
+        told = tokenizer.decode(ids[row, mask[row]]).replace(" ", "")
+        for other, (_, answer) in enumerate(said):
+            assert (answer in told) == (other != turn or own_rate == 1), told
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_pretraining_multiplies_in_the_configured_precision(precision):
+    seen = []
+    layer = torch.nn.Linear(2, 1)
+
+    def loss():
+        seen.append(torch.get_float32_matmul_precision())
+        return layer(torch.ones(1, 2)).square().sum()
+
+    optimise(layer, ClipPretrainConfig(steps=2, matmul_precision=precision), loss, None)
+    assert seen == [precision] * 2
+
+
+def test_a_mask_level_changes_what_sam_learns():
+    images, masks, _ = pictures()
+    for mask in masks:
+        mask[mask.nonzero()[0][0], mask.nonzero()[1][0]] = 128
+    config = SamPretrainConfig(steps=2, batch_size=8, learning_rate=3e-3)
+    prints = [
+        pretrain_sam(
+            images,
+            masks,
+            CONFIG.sam,
+            config.model_copy(update={"mask_levels": levels}),
+            target_grid=2,
+        )[0].fingerprint
+        for levels in ((), (128,))
+    ]
+    assert prints[0] != prints[1]
