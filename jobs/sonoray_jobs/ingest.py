@@ -31,6 +31,10 @@ class Ingested:
     studies: Accounting
     splits: Mapping[str, Mapping[str, int]]
     """By split: patients, studies, images."""
+    without_text: int
+    """Kept studies that are images alone."""
+    without_images: int
+    """Kept studies that are text alone."""
     reasons: Mapping[str, int]
     """By reason: rows of the quarantine table."""
     near_duplicates: Mapping[str, int]
@@ -50,6 +54,11 @@ class Ingested:
             )
         for split, sizes in self.splits.items():
             rows.append(f"{split}: " + ", ".join(f"{n} {what}" for what, n in sizes.items()))
+        if self.without_text or self.without_images:
+            rows.append(
+                f"incomplete: {self.without_text} studies without text, {self.without_images} "
+                "without images; training and evaluation leave them out"
+            )
         if self.near_duplicates["patients"]:
             rows.append(
                 f"near duplicates keep {self.near_duplicates['patients']} patients in "
@@ -95,6 +104,8 @@ def run(
         images=Accounting(**summary["images"]),
         studies=Accounting(**summary["studies"]),
         splits=summary["splits"],
+        without_text=summary["without_text"],
+        without_images=summary["without_images"],
         reasons=summary["reasons"],
         near_duplicates=summary["near_duplicates"],
         reused=output.reused,

@@ -23,14 +23,14 @@ def check_unseen(workspace: Workspace, *, learned: str, judged: str) -> None:
         DataError: a study shares its patient or an image with the training patients.
     """
     patients, images = set[str](), set[str]()
-    for study in iter_studies(workspace.dataset(learned).path, split="train"):
+    for study in iter_studies(workspace.dataset(learned).path, split="train", complete=False):
         patients.add(study.patient_key)
         images.update(image.image_id for image in study.images)
     folder = workspace.dataset(judged).path
     seen = [
         study.study_id
         for split in JUDGED
-        for study in iter_studies(folder, split=split)
+        for study in iter_studies(folder, split=split, complete=False)
         if study.patient_key in patients or any(image.image_id in images for image in study.images)
     ]
     if seen:

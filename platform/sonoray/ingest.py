@@ -83,9 +83,10 @@ def ingest(source: Source, workspace: Workspace, config: IngestConfig) -> StageO
     """Bring a source into the workspace and let the dataset of its name point to the result.
 
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `splits` (patients,
-    studies and images of each), `reasons` of the quarantine, `unique_images`, `masks`,
-    `mask_conflicts` (copies of an image with another mask; the first one counts) and
-    `near_duplicates` (groups of several patients, patients in them).
+    studies and images of each), `without_text` and `without_images` (kept studies that lack one
+    half), `reasons` of the quarantine, `unique_images`, `masks`, `mask_conflicts` (copies of an
+    image with another mask; the first one counts) and `near_duplicates` (groups of several
+    patients, patients in them).
 
     Raises:
         DataError: the source cannot be read at all, or not one study of it can be kept.
@@ -164,7 +165,7 @@ class _Intake:
             provenance=raw.provenance,
         )
         content = _content(study)
-        problem = raw.problem or _find_problem(study)
+        problem = raw.problem or _find_problem(study, lost_images=len(outcomes) - len(accepted))
         if not problem and content in self._contents:
             self._studies["duplicate"] += 1
             self._images["duplicate"] += len(accepted)
@@ -218,6 +219,8 @@ class _Intake:
             "images": dataclasses.asdict(images),
             "studies": dataclasses.asdict(studies),
             "splits": splits,
+            "without_text": sum(not study.turns for study in kept),
+            "without_images": sum(not study.images for study in kept),
             "reasons": dict(sorted(self._reasons.items())),
             "unique_images": self._table.num_images,
             "masks": self._table.num_masks,
@@ -279,12 +282,12 @@ class _Intake:
             )
 
 
-def _find_problem(study: Study) -> str:
+def _find_problem(study: Study, *, lost_images: int) -> str:
     """Why the study breaks the contract, as `reason: detail`; empty where it does not."""
-    if not study.images:
+    if not study.images and lost_images:
         return "empty_study: none of its images could be used"
-    if not study.turns:
-        return "no_turns: the study has no question and answer"
+    if not study.images and not study.turns:
+        return "empty_study: it has no image, no question and no answer"
     for turn in study.turns:
         if not turn.question.strip() or not turn.answer.strip():
             return f"empty_turn: a {turn.task} turn on {turn.topic!r} has no question or no answer"

@@ -7,6 +7,10 @@ A dataset folder (the output of an ingest stage) holds
   mask where the source has one;
 - `quarantine.parquet`, schema `QUARANTINE_SCHEMA`: every reject with its reason.
 
+A study may lack one half: an archive has images before it has reports, and a set of reports may
+come without its images. Such studies are kept and counted, and `iter_studies` leaves them out
+unless asked: nothing can be trained or judged on them.
+
 A study asks several kinds of questions, so `task`, `topic` and `options` stand at the user's turn
 and not at the study.
 
@@ -140,6 +144,11 @@ class Study:
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: str = ""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has both images and text."""
+        return bool(self.images and self.turns)
+
     def to_row(self) -> dict[str, Any]:
         """Return the study as a row of `STUDY_SCHEMA`."""
         turns: list[dict[str, Any]] = []
@@ -183,16 +192,19 @@ class Study:
         """Read a study back from a row of `STUDY_SCHEMA`, as `Table.to_pylist` gives it.
 
         Raises:
-            DataError: the turns do not alternate between user and assistant, or there is no image.
+            DataError: the turns do not alternate between user and assistant, or there is neither
+                turn nor image.
         """
         turns = row["turns"]
         roles = [turn["role"] for turn in turns]
-        if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
+        if roles != ["user", "assistant"] * (len(turns) // 2):
             raise DataError(
                 f"study {row['study_id']!r}: turns are {roles}; they must alternate user, assistant"
             )
-        if not row["images"]:
-            raise DataError(f"study {row['study_id']!r} has no image; ingest must quarantine it")
+        if not row["images"] and not turns:
+            raise DataError(
+                f"study {row['study_id']!r} has no image and no turn; ingest must quarantine it"
+            )
         return cls(
             study_id=row["study_id"],
             patient_key=row["patient_key"],
@@ -250,7 +262,11 @@ def with_site_cue(study: Study) -> Study:
 
 
 def iter_studies(
-    folder: Path, *, split: str | None = None, only: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    split: str | None = None,
+    only: Mapping[str, str] | None = None,
+    complete: bool = True,
 ) -> Iterator[Study]:
     """Yield the studies of a dataset folder in file order.
 
@@ -258,6 +274,7 @@ def iter_studies(
         folder: dataset folder.
         split: one of `SPLITS`, or None for all.
         only: labels that a study must have, by name; all of them where several are given.
+        complete: leave out studies that have no image or no text.
 
     Raises:
         DataError: the folder holds no study table, or the split's name is unknown.
@@ -271,5 +288,7 @@ def iter_studies(
     for file in files:
         for row in pq.read_table(file, schema=STUDY_SCHEMA, filters=filters).to_pylist():
             study = Study.from_row(row)
+            if complete and not study.is_complete:
+                continue
             if all(study.labels.get(label) == value for label, value in (only or {}).items()):
                 yield study

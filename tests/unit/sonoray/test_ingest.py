@@ -186,7 +186,6 @@ def test_a_bad_image_is_quarantined_and_its_study_goes_on(workspace, bad, reason
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ({"turns": ()}, "no_turns"),
         ({"turns": (replace(TURN, answer=" "),)}, "empty_turn"),
         ({"turns": (replace(TURN, question=""),)}, "empty_turn"),
         ({"turns": (replace(TURN, answer="不明"),)}, "bad_options"),
@@ -207,14 +206,28 @@ def test_a_bad_study_is_quarantined_with_all_its_images(workspace, bad, reason):
     assert len(image_rows(output)) == 1
 
 
-@pytest.mark.parametrize("images", [(), (image(2, data=b"x"), image(3, data=b""))])
-def test_a_study_without_a_usable_image_is_quarantined(workspace, images):
-    output, summary = bring(workspace, study("s1", image(1)), study("s2", *images))
+@pytest.mark.parametrize(
+    ("images", "turns"), [((), ()), ((image(2, data=b"x"), image(3, data=b"")), (TURN,))]
+)
+def test_a_study_without_a_usable_image_is_quarantined(workspace, images, turns):
+    output, summary = bring(workspace, study("s1", image(1)), study("s2", *images, turns=turns))
     assert [row["source_ref"] for row in quarantine(output) if row["reason"] == "empty_study"] == [
         "s2"
     ]
     assert summary["images"]["quarantined"] == len(images)
     assert summary["studies"] == {"seen": 2, "kept": 1, "duplicate": 0, "quarantined": 1}
+
+
+def test_a_study_of_images_or_of_text_alone_is_kept_and_left_out_of_training(workspace):
+    whole, seen, told = study("s1", image(1)), study("s2", image(2), turns=()), study("s3")
+    output, summary = bring(workspace, whole, seen, told)
+    assert summary["studies"] == {"seen": 3, "kept": 3, "duplicate": 0, "quarantined": 0}
+    assert (summary["without_text"], summary["without_images"]) == (1, 1)
+    (complete,) = iter_studies(output.path)
+    assert (len(complete.images), len(complete.turns)) == (1, 1)
+    everything = list(iter_studies(output.path, complete=False))
+    assert [(len(each.images), len(each.turns)) for each in everything] == [(1, 1), (1, 0), (0, 1)]
+    assert len(image_rows(output)) == 2
 
 
 @pytest.mark.parametrize("studies", [[], [study("s1", image(1, data=b"x"))]])
@@ -427,8 +440,10 @@ def test_everything_seen_is_accounted_for(tmp_path_factory, studies):
     assert summary["images"]["seen"] == sum(len(each.images) for each in studies)
     for counts in (summary["studies"], summary["images"]):
         assert counts["seen"] == counts["kept"] + counts["duplicate"] + counts["quarantined"]
-    kept = list(iter_studies(output.path))
+    kept = list(iter_studies(output.path, complete=False))
     assert len(kept) == summary["studies"]["kept"]
+    incomplete = summary["without_text"] + summary["without_images"]
+    assert len(list(iter_studies(output.path))) == len(kept) - incomplete
     assert sum(len(each.images) for each in kept) == summary["images"]["kept"]
     assert len({each.study_id for each in kept}) == len(kept)
     table = pq.read_table(output.path / "quarantine.parquet")

@@ -78,7 +78,7 @@ def test_rows_are_spread_over_files(tmp_path):
     assert [study.study_id for study in iter_studies(tmp_path)] == list("01234")
 
 
-@pytest.mark.parametrize("roles", [["user"], ["assistant", "user"], ["user", "user"], []])
+@pytest.mark.parametrize("roles", [["user"], ["assistant", "user"], ["user", "user"]])
 def test_turns_that_do_not_alternate_are_refused(roles):
     row = STUDY.to_row()
     row["turns"] = [{**row["turns"][0], "role": role} for role in roles]
@@ -86,9 +86,12 @@ def test_turns_that_do_not_alternate_are_refused(roles):
         Study.from_row(row)
 
 
-def test_a_study_without_images_is_refused():
-    with pytest.raises(DataError, match="no image"):
-        Study.from_row({**STUDY.to_row(), "images": []})
+def test_a_study_without_images_and_turns_is_refused():
+    told = Study.from_row({**STUDY.to_row(), "images": []})
+    shown = Study.from_row({**STUDY.to_row(), "turns": []})
+    assert (STUDY.is_complete, told.is_complete, shown.is_complete) == (True, False, False)
+    with pytest.raises(DataError, match="no image and no turn"):
+        Study.from_row({**STUDY.to_row(), "images": [], "turns": []})
 
 
 def test_an_unknown_split_and_an_empty_folder_are_refused(tmp_path):
