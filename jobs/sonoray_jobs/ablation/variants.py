@@ -182,9 +182,12 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
     settings: tuple[Setting, ...] = (Setting(dataset=request.dataset),)
     towers = None
     if request.dataset == PHANTOM:
-        # Other patients than those that the towers learn from.
-        others = {"phantom.seed": road.phantom.seed + 1, "bootstrap.dataset": PHANTOM}
-        towers = Setting(dataset=PHANTOM)
+        if road.bootstrap.dataset is None:
+            towers = Setting(dataset=PHANTOM)
+        others = {  # other patients than those that the towers learn from
+            "phantom.seed": road.phantom.seed + 1,
+            "bootstrap.dataset": road.bootstrap.dataset or PHANTOM,
+        }
         settings = tuple(
             Setting(
                 name=f"redundancy {number}",

@@ -124,6 +124,19 @@ def test_all_redundancies_share_the_towers_of_the_plain_phantom(workspace):
     assert shared_towers(build_ablation("balance", ROAD, request_of(workspace)), ROAD) == []
 
 
+def test_redundancies_can_use_towers_that_are_there(workspace):
+    """Fewer patients for the comparison do not make the towers' own dataset anew."""
+    next(Shared(dataset="phantom", road=ROAD).prepare(workspace, None))
+    road = with_values(ROAD, {"bootstrap.dataset": "phantom", "phantom.num_patients": 4})
+    ablation = build_ablation("sampling", road, request_of(workspace, redundancies=(2,)))
+    assert shared_towers(ablation, road) == []
+    (shared,) = shared_by(make_children(ablation, road, [0]))
+    next(shared.prepare(workspace, None))
+    assert len(list(iter_studies(workspace.dataset(shared.dataset).path))) == 4
+    learned = learned_from(workspace, shared.road, shared.dataset)
+    assert len(list(iter_studies(learned.path))) == 6
+
+
 def test_towers_that_saw_the_judged_patients_are_refused(workspace):
     """The same patients under another name: their keys differ, their images do not."""
     road = with_values(ROAD, {"phantom.num_patients": 16})
