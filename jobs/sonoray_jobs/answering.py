@@ -49,7 +49,7 @@ class AnswerActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Answer all questions of a batch of study rows; one prediction row per question."""
         studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
-        visual = collate_features([_read_features(s, self._stores) for s in studies])
+        visual = collate_features([read_features(s, self._stores) for s in studies])
         visual = visual.to(self._device)
         tokens = self._model.fuse(visual.clip, visual.sam)
         questions = [(at, turn) for at, study in enumerate(studies) for turn in study.turns]
@@ -148,7 +148,8 @@ def _token_hash(ids: torch.Tensor) -> str:
     return hashlib.sha256(data).hexdigest()[:_HASH_LENGTH]
 
 
-def _read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeatures:
+def read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeatures:
+    """Read the features of a study's images, in their order, from the stores by tower."""
     ids = [image.image_id for image in study.images]
     return StudyFeatures(clip=stores["clip"].read(ids), sam=stores["sam"].read(ids))
 
