@@ -1,33 +1,33 @@
 """Embed: run the frozen towers over every unique image, once.
 
-```
-image table -> drop what both stores hold -> decode + letterbox (CPU tasks)
-            -> CLIP actors -> SAM actors  (each writes what its store lacks) -> counts
-```
+1. where a dataset is sealed (all of it was committed before), nothing is to do and Ray stays off;
+2. a plan lists what the stores lack (`sonoray_jobs.embed_plan`), its size and the disk's are
+   compared;
+3. the pipeline computes it (`sonoray_jobs.embed_pipeline`);
+4. the dataset is sealed.
 
-The stores are keyed by image and tower fingerprint, so a rerun computes nothing, an interrupted job
-goes on where its last committed batch ended, and a changed tower starts a store of its own.
+The stores are keyed by image and tower fingerprint, so an interrupted job goes on where its last
+committed batch ended, and a changed tower starts a store of its own.
 """
 
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
-from sonoray.images import decode_stored
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
+from sonoray_jobs.embed_pipeline import Done, Encoder, Room, TowerStage, run_pipeline
+from sonoray_jobs.embed_plan import Plan, make_plan
 from sonoray_jobs.road import RoadConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,18 @@ class Embedded:
     """By tower: images that were computed now; the others stood in the store."""
     predicted_bytes: int
     """Size of both stores for this dataset, as predicted before the job."""
+    busy_s: Mapping[str, float]
+    """By step, `decode` and the towers: seconds of work, of all its processes together."""
     elapsed_s: float
 
     def lines(self) -> list[str]:
         """What a person reads."""
         computed = ", ".join(f"{tower} {count}" for tower, count in self.num_computed.items())
+        busy = ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.busy_s.items())
         return [
             f"embedded {self.num_images} images in {self.elapsed_s:.1f} s "
-            f"(computed: {computed}; the rest was cached)"
+            f"(computed: {computed}; the rest was cached)",
+            *([f"seconds of work: {busy}"] if busy else []),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +63,7 @@ class Embedded:
             "num_images": self.num_images,
             "num_computed": dict(self.num_computed),
             "predicted_bytes": self.predicted_bytes,
+            "busy_s": dict(self.busy_s),
             "elapsed_s": self.elapsed_s,
         }
 
@@ -109,20 +114,20 @@ def run(
         ClusterError: Ray cannot be reached, is too small or too busy.
     """
     start = time.monotonic()
-    folder = workspace.dataset(dataset).path
+    output = workspace.dataset(dataset)
     stores = open_stores(workspace, road, dataset)
-    image_ids = read_image_ids(folder)
-    missing = {tower: set(store.missing(image_ids)) for tower, store in stores.items()}
-    predicted = sum(store.predict_bytes(len(image_ids)) for store in stores.values())
-    if any(missing.values()):
-        to_write = sum(stores[tower].predict_bytes(len(ids)) for tower, ids in missing.items())
-        _check_disk(workspace.root, to_write)
-        logger.info("features will take %.1f MB", to_write / 1e6)
-        _compute(workspace, road, dataset, address, stores, missing)
+    sealed = [store.num_sealed(output.key) for store in stores.values()]
+    if None in sealed:
+        done = _compute(workspace, road, dataset, address, stores)
+        for store in stores.values():
+            store.seal(output.key, done.num_images)
+    else:
+        done = Done(num_images=sealed[0] or 0, computed=dict.fromkeys(TOWERS, 0), busy_s={})
     return Embedded(
-        num_images=len(image_ids),
-        num_computed={tower: len(ids) for tower, ids in missing.items()},
-        predicted_bytes=predicted,
+        num_images=done.num_images,
+        num_computed=done.computed,
+        predicted_bytes=sum(store.predict_bytes(done.num_images) for store in stores.values()),
+        busy_s=done.busy_s,
         elapsed_s=time.monotonic() - start,
     )
 
@@ -141,8 +146,8 @@ def _compute(
     dataset: str,
     address: str | None,
     stores: Mapping[str, FeatureStore],
-    missing: Mapping[str, set[str]],
-) -> None:
+) -> Done:
+    """Plan and compute; the sum over all pieces, and all the dataset's images."""
     import ray
 
     from sonoray.cluster import ray_session, require_cpus
@@ -150,94 +155,83 @@ def _compute(
 
     parts = find_parts(workspace, road, dataset)
     folder = workspace.dataset(dataset).path
-    embed = road.embed
-    todo = set().union(*missing.values())
-    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
-    num_actors = len(TOWERS) * embed.actors
     with ray_session(address):
+        room = _room_for(road, ray.cluster_resources())  # type: ignore[no-untyped-call]
         require_cpus(
-            num_actors * embed.actor_cpus + embed.decode_cpus,
+            len(TOWERS) * room.actor_cpus + room.decode_cpus,
             "embedding",
-            num_gpus=num_actors * embed.actor_gpus,
+            num_gpus=len(TOWERS) * room.actor_gpus,
         )
-        images = ray.data.read_parquet(str(folder / "images"), columns=["image_id", "png"])
-        canvases = images.map_batches(
-            _decode_batch,  # type: ignore[arg-type]
-            fn_kwargs={"todo": todo, "sizes": sizes},
-            batch_size=embed.batch_size,
-            batch_format="pyarrow",
-            num_cpus=embed.decode_cpus,
+        planning = ray.remote(num_cpus=0)(make_plan)
+        plan: Plan = ray.get(planning.remote(folder, stores, road.embed.batch_size))
+        to_write = sum(
+            store.predict_bytes(plan.num_lacking(tower)) for tower, store in stores.items()
         )
-        for tower in TOWERS:
-            canvases = canvases.map_batches(
-                TowerActor,
-                fn_constructor_kwargs={
-                    "tower": tower,
-                    "folder": parts[tower].path,
-                    "store": stores[tower],
-                    "device": "cuda" if embed.actor_gpus else "cpu",
-                },
-                batch_size=embed.batch_size,
-                compute=ray.data.ActorPoolStrategy(size=embed.actors),
-                num_cpus=embed.actor_cpus,
-                num_gpus=embed.actor_gpus,
-            )
-        rows = canvases.iter_rows()
-        done = sum(1 for _ in progress(rows, "embed images", total=len(todo)))
-    if done != len(todo):
-        raise DataError(f"{done} of {len(todo)} images came through; run sonoray embed again")
+        _check_disk(workspace.root, to_write)
+        logger.info("features will take %.1f MB", to_write / 1e6)
+        computed, busy_s = Counter[str](dict.fromkeys(TOWERS, 0)), Counter[str]()
+        num_rows = 0
+        if plan.pieces:
+            stages = _stages(road, parts, stores)
+            pipeline = run_pipeline(plan.pieces, folder, stages, room)
+            for done in progress(pipeline, "embed images", plan.num_rows, size=_num_images):
+                computed.update(done.computed)
+                busy_s.update(done.busy_s)
+                num_rows += done.num_images
+    if num_rows != plan.num_rows:
+        raise DataError(f"{num_rows} of {plan.num_rows} images came through; run: sonoray embed")
+    return Done(num_images=plan.num_images, computed=computed, busy_s=busy_s)
 
 
-def _decode_batch(batch: "pa.Table", *, todo: set[str], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Decode and letterbox the images that some store lacks."""
-    import numpy as np
-
-    from llava_ultra.pixels import letterbox
-
-    ids, images = [], []
-    for row in batch.to_pylist():
-        if row["image_id"] in todo:
-            ids.append(row["image_id"])
-            images.append(decode_stored(row["png"]))
-    columns: dict[str, Any] = {"image_id": np.array(ids, dtype=object)}
-    for tower, size in sizes.items():
-        shape = (0, size, size, 3)
-        canvases = [letterbox(image, size) for image in images]
-        columns[tower] = np.stack(canvases) if canvases else np.empty(shape, dtype=np.uint8)
-    return columns
+def _num_images(done: Done) -> int:
+    return done.num_images
 
 
-class TowerActor:
-    """One tower in one process: encodes what its store lacks and hands the rest on."""
+def _room_for(road: RoadConfig, resources: Mapping[str, float]) -> Room:
+    """The configured room; without a number of actors, as many as the cluster holds."""
+    embed = road.embed
+    needs = {"CPU": embed.actor_cpus, "GPU": embed.actor_gpus}
+    free = {"CPU": resources.get("CPU", 0) - embed.decode_cpus, "GPU": resources.get("GPU", 0)}
+    rooms = [int(free[kind] / need + 1e-9) for kind, need in needs.items() if need]
+    # The other tower's pool needs one at least.
+    most = max(1, min(rooms, default=len(TOWERS)) - (len(TOWERS) - 1))
+    return Room(
+        decode_cpus=embed.decode_cpus,
+        actors=(embed.actors, embed.actors) if embed.actors else (1, most),
+        actor_cpus=embed.actor_cpus,
+        actor_gpus=embed.actor_gpus,
+    )
 
-    def __init__(self, tower: str, folder: Path, store: FeatureStore, device: str) -> None:
-        """Load the tower.
 
-        Raises:
-            ValueError: files are missing, or it is not the tower that the store belongs to.
-        """
-        from llava_ultra.digest import check_digest
-        from llava_ultra.towers import ClipTower, SamTower
+def _stages(
+    road: RoadConfig, parts: Mapping[str, StageOutput], stores: Mapping[str, FeatureStore]
+) -> list[TowerStage]:
+    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
+    device = "cuda" if road.embed.actor_gpus else "cpu"
+    return [
+        TowerStage(
+            name=tower,
+            image_size=sizes[tower],
+            store=stores[tower],
+            load=partial(load_encoder, tower, parts[tower].path, stores[tower], device),
+        )
+        for tower in TOWERS
+    ]
 
-        loaded = ClipTower.load(folder) if tower == "clip" else SamTower.load(folder)
-        check_digest(str(folder), found=loaded.fingerprint, expected=store.folder.name)
-        self._tower = loaded.to(device)
-        self._column = tower
-        self._store = store
-        self._device = device
 
-    def __call__(self, batch: dict[str, "np.ndarray"]) -> dict[str, "np.ndarray"]:
-        """Write the batch's features through; the batch goes on without this tower's canvases."""
-        from llava_ultra.towers import encode_canvases
+def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> Encoder:
+    """Load a tower as a function from canvases to features.
 
-        canvases = batch.pop(self._column)
-        ids = [str(image_id) for image_id in batch["image_id"]]
-        lacking = set(self._store.missing(ids))
-        rows = [row for row, image_id in enumerate(ids) if image_id in lacking]
-        if rows:
-            features = encode_canvases(self._tower, canvases[rows], self._device)
-            self._store.write([ids[row] for row in rows], features.cpu().numpy())
-        return batch
+    Raises:
+        ValueError: files are missing, or it is not the tower that the store belongs to.
+    """
+    from llava_ultra.digest import check_digest
+    from llava_ultra.towers import ClipTower, SamTower, encode_canvases
+
+    loaded = ClipTower.load(folder) if tower == "clip" else SamTower.load(folder)
+    check_digest(str(folder), found=loaded.fingerprint, expected=store.folder.name)
+    loaded = loaded.to(device)
+    return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
 
 
 def _check_disk(root: Path, needed_bytes: int) -> None:

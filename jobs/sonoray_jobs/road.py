@@ -44,11 +44,13 @@ class EmbedConfig(Config):
     """How the frozen towers run over the images."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Images per forward pass and per committed batch of the feature store."""
+    """Images per forward pass and per committed batch of the feature store; the image table's
+    groups of 64 rows are read fastest in multiples or even parts."""
     decode_cpus: float = Field(default=0.5, gt=0)
     """Logical CPUs of a decoding task."""
-    actors: int = Field(default=1, ge=1)
-    """Actors in each tower's pool."""
+    actors: int = Field(default=0, ge=0)
+    """Actors in each tower's pool; 0: one, and more where they wait for it and the cluster has
+    room."""
     actor_cpus: float = Field(default=0.5, ge=0)
     """Logical CPUs of an actor."""
     actor_gpus: float = Field(default=0, ge=0)

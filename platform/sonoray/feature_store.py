@@ -5,14 +5,16 @@ One folder per tower fingerprint (which covers weights, preprocessing, layer, gr
 
 ```
 <root>/<fingerprint>/meta.json               shape and dtype, checked by everyone who opens it
-                    /batch-<uuid>.arrow      one committed batch: image_id, features
-                    /.batch-<uuid>.partial   a batch being written; no reader sees it
+                    /batch-<ids>.arrow       one committed batch: image_id, features
+                    /.batch-<ids>-*.partial  a batch being written; no reader sees it
+                    /seal-<dataset>.json     the batches that hold all of a dataset's images
 ```
 
-A batch is one uncompressed Arrow IPC file, synced and then renamed into place. The rename is the
-commit: a writer that dies leaves a partial file that nobody reads and that a later writer removes
-after a day. Writers share no state, so any number may run; an id that two of them computed stands
-twice with the same value and is read once. Rows are read through a memory map, so a random read
+A batch is one uncompressed Arrow IPC file, named by a hash of its ids, synced and then renamed into
+place. The rename is the commit: a writer that dies leaves a partial file that nobody reads and that
+a later writer removes after a day. Writers share no state, so any number may run: the same batch
+from two of them is one file, and an id that stands in two batches is read once. A write that fails
+for a moment (`TRANSIENT`) is tried again. Rows are read through a memory map, so a random read
 touches only its own pages.
 
 Why this layout: 10,000 images of (36, 256) float16, written in batches of 64 and read 256 at random
@@ -30,7 +32,9 @@ for one row. The first read of a batch costs about 0.3 ms more, to open it; 4,09
 so keep batches at 64 images or more. An id in the index takes 220 bytes of memory.
 """
 
+import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -52,6 +56,11 @@ Features = npt.NDArray[np.floating[Any]]
 
 _META = "meta.json"
 _BATCH_GLOB = "batch-*.arrow"
+TRANSIENT = frozenset(
+    {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT}
+)
+"""Errors of network file systems that pass; `errno` values."""
+_RETRY_AFTER_S = (0.1, 1.0, 5.0)
 _STALE_S = 24 * 3600.0
 """Age at which a partial file belongs to no living writer (a batch takes seconds)."""
 _ID_BYTES = 68
@@ -125,7 +134,8 @@ class FeatureStore:
             features: `(N, P, C)`; any float dtype, stored as the store's.
 
         Raises:
-            DataError: the shape does not fit, or a value is not finite in the store's dtype.
+            DataError: the shape does not fit, a value is not finite in the store's dtype, or the
+                disk does not take it.
         """
         if features.shape != (len(ids), *self.shape):
             raise DataError(
@@ -143,8 +153,44 @@ class FeatureStore:
                 f"features of image {ids[int(finite.argmin())]!r} are not finite as {self.dtype} "
                 f"(largest {limit:g}); store them as float32 or look at the tower"
             )
+        for wait_s in (*_RETRY_AFTER_S, None):
+            try:
+                self._create()
+                self._commit(ids, values)
+                return
+            except OSError as error:
+                if error.errno not in TRANSIENT or wait_s is None:
+                    raise DataError(
+                        f"feature store {str(self.folder)!r} does not take {values.nbytes:,} bytes "
+                        f"({error.strerror}); mend that and run: sonoray embed (what is committed "
+                        "stays)"
+                    ) from None
+                time.sleep(wait_s)
+
+    def holds(self, ids: Sequence[str]) -> bool:
+        """Whether exactly this batch is committed; one look at the disk, however big the store."""
+        return (self.folder / f"{_batch_name(ids)}.arrow").is_file()
+
+    def seal(self, dataset: str, num_images: int) -> None:
+        """Note that all images of a dataset are committed.
+
+        Args:
+            dataset: its content key.
+            num_images: its unique images.
+        """
         self._create()
-        self._commit(ids, values)
+        batches = sorted(path.name for path in self.folder.glob(_BATCH_GLOB))
+        write_json(self._seal_of(dataset), {"num_images": num_images, "batches": batches})
+
+    def num_sealed(self, dataset: str) -> int | None:
+        """Images of a sealed dataset; None where it is not, or where a batch is gone since."""
+        try:
+            seal = json.loads(self._seal_of(dataset).read_text(encoding="utf-8"))
+            batches, num_images = set(seal["batches"]), int(seal["num_images"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        there = {path.name for path in self.folder.glob(_BATCH_GLOB)}
+        return num_images if batches <= there else None
 
     def read(self, ids: Sequence[str]) -> Features:
         """Return the features of `ids`, `(N, P, C)` in the store's dtype; ids may repeat.
@@ -188,6 +234,9 @@ class FeatureStore:
                 "use the same tower config or another fingerprint"
             )
 
+    def _seal_of(self, dataset: str) -> Path:
+        return self.folder / f"seal-{dataset}.json"
+
     def _create(self) -> None:
         if (self.folder / _META).is_file():
             return
@@ -199,8 +248,8 @@ class FeatureStore:
         num_values = self.shape[0] * self.shape[1]
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), num_values)
         batch = pa.record_batch([pa.array(ids, pa.string()), column], ["image_id", "features"])
-        name = f"batch-{uuid.uuid4().hex}"
-        partial = self.folder / f".{name}.partial"
+        name = _batch_name(ids)
+        partial = self.folder / f".{name}-{uuid.uuid4().hex}.partial"
         try:
             with partial.open("wb") as file:
                 with pa.ipc.new_file(file, batch.schema) as writer:
@@ -221,6 +270,10 @@ class FeatureStore:
             for row, image_id in enumerate(ids):
                 self._index.setdefault(image_id, (path.name, row))
             self._indexed.add(path.name)  # last: another thread must not skip a half-indexed file
+
+
+def _batch_name(ids: Sequence[str]) -> str:
+    return f"batch-{hashlib.sha256(chr(0).join(ids).encode()).hexdigest()[:32]}"
 
 
 def _open_batch(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no stubs

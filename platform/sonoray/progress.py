@@ -5,7 +5,7 @@ CI run get one summary line per finished loop instead of a thousand repainted ba
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,45 +13,72 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 T = TypeVar("T")
 
 
-def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield from `iterable` and show how far it is.
+class RateColumn(ProgressColumn):
+    """Items per second of late."""
+
+    def render(self, task: Task) -> Text:
+        """Show the rate; nothing before there is one."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
+
+
+def progress(
+    iterable: Iterable[T],
+    description: str,
+    total: int | None = None,
+    size: Callable[[T], int] = lambda _: 1,
+) -> Iterator[T]:
+    """Yield from `iterable` and show how far it is, how fast, and how long it will take.
 
     Args:
         iterable: what to go through.
         description: what is being done, as in `decode images`.
-        total: number of items where `iterable` has no length; None shows a count without an end.
+        total: what the sizes add up to where `iterable` has no length; None shows a count without
+            an end.
+        size: how much of `total` an item is.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
-        yield from _with_bar(iterable, description, total, console)
+        yield from _with_bar(iterable, description, total, size, console)
         return
     start, count = time.monotonic(), 0
     for item in iterable:
         yield item
-        count += 1
+        count += size(item)
     elapsed = time.monotonic() - start
     console.print(f"{description}: {count} in {elapsed:.1f} s", soft_wrap=True, markup=False)
 
 
 def _with_bar(
-    iterable: Iterable[T], description: str, total: int | None, console: Console
+    iterable: Iterable[T],
+    description: str,
+    total: int | None,
+    size: Callable[[T], int],
+    console: Console,
 ) -> Iterator[T]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        yield from bars.track(iterable, total=total, description=description)
+        task = bars.add_task(description, total=total)
+        for item in iterable:
+            yield item
+            bars.update(task, advance=size(item))

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -224,6 +225,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 import resource, sys
 import numpy as np
 from pathlib import Path
+from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
 
 store = FeatureStore(Path(sys.argv[1]), "tower", 64, 64, "float16")
@@ -231,12 +233,14 @@ store.write(["a"], np.zeros((1, 64, 64), np.float16))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     store.write([f"b{n}" for n in range(8)], np.zeros((8, 64, 64), np.float16))
-except OSError as error:
-    print(error.strerror)
+except DataError as error:
+    print(error)
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "File too large"
+    assert "does not take 65,536 bytes (File too large); mend that and run: sonoray embed" in (
+        done.stdout
+    )
     store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
     assert store.ids() == {"a"}
     assert len(list(store.folder.iterdir())) == 2
@@ -281,4 +285,59 @@ def test_two_processes_write_and_a_third_reads_meanwhile(tmp_path):
     assert looks > 1
     assert store.ids() == {f"{number}-{row}" for number in range(60) for row in range(8)}
     assert list(store.folder.glob("*.partial")) == []
-    assert len(batch_files(store)) == 80
+    assert len(batch_files(store)) == 60
+
+
+def test_the_same_batch_from_two_writers_is_one_file(tmp_path):
+    store = open_store(tmp_path)
+    for _ in range(2):
+        assert store.holds(["a", "b"]) == bool(batch_files(store))
+        store.write(["a", "b"], values_of(["a", "b"]))
+    assert len(batch_files(store)) == 1
+    assert not store.holds(["b", "a"])
+    assert not store.holds(["a"])
+
+
+def test_a_sealed_dataset_stays_sealed_until_a_batch_is_gone(tmp_path):
+    store = open_store(tmp_path)
+    assert store.num_sealed("d1") is None
+    store.write(["a", "b"], values_of(["a", "b"]))
+    store.seal("d1", 2)
+    (sealed,) = batch_files(store)
+    store.write(["c"], values_of(["c"]))
+    (other,) = set(batch_files(store)) - {sealed}
+    other.unlink()
+    assert open_store(tmp_path).num_sealed("d1") == 2
+    assert store.num_sealed("d2") is None
+    sealed.rename(tmp_path / "away")
+    assert store.num_sealed("d1") is None
+    (tmp_path / "away").rename(sealed)
+    assert store.num_sealed("d1") == 2
+    (store.folder / "seal-d1.json").write_text("{", encoding="utf-8")
+    assert store.num_sealed("d1") is None
+
+
+@pytest.mark.parametrize(("failures", "lasts"), [(2, False), (9, True)])
+def test_a_write_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, failures, lasts):
+    """The disk answers EIO so many times, as a network file system does while it fails over."""
+    answers = iter([OSError(errno.EIO, "Input/output error")] * failures)
+    sync, waits = os.fsync, []
+
+    def failing_sync(descriptor: int) -> None:
+        if error := next(answers, None):
+            raise error
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", failing_sync)
+    monkeypatch.setattr("time.sleep", waits.append)
+    store = open_store(tmp_path)
+    if lasts:
+        with pytest.raises(DataError, match=r"\(Input/output error\); mend that"):
+            store.write(["a"], values_of(["a"]))
+        assert store.ids() == set()
+    else:
+        store.write(["a"], values_of(["a"]))
+        assert store.ids() == {"a"}
+    assert waits == sorted(waits)
+    assert len(waits) == (3 if lasts else failures)
+    assert not list(store.folder.glob(".*.partial"))

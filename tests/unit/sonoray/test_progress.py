@@ -17,6 +17,11 @@ def test_items_pass_through_and_one_line_goes_to_stderr(capsys):
     assert captured.err.count("\n") == 1
 
 
+def test_items_count_by_their_size(capsys):
+    assert list(progress(iter(["ab", "c"]), "letters", 3, size=len)) == ["ab", "c"]
+    assert capsys.readouterr().err.startswith("letters: 3 in ")
+
+
 def test_an_interrupted_loop_claims_nothing(capsys):
     for item in progress(range(5), "count"):
         if item == 2:

@@ -50,7 +50,22 @@ def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
         tmp_path / "features", right.fingerprint, right.num_tokens, right.num_channels
     )
     right.save(tmp_path / "part")
-    embed.TowerActor(name, tmp_path / "part", store, "cpu")
+    embed.load_encoder(name, tmp_path / "part", store, "cpu")
     other.save(tmp_path / "part")
     with pytest.raises(ValueError, match=f"{other.fingerprint[:16]} does not match the expected"):
-        embed.TowerActor(name, tmp_path / "part", store, "cpu")
+        embed.load_encoder(name, tmp_path / "part", store, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cluster", "actors"),
+    [
+        ({}, {"CPU": 2}, (1, 2)),
+        ({}, {"CPU": 8}, (1, 14)),
+        ({}, {"CPU": 1}, (1, 1)),
+        ({"actors": 3}, {"CPU": 8}, (3, 3)),
+        ({"actor_gpus": 0.5}, {"CPU": 64, "GPU": 4}, (1, 7)),
+        ({"actor_gpus": 1, "actor_cpus": 0}, {"CPU": 64, "GPU": 8}, (1, 7)),
+    ],
+)
+def test_pools_grow_into_the_cluster_unless_their_size_is_given(settings, cluster, actors):
+    assert embed._room_for(RoadConfig(embed=settings), cluster).actors == actors

@@ -1,0 +1,138 @@
+"""The Ray Data pipeline of the embed stage: pieces of the image table through the towers.
+
+```
+pieces -> decode + letterbox (CPU tasks) -> CLIP actors -> SAM actors -> counts and busy seconds
+                                            (each writes what its store lacks)
+```
+
+One row is one piece (`sonoray_jobs.embed_plan`) from the plan to the last tower, so a batch holds
+the same images however the work is spread. Ray Data holds back tasks whose output nobody takes, so
+pixels in flight stay within its share of the object store. A row that ends carries counts and the
+seconds that each step worked: the driver holds nothing else, and can say which step was busy.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sonoray.feature_store import FeatureStore
+from sonoray.images import decode_stored
+from sonoray_jobs.embed_plan import Piece, read_piece
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Encoder = Callable[["np.ndarray"], "np.ndarray"]
+"""Canvases uint8 (N, S, S, 3) to features (N, P, C)."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowerStage:
+    """One tower's place in the pipeline; goes to its actors."""
+
+    name: str
+    image_size: int
+    """S, side of its canvases in pixels."""
+    store: FeatureStore
+    load: Callable[[], Encoder]
+    """Loads the tower; called once in each actor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What the pipeline may take of the cluster."""
+
+    decode_cpus: float
+    """Of each decoding task."""
+    actors: tuple[int, int]
+    """Fewest and most actors of each tower's pool."""
+    actor_cpus: float
+    actor_gpus: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """What became of one piece."""
+
+    num_images: int
+    computed: Mapping[str, int]
+    """By tower: images that were computed and written."""
+    busy_s: Mapping[str, float]
+    """By step, `decode` and the towers: seconds of work."""
+
+
+def run_pipeline(
+    pieces: Sequence[Piece], folder: Path, towers: Sequence[TowerStage], room: Room
+) -> Iterator[Done]:
+    """Embed pieces in the running Ray session and yield what became of each, in any order."""
+    import ray
+
+    names = [tower.name for tower in towers]
+    sizes = {tower.name: tower.image_size for tower in towers}
+    rows = ray.data.from_items([{"piece": piece} for piece in pieces]).map(
+        partial(decode_piece, folder=folder, sizes=sizes), num_cpus=room.decode_cpus
+    )
+    for tower in towers:
+        rows = rows.map(
+            TowerActor,  # type: ignore[arg-type]
+            fn_constructor_args=(tower,),
+            compute=ray.data.ActorPoolStrategy(min_size=room.actors[0], max_size=room.actors[1]),
+            num_cpus=room.actor_cpus,
+            num_gpus=room.actor_gpus,
+        )
+    for row in rows.iter_rows():
+        yield Done(
+            num_images=row["num_images"],
+            computed={name: row[f"computed.{name}"] for name in names},
+            busy_s={step: row[f"busy_s.{step}"] for step in ("decode", *names)},
+        )
+
+
+def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int]) -> Row:
+    """Read, decode and letterbox the images of a piece, for each tower those that it lacks."""
+    import numpy as np
+
+    from llava_ultra.pixels import letterbox
+
+    start, piece = time.perf_counter(), row["piece"]
+    ids, pngs = zip(*read_piece(folder, piece), strict=True)
+    pixels = [decode_stored(png) for png in pngs]
+    out: Row = {"num_images": len(ids)}
+    for tower, size in sizes.items():
+        places = piece.places(tower)
+        canvases = np.zeros((len(places), size, size, 3), dtype=np.uint8)
+        for row_of, place in enumerate(places):
+            canvases[row_of] = letterbox(pixels[place], size)
+        out[f"ids.{tower}"] = " ".join(ids[place] for place in places)
+        out[f"canvases.{tower}"] = canvases
+    return out | {"busy_s.decode": time.perf_counter() - start}
+
+
+class TowerActor:
+    """One tower in one process: encodes what its store lacks and hands the rest on."""
+
+    def __init__(self, stage: TowerStage) -> None:
+        from ray.util.metrics import Counter
+
+        self._name, self._store = stage.name, stage.store
+        self._encode = stage.load()
+        self._images = Counter(
+            "sonoray_embedded_images", "Images that a tower computed.", tag_keys=("tower",)
+        )
+
+    def __call__(self, row: Row) -> Row:
+        """Write the piece's features through; it goes on without this tower's canvases."""
+        start = time.perf_counter()
+        ids = row.pop(f"ids.{self._name}").split()
+        canvases = row.pop(f"canvases.{self._name}")
+        # A piece comes again where an actor died after its commit.
+        if ids and not self._store.holds(ids):
+            self._store.write(ids, self._encode(canvases))
+            self._images.inc(len(ids), {"tower": self._name})
+        row[f"computed.{self._name}"] = len(ids)
+        row[f"busy_s.{self._name}"] = time.perf_counter() - start
+        return row

@@ -1,0 +1,72 @@
+"""The steps of the embed pipeline as plain calls, without Ray: what each writes and hands on."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llava_ultra.pixels import letterbox
+from llava_ultra.testing import tiny_image
+from sonoray.feature_store import FeatureStore
+from sonoray.images import encode_png
+from sonoray_jobs.embed_pipeline import TowerActor, TowerStage, decode_piece
+from sonoray_jobs.embed_plan import Piece
+
+SIZES = {"clip": 32, "sam": 48}
+IMAGES = [tiny_image(number) for number in range(3)]
+PIECE = Piece(file="images/part-00000.parquet", start=0, stop=3, lacking={"clip": 0b101, "sam": 2})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    table = pa.table({"image_id": ["a", "b", "c"], "png": [encode_png(each) for each in IMAGES]})
+    pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
+    return tmp_path
+
+
+def actor(folder: Path, calls: list[np.ndarray]) -> TowerActor:
+    def encode(canvases: np.ndarray) -> np.ndarray:
+        calls.append(canvases)
+        return canvases.mean(axis=(1, 2, 3)).reshape(-1, 1, 1)
+
+    store = FeatureStore(folder / "features", "clip", 1, 1, "float32")
+    return TowerActor(TowerStage(name="clip", image_size=32, store=store, load=lambda: encode))
+
+
+def test_a_tower_gets_the_canvases_of_the_images_that_it_lacks(folder):
+    row = decode_piece({"piece": PIECE}, folder=folder, sizes=SIZES)
+    for tower, places in (("clip", (0, 2)), ("sam", (1,))):
+        expected = np.stack([letterbox(IMAGES[place], SIZES[tower]) for place in places])
+        assert np.array_equal(row[f"canvases.{tower}"], expected)
+    assert (row["ids.clip"], row["ids.sam"], row["num_images"]) == ("a c", "b", 3)
+
+
+def test_a_tower_writes_what_it_computed_and_passes_the_rest_on(folder):
+    calls: list[np.ndarray] = []
+    clip = actor(folder, calls)
+    row = clip(decode_piece({"piece": PIECE}, folder=folder, sizes=SIZES))
+    assert row["computed.clip"] == 2
+    assert {"ids.sam", "canvases.sam", "busy_s.decode", "busy_s.clip"} < set(row)
+    assert not {"ids.clip", "canvases.clip"} & set(row)
+    store = FeatureStore(folder / "features", "clip", 1, 1, "float32")
+    means = [letterbox(IMAGES[place], 32).mean() for place in (0, 2)]
+    assert store.read(["a", "c"]).ravel() == pytest.approx(means, rel=1e-6)
+
+
+def test_a_piece_that_comes_again_after_its_commit_is_not_computed_again(folder):
+    calls: list[np.ndarray] = []
+    for _ in range(2):  # the second actor is started after the first one died
+        row = actor(folder, calls)(decode_piece({"piece": PIECE}, folder=folder, sizes=SIZES))
+        assert row["computed.clip"] == 2
+    assert len(calls) == 1
+
+
+def test_a_tower_that_lacks_nothing_of_a_piece_does_nothing(folder):
+    piece = Piece(file=PIECE.file, start=0, stop=3, lacking={"sam": 7})
+    calls: list[np.ndarray] = []
+    row = actor(folder, calls)(decode_piece({"piece": piece}, folder=folder, sizes=SIZES))
+    assert (row["computed.clip"], calls) == (0, [])
+    assert not (folder / "features" / "clip").exists()
