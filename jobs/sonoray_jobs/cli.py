@@ -133,20 +133,29 @@ def phantom(
 @job_command(app)
 def ingest(
     common: Common,
-    source: Annotated[str, typer.Argument(help="Kind of source: phantom or busbra.")],
-    path: Annotated[Path | None, typer.Argument(help="Folder of the source's files.")] = None,
+    source: Annotated[str, typer.Argument(help="Kind of source: phantom, busbra or dicom.")],
+    path: Annotated[Path | None, typer.Argument(help="The source's folder or file.")] = None,
+    *,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the dataset; default: the source's.")
+    ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option("--reports", help="CSV or JSON lines: study_uid or accession, report."),
+    ] = None,
 ) -> Result:
     """Read a source into studies: decode, hash, split by patient, quarantine what is unusable.
 
-    The source's name becomes the dataset's. Nothing is dropped without being counted.
+    Nothing is dropped without being counted.
 
     Examples:
         sonoray ingest phantom
         sonoray ingest busbra ../shared/data/busbra
+        sonoray ingest dicom ../archive.zip --name kidney --reports reports.csv
     """
     from sonoray_jobs.ingest import run
 
-    return run(**common, dataset=source, path=path)
+    return run(**common, dataset=source, path=path, name=name, reports=reports)
 
 
 @job_command(app)

@@ -4,8 +4,9 @@ Steps 1 and 2 of the road; the work is `sonoray.ingest`. It runs in the driver, 
 public sources decode in seconds, and a dataset needs one writer of its tables.
 """
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,6 @@ from sonoray.ingest import Accounting, ingest
 from sonoray.sources.base import Source
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
-
-SOURCES = ("busbra", "phantom")
-"""Names that `build_source` knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,15 +78,19 @@ def run(
     road: RoadConfig,
     dataset: str,
     path: Path | None = None,
+    name: str | None = None,
+    reports: Path | None = None,
     address: str | None = None,
 ) -> Ingested:
-    """Ingest the source called `dataset`; a second time, nothing is done.
+    """Ingest a source; a second time, nothing is done.
 
     Args:
         workspace: where the dataset goes.
-        road: its sections `ingest` and, for the phantom, `phantom` count.
-        dataset: one of `SOURCES`; also the dataset's name from then on.
-        path: folder of the source's files; the phantom has none.
+        road: its section `ingest` and the one of the source's name, if any, count.
+        dataset: one of `SOURCES`; also the dataset's name from then on, unless `name` is given.
+        path: the source's files; the phantom has none.
+        name: of the dataset, for a source that is not one fixed public set.
+        reports: table of reports, for a source that takes one.
         address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
@@ -96,10 +98,11 @@ def run(
         DataError: the source cannot be read.
     """
     start = time.monotonic()
-    output = ingest(build_source(dataset, path, road), workspace, road.ingest)
+    source = build_source(dataset, path, road, name=name, reports=reports)
+    output = ingest(source, workspace, road.ingest)
     summary = output.manifest["summary"]
     return Ingested(
-        dataset=dataset,
+        dataset=source.name,
         path=str(output.path),
         images=Accounting(**summary["images"]),
         studies=Accounting(**summary["studies"]),
@@ -113,23 +116,87 @@ def run(
     )
 
 
-def build_source(name: str, path: Path | None, road: RoadConfig) -> Source:
-    """Make the source called `name`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the command line says of a source, beside its kind."""
+
+    road: RoadConfig
+    path: Path | None = None
+    name: str | None = None
+    """Name of the dataset, for sources that are not one fixed public set."""
+    reports: Path | None = None
+
+
+def build_source(
+    kind: str,
+    path: Path | None,
+    road: RoadConfig,
+    *,
+    name: str | None = None,
+    reports: Path | None = None,
+) -> Source:
+    """Make a source of a kind.
 
     Raises:
-        ConfigError: there is none of that name, or a path is missing or superfluous.
+        ConfigError: there is no such kind, or an argument is missing or superfluous.
         DataError: the path does not hold such a source.
     """
-    if name == "phantom":
-        from sonoray.sources.phantom import PhantomSource
+    if kind not in _BUILDERS:
+        raise ConfigError(f"source {kind!r} is unknown; use one of {', '.join(SOURCES)}")
+    builder, taken = _BUILDERS[kind]
+    given = {"PATH": path, "--name": name, "--reports": reports}
+    for option, value in given.items():
+        if value is not None and option not in taken:
+            message = "reads no files" if option == "PATH" else f"takes no {option}"
+            raise ConfigError(f"source {kind!r} {message}; leave {str(value)!r} out")
+    if path is None and "PATH" in taken:
+        raise ConfigError(f"source {kind!r} needs its files; run: sonoray ingest {kind} PATH")
+    if name is not None:
+        _check_name(name, kind)
+    return builder(Request(road=road, path=path, name=name, reports=reports))
 
-        if path is not None:
-            raise ConfigError(f"source 'phantom' reads no files; leave {str(path)!r} out")
-        return PhantomSource(road.phantom)
-    if name == "busbra":
-        from sonoray.sources.busbra import BusBraSource
 
-        if path is None:
-            raise ConfigError("source 'busbra' needs its folder; run: sonoray ingest busbra PATH")
-        return BusBraSource(path)
-    raise ConfigError(f"source {name!r} is unknown; use one of {', '.join(SOURCES)}")
+def _check_name(name: str, kind: str) -> None:
+    """A dataset's name is part of file names, and does not pass for another source's."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", name):
+        raise ConfigError(
+            f"--name {name!r} does not fit a file name; use up to 41 of a-z, 0-9, _ and -"
+        )
+    if name in SOURCES and name != kind:
+        raise ConfigError(f"--name {name!r} is the name of another source; choose another")
+
+
+def _build_phantom(request: Request) -> Source:
+    from sonoray.sources.phantom import PhantomSource
+
+    return PhantomSource(request.road.phantom)
+
+
+def _build_busbra(request: Request) -> Source:
+    from sonoray.sources.busbra import BusBraSource
+
+    assert request.path is not None
+    return BusBraSource(request.path)
+
+
+def _build_dicom(request: Request) -> Source:
+    from sonoray.sources.dicom import DicomSource
+
+    assert request.path is not None
+    return DicomSource(
+        request.path,
+        request.road.dicom,
+        name=request.name or "dicom",
+        limits=request.road.ingest.images,
+        reports=request.reports,
+    )
+
+
+_BUILDERS: Mapping[str, tuple[Callable[[Request], Source], frozenset[str]]] = {
+    "busbra": (_build_busbra, frozenset({"PATH"})),
+    "dicom": (_build_dicom, frozenset({"PATH", "--name", "--reports"})),
+    "phantom": (_build_phantom, frozenset()),
+}
+"""By kind: what builds it, and the arguments that it takes."""
+SOURCES = tuple(_BUILDERS)
+"""Kinds that `build_source` knows."""

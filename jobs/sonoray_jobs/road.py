@@ -23,6 +23,7 @@ from llava_ultra.config import (
     SamPretrainConfig,
 )
 from sonoray.config import Config, load_config
+from sonoray.dicom.settings import DicomConfig
 from sonoray.errors import ConfigError
 from sonoray.ingest import IngestConfig
 from sonoray.phantom import PhantomConfig
@@ -166,6 +167,7 @@ class RoadConfig(Config):
     experiment: str = "sonoray"
     """MLflow experiment."""
     phantom: PhantomConfig = PhantomConfig()
+    dicom: DicomConfig = DicomConfig()
     ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()

@@ -15,13 +15,15 @@ def test_every_listed_source_can_be_built(tmp_path):
     with pytest.raises(DataError, match="no BUS-BRA table"):
         build_source("busbra", tmp_path, ROAD)
     assert build_source("phantom", None, ROAD).name == "phantom"
-    assert set(SOURCES) == {"busbra", "phantom"}
+    assert build_source("dicom", tmp_path, ROAD).name == "dicom"
+    assert build_source("dicom", tmp_path, ROAD, name="kidney").name == "kidney"
+    assert set(SOURCES) == {"busbra", "dicom", "phantom"}
 
 
 @pytest.mark.parametrize(
     ("name", "path", "message"),
     [
-        ("slake", None, "'slake' is unknown; use one of busbra, phantom"),
+        ("slake", None, "'slake' is unknown; use one of busbra, dicom, phantom"),
         ("busbra", None, "run: sonoray ingest busbra PATH"),
         ("phantom", Path("folder"), "'phantom' reads no files; leave 'folder' out"),
     ],
@@ -29,6 +31,20 @@ def test_every_listed_source_can_be_built(tmp_path):
 def test_a_wrong_source_is_named_with_its_fix(name, path, message):
     with pytest.raises(ConfigError, match=message):
         build_source(name, path, ROAD)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("busbra", {"name": "mine"}, "'busbra' takes no --name; leave 'mine' out"),
+        ("busbra", {"reports": Path("r.csv")}, "takes no --reports; leave 'r.csv' out"),
+        ("dicom", {"name": "../up"}, "'../up' does not fit a file name"),
+        ("dicom", {"name": "phantom"}, "'phantom' is the name of another source"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_its_fix(tmp_path, kind, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build_source(kind, tmp_path, ROAD, **arguments)
 
 
 def test_the_phantom_goes_in_and_a_second_time_nothing_is_done(tmp_path):

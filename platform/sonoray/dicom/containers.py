@@ -1,0 +1,167 @@
+"""Where objects lie: a folder of any depth, or a zip archive, which is read and never unpacked.
+
+An archive's names are only names here: nothing is written, so no path can lead anywhere. What an
+entry announces is checked before it is read, and reading stops at what it announced.
+"""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from sonoray.dicom.settings import DicomLimits
+from sonoray.errors import DataError
+from sonoray.images import RejectedImageError
+
+_ENCRYPTED = 0x1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The others unpack a whole chunk at once, however large it becomes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """A file of a folder."""
+
+    path: Path
+    ref: str
+    """The path below the folder, in characters that can be hashed whatever the file's name is."""
+    max_bytes: int
+
+    def open(self) -> BinaryIO:
+        """Open the file.
+
+        Raises:
+            RejectedImageError: it is too large, or cannot be opened.
+        """
+        try:
+            _check_size(self.path.stat().st_size, self.max_bytes)
+            return self.path.open("rb")
+        except OSError as error:
+            raise RejectedImageError(f"unreadable: {error.strerror}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArchiveEntry:
+    """An entry of a zip archive."""
+
+    archive: Path
+    position: int
+    """Which entry; names may repeat."""
+    ref: str
+    max_bytes: int
+
+    def open(self) -> BinaryIO:
+        """Unpack the entry into memory.
+
+        Raises:
+            RejectedImageError: it is too large, encrypted, damaged, or packed in another way.
+        """
+        archive = _open_archive(self.archive)
+        entry = archive.infolist()[self.position]
+        if entry.flag_bits & _ENCRYPTED:
+            raise RejectedImageError("encrypted: the archive's entry needs a password; unpack it")
+        if entry.compress_type not in _METHODS:
+            raise RejectedImageError(
+                f"unsupported_compression: zip method {entry.compress_type}; store or deflate"
+            )
+        _check_size(entry.file_size, self.max_bytes)
+        try:
+            with archive.open(entry) as file:
+                data = file.read(self.max_bytes + 1)  # zipfile stops at what is announced
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+            raise RejectedImageError(
+                f"unreadable: {type(error).__name__} in the archive; pack it again"
+            ) from None
+        _check_size(len(data), self.max_bytes)
+        return io.BytesIO(data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BytesEntry:
+    """An object that is in memory, as a DICOMweb answer is."""
+
+    ref: str
+    data: bytes
+    max_bytes: int
+
+    def open(self) -> BinaryIO:
+        """Return the bytes as a file.
+
+        Raises:
+            RejectedImageError: there are too many.
+        """
+        _check_size(len(self.data), self.max_bytes)
+        return io.BytesIO(self.data)
+
+
+def list_entries(path: Path, limits: DicomLimits) -> Iterator[FileEntry | ArchiveEntry]:
+    """Yield what lies in a folder, or in an archive, in an order that does not change.
+
+    Raises:
+        DataError: the path is neither, or the archive is damaged or above the limits.
+    """
+    if path.is_dir():
+        yield from _list_folder(path, limits)
+    elif path.is_file():
+        yield from _list_archive(path, limits)
+    else:
+        raise DataError(
+            f"no folder or zip archive {str(path)!r}; give the one that has the objects"
+        )
+
+
+def _list_folder(folder: Path, limits: DicomLimits) -> Iterator[FileEntry]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(parent, name)
+            if path.is_file() or not path.exists():  # no pipes or devices; lost links are counted
+                yield FileEntry(
+                    path=path,
+                    ref=os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace"),
+                    max_bytes=limits.max_object_bytes,
+                )
+
+
+def _list_archive(path: Path, limits: DicomLimits) -> Iterator[ArchiveEntry]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise DataError(
+            f"{str(path)!r} is no zip archive that can be read ({error}); give a folder or a .zip"
+        ) from None
+    total = sum(entry.file_size for entry in entries)
+    if len(entries) > limits.max_entries or total > limits.max_archive_bytes:
+        raise DataError(
+            f"archive {str(path)!r} has {len(entries):,} entries of {total:,} bytes, at most "
+            f"{limits.max_entries:,} and {limits.max_archive_bytes:,}; split it, or raise "
+            "dicom.limits.max_entries and dicom.limits.max_archive_bytes"
+        )
+    for position, entry in enumerate(entries):
+        if not entry.is_dir():
+            yield ArchiveEntry(
+                archive=path,
+                position=position,
+                ref=entry.filename,
+                max_bytes=limits.max_object_bytes,
+            )
+
+
+@lru_cache(maxsize=1)
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    """Open an archive once per process; its directory may be long."""
+    return zipfile.ZipFile(path)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise RejectedImageError(
+            f"too_many_bytes: {size:,} bytes, at most {limit:,}; raise "
+            "dicom.limits.max_object_bytes"
+        )

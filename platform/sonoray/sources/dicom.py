@@ -1,0 +1,297 @@
+"""A DICOM archive as a source: a folder of any depth or a zip, grouped to studies.
+
+Two passes. The first reads every header (`sonoray.dicom`) and groups objects by Study Instance UID;
+some hundred bytes an object stay in memory. The second decodes study by study, in guarded
+processes, a few objects ahead of whoever reads. Within a study, images are in the order of series
+number, instance number, then frame.
+
+Everything that lies there is accounted for. An object without usable pixels (a structured report, a
+presentation state, an encapsulated PDF) is an image that is quarantined in its study; a file that
+is no DICOM object, or names no study, belongs to one study that is quarantined as a whole.
+
+A study is quarantined where its objects name several patients or none. Patients are told apart by
+Patient ID alone: where two issuers gave one number to two persons, these share a split, which harms
+nothing, while the same person with and without an issuer would not.
+"""
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sonoray.dicom.containers import ArchiveEntry, FileEntry, list_entries
+from sonoray.dicom.objects import (
+    DecodedObject,
+    ObjectInfo,
+    decode_object,
+    describe_object,
+)
+from sonoray.dicom.reports import Reports
+from sonoray.dicom.settings import DicomConfig
+from sonoray.guarded import GuardedPool
+from sonoray.images import DEFAULT_LIMITS, ImageLimits, RejectedImageError
+from sonoray.sources.base import RawImage, RawStudy
+from sonoray.stages import source_digest
+from sonoray.study import Task, Turn
+
+_QUESTION = "请写出这次超声检查的报告。"
+_DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
+_PROVENANCE = (
+    "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
+    "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age); "
+    "pixels not cleaned"
+)
+
+Entry = FileEntry | ArchiveEntry
+
+
+@dataclass(slots=True)
+class _Group:
+    """Objects of one study, as the headers tell."""
+
+    uid: str
+    objects: list[tuple[ObjectInfo, Entry]] = field(default_factory=list)
+
+
+class DicomSource:
+    """Reads a DICOM folder or zip archive."""
+
+    public = False
+
+    def __init__(
+        self,
+        path: Path,
+        config: DicomConfig | None = None,
+        *,
+        name: str = "dicom",
+        limits: ImageLimits = DEFAULT_LIMITS,
+        reports: Path | None = None,
+    ) -> None:
+        """List what lies there; no object is opened.
+
+        Args:
+            path: folder or zip archive.
+            config: how objects become images.
+            name: of the dataset.
+            limits: what is accepted as an image.
+            reports: table of reports, see `sonoray.dicom.reports`.
+
+        Raises:
+            DataError: the path or the table cannot be read.
+        """
+        self.name = name
+        self._path = path
+        self._config = config or DicomConfig()
+        self._limits = limits
+        self._reports_path = reports
+        self._entries = list(list_entries(path, self._config.limits))
+        if reports is not None:
+            Reports(reports)  # what is wrong with it is said before anything is decoded
+
+    def config(self) -> dict[str, Any]:
+        """The configuration and the decoders' versions."""
+        decoders = {name: version(name) for name in _DECODERS}
+        return {"dicom": self._config.model_dump(mode="json"), "decoders": decoders}
+
+    def input_digest(self) -> str:
+        """Sha256 (hex) over the names and contents of all files, and over the reading code."""
+        digest = hashlib.sha256(source_digest("sonoray.dicom").encode())
+        files = [entry.path for entry in self._entries if isinstance(entry, FileEntry)]
+        if self._path.is_file():
+            files = [self._path]
+        for file in files:
+            below = os.fsencode(file.relative_to(self._path))
+            digest.update(below + b"\0" + _file_digest(file) + b"\n")
+        if self._reports_path is not None:
+            digest.update(b"reports\0" + _file_digest(self._reports_path))
+        return digest.hexdigest()
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield every study once, by Study Instance UID, then what belongs to none."""
+        reports = None if self._reports_path is None else Reports(self._reports_path)
+        limits = self._config.limits
+        with GuardedPool(
+            workers=min(os.cpu_count() or 1, max(len(self._entries), 1)),
+            memory_bytes=limits.worker_memory_bytes,
+            timeout_s=limits.worker_timeout_s,
+        ) as pool:
+            groups, strays = self._scan(pool)
+            yield from self._decode(pool, groups, reports)
+        if strays:
+            yield _strays(strays)
+        if reports is not None:
+            yield from _leftovers(reports)
+
+    def _scan(self, pool: GuardedPool) -> tuple[list[_Group], list[RawImage]]:
+        """Read all headers; return the studies by UID, and the files that belong to none."""
+        groups: dict[str, _Group] = {}
+        strays: list[RawImage] = []
+        ahead: deque[tuple[Entry, Future[ObjectInfo]]] = deque()
+
+        def take() -> None:
+            entry, future = ahead.popleft()
+            try:
+                info = future.result()
+                if not info.study_uid:
+                    raise RejectedImageError("missing_attribute: StudyInstanceUID")
+            except RejectedImageError as error:
+                strays.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
+            else:
+                group = groups.setdefault(info.study_uid, _Group(info.study_uid))
+                group.objects.append((info, entry))
+
+        for entry in self._entries:
+            ahead.append((entry, pool.submit(describe_object, entry, self._config, self._limits)))
+            if len(ahead) > 8 * (os.cpu_count() or 1):
+                take()
+        while ahead:
+            take()
+        for group in groups.values():
+            group.objects.sort(key=lambda each: (each[0].order, each[1].ref))
+        return [groups[uid] for uid in sorted(groups)], strays
+
+    def _decode(
+        self, pool: GuardedPool, groups: Sequence[_Group], reports: Reports | None
+    ) -> Iterator[RawStudy]:
+        """Yield the studies in order; a few objects are decoded ahead."""
+        ahead: deque[tuple[_Group, str, list[Future[DecodedObject] | None]]] = deque()
+        waiting = 0
+        for group in groups:
+            problem = self._find_problem(group)
+            futures = [
+                None
+                if problem or info.problem
+                else pool.submit(decode_object, entry, self._config, self._limits)
+                for info, entry in group.objects
+            ]
+            ahead.append((group, problem, futures))
+            waiting += len(futures)
+            while len(ahead) > 1 and waiting > 4 * (os.cpu_count() or 1):
+                oldest = ahead.popleft()
+                waiting -= len(oldest[2])
+                yield self._study(*oldest, reports)
+        for each in ahead:
+            yield self._study(*each, reports)
+
+    def _find_problem(self, group: _Group) -> str:
+        patients = {info.patient_id for info, _ in group.objects} - {""}
+        if len(patients) > 1:
+            return (
+                f"mixed_patients: {len(patients)} Patient IDs under one Study Instance UID; "
+                "export the study again"
+            )
+        if not patients and self._config.missing_patient == "quarantine":
+            return (
+                "missing_patient: no object of the study has a Patient ID; add one, or set "
+                "dicom.missing_patient=per_study to take it for a patient of its own"
+            )
+        return ""
+
+    def _study(
+        self,
+        group: _Group,
+        problem: str,
+        futures: Sequence[Future[DecodedObject] | None],
+        reports: Reports | None,
+    ) -> RawStudy:
+        images: list[RawImage] = []
+        num_objects = num_cropped = 0
+        for (info, entry), future in zip(group.objects, futures, strict=True):
+            if future is None:
+                why = info.problem or f"study_rejected: {problem}"
+                images.append(RawImage(ref=entry.ref, data=b"", problem=why))
+                continue
+            try:
+                decoded = future.result()
+            except RejectedImageError as error:
+                images.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
+                continue
+            num_objects += 1
+            num_cropped += decoded.is_cropped
+            images.extend(_images(entry.ref, decoded))
+        infos = [info for info, _ in group.objects]
+        texts = _find_reports(reports, infos)
+        if len(texts) > 1 and not problem:
+            problem = f"conflicting_reports: {len(texts)} different reports; keep one"
+        patient = next((info.patient_id for info in infos if info.patient_id), "")
+        return RawStudy(
+            ref=group.uid,
+            # a UID is no Patient ID, whatever somebody chose for one
+            patient_ref=patient or f"study\0{group.uid}",
+            images=tuple(images),
+            turns=tuple(
+                Turn(question=_QUESTION, answer=text, task=Task.REPORT, topic="report")
+                for text in texts[:1]
+            ),
+            labels=_agreed_labels(infos),
+            provenance=f"{_PROVENANCE} but cut to the scan area in {num_cropped} of {num_objects} "
+            f"objects{'; report as supplied, not cleaned' if texts else ''}",
+            problem=problem,
+        )
+
+
+def _images(ref: str, decoded: DecodedObject) -> Iterator[RawImage]:
+    for frame in decoded.frames:
+        yield RawImage(
+            ref=f"{ref}#{frame.index}",
+            data=frame.pixels,
+            frame_index=frame.index,
+            labels=decoded.labels,
+        )
+
+
+def _agreed_labels(infos: Sequence[ObjectInfo]) -> dict[str, str]:
+    """Labels on which all images that have them agree, in a fixed order."""
+    values: dict[str, set[str]] = {}
+    for info in infos:
+        if not info.problem:
+            for name, value in info.labels.items():
+                values.setdefault(name, set()).add(value)
+    return {name: min(found) for name, found in sorted(values.items()) if len(found) == 1}
+
+
+def _find_reports(reports: Reports | None, infos: Sequence[ObjectInfo]) -> tuple[str, ...]:
+    if reports is None:
+        return ()
+    accessions = {info.accession for info in infos} or {""}
+    found = [
+        text
+        for accession in sorted(accessions)
+        for text in reports.find(study_uid=infos[0].study_uid, accession=accession)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _strays(images: Sequence[RawImage]) -> RawStudy:
+    reasons = Counter(image.problem.partition(":")[0] for image in images)
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return RawStudy(
+        ref="files of no study",
+        patient_ref="files of no study",
+        images=tuple(images),
+        turns=(),
+        problem=f"no_study: {len(images)} files belong to no study ({listed})",
+    )
+
+
+def _leftovers(reports: Reports) -> Iterator[RawStudy]:
+    problems = dict(reports.malformed)
+    for line in reports.unused_lines():
+        problems[line] = f"no_images: the study of line {line} is not among the objects"
+    for line, problem in sorted(problems.items()):
+        ref = f"reports:{line}"
+        yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)
+
+
+def _file_digest(path: Path) -> bytes:
+    """Sha256 of a file's content; of nothing where it cannot be read, as a lost link."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b"unreadable"

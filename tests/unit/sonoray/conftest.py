@@ -1,0 +1,123 @@
+"""DICOM objects made for tests: known pictures in every coding."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+    UltrasoundMultiFrameImageStorage,
+)
+
+ENCODED = (RLELossless, JPEG2000Lossless, JPEG2000)
+
+
+def build(
+    pixels: np.ndarray,
+    syntax: UID = ExplicitVRLittleEndian,
+    *,
+    encode_as: str = "",
+    **attributes: Any,
+) -> Dataset:
+    """An ultrasound object of `(N, H, W)` or `(N, H, W, 3)` values; `attributes` may lie.
+
+    With `encode_as` YBR_RCT or YBR_ICT JPEG 2000 transforms the colours itself.
+    """
+    frames, rows, columns = pixels.shape[:3]
+    samples = 3 if pixels.ndim == 4 else 1
+    bits = pixels.dtype.itemsize * 8
+    data = Dataset()
+    data.SOPClassUID = UltrasoundMultiFrameImageStorage
+    data.SOPInstanceUID = "1.2.3.4"
+    data.StudyInstanceUID = "1.2.3"
+    data.PatientID = "P1"
+    data.PatientName = "Secret^Name"
+    data.Modality = "US"
+    data.SamplesPerPixel = samples
+    data.PhotometricInterpretation = "RGB" if samples == 3 else "MONOCHROME2"
+    if samples == 3:
+        data.PlanarConfiguration = 0
+    data.NumberOfFrames = frames
+    data.Rows, data.Columns = rows, columns
+    data.BitsAllocated = data.BitsStored = bits
+    data.HighBit = bits - 1
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    order = "<" if syntax.is_little_endian else ">"
+    raw = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    if syntax == JPEGBaseline8Bit:
+        data.PixelData = encapsulate([_jpeg(frame) for frame in pixels])
+        data["PixelData"].VR = "OB"
+    elif syntax in ENCODED:
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.PixelData = raw
+        data["PixelData"].VR = "OW" if bits > 8 else "OB"
+        data.PhotometricInterpretation = encode_as or data.PhotometricInterpretation
+        extra = {"j2k_cr": [1]} if syntax == JPEG2000 else {}
+        data.compress(syntax, generate_instance_uid=False, **extra)
+    else:
+        data.PixelData = raw + b"\0" * (len(raw) % 2)
+        data["PixelData"].VR = "OW" if bits > 8 or syntax.is_implicit_VR else "OB"
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    return data
+
+
+def to_bytes(data: Dataset) -> bytes:
+    """The object as a file."""
+    syntax = data.file_meta.TransferSyntaxUID
+    file = io.BytesIO()
+    data.save_as(
+        file,
+        enforce_file_format=True,
+        implicit_vr=syntax.is_implicit_VR,
+        little_endian=syntax.is_little_endian,
+    )
+    return file.getvalue()
+
+
+def picture(seed: int = 0, *, rows: int = 40, columns: int = 48, samples: int = 1) -> np.ndarray:
+    """A smooth uint8 picture of its own for each seed."""
+    y, x = np.mgrid[:rows, :columns]
+    planes = np.stack(
+        [
+            127 + 60 * np.sin(x / (5 + seed + plane)) + 60 * np.cos(y / (4 + plane))
+            for plane in range(samples)
+        ],
+        axis=-1,
+    )
+    return np.rint(planes[..., 0] if samples == 1 else planes).astype(np.uint8)
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture
+def make_object() -> Callable[..., bytes]:
+    """Build an object of known pixels as the bytes of a file."""
+
+    def make(pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: Any) -> bytes:
+        return to_bytes(build(pixels, syntax, **attributes))
+
+    return make
+
+
+@pytest.fixture
+def make_picture() -> Callable[..., np.ndarray]:
+    """Draw a known picture."""
+    return picture
