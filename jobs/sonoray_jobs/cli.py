@@ -23,6 +23,7 @@ import typer
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.ablation.command import ablate
+from sonoray_jobs.data_commands import ingest
 from sonoray_jobs.describe_command import describe
 from sonoray_jobs.options import (
     DEFAULT_WORKSPACE,
@@ -131,34 +132,6 @@ def phantom(
 
 
 @job_command(app)
-def ingest(
-    common: Common,
-    source: Annotated[str, typer.Argument(help="Kind of source: phantom, busbra or dicom.")],
-    path: Annotated[Path | None, typer.Argument(help="The source's folder or file.")] = None,
-    *,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the dataset; default: the source's.")
-    ] = None,
-    reports: Annotated[
-        Path | None,
-        typer.Option("--reports", help="CSV or JSON lines: study_uid or accession, report."),
-    ] = None,
-) -> Result:
-    """Read a source into studies: decode, hash, split by patient, quarantine what is unusable.
-
-    Nothing is dropped without being counted.
-
-    Examples:
-        sonoray ingest phantom
-        sonoray ingest busbra ../shared/data/busbra
-        sonoray ingest dicom ../archive.zip --name kidney --reports reports.csv
-    """
-    from sonoray_jobs.ingest import run
-
-    return run(**common, dataset=source, path=path, name=name, reports=reports)
-
-
-@job_command(app)
 def bootstrap(common: Common, *, dataset: DatasetOption = None) -> Result:
     """Pretrain the tiny CLIP, SAM encoder and Chinese language model on a dataset.
 
@@ -255,6 +228,7 @@ def compare(
     return run(**common, first=first, second=second, split=split, show=disagreements)
 
 
+job_command(app)(ingest)
 app.command("describe")(describe)
 app.command("ablate")(ablate)
 

@@ -6,7 +6,7 @@ public sources decode in seconds, and a dataset needs one writer of its tables.
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,24 @@ from sonoray.ingest import Accounting, ingest
 from sonoray.sources.base import Source
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
+
+_DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # it becomes a file's name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOptions:
+    """What the command line says of a source; None where it says nothing."""
+
+    path: Path | None = None
+    """Folder or file."""
+    name: str | None = None
+    """The dataset's name, for sources that are no fixed public set."""
+    images: Path | None = None
+    """Folder of the images, where they lie apart."""
+    language: str | None = None
+    """Which language of a bilingual set to take."""
+    reports: Path | None = None
+    """Table of reports beside images that have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,28 +95,24 @@ def run(
     workspace: Workspace,
     road: RoadConfig,
     dataset: str,
-    path: Path | None = None,
-    name: str | None = None,
-    reports: Path | None = None,
+    options: SourceOptions = SourceOptions(),
     address: str | None = None,
 ) -> Ingested:
-    """Ingest a source; a second time, nothing is done.
+    """Ingest the source called `dataset`; a second time, nothing is done.
 
     Args:
         workspace: where the dataset goes.
-        road: its section `ingest` and the one of the source's name, if any, count.
-        dataset: one of `SOURCES`; also the dataset's name from then on, unless `name` is given.
-        path: the source's files; the phantom has none.
-        name: of the dataset, for a source that is not one fixed public set.
-        reports: table of reports, for a source that takes one.
+        road: its section `ingest` counts, and that of the source's name where there is one.
+        dataset: one of `SOURCES`; also the dataset's name from then on, unless `options` name it.
+        options: where the files lie, and what the source may be told.
         address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
-        ConfigError: the source is unknown, or a path is missing or superfluous.
+        ConfigError: the source is unknown, or an option is missing, superfluous or malformed.
         DataError: the source cannot be read.
     """
     start = time.monotonic()
-    source = build_source(dataset, path, road, name=name, reports=reports)
+    source = build_source(dataset, options, road)
     output = ingest(source, workspace, road.ingest)
     summary = output.manifest["summary"]
     return Ingested(
@@ -116,87 +130,117 @@ def run(
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What the command line says of a source, beside its kind."""
-
-    road: RoadConfig
-    path: Path | None = None
-    name: str | None = None
-    """Name of the dataset, for sources that are not one fixed public set."""
-    reports: Path | None = None
-
-
-def build_source(
-    kind: str,
-    path: Path | None,
-    road: RoadConfig,
-    *,
-    name: str | None = None,
-    reports: Path | None = None,
-) -> Source:
-    """Make a source of a kind.
+def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
+    """Make the source called `name`.
 
     Raises:
-        ConfigError: there is no such kind, or an argument is missing or superfluous.
+        ConfigError: there is none of that name, or an option is missing, superfluous or malformed.
         DataError: the path does not hold such a source.
     """
-    if kind not in _BUILDERS:
-        raise ConfigError(f"source {kind!r} is unknown; use one of {', '.join(SOURCES)}")
-    builder, taken = _BUILDERS[kind]
-    given = {"PATH": path, "--name": name, "--reports": reports}
-    for option, value in given.items():
-        if value is not None and option not in taken:
-            message = "reads no files" if option == "PATH" else f"takes no {option}"
-            raise ConfigError(f"source {kind!r} {message}; leave {str(value)!r} out")
-    if path is None and "PATH" in taken:
-        raise ConfigError(f"source {kind!r} needs its files; run: sonoray ingest {kind} PATH")
-    if name is not None:
-        _check_name(name, kind)
-    return builder(Request(road=road, path=path, name=name, reports=reports))
-
-
-def _check_name(name: str, kind: str) -> None:
-    """A dataset's name is part of file names, and does not pass for another source's."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", name):
+    kind = _KINDS.get(name)
+    if kind is None:
+        raise ConfigError(f"source {name!r} is unknown; use one of {', '.join(SOURCES)}")
+    given = {option: value for option, value in asdict(options).items() if value is not None}
+    if "path" in kind.takes and options.path is None:
+        raise ConfigError(f"source {name!r} needs its files; run: sonoray ingest {name} PATH")
+    if "path" in given and "path" not in kind.takes:
+        raise ConfigError(f"source {name!r} reads no files; leave {str(options.path)!r} out")
+    for option in given:
+        if option not in kind.takes:
+            raise ConfigError(f"source {name!r} takes no --{option}; leave it out")
+    if options.name is not None and not _DATASET_NAME.fullmatch(options.name):
         raise ConfigError(
-            f"--name {name!r} does not fit a file name; use up to 41 of a-z, 0-9, _ and -"
+            f"--name {options.name!r} cannot name a dataset; use lower-case letters, digits, "
+            "- and _"
         )
-    if name in SOURCES and name != kind:
-        raise ConfigError(f"--name {name!r} is the name of another source; choose another")
+    if options.name in _KINDS and options.name != name:
+        raise ConfigError(f"--name {options.name!r} is the name of another source; choose another")
+    if options.images is not None and not options.images.is_dir():
+        raise ConfigError(f"--images {str(options.images)!r} is no folder; check the path")
+    return kind.build(road, **given)
 
 
-def _build_phantom(request: Request) -> Source:
+def _phantom(road: RoadConfig) -> Source:
     from sonoray.sources.phantom import PhantomSource
 
-    return PhantomSource(request.road.phantom)
+    return PhantomSource(road.phantom)
 
 
-def _build_busbra(request: Request) -> Source:
+def _busbra(_: RoadConfig, *, path: Path) -> Source:
     from sonoray.sources.busbra import BusBraSource
 
-    assert request.path is not None
-    return BusBraSource(request.path)
+    return BusBraSource(path)
 
 
-def _build_dicom(request: Request) -> Source:
+def _busi(_: RoadConfig, *, path: Path) -> Source:
+    from sonoray.sources.busi import BusiSource
+
+    return BusiSource(path)
+
+
+def _dicom(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.sources.dicom import DicomSource
 
-    assert request.path is not None
-    return DicomSource(
-        request.path,
-        request.road.dicom,
-        name=request.name or "dicom",
-        limits=request.road.ingest.images,
-        reports=request.reports,
-    )
+    return DicomSource(config=road.dicom, limits=road.ingest.images, **given)
 
 
-_BUILDERS: Mapping[str, tuple[Callable[[Request], Source], frozenset[str]]] = {
-    "busbra": (_build_busbra, frozenset({"PATH"})),
-    "dicom": (_build_dicom, frozenset({"PATH", "--name", "--reports"})),
-    "phantom": (_build_phantom, frozenset()),
+def _llava(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+    from sonoray.sources.llava import LlavaSource
+
+    return LlavaSource(**given)
+
+
+def _pocovid(_: RoadConfig, *, path: Path) -> Source:
+    from sonoray.sources.pocovid import PocovidSource
+
+    return PocovidSource(path)
+
+
+def _slake(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+    from sonoray.sources.slake import SlakeSource
+
+    return SlakeSource(**given)
+
+
+def _table(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+    from sonoray.sources.table import TableSource
+
+    return TableSource(**given)
+
+
+def _usreport(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+    from sonoray.sources.usreport import UsReportSource
+
+    return UsReportSource(**given)
+
+
+def _video(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+    from sonoray.sources.video import VideoSource
+
+    return VideoSource(config=road.video, **given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """How a source is made."""
+
+    build: Callable[..., Source]
+    """From the road and those options that are given."""
+    takes: Set[str] = frozenset({"path"})
+    """Fields of `SourceOptions` that it has a use for; a path is then required."""
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "busbra": _Kind(build=_busbra),
+    "busi": _Kind(build=_busi),
+    "dicom": _Kind(build=_dicom, takes={"path", "name", "reports"}),
+    "llava": _Kind(build=_llava, takes={"path", "images", "name"}),
+    "phantom": _Kind(build=_phantom, takes=frozenset()),
+    "pocovid": _Kind(build=_pocovid),
+    "slake": _Kind(build=_slake, takes={"path", "images", "language"}),
+    "table": _Kind(build=_table, takes={"path", "images", "name"}),
+    "usreport": _Kind(build=_usreport, takes={"path", "images"}),
+    "video": _Kind(build=_video, takes={"path", "name"}),
 }
-"""By kind: what builds it, and the arguments that it takes."""
-SOURCES = tuple(_BUILDERS)
-"""Kinds that `build_source` knows."""
+SOURCES = tuple(_KINDS)
+"""Names that `build_source` knows."""

@@ -27,6 +27,7 @@ from sonoray.dicom.settings import DicomConfig
 from sonoray.errors import ConfigError
 from sonoray.ingest import IngestConfig
 from sonoray.phantom import PhantomConfig
+from sonoray.video import VideoConfig
 from sonoray_serve.settings import ServeConfig
 
 
@@ -169,6 +170,7 @@ class RoadConfig(Config):
     phantom: PhantomConfig = PhantomConfig()
     dicom: DicomConfig = DicomConfig()
     ingest: IngestConfig = IngestConfig()
+    video: VideoConfig = VideoConfig()
     model: ModelConfig = ModelConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
     embed: EmbedConfig = EmbedConfig()

@@ -47,8 +47,17 @@ from sonoray.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_CODE = ("ingest", "prepare", "image_table", "images", "identity", "near_duplicates", "study")
-"""Modules whose source decides the output."""
+_CODE = (
+    "ingest",
+    "prepare",
+    "image_table",
+    "images",
+    "identity",
+    "near_duplicates",
+    "study",
+    "sources.files",
+)
+"""Modules whose source decides the output, beside that of the source's class."""
 _LARGE_GROUP = 0.1
 """Share of the patients in one near-duplicate group above which the distance is questioned."""
 

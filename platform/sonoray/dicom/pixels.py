@@ -199,7 +199,8 @@ def _scale(values: NDArray[Any], low: float, high: float) -> Pixels:
         unchanged: Pixels = np.ascontiguousarray(values)
         return unchanged
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    shown: Pixels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return shown
 
 
 def _one_line(error: Exception) -> str:

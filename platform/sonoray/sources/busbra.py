@@ -23,14 +23,13 @@ Rows of one case must agree in everything but ID, size and Side, which they do t
 published table; a case whose rows differ is quarantined, as is one with an unknown value.
 """
 
-import csv
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.sources.base import RawImage, RawStudy
+from sonoray.sources.files import Row, digest_files, read_csv
 from sonoray.study import Task, Turn
 
 _TABLE = "bus_data.csv"
@@ -76,8 +75,6 @@ _ADMISSIBLE: Mapping[str, Mapping[str, str]] = {
     "Side": SIDE,
 }
 
-Row = Mapping[str, str]
-
 
 class BusBraSource:
     """Reads a BUS-BRA folder."""
@@ -110,11 +107,8 @@ class BusBraSource:
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of the table, images and masks."""
-        digest = hashlib.sha256()
-        for path in (self._folder / _TABLE, *self._images.values(), *self._masks.values()):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(self._folder)}\0{content}\n".encode())
-        return digest.hexdigest()
+        paths = (self._folder / _TABLE, *self._images.values(), *self._masks.values())
+        return digest_files({str(path.relative_to(self._folder)): path for path in paths})
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per case in table order, then what has no usable row."""
@@ -123,10 +117,10 @@ class BusBraSource:
             cases.setdefault(row["Case"], []).append(row)
         for case, rows in cases.items():
             yield self._study(case, rows)
-        for line, image in self._malformed.items():
+        for ref, image in self._malformed.items():
             yield _unusable(
-                f"{_TABLE}:{line}",
-                f"malformed_row: line {line} ({image or 'no ID'}) has too few or too many fields, "
+                ref,
+                f"malformed_row: {ref} ({image or 'no ID'}) has too few or too many fields, "
                 "or an empty one; correct it",
             )
         for path in self._unlisted:
@@ -175,32 +169,16 @@ class BusBraSource:
         )
 
 
-def _read_table(path: Path) -> tuple[list[Row], dict[int, str]]:
-    """Return the well-formed rows, and the others' IDs by line number."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    f"table {str(path)!r} lacks the columns {', '.join(missing)}; "
-                    f"expected are {', '.join(_COLUMNS)}"
-                )
-            numbered = [(reader.line_num, row) for row in reader]
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"no BUS-BRA table {str(path)!r}; give the folder that holds {_TABLE}"
-        ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {str(path)!r} is not readable as UTF-8 CSV: {error}") from None
-    if not numbered:
-        raise DataError(f"table {str(path)!r} has no rows; give the complete data set")
+def _read_table(path: Path) -> tuple[list[Row], dict[str, str]]:
+    """Return the well-formed rows, and the others' IDs by where they stand."""
+    if not path.is_file():
+        raise DataError(f"no BUS-BRA table {str(path)!r}; give the folder that holds {_TABLE}")
     rows: list[Row] = []
-    malformed: dict[int, str] = {}
-    for line, fields in numbered:
-        row = {name: (fields[name] or "").strip() for name in _COLUMNS}
-        if None in fields or not all(row.values()):  # csv keeps surplus fields under None
-            malformed[line] = row["ID"]
+    malformed: dict[str, str] = {}
+    for entry in read_csv(path, _COLUMNS):
+        row = entry.value or {}
+        if entry.problem or not all(row[name] for name in _COLUMNS):
+            malformed[entry.ref] = row.get("ID", "")
         else:
             rows.append(row)
     return rows, malformed

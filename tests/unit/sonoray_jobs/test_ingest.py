@@ -5,46 +5,66 @@ import pytest
 
 from sonoray.errors import ConfigError, DataError
 from sonoray.workspace import Workspace
-from sonoray_jobs.ingest import SOURCES, build_source, run
+from sonoray_jobs.ingest import SourceOptions, build_source, run
 from sonoray_jobs.road import RoadConfig
 
 ROAD = RoadConfig.model_validate({"phantom": {"num_patients": 4}})
 
 
-def test_every_listed_source_can_be_built(tmp_path):
-    with pytest.raises(DataError, match="no BUS-BRA table"):
-        build_source("busbra", tmp_path, ROAD)
-    assert build_source("phantom", None, ROAD).name == "phantom"
-    assert build_source("dicom", tmp_path, ROAD).name == "dicom"
-    assert build_source("dicom", tmp_path, ROAD, name="kidney").name == "kidney"
-    assert set(SOURCES) == {"busbra", "dicom", "phantom"}
+def given(**options):
+    paths = {key: Path(options[key]) for key in ("path", "images") if key in options}
+    return SourceOptions(**{**options, **paths})
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "message"),
+    ("name", "options", "message"),
     [
-        ("slake", None, "'slake' is unknown; use one of busbra, dicom, phantom"),
-        ("busbra", None, "run: sonoray ingest busbra PATH"),
-        ("phantom", Path("folder"), "'phantom' reads no files; leave 'folder' out"),
+        ("busbra", {}, "no BUS-BRA table"),
+        ("busi", {}, "lacks normal, benign, malignant"),
+        ("llava", {"name": "kidney"}, "not readable"),
+        ("pocovid", {}, "no table dataset_metadata"),
+        ("slake", {"language": "zh"}, "no question file"),
+        ("table", {"name": "kidney"}, r"no \.csv, \.tsv or \.jsonl"),
+        ("usreport", {}, "no report file"),
+        ("video", {"name": "kidney"}, "holds no video"),
     ],
 )
-def test_a_wrong_source_is_named_with_its_fix(name, path, message):
-    with pytest.raises(ConfigError, match=message):
-        build_source(name, path, ROAD)
+def test_every_source_is_built_and_says_what_it_misses(tmp_path, name, options, message):
+    for images in ({}, {"images": tmp_path}):
+        if images and name not in ("llava", "slake", "table", "usreport"):
+            continue
+        with pytest.raises(DataError, match=message):
+            build_source(name, given(path=tmp_path, **options, **images), ROAD)
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "message"),
+    ("name", "options", "message"),
     [
-        ("busbra", {"name": "mine"}, "'busbra' takes no --name; leave 'mine' out"),
-        ("busbra", {"reports": Path("r.csv")}, "takes no --reports; leave 'r.csv' out"),
-        ("dicom", {"name": "../up"}, "'../up' does not fit a file name"),
-        ("dicom", {"name": "phantom"}, "'phantom' is the name of another source"),
+        ("kidney", {}, "'kidney' is unknown; use one of busbra, busi, dicom, llava, phantom"),
+        ("busbra", {}, "needs its files; run: sonoray ingest busbra PATH"),
+        ("phantom", {"path": "folder"}, "'phantom' reads no files; leave 'folder' out"),
+        ("busbra", {"path": ".", "name": "mine"}, "'busbra' takes no --name; leave it out"),
+        ("table", {"path": ".", "language": "zh"}, "'table' takes no --language"),
+        ("table", {"path": ".", "images": "no/such"}, "--images 'no/such' is no folder"),
+        ("table", {"path": ".", "name": "slake"}, "--name 'slake' is the name of another source"),
+        ("table", {"path": ".", "name": "../x"}, "--name '../x' cannot name a dataset"),
+        ("slake", {"path": ".", "language": "fr"}, "language 'fr' is unknown"),
     ],
 )
-def test_a_wrong_argument_is_named_with_its_fix(tmp_path, kind, arguments, message):
+def test_a_wrong_source_or_option_is_named_with_its_fix(name, options, message):
     with pytest.raises(ConfigError, match=message):
-        build_source(kind, tmp_path, ROAD, **arguments)
+        build_source(name, given(**options), ROAD)
+
+
+def test_a_table_goes_in_under_the_name_that_it_is_given(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("study,patient,report\na,p,未见异常。\n", encoding="utf-8")
+    workspace = Workspace.open(tmp_path / "workspace")
+    options = SourceOptions(path=table, name="kidney")
+    result = run(workspace=workspace, road=ROAD, dataset="table", options=options)
+    assert result.dataset == "kidney"
+    assert workspace.dataset_names() == ["kidney"]
+    assert result.studies.kept == 1
 
 
 def test_the_phantom_goes_in_and_a_second_time_nothing_is_done(tmp_path):

@@ -153,7 +153,7 @@ def test_a_missing_mask_is_no_mistake(folder, tmp_path):
         (lambda folder: (folder / "bus_data.csv").unlink(), "no BUS-BRA table"),
         (lambda folder: write_table(folder, []), "has no rows"),
         (lambda folder: write_table(folder, [["a"]], ["ID"]), "lacks the columns Case, Histology"),
-        (lambda folder: (folder / "bus_data.csv").write_text(""), "lacks the columns ID"),
+        (lambda folder: (folder / "bus_data.csv").write_text(""), "is empty"),
         (lambda folder: (folder / "bus_data.csv").write_bytes(b"\xff\xfe\x00"), "not readable"),
         (lambda folder: (folder / "bus_data.csv").write_text('ID,"Case\n'), "not readable"),
     ],

@@ -1,0 +1,164 @@
+"""A folder of videos: cine loops as a scanner or a phone exports them.
+
+`.mp4`, `.avi`, `.gif` and the other endings of `SUFFIXES`, at any depth. Every file is a study, or
+all files of one folder are (`video.study`). The patient is the folder below the given one that the
+file lies in, `PATIENT/loop.mp4` or `PATIENT/2024-05-01/loop.mp4`, or what the table `patients.csv`
+in the given folder says: columns `file` (path below the folder) and `patient`. Where there is a
+table it counts alone. A video without a patient is quarantined, since splits are made by patient.
+
+Videos carry no text here, so the studies are images alone. To train on them, list their frames in a
+table (`sonoray.sources.table`).
+
+Pictures are used as they are: what the scanner drew into them, names too, stays.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sonoray.errors import DataError
+from sonoray.guarded import GuardedPool
+from sonoray.images import Pixels, RejectedImageError
+from sonoray.sources.base import RawImage, RawStudy
+from sonoray.sources.files import digest_files, read_csv, unusable
+from sonoray.video import VideoConfig, read_frames
+
+TABLE = "patients.csv"
+SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+Frames = list[tuple[int, Pixels]]
+
+
+class VideoSource:
+    """Reads a folder of videos."""
+
+    public = False
+
+    def __init__(self, path: Path, name: str = "video", config: VideoConfig | None = None) -> None:
+        """Read the file names and the table; no video is opened.
+
+        Args:
+            path: the folder.
+            name: the dataset's name.
+            config: which frames are taken, and what is accepted.
+
+        Raises:
+            DataError: it is no folder, holds no video, or its table cannot be read.
+        """
+        self.name = name
+        self._folder = path
+        self._config = VideoConfig() if config is None else config
+        if not path.is_dir():
+            raise DataError(f"no folder {str(path)!r}; give the one that holds the videos")
+        found = {
+            file.relative_to(path).as_posix(): file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and file != path / TABLE
+        }
+        self._videos = {n: f for n, f in found.items() if f.suffix.lower() in SUFFIXES}
+        self._others = [name for name in found if name not in self._videos]
+        if not self._videos:
+            raise DataError(
+                f"folder {str(path)!r} holds no video; expected are {', '.join(SUFFIXES)}"
+            )
+        self._patients, self._problems = self._read_patients()
+        self._studies: dict[str, list[str]] = {}
+        for file in self._videos:
+            whole = self._config.study == "folder"
+            study = PurePosixPath(file).parent.as_posix() if whole else file
+            self._studies.setdefault(study, []).append(file)
+
+    def __len__(self) -> int:
+        """Number of studies that `iter_studies` yields."""
+        return len(self._studies) + len(self._others) + len(self._problems)
+
+    def config(self) -> dict[str, Any]:
+        """What is taken and accepted; not what the decoding processes may use."""
+        return self._config.model_dump(
+            mode="json", exclude={"worker_memory_bytes", "worker_timeout_s"}
+        )
+
+    def input_digest(self) -> str:
+        """Sha256 (hex) over the names and contents of the videos and the table."""
+        table = self._folder / TABLE
+        return digest_files(self._videos | ({TABLE: table} if table.is_file() else {}))
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield one study per file or folder in name order, then what is no video."""
+        workers = os.cpu_count() or 1
+        pending: deque[tuple[str, list[Future[Frames]]]] = deque()
+        with GuardedPool(
+            workers=workers,
+            memory_bytes=self._config.worker_memory_bytes,
+            timeout_s=self._config.worker_timeout_s,
+        ) as pool:
+            for study, files in self._studies.items():
+                paths = [self._videos[file] for file in files]
+                frames = [pool.submit(read_frames, path, self._config) for path in paths]
+                pending.append((study, frames))
+                if len(pending) > workers:
+                    yield self._study(*pending.popleft())
+            for study, frames in pending:
+                yield self._study(study, frames)
+        for name in self._others:
+            yield unusable(name, f"unknown_file: {name!r} is no video; remove it")
+        for ref, problem in self._problems.items():
+            yield unusable(ref, problem)
+
+    def _study(self, study: str, frames: list[Future[Frames]]) -> RawStudy:
+        files = self._studies[study]
+        patients = {self._patients.get(file, "") for file in files}
+        problem = ""
+        if "" in patients:
+            problem = (
+                f"no_patient: no patient is known of {study!r}; put it into a folder of the "
+                f"patient or name it in {TABLE}"
+            )
+        elif len(patients) > 1:
+            problem = f"mixed_patients: the videos of {study!r} are of {len(patients)} patients"
+        return RawStudy(
+            ref=study,
+            patient_ref=study if problem else patients.pop(),
+            images=tuple(
+                image
+                for file, future in zip(files, frames, strict=True)
+                for image in _images(file, future)
+            ),
+            turns=(),
+            provenance=f"{self.name}, frames of video, {self._config.sampling}",
+            problem=problem,
+        )
+
+    def _read_patients(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the patient of each file, and problems of the table by row."""
+        table = self._folder / TABLE
+        if not table.is_file():
+            folders = {file: PurePosixPath(file).parts[:-1] for file in self._videos}
+            return {file: parts[0] for file, parts in folders.items() if parts}, {}
+        patients: dict[str, str] = {}
+        problems: dict[str, str] = {}
+        for entry in read_csv(table, ("file", "patient")):
+            row = entry.value or {}
+            file = PurePosixPath(row.get("file", "").replace("\\", "/")).as_posix()
+            patient = row.get("patient", "")
+            if entry.problem:
+                problems[entry.ref] = entry.problem
+            elif file not in self._videos:
+                problems[entry.ref] = f"missing_file: {TABLE} names {file!r}, which is not there"
+            elif patients.setdefault(file, patient) != patient:
+                problems[entry.ref] = f"conflicting_rows: {TABLE} gives {file!r} two patients"
+        return patients, problems
+
+
+def _images(file: str, future: Future[Frames]) -> list[RawImage]:
+    try:
+        frames = future.result()
+    except RejectedImageError as error:
+        return [RawImage(ref=file, data=b"", problem=str(error))]
+    return [
+        RawImage(ref=f"{file}#{position}", data=pixels, frame_index=position)
+        for position, pixels in frames
+    ]

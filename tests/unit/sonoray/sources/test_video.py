@@ -1,0 +1,126 @@
+import av
+import numpy as np
+import pytest
+
+from sonoray.errors import DataError
+from sonoray.images import RejectedImageError
+from sonoray.sources.video import VideoSource
+from sonoray.video import VideoConfig, read_frames
+
+STEP = 8
+
+
+def write_video(path, codec="ffv1", pixel_format="bgr0", values=range(0, 240, STEP)):
+    """Frames of one grey each, 10 a second; ffv1 is lossless."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+        for value in values:
+            pixels = np.full((48, 64, 3), value, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=pixel_format)))
+        container.mux(stream.encode())
+    return path
+
+
+def levels(frames):
+    return [(position, int(pixels[0, 0, 0])) for position, pixels in frames]
+
+
+def test_frames_are_the_middles_of_equal_stretches(tmp_path):
+    frames = read_frames(write_video(tmp_path / "a.avi"), VideoConfig(max_frames=5))
+    assert levels(frames) == [(n, n * STEP) for n in (3, 9, 15, 21, 27)]
+    assert {(pixels.shape, str(pixels.dtype)) for _, pixels in frames} == {((48, 64, 3), "uint8")}
+
+
+def test_frames_by_change_leave_a_still_stretch_alone(tmp_path):
+    still_then_moving = [0] * 20 + list(range(0, 200, 20))
+    path = write_video(tmp_path / "a.avi", values=still_then_moving)
+    frames = read_frames(path, VideoConfig(max_frames=3, sampling="change"))
+    assert len(frames) == 3
+    assert all(position >= 20 for position, _ in frames)
+    uniform = read_frames(path, VideoConfig(max_frames=3))
+    assert [position for position, _ in uniform] == [5, 15, 25]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [("a.mp4", "mpeg4", "yuv420p"), ("a.gif", "gif", "rgb8"), ("a.mkv", "libx264", "yuv420p")],
+)
+def test_other_formats_give_the_same_frames(tmp_path, name, codec, pixel_format):
+    path = write_video(tmp_path / name, codec, pixel_format)
+    frames = levels(read_frames(path, VideoConfig(max_frames=3)))
+    assert [position for position, _ in frames] == [5, 15, 25]
+    assert [level for _, level in frames] == pytest.approx([40, 120, 200], abs=24)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_bytes": 100}, "too_many_bytes"),
+        ({"max_pixels": 1000}, "too_many_pixels"),
+        ({"max_pixels": 10}, "unreadable"),
+        ({"max_length": 29}, "too_many_frames"),
+        ({"max_duration_s": 2.5}, "too_long"),
+    ],
+)
+def test_a_video_over_a_limit_is_refused(tmp_path, limits, reason):
+    path = write_video(tmp_path / "a.avi")
+    with pytest.raises(RejectedImageError) as caught:
+        read_frames(path, VideoConfig(**limits))
+    assert caught.value.reason == reason
+
+
+def test_a_playlist_called_video_opens_nothing(tmp_path):
+    write_video(tmp_path / "secret.avi")
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.avi\n#EXT-X-ENDLIST\n"
+    for text in (playlist, "ffconcat version 1.0\nfile secret.avi\n", "text", ""):
+        (tmp_path / "a.mp4").write_text(text)
+        with pytest.raises(RejectedImageError) as caught:
+            read_frames(tmp_path / "a.mp4", VideoConfig())
+        assert caught.value.reason == ("unreadable" if text else "empty_file")
+
+
+def test_a_header_that_lies_about_its_size_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.gif", "gif", "rgb8")
+    data = bytearray(path.read_bytes())
+    data[6:10] = b"\xff\xff\xff\xff"  # 65,535 x 65,535
+    path.write_bytes(data)
+    with pytest.raises(RejectedImageError, match=r"unreadable|too_many_pixels"):
+        read_frames(path, VideoConfig())
+
+
+def test_the_patient_is_the_folder_or_what_the_table_says(tmp_path, summary_of):
+    root = tmp_path / "loops"
+    for number, file in enumerate(("p1/a.avi", "p1/day/b.avi", "p2/c.avi", "d.avi")):
+        write_video(root / file, values=[number * 40 + 10, number * 40 + 20])
+    (root / "p2" / "notes.txt").write_text("x")
+    (root / "p2" / "e.mp4").write_bytes(b"no video")
+    source = VideoSource(root, name="lab")
+    studies = {study.ref: study for study in source.iter_studies()}
+    assert len(source) == len(studies) == 6
+    assert [studies[f].patient_ref for f in ("p1/a.avi", "p1/day/b.avi")] == ["p1", "p1"]
+    assert [image.frame_index for image in studies["p1/a.avi"].images] == [0, 1]
+    assert studies["d.avi"].problem.startswith("no_patient:")
+    summary = summary_of(source)
+    assert summary["studies"] == {"seen": 6, "kept": 3, "duplicate": 0, "quarantined": 3}
+    assert summary["reasons"] == {
+        "empty_study": 1, "no_patient": 1, "study_rejected": 2, "unknown_file": 1, "unreadable": 1,
+    }  # fmt: skip
+    (root / "patients.csv").write_text("file,patient\nd.avi,p9\np1/a.avi,p9\ngone.avi,p1\n")
+    listed = {study.ref: study for study in VideoSource(root).iter_studies()}
+    assert listed["d.avi"].patient_ref == listed["p1/a.avi"].patient_ref == "p9"
+    assert listed["p2/c.avi"].problem.startswith("no_patient:")
+    assert listed["patients.csv:4"].problem.startswith("missing_file:")
+    whole = VideoSource(root, config=VideoConfig(study="folder"))
+    problems = {study.ref: study.problem[:10] for study in whole.iter_studies()}
+    assert problems["p1"] == ""
+    assert problems["p1/day"] == "no_patient"
+
+
+def test_a_folder_without_videos_is_one_clear_error(tmp_path):
+    with pytest.raises(DataError, match="holds no video; expected are"):
+        VideoSource(tmp_path)
+    with pytest.raises(DataError, match="no folder"):
+        VideoSource(tmp_path / "none")
