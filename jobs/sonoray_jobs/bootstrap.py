@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
+from sonoray.image_table import read_images
 from sonoray.images import decode_stored
 from sonoray.stages import Stage, StageOutput, find_stage, run_stage
 from sonoray.study import Study, Turn, iter_studies
@@ -24,7 +25,6 @@ from sonoray_jobs.lengths import check_lengths
 from sonoray_jobs.road import RoadConfig
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerFast
 
     from llava_ultra.config import LanguageConfig
@@ -363,27 +363,6 @@ def _lesions(dataset: Path, image_ids: Sequence[str]) -> dict[str, bool]:
         if row["image_id"] in wanted
     }
     return {image_id: shows[image_id] for image_id in dict.fromkeys(image_ids) if image_id in shows}
-
-
-def read_images(
-    dataset: Path, image_ids: Sequence[str]
-) -> dict[str, tuple["np.ndarray", "np.ndarray | None"]]:
-    """Decode images and their masks, in the order of `image_ids`.
-
-    Returns:
-        By image id: the image (uint8) and its mask (uint8, (H, W)), None where it has none.
-    """
-    import pyarrow.dataset as ds
-
-    wanted = dict.fromkeys(image_ids)
-    table = ds.dataset(dataset / "images").to_table(
-        columns=["image_id", "png", "mask_png"], filter=ds.field("image_id").isin(list(wanted))
-    )
-    found = {}
-    for row in table.to_pylist():
-        mask = decode_stored(row["mask_png"]) if row["mask_png"] else None
-        found[row["image_id"]] = (decode_stored(row["png"]), mask)
-    return {image_id: found[image_id] for image_id in wanted}
 
 
 def _summary(examples: Sequence[Any], losses: Sequence[float]) -> dict[str, Any]:

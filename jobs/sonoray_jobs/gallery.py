@@ -152,7 +152,7 @@ def draw_study(
 def _write(
     folder: Path, chosen: Mapping[str, list[dict[str, Any]]], dataset: Path, font: Path | None
 ) -> dict[str, Any]:
-    from sonoray_jobs.bootstrap import read_images
+    from sonoray.image_table import read_images
 
     images = read_images(dataset, [i for rows in chosen.values() for i in rows[0]["image_ids"]])
     page = ["# Answers beside images", ""]

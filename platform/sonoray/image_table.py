@@ -1,18 +1,22 @@
 """The image table of a dataset: each unique image once, as PNG, beside its lesion mask.
 
-Ingest writes it, the embed and bootstrap stages read its Parquet files. A file holds 512 images in
-row groups of 64, so that a reader's task is one file and its memory one group; PNG does not
-compress further and the files are left uncompressed. A study's image points to its file by `uri`.
+Ingest writes it; the embed and bootstrap stages and the audit read its Parquet files. A file holds
+512 images in row groups of 64, so that a reader's task is one file and its memory one group; PNG
+does not compress further and the files are left uncompressed. A study's image points to its file by
+`uri`.
 """
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sonoray.errors import DataError
+from sonoray.images import Pixels, decode_stored
 from sonoray.prepare import PreparedImage
 from sonoray.study import IMAGE_SCHEMA, StudyImage
 
@@ -86,3 +90,45 @@ class ImageTableWriter:
             self._writer = pq.ParquetWriter(path, IMAGE_SCHEMA, compression="none")
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=IMAGE_SCHEMA))
         self._rows = []
+
+
+def iter_row_groups(folder: Path) -> Iterator[tuple[pq.ParquetFile, int]]:
+    """Yield every row group of a dataset's image table, in order, as its open file and its number.
+
+    Nothing is read yet: the caller takes the columns that it needs with `read_row_group`.
+    """
+    for path in sorted((folder / "images").glob("part-*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file, group
+
+
+def read_images(folder: Path, image_ids: Sequence[str]) -> dict[str, tuple[Pixels, Pixels | None]]:
+    """Decode images and their masks; only the row groups that hold one of them are read.
+
+    Returns:
+        By image id, in the order of `image_ids`: the image (uint8) and its mask (uint8, (H, W)),
+        None where it has none.
+
+    Raises:
+        DataError: the table lacks one of them.
+    """
+    wanted = dict.fromkeys(image_ids)
+    found: dict[str, tuple[Pixels, Pixels | None]] = {}
+    for file, group in iter_row_groups(folder):
+        if len(found) == len(wanted):
+            break
+        ids = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+        rows = [row for row, image_id in enumerate(ids) if image_id in wanted]
+        if not rows:
+            continue
+        columns = ["image_id", "png", "mask_png"]
+        for row in file.read_row_group(group, columns=columns).take(rows).to_pylist():
+            mask = decode_stored(row["mask_png"]) if row["mask_png"] else None
+            found[row["image_id"]] = (decode_stored(row["png"]), mask)
+    if missing := [image_id for image_id in wanted if image_id not in found]:
+        raise DataError(
+            f"image table {str(folder / 'images')!r} lacks {len(missing)} of {len(wanted)} images "
+            f"(first {missing[0]!r}); ingest the data set again"
+        )
+    return {image_id: found[image_id] for image_id in wanted}

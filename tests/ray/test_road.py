@@ -15,6 +15,7 @@ from llava_ultra.language import add_lora, load_language
 from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.towers import ClipTower, SamTower, encode_images
 from sonoray.errors import ConfigError, DataError, TrackingError
+from sonoray.image_table import read_images
 from sonoray.study import Task, iter_studies
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
@@ -109,7 +110,7 @@ def test_every_images_features_are_the_towers_own(finished_road):
     assert sorted(ids) == sorted(
         {image.image_id for study in iter_studies(dataset) for image in study.images}
     )
-    images = [image for image, _ in bootstrap.read_images(dataset, ids).values()]
+    images = [image for image, _ in read_images(dataset, ids).values()]
     parts = finished_road.bootstrapped.outputs
     for kind, part in ((ClipTower, "clip"), (SamTower, "sam")):
         own = encode_images(kind.load(parts[part].path), images, "cpu").numpy()
@@ -288,7 +289,7 @@ def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
     study = studies_of(finished_road, "test")[0]
     ids = [image.image_id for image in study.images]
     dataset = finished_road.workspace.dataset(DATASET).path
-    images = [image for image, _ in bootstrap.read_images(dataset, ids).values()]
+    images = [image for image, _ in read_images(dataset, ids).values()]
     encoded = assistant.encode(images)
     stores = embed.open_stores(finished_road.workspace, finished_road.road, DATASET)
     features = {

@@ -11,6 +11,7 @@ import pytest
 from llava_ultra.language import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.errors import DataError
+from sonoray.image_table import read_images
 from sonoray.images import encode_png
 from sonoray.stages import StageOutput
 from sonoray.study import Turn, iter_studies
@@ -150,7 +151,7 @@ def test_images_beyond_the_default_limits_are_read_back(tmp_path):
     table = pa.table({"image_id": ["a"], "png": [png], "mask_png": [png]})
     (tmp_path / "images").mkdir()
     pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
-    image, mask = bootstrap.read_images(tmp_path, ["a"])["a"]
+    image, mask = read_images(tmp_path, ["a"])["a"]
     assert np.array_equal(image, large)
     assert np.array_equal(mask, large)
     batch = embed._decode_batch(table, todo={"a"}, sizes={"clip": 32})
