@@ -1,4 +1,4 @@
-"""The `sonoray` command: fifteen subcommands over the jobs, and the one place that prints.
+"""The `sonoray` command: seventeen subcommands over the jobs, and the one place that prints.
 
 A subcommand parses its options, resolves the configuration and calls `run` of its job's module,
 which returns a frozen result with `lines()` for people and `to_json()` for `--json`. Jobs are
@@ -23,7 +23,7 @@ import typer
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.ablation.command import ablate
-from sonoray_jobs.data_commands import ingest
+from sonoray_jobs.data_commands import audit, ingest, quarantine
 from sonoray_jobs.describe_command import describe
 from sonoray_jobs.options import (
     DEFAULT_WORKSPACE,
@@ -229,6 +229,8 @@ def compare(
 
 
 job_command(app)(ingest)
+job_command(app)(audit)
+job_command(app)(quarantine)
 app.command("describe")(describe)
 app.command("ablate")(ablate)
 

@@ -1,11 +1,85 @@
 """Commands on data, on the command line: their options, and the calls that they become."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sonoray_jobs.options import Common, Result
+
+DatasetArgument = Annotated[str, typer.Argument(help="Name of the ingested dataset.")]
+
+
+class Action(StrEnum):
+    """What to do with the quarantine."""
+
+    LIST = "list"
+    RETRY = "retry"
+
+
+def audit(
+    common: Common,
+    dataset: DatasetArgument,
+    *,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="PATH", help="Copy the page to a .html file or a folder."),
+    ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Show patients' texts, on the page and in the JSON.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 on leakage or conflicting labels.")
+    ] = False,
+    distance: Annotated[
+        int | None,
+        typer.Option(
+            "--distance", metavar="BITS", min=0, max=127,
+            help="Differing bits up to which two images are one; default: as in ingest.",
+        ),
+    ] = None,
+) -> Result:  # fmt: skip
+    """Check a dataset before training: leakage, duplicates, contradictions, repeated texts.
+
+    Prints counts and findings and writes a page with charts and sample images. It shows patients'
+    images and stays in the workspace, unless --html copies it.
+
+    Examples:
+        sonoray audit busbra
+        sonoray audit busbra --html busbra.html --strict
+    """
+    from sonoray_jobs.audit import run
+
+    return run(**common, dataset=dataset, html=html, texts=texts, strict=strict, distance=distance)
+
+
+def quarantine(
+    common: Common,
+    action: Annotated[Action, typer.Argument(help="list, or retry: ingest the same source again.")],
+    dataset: DatasetArgument,
+    *,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="list: rows of this reason alone.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option("--show", metavar="N", help="list: most rows; --json has all.", min=0)
+    ] = 20,
+) -> Result:
+    """Show what ingest rejected and why, or try again after files or limits were changed.
+
+    A retry reads the source as it is now, with this configuration. The dataset's name moves to the
+    new version only if that succeeds.
+
+    Examples:
+        sonoray quarantine list busbra --reason unreadable
+        sonoray quarantine retry busbra --set ingest.images.max_pixels=50000000
+    """
+    from sonoray_jobs import quarantine
+
+    if action is Action.LIST:
+        return quarantine.list_rows(**common, dataset=dataset, reason=reason, show=rows)
+    return quarantine.retry(**common, dataset=dataset)
 
 
 def ingest(

@@ -35,6 +35,21 @@ class SourceOptions:
     reports: Path | None = None
     """Table of reports beside images that have none."""
 
+    def to_json(self) -> dict[str, str]:
+        """What is given, with paths that hold from any folder."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return {
+            key: str(value.expanduser().resolve()) if isinstance(value, Path) else value
+            for key, value in given.items()
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, str]) -> "SourceOptions":
+        """The options that `to_json` wrote."""
+        texts = {key: value for key, value in given.items() if key in ("name", "language")}
+        paths = {key: Path(value) for key, value in given.items() if key not in texts}
+        return cls(**texts, **paths)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingested:
@@ -113,7 +128,8 @@ def run(
     """
     start = time.monotonic()
     source = build_source(dataset, options, road)
-    output = ingest(source, workspace, road.ingest)
+    origin = {"source": dataset, **options.to_json()}
+    output = ingest(source, workspace, road.ingest, origin=origin)
     summary = output.manifest["summary"]
     return Ingested(
         dataset=source.name,

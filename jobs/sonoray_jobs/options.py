@@ -89,7 +89,7 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
 
 
 class Result(Protocol):
-    """What every job returns."""
+    """What every job returns; one that can fail and yet be shown has an `exit_code`."""
 
     def lines(self) -> list[str]:
         """Return what a person reads."""
@@ -138,6 +138,7 @@ def job_command(app: typer.Typer) -> Callable[[Callable[Concatenate[Common, P], 
             with redirect_stdout(sys.stderr):
                 result = run(common, **own)
             show(result, as_json=as_json)
+            raise typer.Exit(getattr(result, "exit_code", 0))
 
         own_parameters = list(signature(function).parameters.values())[1:]
         shared_parameters = list(signature(command).parameters.values())[:-1]

@@ -18,7 +18,7 @@ import hashlib
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,16 @@ class Accounting:
         assert self.seen == self.kept + self.duplicate + self.quarantined, self
 
 
-def ingest(source: Source, workspace: Workspace, config: IngestConfig) -> StageOutput:
+def ingest(
+    source: Source,
+    workspace: Workspace,
+    config: IngestConfig,
+    *,
+    origin: Mapping[str, Any] | None = None,
+) -> StageOutput:
     """Bring a source into the workspace and let the dataset of its name point to the result.
+
+    `origin` is what makes the same source again (see `Workspace.point_dataset`).
 
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `splits` (patients,
     studies and images of each), `without_text` and `without_images` (kept studies that lack one
@@ -103,7 +111,7 @@ def ingest(source: Source, workspace: Workspace, config: IngestConfig) -> StageO
     key = _key_of(source, workspace)
     stage = stage_of_dataset(source, workspace, config)
     output = run_stage(stage, workspace.stages, lambda folder: _make(source, key, config, folder))
-    workspace.point_dataset(source.name, output)
+    workspace.point_dataset(source.name, output, origin)
     return output
 
 
@@ -155,16 +163,17 @@ class _Intake:
         """Account for one study and its images."""
         self._studies["seen"] += 1
         self._images["seen"] += len(outcomes)
+        study_id = self._key.study_id(self._scoped(raw.ref))
         accepted: dict[str, PreparedImage] = {}
         for outcome in outcomes:
             if isinstance(outcome, RejectedImage):
-                self._reject(self._images, outcome.source_ref, outcome.problem)
+                self._reject("image", study_id, outcome.source_ref, outcome.problem)
             elif outcome.image.image_id in accepted:
                 self._images["duplicate"] += 1
             else:
                 accepted[outcome.image.image_id] = outcome
         study = Study(
-            study_id=self._key.study_id(self._scoped(raw.ref)),
+            study_id=study_id,
             patient_key=self._key.patient_key(self._scoped(raw.patient_ref)),
             split="",
             dataset=self._source.name,
@@ -182,9 +191,10 @@ class _Intake:
         if not problem and study.study_id in self._study_ids:
             problem = "repeated_ref: another study has the same reference and other content"
         if problem:
-            self._reject(self._studies, self._key.source_ref(raw.ref), problem)
+            self._reject("study", study_id, self._key.source_ref(raw.ref), problem)
             for item in accepted.values():
-                self._reject(self._images, item.image.source_ref, f"study_rejected: {problem}")
+                rejected = f"study_rejected: {problem}"
+                self._reject("image", study_id, item.image.source_ref, rejected)
             return
         self._study_ids.add(study.study_id)
         self._contents.add(content)
@@ -244,11 +254,20 @@ class _Intake:
         """
         return f"{self._source.name}\0{ref}" if self._source.public else ref
 
-    def _reject(self, counts: Counter[str], ref: str, problem: str) -> None:
+    def _reject(self, item: str, study_id: str, ref: str, problem: str) -> None:
         reason, _, message = problem.partition(":")
+        counts = self._studies if item == "study" else self._images
         counts["quarantined"] += 1
         self._reasons[reason] += 1
-        self._quarantine.append({"source_ref": ref, "reason": reason, "message": message.strip()})
+        self._quarantine.append(
+            {
+                "item": item,
+                "source_ref": ref,
+                "study_id": study_id,
+                "reason": reason,
+                "message": message.strip(),
+            }
+        )
 
     def _link_patients(self, patients: Sequence[str], max_distance: int) -> list[str]:
         """For each of the sorted `patients`, return the smallest key of its linked group."""

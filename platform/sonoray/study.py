@@ -87,7 +87,13 @@ IMAGE_SCHEMA = pa.schema(
 )
 
 QUARANTINE_SCHEMA = pa.schema(
-    [("source_ref", pa.string()), ("reason", pa.string()), ("message", pa.string())]
+    [
+        ("item", pa.string()),  # "study" or "image"
+        ("source_ref", pa.string()),
+        ("study_id", pa.string()),  # the study that it is or belongs to
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
 )
 
 

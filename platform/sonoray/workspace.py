@@ -2,7 +2,7 @@
 
 ```
 <workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, evaluate, export (sonoray.stages)
-           /datasets/<name>.json     which ingest output a dataset's name points to now
+           /datasets/<name>.json     which ingest output a dataset's name means now, and its origin
            /features/<fingerprint>/  feature store, one folder per tower (sonoray.feature_store)
            /runs/<name>/             Ray Train storage: checkpoints, the MLflow run id
            /mlflow.db, /artifacts/   MLflow's store, where no tracking server is configured
@@ -11,8 +11,10 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.stages import StageOutput, read_manifest, write_json
@@ -58,11 +60,33 @@ class Workspace:
         """Ray Train's storage path."""
         return self.root / "runs"
 
-    def point_dataset(self, name: str, output: StageOutput) -> None:
-        """Let the dataset `name` mean this ingest output from now on."""
+    def point_dataset(
+        self, name: str, output: StageOutput, origin: Mapping[str, Any] | None = None
+    ) -> None:
+        """Let the dataset `name` mean this ingest output from now on.
+
+        `origin` holds the JSON arguments of the ingest, for another one. It stands here and not in
+        the output, which follows from content alone: the same files may lie elsewhere tomorrow.
+        """
         folder = self.root / "datasets"
         folder.mkdir(exist_ok=True)
-        write_json(folder / f"{name}.json", {"stage": output.path.name, "key": output.key})
+        pointer = {"stage": output.path.name, "key": output.key, "origin": origin}
+        write_json(folder / f"{name}.json", pointer)
+
+    def dataset_origin(self, name: str) -> dict[str, Any]:
+        """Return the arguments with which the dataset `name` was ingested.
+
+        Raises:
+            DataError: there is no such dataset, or it was ingested without saying from where.
+        """
+        self.dataset(name)  # says which ones there are
+        pointer = json.loads((self.root / "datasets" / f"{name}.json").read_text(encoding="utf-8"))
+        origin: dict[str, Any] | None = pointer.get("origin")
+        if origin is None:
+            raise DataError(
+                f"dataset {name!r} does not say where it came from; run once: sonoray ingest {name}"
+            )
+        return origin
 
     def dataset(self, name: str) -> StageOutput:
         """Return the ingest output that the dataset `name` points to.

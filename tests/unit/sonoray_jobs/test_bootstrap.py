@@ -10,13 +10,16 @@ import pytest
 
 from llava_ultra.language import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
+from sonoray import image_table
 from sonoray.errors import DataError
 from sonoray.image_table import read_images
 from sonoray.images import encode_png
 from sonoray.stages import StageOutput
 from sonoray.study import Turn, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs import bootstrap, embed, ingest
+from sonoray_jobs import bootstrap, ingest
+from sonoray_jobs.embed_pipeline import decode_piece
+from sonoray_jobs.embed_plan import Piece
 from sonoray_jobs.road import RoadConfig
 
 STEPS = {"steps": 1, "batch_size": 2}
@@ -154,15 +157,18 @@ def test_images_beyond_the_default_limits_are_read_back(tmp_path):
     image, mask = read_images(tmp_path, ["a"])["a"]
     assert np.array_equal(image, large)
     assert np.array_equal(mask, large)
-    batch = embed._decode_batch(table, todo={"a"}, sizes={"clip": 32})
-    assert batch["clip"].shape == (1, 32, 32, 3)
+    piece = Piece(file="images/part-00000.parquet", start=0, stop=1, lacking={"clip": 1})
+    row = decode_piece({"piece": piece}, folder=tmp_path, sizes={"clip": 32})
+    assert row["canvases.clip"].shape == (1, 32, 32, 3)
 
 
 @pytest.mark.parametrize("part", ["sam", "clip"])
 def test_no_more_images_are_read_than_are_used(part, dataset, monkeypatch, tmp_path):
     decoded = []
-    decode = bootstrap.decode_stored
-    monkeypatch.setattr(bootstrap, "decode_stored", lambda png: decoded.append(png) or decode(png))
+    decode = image_table.decode_stored
+    monkeypatch.setattr(
+        image_table, "decode_stored", lambda png: decoded.append(png) or decode(png)
+    )
     config = road().model_dump()
     config["bootstrap"][part]["max_examples"] = 3
     summary = make(part, RoadConfig.model_validate(config), dataset, tmp_path)

@@ -19,6 +19,8 @@ COMMANDS = [
     "demo",
     "phantom",
     "ingest",
+    "audit",
+    "quarantine",
     "bootstrap",
     "embed",
     "train",
@@ -93,6 +95,7 @@ def test_every_command_shows_how_it_is_used(sonoray, command):
 def test_every_job_takes_the_common_options(sonoray, command):
     own = {
         "ingest": ["phantom"], "ask": ["x.png", "--question", "?"], "compare": ["a", "b"],
+        "audit": ["phantom"], "quarantine": ["list", "phantom"],
     }.get(command, [])  # fmt: skip
     code, out, _ = sonoray(command, *own, "--dry-run", "--set", "phantom.seed=41")
     assert code == 0
@@ -155,6 +158,9 @@ def test_a_result_is_lines_for_people_and_json_for_programs(sonoray, tmp_path):
         (["embed", "--dataset", "kidney"], ["'kidney'", "sonoray ingest kidney"]),
         (["ingest", "busbra", "no/such/folder"], ["no/such/folder"]),
         (["ingest", "kidney"], ["kidney", "busbra"]),
+        (["audit", "kidney"], ["'kidney'", "sonoray ingest kidney"]),
+        (["quarantine", "list", "kidney"], ["'kidney'", "sonoray ingest kidney"]),
+        (["quarantine", "retry", "kidney"], ["'kidney'", "sonoray ingest kidney"]),
         (["compare", "a", "b"], ["'a'", "trainings there: none"]),
         (["compare", "a", "b", "--split", "tset"], ["'tset'", "choose one of train"]),
         (["ablate", "vision"], ["'vision'", "visual", "modality"]),

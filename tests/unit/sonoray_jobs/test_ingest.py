@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,12 @@ def test_the_phantom_goes_in_and_a_second_time_nothing_is_done(tmp_path):
     assert "unchanged" in report
     assert f"images: {kept} seen = {kept} kept + 0 duplicate + 0 quarantined" in report
     assert json.loads(json.dumps(first.to_json()))["images"]["kept"] == kept
+
+
+def test_what_a_source_was_told_can_be_written_down(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = given(path="scans", name="kidney", language="zh")
+    written = options.to_json()
+    assert written == {"path": str(tmp_path / "scans"), "name": "kidney", "language": "zh"}
+    assert SourceOptions.from_json(written) == replace(options, path=tmp_path / "scans")
+    assert SourceOptions.from_json(SourceOptions().to_json()) == SourceOptions()
