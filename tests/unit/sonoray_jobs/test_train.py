@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 
-import pyarrow.parquet as pq
 import pytest
 
 from llava_ultra.batch import collate_texts
@@ -14,6 +13,8 @@ from sonoray.errors import DataError, JobFailedError
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate, ingest, train
+from sonoray_jobs.embed_pipeline import TowerActor, decode_piece
+from sonoray_jobs.embed_plan import make_plan
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.train import restored_interrupt, sole_training
 
@@ -98,11 +99,14 @@ def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     for part in bootstrap.PARTS:
         bootstrap._make_part(part, road, dataset, workspace.stages, Silent())
     parts = bootstrap.find_parts(workspace, road, "phantom")
-    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
-    todo = set(embed.read_image_ids(dataset.path))
-    batch = embed._decode_batch(pq.read_table(dataset.path / "images"), todo=todo, sizes=sizes)
-    for tower, store in embed.open_stores(workspace, road, "phantom").items():
-        batch = embed.TowerActor(tower, parts[tower].path, store, "cpu")(batch)
+    stores = embed.open_stores(workspace, road, "phantom")
+    stages = embed._stages(road, parts, stores)
+    actors = [TowerActor(stage) for stage in stages]
+    for piece in make_plan(dataset.path, stores, road.embed.batch_size).pieces:
+        sizes = {stage.name: stage.image_size for stage in stages}
+        row = decode_piece({"piece": piece}, folder=dataset.path, sizes=sizes)
+        for actor in actors:
+            row = actor(row)
 
 
 def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_path):
