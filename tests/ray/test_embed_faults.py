@@ -1,0 +1,148 @@
+"""Embed jobs whose driver or actors are killed for real: the store must not show it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sonoray.workspace import Workspace
+from sonoray_jobs import embed
+from sonoray_jobs.ablation.variants import with_values
+from sonoray_jobs.failures import find_failure
+from sonoray_jobs.road import RoadConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+DATASET = "phantom"
+PATIENCE_S = 300.0
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sonoray.workspace import Workspace
+from sonoray_jobs import embed
+from sonoray_jobs.road import RoadConfig
+
+road = RoadConfig.model_validate_json(sys.argv[2])
+embed.run(workspace=Workspace.open(Path(sys.argv[1])), road=road, dataset="phantom")
+"""
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} after {PATIENCE_S} s"
+        time.sleep(0.005)
+
+
+def batches(workspace: Workspace) -> dict[str, bytes]:
+    """Every committed batch: its tower and name, and its bytes."""
+    return {
+        f"{path.parent.name}/{path.name}": path.read_bytes()
+        for path in workspace.features.rglob("batch-*.arrow")
+    }
+
+
+@pytest.fixture(scope="module")
+def road(finished_road) -> RoadConfig:
+    """Batches of two images, so that there are many to be killed between."""
+    return with_values(finished_road.road, {"embed.batch_size": 2, "embed.actors": 1})
+
+
+@pytest.fixture(scope="module")
+def whole(finished_road, road, tmp_path_factory) -> dict[str, bytes]:
+    """The batches of a job that nothing disturbed."""
+    workspace = finished_road.copy(tmp_path_factory.mktemp("whole"), "datasets", "stages")
+    embedded = embed.run(workspace=workspace, road=road, dataset=DATASET)
+    assert set(embedded.num_computed.values()) == {embedded.num_images}
+    made = batches(workspace)
+    assert len(made) > 8
+    return made
+
+
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_killed_driver_leaves_whole_batches_and_the_next_goes_on(
+    finished_road, road, whole, tmp_path, after
+):
+    workspace = finished_road.copy(tmp_path, "datasets", "stages")
+    command = [sys.executable, "-c", DRIVER, str(workspace.root), road.model_dump_json()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        wait_for(lambda: len(batches(workspace)) >= after or driver.poll() is not None, "batch")
+        driver.send_signal(signal.SIGKILL)
+        _, errors = driver.communicate()
+    assert driver.returncode == -signal.SIGKILL, errors
+    left = batches(workspace)
+    assert left.items() <= whole.items()
+    again = embed.run(workspace=workspace, road=road, dataset=DATASET)
+    assert batches(workspace) == whole
+    # The dead driver's actors may have committed a batch more between the look and their end.
+    assert sum(again.num_computed.values()) < 2 * again.num_images
+    assert set(
+        embed.run(workspace=workspace, road=road, dataset=DATASET).num_computed.values()
+    ) == {0}
+
+
+def test_a_killed_actor_is_replaced_and_the_job_ends_well(finished_road, road, whole, tmp_path):
+    from ray._private.state import actors  # the public API needs the dashboard
+
+    workspace = finished_road.copy(tmp_path, "datasets", "stages")
+    before = {actor["ActorID"] for actor in actors().values()}
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: batches(workspace), "batch")
+        living = [
+            actor["Pid"]
+            for actor in actors().values()
+            if actor["ActorID"] not in before
+            and "MapWorker" in actor["ActorClassName"]
+            and actor["State"] == "ALIVE"
+        ]
+        os.kill(living[0], signal.SIGKILL)
+        killed.append(living[0])
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    embedded = embed.run(workspace=workspace, road=road, dataset=DATASET)
+    killer.join()
+    assert killed
+    assert batches(workspace) == whole
+    assert set(embedded.num_computed.values()) == {embedded.num_images}
+
+
+def test_a_full_disk_ends_the_job_with_one_line_and_the_next_goes_on(
+    finished_road, road, whole, tmp_path
+):
+    """A file system of half the size that the features need; then it grows."""
+    workspace = finished_road.copy(tmp_path, "datasets", "stages")
+    workspace.features.mkdir(exist_ok=True)
+
+    def mount(*options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", workspace.features]
+        subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        mount(f"size={sum(map(len, whole.values())) // 2048}k")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        with pytest.raises(Exception, match="No space left on device") as caught:
+            embed.run(workspace=workspace, road=road, dataset=DATASET)
+        failure = find_failure(caught.value)
+        assert failure is not None
+        assert failure.message.endswith(
+            "(No space left on device); mend that and run: sonoray embed (what is committed stays)"
+        )
+        left = batches(workspace)
+        assert left
+        assert left.items() < whole.items()
+        mount("remount", "size=64m")
+        embed.run(workspace=workspace, road=road, dataset=DATASET)
+        assert batches(workspace) == whole
+    finally:
+        subprocess.run(["umount", workspace.features], check=True)
