@@ -16,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +25,11 @@ from sonoray.guarded import GuardedPool
 from sonoray.images import Pixels, RejectedImageError
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.files import digest_files, read_csv, unusable
+from sonoray.stages import source_digest
 from sonoray.video import VideoConfig, read_frames
+
+_CODE = ("sonoray.video", "sonoray.dicom.frames")
+"""Modules that choose and decode frames, beside this one."""
 
 TABLE = "patients.csv"
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -76,10 +81,12 @@ class VideoSource:
         return len(self._studies) + len(self._others) + len(self._problems)
 
     def config(self) -> dict[str, Any]:
-        """What is taken and accepted; not what the decoding processes may use."""
-        return self._config.model_dump(
+        """What is taken and accepted, and what decodes; not what the processes may use."""
+        values = self._config.model_dump(
             mode="json", exclude={"worker_memory_bytes", "worker_timeout_s"}
         )
+        code = {module: source_digest(module) for module in _CODE}
+        return {"video": values, "decoder": version("av"), "code": code}
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of the videos and the table."""

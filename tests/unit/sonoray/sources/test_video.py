@@ -124,3 +124,15 @@ def test_a_folder_without_videos_is_one_clear_error(tmp_path):
         VideoSource(tmp_path)
     with pytest.raises(DataError, match="no folder"):
         VideoSource(tmp_path / "none")
+
+
+def test_other_decoding_code_makes_another_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(VideoSource, "__init__", lambda self: None)
+    source = VideoSource()
+    source._config = VideoConfig()
+    before = source.config()
+    monkeypatch.setattr("sonoray.sources.video.source_digest", lambda module: f"other {module}")
+    after = source.config()
+    assert set(before["code"]) == {"sonoray.video", "sonoray.dicom.frames"}
+    assert before != after
+    assert {**after, "code": before["code"]} == before
