@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_ultra.config import ModelConfig
 from sonoray.errors import ConfigError
+from sonoray.feature_format import FORMATS
 from sonoray.metrics.table import Table
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.zero_memory import (
@@ -21,7 +22,6 @@ from sonoray_jobs.zero_memory import (
 
 ZERO_STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 4, 8)
-STORED_BYTES = {"float16": 2, "float32": 4}
 _GIB = 1024**3
 
 
@@ -264,7 +264,10 @@ def run(
     largest = max(
         sum(p.numel() for p in module.parameters(recurse=False)) for module in parts.model.modules()
     )
-    feature_values = sum(t.num_tokens * t.num_channels for t in (parts.clip, parts.sam))
+    kept_as = FORMATS[road.embed.dtype]
+    feature_bytes = sum(
+        t.num_tokens * kept_as.bytes_per_token(t.num_channels) for t in (parts.clip, parts.sam)
+    )
     return Description(
         config=config,
         dtype=dtype,
@@ -272,7 +275,7 @@ def run(
         study=study,
         parts=described,
         tokens=tokens,
-        feature_bytes_per_image=feature_values * STORED_BYTES[road.embed.dtype],
+        feature_bytes_per_image=feature_bytes,
         flops=Flops(
             clip_tower=clip.flops,
             sam_tower=sam.flops,

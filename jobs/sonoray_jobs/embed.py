@@ -98,7 +98,7 @@ def stores_of(
             fingerprint,
             num_tokens=shapes[tower][0],
             num_channels=shapes[tower][1],
-            dtype=road.embed.dtype,
+            kept_as=road.embed.dtype,
         )
         for tower, fingerprint in fingerprints.items()
     }
@@ -229,7 +229,7 @@ def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> 
     from llava_ultra.towers import ClipTower, SamTower, encode_canvases
 
     loaded = ClipTower.load(folder) if tower == "clip" else SamTower.load(folder)
-    check_digest(str(folder), found=loaded.fingerprint, expected=store.folder.name)
+    check_digest(str(folder), found=loaded.fingerprint, expected=store.fingerprint)
     loaded = loaded.to(device)
     return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
 
@@ -239,5 +239,5 @@ def _check_disk(root: Path, needed_bytes: int) -> None:
     if needed_bytes * 1.1 > free:
         raise DataError(
             f"features need {needed_bytes / 1e9:.1f} GB, the disk of {str(root)!r} has "
-            f"{free / 1e9:.1f} GB free; choose another --workspace or embed.dtype float16"
+            f"{free / 1e9:.1f} GB free; choose another --workspace or --set embed.dtype=int8"
         )

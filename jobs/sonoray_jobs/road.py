@@ -25,6 +25,7 @@ from llava_ultra.config import (
 from sonoray.config import Config, load_config
 from sonoray.dicom.settings import DicomConfig
 from sonoray.errors import ConfigError
+from sonoray.feature_format import FormatName
 from sonoray.ingest import IngestConfig
 from sonoray.phantom import PhantomConfig
 from sonoray.video import VideoConfig
@@ -57,8 +58,8 @@ class EmbedConfig(Config):
     """Logical CPUs of an actor."""
     actor_gpus: float = Field(default=0, ge=0)
     """GPU share of an actor; above 0 the tower runs there."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """How features are stored."""
+    dtype: FormatName = "float16"
+    """How features are stored; int8 takes half of float16's space (`sonoray.feature_format`)."""
 
 
 class TrainStage(Config):

@@ -1,13 +1,14 @@
 """The feature store: frozen tower outputs by image id, written once, read at random.
 
 Place in the flow: the embed stage writes what is `missing`; training and evaluation read by id.
-One folder per tower fingerprint (which covers weights, preprocessing, layer, grid and dtype):
+One folder per tower fingerprint (which covers weights, preprocessing, layer and grid) and format
+(`sonoray.feature_format`):
 
 ```
-<root>/<fingerprint>/meta.json               shape and dtype, checked by everyone who opens it
-                    /batch-<ids>.arrow       one committed batch: image_id, features
-                    /.batch-<ids>-*.partial  a batch being written; no reader sees it
-                    /seal-<dataset>.json     the batches that hold all of a dataset's images
+<root>/<fingerprint>-<format>/meta.json    shape and format, checked by everyone who opens it
+            /batch-<ids>.arrow             one committed batch: image_id, features
+            /.batch-<ids>-*.partial        a batch being written; no reader sees it
+            /seal-<dataset>.json           the batches that hold all of a dataset's images
 ```
 
 A batch is one uncompressed Arrow IPC file, named by a hash of its ids, synced and then renamed into
@@ -42,17 +43,14 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from sonoray.errors import ConfigError, DataError
+from sonoray.feature_format import FORMATS, Features, FormatName, Stored
 from sonoray.stages import write_json
-
-Features = npt.NDArray[np.floating[Any]]
-"""Tower outputs `(N, P, C)`: N images, P tokens, C channels; float16 or float32."""
 
 _META = "meta.json"
 _BATCH_GLOB = "batch-*.arrow"
@@ -80,35 +78,37 @@ class FeatureStore:
         fingerprint: str,
         num_tokens: int,
         num_channels: int,
-        dtype: Literal["float16", "float32"] = "float16",
+        kept_as: FormatName = "float16",
     ) -> None:
         """Open the store of one tower; the folder is made by the first write.
 
         Args:
             root: folder that holds the stores of all towers.
-            fingerprint: the tower's fingerprint, used as the folder's name.
+            fingerprint: the tower's fingerprint, which begins the folder's name.
             num_tokens: P, tokens per image.
             num_channels: C, channels per token.
-            dtype: how features are stored.
+            kept_as: how features are stored, one of `FORMATS`.
 
         Raises:
             ConfigError: an argument cannot be used.
-            DataError: a store with this fingerprint exists and has another shape or dtype.
+            DataError: a store with this fingerprint exists and has another shape.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", fingerprint):
             raise ConfigError(
                 f"fingerprint {fingerprint!r} cannot name a folder; use letters, digits, . _ -"
             )
-        if num_tokens < 1 or num_channels < 1 or dtype not in ("float16", "float32"):
+        if num_tokens < 1 or num_channels < 1 or kept_as not in FORMATS:
             raise ConfigError(
-                f"feature store of ({num_tokens}, {num_channels}) {dtype} makes no sense; "
-                "both sizes must be positive and dtype float16 or float32"
+                f"feature store of ({num_tokens}, {num_channels}) {kept_as} makes no sense; "
+                f"both sizes must be positive and the format one of {', '.join(FORMATS)}"
             )
-        self._args = (root, fingerprint, num_tokens, num_channels, dtype)
-        self.folder = root / fingerprint
+        self._args = (root, fingerprint, num_tokens, num_channels, kept_as)
+        self._format = FORMATS[kept_as]
+        self.fingerprint = fingerprint
+        self.folder = root / f"{fingerprint}-{kept_as}"
         self.shape = (num_tokens, num_channels)
-        self.dtype = np.dtype(dtype)
-        self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "dtype": dtype}
+        self.dtype = self._format.read_as
+        self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "format": kept_as}
         self._index: dict[str, tuple[str, int]] = {}
         self._indexed: set[str] = set()
         self._check_meta()
@@ -131,10 +131,10 @@ class FeatureStore:
 
         Args:
             ids: N image ids.
-            features: `(N, P, C)`; any float dtype, stored as the store's.
+            features: `(N, P, C)`; any float dtype, stored in the store's format.
 
         Raises:
-            DataError: the shape does not fit, a value is not finite in the store's dtype, or the
+            DataError: the shape does not fit, a value is not finite in the store's format, or the
                 disk does not take it.
         """
         if features.shape != (len(ids), *self.shape):
@@ -144,14 +144,15 @@ class FeatureStore:
             )
         if not ids:
             return
-        with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(features, dtype=self.dtype)
-        finite = np.isfinite(values).all(axis=(1, 2))
+        with np.errstate(over="ignore", invalid="ignore"):  # what that makes is refused below
+            values = self._format.encode(features)
+            finite = np.isfinite(self._format.decode(values)).all(axis=(1, 2))
         if not finite.all():
             limit = float(np.finfo(self.dtype).max)
             raise DataError(
-                f"features of image {ids[int(finite.argmin())]!r} are not finite as {self.dtype} "
-                f"(largest {limit:g}); store them as float32 or look at the tower"
+                f"features of image {ids[int(finite.argmin())]!r} are not finite as "
+                f"{self._format.name} (largest {limit:g}); store them as float32 or look at the "
+                "tower"
             )
         for wait_s in (*_RETRY_AFTER_S, None):
             try:
@@ -213,13 +214,14 @@ class FeatureStore:
             sources.append(row)
         out: Features = np.empty((len(ids), *self.shape), dtype=self.dtype)
         for name, (positions, sources) in rows.items():
-            out[positions] = _map_features(self.folder / name)[sources].reshape(-1, *self.shape)
+            stored = _map_features(self.folder / name)[sources]
+            out[positions] = self._format.decode(stored.reshape(len(sources), self.shape[0], -1))
         return out
 
     def predict_bytes(self, num_images: int) -> int:
         """Bytes that `num_images` will take on disk, within a percent for batches of 64 or more."""
-        per_image = self.shape[0] * self.shape[1] * self.dtype.itemsize + _ID_BYTES
-        return num_images * per_image
+        per_image = self.shape[0] * self._format.bytes_per_token(self.shape[1])
+        return num_images * (per_image + _ID_BYTES)
 
     def _check_meta(self) -> None:
         try:
@@ -243,10 +245,11 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / _META, self._meta)
 
-    def _commit(self, ids: Sequence[str], values: Features) -> None:
+    def _commit(self, ids: Sequence[str], values: Stored) -> None:
         _remove_stale(self.folder)
-        num_values = self.shape[0] * self.shape[1]
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), num_values)
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(values.reshape(-1)), values.shape[1] * values.shape[2]
+        )
         batch = pa.record_batch([pa.array(ids, pa.string()), column], ["image_id", "features"])
         name = _batch_name(ids)
         partial = self.folder / f".{name}-{uuid.uuid4().hex}.partial"
@@ -287,10 +290,10 @@ def _open_batch(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no stubs
 
 
 @functools.lru_cache(maxsize=4096)  # batches never change; the system allows 65,530 maps
-def _map_features(path: Path) -> Features:
-    """Memory-mapped features of a batch, `(N, P * C)`."""
+def _map_features(path: Path) -> Stored:
+    """Memory-mapped features of a batch as they are stored, `(N, P * W)`."""
     column = _open_batch(path).column("features")
-    values: Features = column.values.to_numpy(zero_copy_only=True)
+    values: Stored = column.values.to_numpy(zero_copy_only=True)
     return values.reshape(len(column), -1)
 
 

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonoray.errors import ConfigError, DataError
+from sonoray.feature_format import FORMATS
 from sonoray.feature_store import FeatureStore
 
 TOKENS, CHANNELS = 4, 8
 
 
-def open_store(root, fingerprint="tower", dtype="float16", shape=(TOKENS, CHANNELS)):
-    return FeatureStore(root, fingerprint, *shape, dtype)
+def open_store(root, fingerprint="tower", kept_as="float16", shape=(TOKENS, CHANNELS)):
+    return FeatureStore(root, fingerprint, *shape, kept_as)
 
 
 def values_of(ids, shape=(TOKENS, CHANNELS)):
@@ -60,24 +61,25 @@ def start_writer(root, start, count, size=8):
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5), max_size=5),
-    st.sampled_from(["float16", "float32"]),
+    st.sampled_from(sorted(FORMATS)),
     st.data(),
 )
-def test_what_was_written_is_read_in_any_order(batches, dtype, data):
+def test_what_was_written_is_read_in_any_order(batches, kept_as, data):
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder), dtype=dtype)
+        store = open_store(Path(folder), kept_as=kept_as)
         for ids in batches:
             store.write(ids, values_of(ids))
         written = {key for ids in batches for key in ids}
-        for reader in (store, open_store(Path(folder), dtype=dtype)):
+        for reader in (store, open_store(Path(folder), kept_as=kept_as)):
             assert reader.ids() == written
             if written:
                 wanted = data.draw(st.lists(st.sampled_from(sorted(written)), max_size=8))
                 got = reader.read(wanted)
-                assert got.dtype == dtype
+                assert got.dtype == FORMATS[kept_as].read_as
                 assert got.shape == (len(wanted), TOKENS, CHANNELS)
                 if wanted:
-                    np.testing.assert_array_equal(got, values_of(wanted).astype(dtype))
+                    expected = FORMATS[kept_as].decode(FORMATS[kept_as].encode(values_of(wanted)))
+                    np.testing.assert_array_equal(got, expected)
 
 
 def test_every_channel_of_every_token_comes_back_in_its_place(tmp_path):
@@ -131,9 +133,14 @@ def test_towers_do_not_mix(tmp_path):
     assert other.ids() == set()
 
 
-@pytest.mark.parametrize(
-    "change", [{"dtype": "float32"}, {"shape": (5, CHANNELS)}, {"shape": (TOKENS, 9)}]
-)
+def test_formats_of_one_tower_stand_beside_each_other(tmp_path):
+    half, small = open_store(tmp_path), open_store(tmp_path, kept_as="int8")
+    half.write(["a"], values_of(["a"]))
+    assert small.missing(["a"]) == ["a"]
+    assert half.fingerprint == small.fingerprint == "tower"
+
+
+@pytest.mark.parametrize("change", [{"shape": (5, CHANNELS)}, {"shape": (TOKENS, 9)}])
 def test_another_shape_under_the_same_fingerprint_is_refused(tmp_path, change):
     early = open_store(tmp_path, **change)
     open_store(tmp_path).write(["a"], values_of(["a"]))
@@ -149,10 +156,10 @@ def test_a_fingerprint_must_be_a_plain_name(tmp_path, fingerprint):
         open_store(tmp_path, fingerprint)
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((0, 4), "float16"), ((4, 4), "int8")])
-def test_a_store_of_nothing_is_refused(tmp_path, shape, dtype):
+@pytest.mark.parametrize(("shape", "kept_as"), [((0, 4), "float16"), ((4, 4), "int4")])
+def test_a_store_of_nothing_is_refused(tmp_path, shape, kept_as):
     with pytest.raises(ConfigError, match="makes no sense"):
-        open_store(tmp_path, shape=shape, dtype=dtype)
+        open_store(tmp_path, shape=shape, kept_as=kept_as)
 
 
 def test_a_batch_of_another_shape_is_refused(tmp_path):
@@ -160,12 +167,19 @@ def test_a_batch_of_another_shape_is_refused(tmp_path):
         open_store(tmp_path).write(["a", "b"], values_of(["a"]))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 70_000.0])
-def test_values_that_float16_cannot_hold_are_refused_by_image(tmp_path, value):
-    store = open_store(tmp_path)
+@pytest.mark.parametrize(
+    ("kept_as", "value"),
+    [
+        *((name, value) for name in sorted(FORMATS) for value in (np.nan, np.inf, -np.inf)),
+        ("float16", 70_000.0),
+        ("int8", 1e9),
+    ],
+)
+def test_values_that_a_format_cannot_hold_are_refused_by_image(tmp_path, kept_as, value):
+    store = open_store(tmp_path, kept_as=kept_as)
     features = values_of(["a", "b"])
     features[1, 2, 3] = value
-    with pytest.raises(DataError, match=r"image 'b' are not finite as float16.*65504"):
+    with pytest.raises(DataError, match=rf"image 'b' are not finite as {kept_as} .*largest"):
         store.write(["a", "b"], features)
     assert store.ids() == set()
 
@@ -180,8 +194,9 @@ def test_a_store_pickles_without_its_index(tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickled).read(ids[:3]), values_of(ids[:3]))
 
 
-def test_the_predicted_size_is_what_the_disk_holds(tmp_path):
-    store = open_store(tmp_path, shape=(36, 256))
+@pytest.mark.parametrize("kept_as", sorted(FORMATS))
+def test_the_predicted_size_is_what_the_disk_holds(tmp_path, kept_as):
+    store = open_store(tmp_path, kept_as=kept_as, shape=(36, 256))
     for start in range(0, 256, 64):
         ids = [f"{n:064x}" for n in range(start, start + 64)]
         store.write(ids, values_of(ids, (36, 256)))
