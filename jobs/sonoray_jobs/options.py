@@ -34,7 +34,7 @@ ConfigOption = Annotated[
         "--config",
         "--preset",
         metavar="NAME|PATH",
-        help="Packaged configuration (tiny, base, paper, busbra) or a TOML file.",
+        help="Packaged configuration (tiny, base, paper, busbra, evidence) or a TOML file.",
         rich_help_panel=_COMMON,
     ),
 ]

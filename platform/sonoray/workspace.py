@@ -97,10 +97,10 @@ class Workspace:
         pointer = self.root / "datasets" / f"{name}.json"
         if not pointer.is_file():
             known = ", ".join(self.dataset_names()) or "none yet"
-            path_argument = "" if name == "phantom" else " PATH"  # it is made, not read
+            how = "phantom" if name == "phantom" else f"{name} PATH (or SOURCE PATH --name {name})"
             raise DataError(
                 f"no dataset {name!r} in workspace {str(self.root)!r} (there: {known}); "
-                f"run: sonoray ingest {name}{path_argument}"
+                f"run: sonoray ingest {how}"
             )
         path = self.stages / json.loads(pointer.read_text(encoding="utf-8"))["stage"]
         return StageOutput(path=path, manifest=read_manifest(path), reused=True)

@@ -1,6 +1,10 @@
+import re
+from typing import get_args
+
 import pytest
 
 from sonoray.errors import ConfigError
+from sonoray_jobs.options import ConfigOption
 from sonoray_jobs.road import RoadConfig, TrainConfig, load_road, packaged_roads
 from sonoray_jobs.train import check_cpus
 
@@ -62,3 +66,9 @@ def test_workers_that_do_not_fit_are_refused_and_loading_that_keeps_no_cpu_fits_
     with pytest.raises(ConfigError, match="leave each 0 of the cluster's 1"):
         check_cpus(road, 1)
     check_cpus(road, 2)
+
+
+def test_the_help_names_every_packaged_road():
+    (option,) = get_args(ConfigOption)[1:]
+    named = set(re.findall(r"\w+", option.help))
+    assert set(packaged_roads()) <= named
