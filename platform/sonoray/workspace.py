@@ -13,6 +13,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,9 @@ class Workspace:
         pointer = self.root / "datasets" / f"{name}.json"
         if not pointer.is_file():
             known = ", ".join(self.dataset_names()) or "none yet"
-            how = "phantom" if name == "phantom" else f"{name} PATH (or SOURCE PATH --name {name})"
             raise DataError(
                 f"no dataset {name!r} in workspace {str(self.root)!r} (there: {known}); "
-                f"run: sonoray ingest {how}"
+                f"run: sonoray ingest {_how_to_ingest(name)}"
             )
         path = self.stages / json.loads(pointer.read_text(encoding="utf-8"))["stage"]
         return StageOutput(path=path, manifest=read_manifest(path), reused=True)
@@ -108,3 +108,12 @@ class Workspace:
     def dataset_names(self) -> list[str]:
         """Names of all datasets, sorted."""
         return sorted(path.stem for path in (self.root / "datasets").glob("*.json"))
+
+
+def _how_to_ingest(dataset: str) -> str:
+    """Arguments of `sonoray ingest` that make a dataset of this name."""
+    if dataset == "phantom":  # it is made, not read
+        return dataset
+    if dataset.isidentifier() and find_spec(f"sonoray.sources.{dataset}"):
+        return f"{dataset} PATH"
+    return f"SOURCE PATH --name {dataset}"

@@ -29,7 +29,15 @@ def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
         workspace.dataset("y")
 
 
-@pytest.mark.parametrize(("name", "command"), [("phantom", "phantom"), ("busbra", "busbra PATH")])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("phantom", "phantom"),
+        ("busbra", "busbra PATH"),
+        ("kidney", "SOURCE PATH --name kidney"),
+        ("kidney.2024", "SOURCE PATH --name kidney.2024"),
+    ],
+)
 def test_the_command_that_makes_a_dataset_is_one_that_ingest_takes(tmp_path, name, command):
     with pytest.raises(DataError, match=rf"run: sonoray ingest {command}$"):
         Workspace.open(tmp_path).dataset(name)
