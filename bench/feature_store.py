@@ -1,20 +1,26 @@
 """Write and random-read rate of the feature store, beside Parquet and, where installed, Lance.
 
-Run: `.venv/bin/python bench/feature_store.py [--rows 10000] [--repeats 20]`
+Run: `.venv/bin/python bench/feature_store.py [--rows 10000] [--repeats 20] [--writers 4]`
 
-Every layout gets the same float16 features (36 tokens x 256 channels) in batches of 64, then
-random reads of 256 rows through a fresh reader. Parquet holds the features as fixed-size binary
-in row groups of 64, uncompressed.
-The page cache is warm: what differs is the layout, not the disk. The figures in
-`sonoray.feature_store` are from 2 cores of a shared machine; it takes about 10 seconds.
+Every layout gets the same float16 features (36 tokens x 256 channels) in batches of 64: from one
+process, then the same rows from several at once (`--writers`, started together, each its share, all
+rows read back and compared), then random reads of 256 rows through a fresh reader. Parquet holds
+the features as fixed-size binary in row groups of 64, uncompressed, a file for each writer, since
+two cannot write one file; it has its rows on disk only when the file is closed. Lance appends every
+batch to one dataset, which all writers commit to. The page cache is warm: what differs is the
+layout, not the disk. The figures in `sonoray.feature_store` are from 2 cores of a shared machine;
+it takes half a minute.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,85 +34,113 @@ Ids = list[str]
 Reader = Callable[[Ids], Features]
 
 
-def _batches(rows: int) -> Iterator[tuple[Ids, Features]]:
+@dataclass(frozen=True)
+class Layout:
+    """One way to keep features."""
+
+    name: str
+    write: Callable[[Path, range], None]
+    """Writes the rows of a range below a folder."""
+    open: Callable[[Path], Reader]
+    needs: str = "sonoray"
+    """Module without which there is nothing to measure."""
+
+
+def _batches(rows: range) -> Iterator[tuple[Ids, Features]]:
     features = np.random.default_rng(0).standard_normal((BATCH, TOKENS, CHANNELS))
-    for start in range(0, rows, BATCH):
-        ids = [f"{row:064x}" for row in range(start, min(start + BATCH, rows))]
-        yield ids, features[: len(ids)].astype(np.float16)
+    for start in range(rows.start, rows.stop, BATCH):
+        numbers = range(start, min(start + BATCH, rows.stop))
+        values = features[: len(numbers)].astype(np.float16)
+        values[:, 0, 0] = [number % 1024 for number in numbers]  # tells the rows apart
+        yield [f"{number:064x}" for number in numbers], values
 
 
-def _store(root: Path, rows: int) -> Callable[[], Reader]:
-    writer = FeatureStore(root, "bench", TOKENS, CHANNELS, "float16")
+def _write_store(root: Path, rows: range) -> None:
+    writer = _open_store(root)
     for ids, features in _batches(rows):
         writer.write(ids, features)
-    return lambda: FeatureStore(root, "bench", TOKENS, CHANNELS, "float16").read
 
 
-def _parquet(root: Path, rows: int) -> Callable[[], Reader]:
-    size = TOKENS * CHANNELS * 2
-    schema = pa.schema([("image_id", pa.string()), ("features", pa.binary(size))])
-    with pq.ParquetWriter(root / "all.parquet", schema, compression="none") as writer:
+def _open_store(root: Path) -> FeatureStore:
+    return FeatureStore(root, "bench", TOKENS, CHANNELS)
+
+
+def _write_parquet(root: Path, rows: range) -> None:
+    schema = pa.schema([("image_id", pa.string()), ("features", pa.binary(TOKENS * CHANNELS * 2))])
+    path = root / f"part-{rows.start:08d}.parquet"
+    with pq.ParquetWriter(path, schema, compression="none") as writer:
         for ids, features in _batches(rows):
             writer.write_table(pa.table([ids, [row.tobytes() for row in features]], schema=schema))
 
-    def open_reader() -> Reader:
-        file = pq.ParquetFile(root / "all.parquet", memory_map=True)
-        index = {key: row for row, key in enumerate(file.read(["image_id"])[0].to_pylist())}
 
-        def read(ids: Ids) -> Features:
-            out = np.empty((len(ids), TOKENS * CHANNELS), np.float16)
-            rows_of: dict[int, list[tuple[int, int]]] = {}
-            for position, key in enumerate(ids):
-                group, row = divmod(index[key], BATCH)
-                rows_of.setdefault(group, []).append((position, row))
-            for group, wanted in rows_of.items():
-                column = file.read_row_group(group, ["features"])["features"].chunk(0)
-                for position, row in wanted:
-                    out[position] = np.frombuffer(column[row].as_buffer(), np.float16)
-            return out.reshape(-1, TOKENS, CHANNELS)
+def _open_parquet(root: Path) -> Reader:
+    files = [pq.ParquetFile(path, memory_map=True) for path in sorted(root.glob("*.parquet"))]
+    index = {}
+    for number, file in enumerate(files):
+        for group in range(file.num_row_groups):
+            keys = file.read_row_group(group, ["image_id"])["image_id"].to_pylist()
+            index.update({key: (number, group, row) for row, key in enumerate(keys)})
 
-        return read
+    def read(ids: Ids) -> Features:
+        out = np.empty((len(ids), TOKENS * CHANNELS), np.float16)
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for position, key in enumerate(ids):
+            number, group, row = index[key]
+            wanted.setdefault((number, group), []).append((position, row))
+        for (number, group), places in wanted.items():
+            column = files[number].read_row_group(group, ["features"])["features"].chunk(0)
+            for position, row in places:
+                out[position] = np.frombuffer(column[row].as_buffer(), np.float16)
+        return out.reshape(-1, TOKENS, CHANNELS)
 
-    return open_reader
+    return read
 
 
-def _lance(root: Path, rows: int) -> Callable[[], Reader]:
+def _write_lance(root: Path, rows: range) -> None:
     import lance as lance_format
 
     size = TOKENS * CHANNELS
-    kind = pa.list_(pa.float16(), size)
+    schema = pa.schema([("image_id", pa.string()), ("f", pa.list_(pa.float16(), size))])
+    path = root / "all.lance"
+    if not path.exists():
+        lance_format.write_dataset(schema.empty_table(), path, mode="overwrite")
     for ids, features in _batches(rows):
         column = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), size)
-        table = pa.table([ids, column], schema=pa.schema([("image_id", pa.string()), ("f", kind)]))
-        exists = (root / "all.lance").exists()
-        lance_format.write_dataset(table, root / "all.lance", mode="append" if exists else "create")
-
-    def open_reader() -> Reader:
-        dataset = lance_format.dataset(root / "all.lance")
-        keys = dataset.to_table(columns=["image_id"])[0].to_pylist()
-        index = {key: row for row, key in enumerate(keys)}
-
-        def read(ids: Ids) -> Features:
-            table = dataset.take([index[key] for key in ids], columns=["f"])
-            column = table["f"].combine_chunks()
-            return column.flatten().to_numpy().reshape(-1, TOKENS, CHANNELS)
-
-        return read
-
-    return open_reader
+        lance_format.write_dataset(pa.table([ids, column], schema=schema), path, mode="append")
 
 
-def _measure(
-    name: str, make: Callable[[Path, int], Callable[[], Reader]], args: argparse.Namespace
-) -> str:
+def _open_lance(root: Path) -> Reader:
+    import lance as lance_format
+
+    dataset = lance_format.dataset(root / "all.lance")
+    keys = dataset.to_table(columns=["image_id"])[0].to_pylist()
+    index = {key: row for row, key in enumerate(keys)}
+
+    def read(ids: Ids) -> Features:
+        table = dataset.take([index[key] for key in ids], columns=["f"])
+        column = table["f"].combine_chunks()
+        return column.flatten().to_numpy().reshape(-1, TOKENS, CHANNELS)
+
+    return read
+
+
+LAYOUTS = (
+    Layout("store", _write_store, lambda root: _open_store(root).read),
+    Layout("parquet", _write_parquet, _open_parquet),
+    Layout("lance", _write_lance, _open_lance, needs="lance"),
+)
+
+
+def _measure(layout: Layout, args: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
         start = time.perf_counter()
-        open_reader = make(Path(folder), args.rows)
+        layout.write(root, range(args.rows))
         write_s = time.perf_counter() - start
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
         rng = np.random.default_rng(1)
         start = time.perf_counter()
-        read = open_reader()
+        read = layout.open(root)
         read([f"{0:064x}"])
         open_s = time.perf_counter() - start
         times = []
@@ -116,23 +150,58 @@ def _measure(
             features = read(ids)
             times.append(time.perf_counter() - start)
         assert features.shape == (READ, TOKENS, CHANNELS)
+    together_s = _write_together(layout, args.rows, args.writers)
     return (
-        f"{name:<8} write {args.rows / write_s:8.0f} rows/s ({size / write_s / 1e6:5.0f} MB/s)  "
-        f"open {1e3 * open_s:6.1f} ms  read {READ}: median {1e3 * statistics.median(times):6.2f} ms"
-        f", slowest {1e3 * max(times):6.2f} ms"
+        f"{layout.name:<8} {size / args.rows / 1e3:6.2f} kB a row  "
+        f"write {args.rows / write_s:7.0f} rows/s, {args.writers} writers "
+        f"{args.rows / together_s:7.0f}  open {1e3 * open_s:6.1f} ms  "
+        f"read {READ}: median {1e3 * statistics.median(times):6.2f} ms, "
+        f"slowest {1e3 * max(times):6.2f} ms"
     )
+
+
+def _write_together(layout: Layout, rows: int, writers: int) -> float:
+    """Seconds from the first writer's start to the last one's end; all rows must be there."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        layout.write(Path(folder), range(0))  # the dataset exists when writers meet
+        gate, spans = context.Barrier(writers), context.Queue()
+        bounds = [rows * number // writers for number in range(writers + 1)]
+        shares = [range(*bounds[number : number + 2]) for number in range(writers)]
+        processes = [
+            context.Process(target=_write_share, args=(layout.name, folder, share, gate, spans))
+            for share in shares
+        ]
+        for process in processes:
+            process.start()
+        took = [spans.get() for _ in processes]
+        for process in processes:
+            process.join()
+        numbers = np.random.default_rng(2).permutation(rows)
+        features = layout.open(Path(folder))([f"{number:064x}" for number in numbers])
+        np.testing.assert_array_equal(features[:, 0, 0], numbers % 1024)
+    return max(end for _, end in took) - min(start for start, _ in took)
+
+
+def _write_share(name: str, folder: str, rows: range, gate: object, spans: object) -> None:
+    (layout,) = (layout for layout in LAYOUTS if layout.name == name)
+    gate.wait()  # type: ignore[attr-defined]
+    start = time.time()
+    layout.write(Path(folder), rows)
+    spans.put((start, time.time()))  # type: ignore[attr-defined]
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--writers", type=int, default=4)
     args = parser.parse_args()
-    for name, make in (("store", _store), ("parquet", _parquet), ("lance", _lance)):
-        try:
-            print(_measure(name, make, args))
-        except ModuleNotFoundError as error:
-            print(f"{name:<8} not installed ({error.name})", file=sys.stderr)
+    for layout in LAYOUTS:
+        if find_spec(layout.needs) is None:
+            print(f"{layout.name:<8} not installed ({layout.needs})", file=sys.stderr)
+        else:
+            print(_measure(layout, args), flush=True)
 
 
 if __name__ == "__main__":
