@@ -111,6 +111,7 @@ class FeatureStore:
         self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "format": kept_as}
         self._index: dict[str, tuple[str, int]] = {}
         self._indexed: set[str] = set()
+        self._swept = False
         self._check_meta()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -246,7 +247,9 @@ class FeatureStore:
         write_json(self.folder / _META, self._meta)
 
     def _commit(self, ids: Sequence[str], values: Stored) -> None:
-        _remove_stale(self.folder)
+        if not self._swept:  # once: it looks at every file of the folder
+            _remove_stale(self.folder)
+            self._swept = True
         column = pa.FixedSizeListArray.from_arrays(
             pa.array(values.reshape(-1)), values.shape[1] * values.shape[2]
         )

@@ -229,7 +229,9 @@ def test_partial_files_are_invisible_and_old_ones_go(tmp_path):
         path.write_bytes(b"half a batch")
     os.utime(old, (time.time() - 2 * 86400,) * 2)
     assert open_store(tmp_path).ids() == {"a"}
-    store.write(["b"], values_of(["b"]))
+    store.write(["b"], values_of(["b"]))  # it looked before its first batch, and only then
+    assert old.exists()
+    open_store(tmp_path).write(["c"], values_of(["c"]))
     assert young.exists()
     assert not old.exists()
 
