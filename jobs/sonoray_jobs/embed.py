@@ -14,7 +14,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
 from sonoray_jobs.embed_pipeline import Done, Encoder, Room, TowerStage, run_pipeline
 from sonoray_jobs.embed_plan import Plan, make_plan
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road import EmbedConfig, RoadConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class Embedded:
     predicted_bytes: int
     """Size of both stores for this dataset, as predicted before the job."""
     busy_s: Mapping[str, float]
-    """By step, `decode` and the towers: seconds of work, of all its processes together."""
+    """By step, `decode`, the towers' forward passes and `write`: seconds of work, of all its
+    processes together."""
     elapsed_s: float
 
     def lines(self) -> list[str]:
@@ -113,20 +114,65 @@ def run(
         DataError: the dataset or the towers are missing, or the disk is too small.
         ClusterError: Ray cannot be reached, is too small or too busy.
     """
-    start = time.monotonic()
     output = workspace.dataset(dataset)
-    stores = open_stores(workspace, road, dataset)
-    sealed = [store.num_sealed(output.key) for store in stores.values()]
+    parts = find_parts(workspace, road, dataset)
+    stores = stores_of(workspace.features, road, tower_fingerprints(parts))
+    folders = {tower: parts[tower].path for tower in TOWERS}
+    towers = tower_stages(road, folders, stores)
+    return embed_dataset(workspace, output, towers, road.embed, address)
+
+
+def tower_stages(
+    road: RoadConfig, folders: Mapping[str, Path], stores: Mapping[str, FeatureStore]
+) -> list[TowerStage]:
+    """The pipeline's stages of saved towers, by tower: its folder and its store."""
+    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
+    device = "cuda" if road.embed.actor_gpus else "cpu"
+    return [
+        TowerStage(
+            name=tower,
+            image_size=sizes[tower],
+            store=stores[tower],
+            load=partial(load_encoder, tower, folders[tower], stores[tower], device),
+        )
+        for tower in TOWERS
+    ]
+
+
+def embed_dataset(
+    workspace: Workspace,
+    output: StageOutput,
+    towers: Sequence[TowerStage],
+    config: EmbedConfig,
+    address: str | None = None,
+) -> Embedded:
+    """Run any towers over an ingested dataset, each into its own store.
+
+    Args:
+        workspace: whose disk must hold the features.
+        output: the dataset.
+        towers: what to run; a tower is whatever its `load` returns.
+        config: batches and room.
+        address: the cluster, as for every job.
+
+    Raises:
+        DataError: the disk is too small.
+        ClusterError: Ray cannot be reached, is too small or too busy.
+    """
+    start = time.monotonic()
+    stores = [tower.store for tower in towers]
+    sealed = [store.num_sealed(output.key) for store in stores]
     if None in sealed:
-        done = _compute(workspace, road, dataset, address, stores)
-        for store in stores.values():
+        done = _compute(workspace, output.path, towers, config, address)
+        for store in stores:
             store.seal(output.key, done.num_images)
     else:
-        done = Done(num_images=sealed[0] or 0, computed=dict.fromkeys(TOWERS, 0), busy_s={})
+        names = [tower.name for tower in towers]
+        done = Done(num_images=sealed[0] or 0, computed=dict.fromkeys(names, 0), busy_s={})
     return Embedded(
         num_images=done.num_images,
         num_computed=done.computed,
-        predicted_bytes=sum(store.predict_bytes(done.num_images) for store in stores.values()),
+        predicted_bytes=sum(store.predict_bytes(done.num_images) for store in stores),
         busy_s=done.busy_s,
         elapsed_s=time.monotonic() - start,
     )
@@ -142,10 +188,10 @@ def read_image_ids(folder: Path) -> list[str]:
 
 def _compute(
     workspace: Workspace,
-    road: RoadConfig,
-    dataset: str,
+    folder: Path,
+    towers: Sequence[TowerStage],
+    config: EmbedConfig,
     address: str | None,
-    stores: Mapping[str, FeatureStore],
 ) -> Done:
     """Plan and compute; the sum over all pieces, and all the dataset's images."""
     import ray
@@ -153,27 +199,25 @@ def _compute(
     from sonoray.cluster import ray_session, require_cpus
     from sonoray.progress import progress
 
-    parts = find_parts(workspace, road, dataset)
-    folder = workspace.dataset(dataset).path
+    stores = {tower.name: tower.store for tower in towers}
     with ray_session(address):
-        room = _room_for(road, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        room = _room_for(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
         require_cpus(
-            len(TOWERS) * room.actor_cpus + room.decode_cpus,
+            len(towers) * room.actor_cpus + room.decode_cpus,
             "embedding",
-            num_gpus=len(TOWERS) * room.actor_gpus,
+            num_gpus=len(towers) * room.actor_gpus,
         )
         planning = ray.remote(num_cpus=0)(make_plan)
-        plan: Plan = ray.get(planning.remote(folder, stores, road.embed.batch_size))
+        plan: Plan = ray.get(planning.remote(folder, stores, config.batch_size))
         to_write = sum(
             store.predict_bytes(plan.num_lacking(tower)) for tower, store in stores.items()
         )
         _check_disk(workspace.root, to_write)
         logger.info("features will take %.1f MB", to_write / 1e6)
-        computed, busy_s = Counter[str](dict.fromkeys(TOWERS, 0)), Counter[str]()
+        computed, busy_s = Counter[str](dict.fromkeys(stores, 0)), Counter[str]()
         num_rows = 0
         if plan.pieces:
-            stages = _stages(road, parts, stores)
-            pipeline = run_pipeline(plan.pieces, folder, stages, room)
+            pipeline = run_pipeline(plan.pieces, folder, towers, room)
             for done in progress(pipeline, "embed images", plan.num_rows, size=_num_images):
                 computed.update(done.computed)
                 busy_s.update(done.busy_s)
@@ -187,9 +231,8 @@ def _num_images(done: Done) -> int:
     return done.num_images
 
 
-def _room_for(road: RoadConfig, resources: Mapping[str, float]) -> Room:
+def _room_for(embed: EmbedConfig, resources: Mapping[str, float]) -> Room:
     """The configured room; without a number of actors, as many as the cluster holds."""
-    embed = road.embed
     needs = {"CPU": embed.actor_cpus, "GPU": embed.actor_gpus}
     free = {"CPU": resources.get("CPU", 0) - embed.decode_cpus, "GPU": resources.get("GPU", 0)}
     rooms = [int(free[kind] / need + 1e-9) for kind, need in needs.items() if need]
@@ -201,22 +244,6 @@ def _room_for(road: RoadConfig, resources: Mapping[str, float]) -> Room:
         actor_cpus=embed.actor_cpus,
         actor_gpus=embed.actor_gpus,
     )
-
-
-def _stages(
-    road: RoadConfig, parts: Mapping[str, StageOutput], stores: Mapping[str, FeatureStore]
-) -> list[TowerStage]:
-    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
-    device = "cuda" if road.embed.actor_gpus else "cpu"
-    return [
-        TowerStage(
-            name=tower,
-            image_size=sizes[tower],
-            store=stores[tower],
-            load=partial(load_encoder, tower, parts[tower].path, stores[tower], device),
-        )
-        for tower in TOWERS
-    ]
 
 
 def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> Encoder:

@@ -62,7 +62,7 @@ class Done:
     computed: Mapping[str, int]
     """By tower: images that were computed and written."""
     busy_s: Mapping[str, float]
-    """By step, `decode` and the towers: seconds of work."""
+    """By step, `decode`, the towers' forward passes and `write`: seconds of work."""
 
 
 def run_pipeline(
@@ -88,7 +88,7 @@ def run_pipeline(
         yield Done(
             num_images=row["num_images"],
             computed={name: row[f"computed.{name}"] for name in names},
-            busy_s={step: row[f"busy_s.{step}"] for step in ("decode", *names)},
+            busy_s={step: row[f"busy_s.{step}"] for step in ("decode", *names, "write")},
         )
 
 
@@ -109,7 +109,7 @@ def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int]) -> Row:
             canvases[row_of] = letterbox(pixels[place], size)
         out[f"ids.{tower}"] = " ".join(ids[place] for place in places)
         out[f"canvases.{tower}"] = canvases
-    return out | {"busy_s.decode": time.perf_counter() - start}
+    return out | {"busy_s.decode": time.perf_counter() - start, "busy_s.write": 0.0}
 
 
 class TowerActor:
@@ -126,13 +126,16 @@ class TowerActor:
 
     def __call__(self, row: Row) -> Row:
         """Write the piece's features through; it goes on without this tower's canvases."""
-        start = time.perf_counter()
         ids = row.pop(f"ids.{self._name}").split()
         canvases = row.pop(f"canvases.{self._name}")
+        start = encoded = time.perf_counter()
         # A piece comes again where an actor died after its commit.
         if ids and not self._store.holds(ids):
-            self._store.write(ids, self._encode(canvases))
+            features = self._encode(canvases)
+            encoded = time.perf_counter()
+            self._store.write(ids, features)
             self._images.inc(len(ids), {"tower": self._name})
         row[f"computed.{self._name}"] = len(ids)
-        row[f"busy_s.{self._name}"] = time.perf_counter() - start
+        row[f"busy_s.{self._name}"] = encoded - start
+        row["busy_s.write"] += time.perf_counter() - encoded
         return row

@@ -10,7 +10,7 @@ from llava_ultra.towers import encode_images
 from sonoray.feature_store import FeatureStore
 from sonoray_jobs import embed
 from sonoray_jobs.embed import stores_of
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road import EmbedConfig, RoadConfig
 
 
 def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(tmp_path):
@@ -68,4 +68,4 @@ def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
     ],
 )
 def test_pools_grow_into_the_cluster_unless_their_size_is_given(settings, cluster, actors):
-    assert embed._room_for(RoadConfig(embed=settings), cluster).actors == actors
+    assert embed._room_for(EmbedConfig(**settings), cluster).actors == actors

@@ -51,6 +51,7 @@ def test_a_tower_writes_what_it_computed_and_passes_the_rest_on(folder):
     assert row["computed.clip"] == 2
     assert {"ids.sam", "canvases.sam", "busy_s.decode", "busy_s.clip"} < set(row)
     assert not {"ids.clip", "canvases.clip"} & set(row)
+    assert min(row["busy_s.clip"], row["busy_s.write"]) > 0
     store = FeatureStore(folder / "features", "clip", 1, 1, "float32")
     means = [letterbox(IMAGES[place], 32).mean() for place in (0, 2)]
     assert store.read(["a", "c"]).ravel() == pytest.approx(means, rel=1e-6)
