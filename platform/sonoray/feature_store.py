@@ -179,10 +179,19 @@ class FeatureStore:
         Args:
             dataset: its content key.
             num_images: its unique images.
+
+        Raises:
+            DataError: the disk does not take it.
         """
-        self._create()
         batches = sorted(path.name for path in self.folder.glob(_BATCH_GLOB))
-        write_json(self._seal_of(dataset), {"num_images": num_images, "batches": batches})
+        try:
+            self._create()
+            write_json(self._seal_of(dataset), {"num_images": num_images, "batches": batches})
+        except OSError as error:
+            raise DataError(
+                f"feature store {str(self.folder)!r} cannot be sealed ({error.strerror}); mend "
+                "that and run: sonoray embed (what is committed stays)"
+            ) from None
 
     def num_sealed(self, dataset: str) -> int | None:
         """Images of a sealed dataset; None where it is not, or where a batch is gone since."""

@@ -334,6 +334,14 @@ def test_a_sealed_dataset_stays_sealed_until_a_batch_is_gone(tmp_path):
     assert store.num_sealed("d1") is None
 
 
+def test_a_seal_that_the_disk_does_not_take_is_one_line(tmp_path):
+    store = open_store(tmp_path)
+    store.write(["a"], values_of(["a"]))
+    (store.folder / "seal-d1.json").mkdir()
+    with pytest.raises(DataError, match=r"cannot be sealed \(Is a directory\); mend that and run"):
+        store.seal("d1", 1)
+
+
 @pytest.mark.parametrize(("failures", "lasts"), [(2, False), (9, True)])
 def test_a_write_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, failures, lasts):
     """The disk answers EIO so many times, as a network file system does while it fails over."""
