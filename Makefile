@@ -45,7 +45,7 @@ UPGRADE ?=
 COMPILE := $(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet $(UPGRADE)
 
-.PHONY: help env demo test check check-lock format lock wheel bench clean
+.PHONY: help env demo test check check-lock format lock wheel bench bench-data clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -85,6 +85,10 @@ bench: $(READY)  ## run every measurement in bench/ (see bench/README.md)
 	@shopt -s nullglob; scripts=(bench/*.py); \
 	if (($${#scripts[@]} == 0)); then echo "bench/ holds no measurement yet"; fi; \
 	for script in "$${scripts[@]}"; do echo "== $$script"; python "$$script"; done
+
+bench-data: $(READY)  ## measure embedding and fill docs/performance.md (hours; see bench/README.md)
+	@for name in throughput null_towers embed_faults gpu scale report; do \
+		echo "== $$name"; python "bench/data/$$name.py"; done
 
 clean:  ## remove .venv, caches and build outputs; the workspace .sonoray stays
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

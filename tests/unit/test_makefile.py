@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("env", "demo", "test", "check", "format", "lock", "wheel", "bench", "clean")
+TARGETS = (
+    "env",
+    "demo",
+    "test",
+    "check",
+    "format",
+    "lock",
+    "wheel",
+    "bench",
+    "bench-data",
+    "clean",
+)
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
