@@ -1,12 +1,18 @@
-"""Embed jobs whose driver or actors are killed for real: the store must not show it."""
+"""Embed jobs whose driver, actors or nodes die for real, on disks that fail for real.
 
+The store must not show it. `bench/data/embed_faults.py` kills at random moments, many times.
+"""
+
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +24,7 @@ from sonoray_jobs.road import RoadConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "data"
 DATASET = "phantom"
 PATIENCE_S = 300.0
 
@@ -115,34 +122,95 @@ def test_a_killed_actor_is_replaced_and_the_job_ends_well(finished_road, road, w
     assert set(embedded.num_computed.values()) == {embedded.num_images}
 
 
+def test_a_job_survives_the_death_of_a_node(tmp_path):
+    """A raylet of a two-node cluster dies; the script compares the store with an undisturbed one.
+
+    It also sees to it that the job goes on by itself and begins no committed batch again.
+    """
+    sizes = ["--kills", "1", "--kinds", "raylet", "--images", "30", "--batch", "2"]
+    command = [sys.executable, str(BENCH / "embed_faults.py"), *sizes, "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    (kill,) = json.loads((tmp_path / "embed_faults.json").read_text(encoding="utf-8"))["kills"]
+    assert kill["kind"] == "raylet"
+    assert kill["went_on"]
+
+
+@contextlib.contextmanager
+def file_system(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """Give a folder a file system of its own; the function mounts it anew with other options."""
+    folder.mkdir(exist_ok=True)
+
+    def mount(options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        mount(f"size={size}")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield lambda options: mount(f"remount,{options}")
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def check_refusal(caught: pytest.ExceptionInfo[Exception], reason: str) -> None:
+    """One line for the user: what failed, why, and that the same command goes on."""
+    failure = find_failure(caught.value)
+    assert failure is not None
+    assert failure.message.endswith(
+        f"({reason}); mend that and run: sonoray embed (what is committed stays)"
+    )
+
+
 def test_a_full_disk_ends_the_job_with_one_line_and_the_next_goes_on(
     finished_road, road, whole, tmp_path
 ):
     """A file system of half the size that the features need; then it grows."""
     workspace = finished_road.copy(tmp_path, "datasets", "stages")
-    workspace.features.mkdir(exist_ok=True)
-
-    def mount(*options: str) -> None:
-        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", workspace.features]
-        subprocess.run(command, check=True, capture_output=True)
-
-    try:
-        mount(f"size={sum(map(len, whole.values())) // 2048}k")
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a file system")
-    try:
+    half = f"{sum(map(len, whole.values())) // 2048}k"
+    with file_system(workspace.features, half) as remount:
         with pytest.raises(Exception, match="No space left on device") as caught:
             embed.run(workspace=workspace, road=road, dataset=DATASET)
-        failure = find_failure(caught.value)
-        assert failure is not None
-        assert failure.message.endswith(
-            "(No space left on device); mend that and run: sonoray embed (what is committed stays)"
-        )
+        check_refusal(caught, "No space left on device")
         left = batches(workspace)
         assert left
         assert left.items() < whole.items()
-        mount("remount", "size=64m")
+        remount("size=64m")
         embed.run(workspace=workspace, road=road, dataset=DATASET)
         assert batches(workspace) == whole
-    finally:
-        subprocess.run(["umount", workspace.features], check=True)
+
+
+def test_a_disk_that_turns_read_only_ends_the_job_with_one_line_and_the_next_goes_on(
+    finished_road, road, whole, tmp_path
+):
+    """As a kernel does to a file system in which it finds an error."""
+    workspace = finished_road.copy(tmp_path, "datasets", "stages")
+    with file_system(workspace.features, "64m") as remount:
+
+        def turn() -> None:
+            wait_for(lambda: batches(workspace), "batch")
+            wait_for(lambda: try_to(remount, "ro"), "moment without a file open for writing")
+
+        turner = threading.Thread(target=turn)
+        turner.start()
+        with pytest.raises(Exception, match="Read-only file system") as caught:
+            embed.run(workspace=workspace, road=road, dataset=DATASET)
+        turner.join()
+        check_refusal(caught, "Read-only file system")
+        left = batches(workspace)
+        assert left
+        assert left.items() <= whole.items()  # the last ones may just have come, but no seal
+        remount("rw")
+        embed.run(workspace=workspace, road=road, dataset=DATASET)
+        assert batches(workspace) == whole
+
+
+def try_to(remount: Callable[[str], None], options: str) -> bool:
+    """The kernel refuses while a file is open for writing."""
+    try:
+        remount(options)
+    except subprocess.CalledProcessError:
+        return False
+    return True
