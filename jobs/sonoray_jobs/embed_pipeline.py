@@ -9,6 +9,9 @@ One row is one piece (`sonoray_jobs.embed_plan`) from the plan to the last tower
 the same images however the work is spread. Ray Data holds back tasks whose output nobody takes, so
 pixels in flight stay within its share of the object store. A row that ends carries counts and the
 seconds that each step worked: the driver holds nothing else, and can say which step was busy.
+
+Where a decoding task and an actor ask for the same share of CPUs and no GPU, as by default, Ray
+Data fuses decoding into the first tower's actors: one process less, and no copy between them.
 """
 
 import time
