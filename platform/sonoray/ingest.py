@@ -56,6 +56,7 @@ _CODE = (
     "near_duplicates",
     "study",
     "sources.files",
+    "text_files",
 )
 """Modules whose source decides the output, beside that of the source's class."""
 _LARGE_GROUP = 0.1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.text_files import read_text
 
 _KEYS = ("study_uid", "accession")
 _SUFFIXES = (".csv", ".jsonl")
@@ -59,7 +60,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield line number and fields of each row; a JSON line that is no object has none."""
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(f"table of reports {str(path)!r} is none of {', '.join(_SUFFIXES)}")
-    text = _read_text(path)
+    text = read_text(path)
     if path.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
@@ -79,21 +80,6 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DataError(
             f"table of reports {str(path)!r}, line {reader.reader.line_num}: {error}; correct it"
         ) from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"table of reports {str(path)!r} cannot be read ({error.strerror}); check --reports"
-        ) from None
-    for encoding in ("utf-8-sig", "gb18030"):  # GB18030 text is hardly ever valid UTF-8
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DataError(f"table of reports {str(path)!r} is neither UTF-8 nor GB18030; convert it")
 
 
 def _parse_object(line: str) -> Mapping[str, Any]:

@@ -1,12 +1,9 @@
-"""What sources that read files share: safe paths, texts in two encodings, rows, items, digests.
+"""What sources that read files share: safe paths, rows, items, digests.
 
 A name that stands in a table or a JSON file comes from outside. It counts as a path below the given
 folder, whatever it looks like: one that is absolute, names a drive or goes up is refused. Links
 that lie in the folder are followed: data versioning tools keep the files elsewhere and link them,
 and whoever can put a link there can put the file there.
-
-Texts are UTF-8, or GB18030, in which Chinese systems still export. GB18030 gives almost any bytes a
-meaning, so a file that is UTF-8 but for a few bytes is called damaged instead of being read so.
 
 An item or a row that breaks its format becomes an `Entry` with a problem. Problems say where and
 what is wrong and never quote the value: it may be a patient's text.
@@ -16,7 +13,6 @@ import csv
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -27,8 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sonoray.errors import DataError
 from sonoray.images import RejectedImageError
 from sonoray.sources.base import RawImage, RawStudy
-
-logger = logging.getLogger(__name__)
+from sonoray.text_files import read_text
 
 Row = Mapping[str, str]
 """A row of a table, by column."""
@@ -119,44 +114,6 @@ def digest_files(files: Mapping[str, Path]) -> str:
             content = str(error.strerror)
         digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def read_text(path: Path) -> str:
-    """Read a text in UTF-8, with or without byte order mark, or in GB18030.
-
-    Raises:
-        DataError: the file is missing, empty or in neither encoding.
-    """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"no file {str(path)!r}; check the path") from None
-    except OSError as error:
-        raise DataError(
-            f"file {str(path)!r} is not readable ({error.strerror}); check the path"
-        ) from None
-    if not data.strip():
-        raise DataError(f"file {str(path)!r} is empty; export it again")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        first = error.start
-    shown = data.decode("utf-8", errors="replace")
-    broken = shown.count("\ufffd")
-    if sum(not character.isascii() for character in shown) > 2 * broken:
-        raise DataError(
-            f"file {str(path)!r} is not readable: UTF-8, but damaged at byte {first}; "
-            "save it again as UTF-8"
-        )
-    try:
-        text = data.decode("gb18030")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"file {str(path)!r} is not readable: neither UTF-8 (byte {first}) nor GB18030 "
-            f"(byte {error.start}); save it as UTF-8"
-        ) from None
-    logger.info("%s is not UTF-8; read as GB18030", path.name)
-    return text
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value

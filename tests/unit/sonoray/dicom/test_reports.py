@@ -42,7 +42,8 @@ def test_json_lines_say_the_same(tmp_path):
     [
         ("r.txt", b"", "is none of .csv, .jsonl"),
         ("r.csv", b"a,b\n", "has the columns a, b; it needs report, and study_uid or accession"),
-        ("r.csv", b"", "has the columns none"),
+        ("r.csv", b"", "is empty; export it again"),
+        ("r.csv", "study_uid,report\n1,甲状腺".encode()[:-1], "UTF-8, but damaged at byte"),
         ("r.csv", b"\xff\xff\xff", "neither UTF-8 nor GB18030"),
         ("r.csv", b'study_uid,report\n1,"x', "line 2: unexpected end of data"),
     ],
@@ -51,5 +52,5 @@ def test_a_table_that_cannot_be_read_is_one_clear_error(tmp_path, name, content,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         Reports(tmp_path / name)
-    with pytest.raises(DataError, match="check --reports"):
+    with pytest.raises(DataError, match=r"no file .*; check the path"):
         Reports(tmp_path / "absent.csv")

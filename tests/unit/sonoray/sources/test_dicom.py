@@ -184,7 +184,7 @@ def test_the_digest_follows_files_reports_and_configuration(archive, tmp_path):
 def test_what_is_no_archive_is_one_clear_error(tmp_path):
     with pytest.raises(DataError, match=r"give the one that has the objects"):
         DicomSource(tmp_path / "absent")
-    with pytest.raises(DataError, match="check --reports"):
+    with pytest.raises(DataError, match=r"no file .*; check the path"):
         DicomSource(tmp_path, reports=tmp_path / "absent.csv")
 
 

@@ -16,8 +16,8 @@ from sonoray.sources.files import (
     read_csv,
     read_items,
     read_json,
-    read_text,
 )
+from sonoray.text_files import read_text
 
 CHINESE = "甲状腺大小形态如常，腺体回声均匀。"
 
