@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from sonoray.dicom.settings import DicomLimits
 from sonoray.errors import DataError
+from sonoray.guarded import GuardedPool
 from sonoray.images import RejectedImageError
 
 _ENCRYPTED = 0x1
@@ -83,7 +84,7 @@ class ArchiveEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BytesEntry:
-    """An object that is in memory, as a DICOMweb answer is."""
+    """An object that is in memory."""
 
     ref: str
     data: bytes
@@ -129,28 +130,38 @@ def _list_folder(folder: Path, limits: DicomLimits) -> Iterator[FileEntry]:
 
 
 def _list_archive(path: Path, limits: DicomLimits) -> Iterator[ArchiveEntry]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise DataError(
-            f"{str(path)!r} is no zip archive that can be read ({error}); give a folder or a .zip"
-        ) from None
-    total = sum(entry.file_size for entry in entries)
+    # the directory is a stranger's, too, and zipfile holds all of it before it can be counted
+    with GuardedPool(
+        workers=1, memory_bytes=limits.worker_memory_bytes, timeout_s=limits.worker_timeout_s
+    ) as pool:
+        try:
+            entries = pool.submit(_read_directory, path).result()
+        except RejectedImageError as error:
+            raise DataError(
+                f"{str(path)!r} is no zip archive that can be read ({error}); give a folder or a "
+                ".zip"
+            ) from None
+    total = sum(size for _, size in entries)
     if len(entries) > limits.max_entries or total > limits.max_archive_bytes:
         raise DataError(
             f"archive {str(path)!r} has {len(entries):,} entries of {total:,} bytes, at most "
             f"{limits.max_entries:,} and {limits.max_archive_bytes:,}; split it, or raise "
             "dicom.limits.max_entries and dicom.limits.max_archive_bytes"
         )
-    for position, entry in enumerate(entries):
-        if not entry.is_dir():
+    for position, (name, _) in enumerate(entries):
+        if not name.endswith("/"):
             yield ArchiveEntry(
                 archive=path,
                 position=position,
-                ref=entry.filename,
+                ref=name,
                 max_bytes=limits.max_object_bytes,
             )
+
+
+def _read_directory(path: Path) -> list[tuple[str, int]]:
+    """Name and unpacked size of each entry of an archive; a folder's name ends with a slash."""
+    with zipfile.ZipFile(path) as archive:
+        return [(entry.filename, entry.file_size) for entry in archive.infolist()]
 
 
 @lru_cache(maxsize=1)

@@ -191,3 +191,12 @@ def test_an_archive_above_the_limits_is_one_clear_error(tmp_path):
         list(list_entries(tmp_path / "b.zip", DicomLimits()))
     with pytest.raises(DataError, match="no folder or zip archive"):
         list(list_entries(tmp_path / "c", DicomLimits()))
+
+
+def test_an_archive_with_a_huge_directory_costs_no_memory_of_ours(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(50_000):
+            archive.writestr(str(number), b"")
+    with pytest.raises(DataError, match="out_of_memory"):
+        list(list_entries(path, DicomLimits(worker_memory_bytes=8_000_000)))
