@@ -211,6 +211,24 @@ def test_one_grey_codestream_is_read_in_every_way(name):
     np.testing.assert_array_equal(pixels_of(as_bytes(data))[0], 255 - grey)
 
 
+@pytest.mark.parametrize("name", GREY[:2])
+def test_a_palette_in_a_lossless_codestream_is_applied(name):
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"pydicom comes without {name}")
+    data = dcmread(path)
+    stored = data.pixel_array.astype(int)
+    assert 0 <= stored.min() < stored.max()
+    count = int(stored.max()) + 1
+    table = np.random.default_rng(0).integers(0, 65536, (3, count)).astype("<u2")
+    data.PhotometricInterpretation, data.PixelRepresentation = "PALETTE COLOR", 0
+    for colour, values in zip(("Red", "Green", "Blue"), table, strict=True):
+        setattr(data, f"{colour}PaletteColorLookupTableDescriptor", [count % 65536, 0, 16])
+        setattr(data, f"{colour}PaletteColorLookupTableData", values.tobytes())
+    expected = np.rint(table.T[stored].astype(np.float32) * (255 / 65535))
+    np.testing.assert_array_equal(pixels_of(as_bytes(data))[0], expected)
+
+
 @pytest.mark.parametrize("name", COLOUR)
 def test_one_colour_codestream_is_read_in_every_way(name):
     data = dcmread(get_testdata_file(name, download=False))
