@@ -87,7 +87,10 @@ def ingest(
     source: Annotated[
         str, typer.Argument(help="Kind of source: phantom, dicom, table, video, busbra, ...")
     ],
-    path: Annotated[Path | None, typer.Argument(help="The source's folder or file.")] = None,
+    location: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATH|URL]", help="The source's folder or file, or its address."),
+    ] = None,
     *,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the dataset; default: the source's.")
@@ -101,7 +104,16 @@ def ingest(
     reports: Annotated[
         Path | None,
         typer.Option(
-            "--reports", help="dicom: CSV or JSON lines with study_uid or accession, report."
+            "--reports",
+            help="dicom, dicomweb: CSV or JSON lines with study_uid or accession, report.",
+        ),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--query",
+            metavar="KEY=VALUE",
+            help="dicomweb: attribute of the studies to look for; repeatable.",
         ),
     ] = None,
 ) -> Result:
@@ -114,10 +126,18 @@ def ingest(
         sonoray ingest phantom
         sonoray ingest busbra ../shared/data/busbra
         sonoray ingest dicom ../archive.zip --name kidney --reports reports.csv
+        sonoray ingest dicomweb https://pacs.example.org/dicom-web --query StudyDate=20200101-
         sonoray ingest table studies.csv --images scans --name thyroid
         sonoray ingest slake ../shared/data/slake --language zh
     """
-    from sonoray_jobs.ingest import SourceOptions, run
+    from sonoray_jobs.ingest import SourceOptions, locate, run
 
-    options = SourceOptions(path=path, name=name, images=images, language=language, reports=reports)
+    options = SourceOptions(
+        **locate(source, location),
+        name=name,
+        images=images,
+        language=language,
+        reports=reports,
+        query=tuple(query) if query else None,
+    )
     return run(**common, dataset=source, options=options)

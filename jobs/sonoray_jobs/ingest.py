@@ -13,7 +13,7 @@ from typing import Any
 
 from sonoray.errors import ConfigError
 from sonoray.ingest import Accounting, ingest
-from sonoray.sources.base import Source
+from sonoray.sources.base import FetchCounts, RemoteSource, Source
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 
@@ -34,8 +34,12 @@ class SourceOptions:
     """Which language of a bilingual set to take."""
     reports: Path | None = None
     """Table of reports beside images that have none."""
+    url: str | None = None
+    """Address of a server, without credentials: they stand in the environment alone."""
+    query: tuple[str, ...] | None = None
+    """What to look for on a server, as `KEY=VALUE`."""
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """What is given, with paths that hold from any folder."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return {
@@ -44,11 +48,13 @@ class SourceOptions:
         }
 
     @classmethod
-    def from_json(cls, given: Mapping[str, str]) -> "SourceOptions":
+    def from_json(cls, given: Mapping[str, Any]) -> "SourceOptions":
         """The options that `to_json` wrote."""
-        texts = {key: value for key, value in given.items() if key in ("name", "language")}
-        paths = {key: Path(value) for key, value in given.items() if key not in texts}
-        return cls(**texts, **paths)  # type: ignore[arg-type]
+        read: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(("name", "language", "url"), str),
+            "query": tuple,
+        }
+        return cls(**{key: read.get(key, Path)(value) for key, value in given.items()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +79,15 @@ class Ingested:
     reused: bool
     """True where nothing had changed since the last time."""
     elapsed_s: float
+    fetch: FetchCounts | None = None
+    """What a source that reads from a server did there."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
         state = "unchanged" if self.reused else f"{self.elapsed_s:.1f} s"
         rows = [f"dataset {self.dataset} ({state}): {self.path}"]
+        if self.fetch is not None:
+            rows += _fetch_lines(self.fetch)
         for name, counts in (("studies", self.studies), ("images", self.images)):
             rows.append(
                 f"{name}: {counts.seen} seen = {counts.kept} kept + {counts.duplicate} duplicate "
@@ -125,6 +135,7 @@ def run(
     Raises:
         ConfigError: the source is unknown, or an option is missing, superfluous or malformed.
         DataError: the source cannot be read.
+        JobFailedError: a server that the source reads from is gone.
     """
     start = time.monotonic()
     source = build_source(dataset, options, road)
@@ -143,6 +154,7 @@ def run(
         near_duplicates=summary["near_duplicates"],
         reused=output.reused,
         elapsed_s=time.monotonic() - start,
+        fetch=source.fetch_counts() if isinstance(source, RemoteSource) else None,
     )
 
 
@@ -159,6 +171,8 @@ def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
     given = {option: value for option, value in asdict(options).items() if value is not None}
     if "path" in kind.takes and options.path is None:
         raise ConfigError(f"source {name!r} needs its files; run: sonoray ingest {name} PATH")
+    if "url" in kind.takes and options.url is None:
+        raise ConfigError(f"source {name!r} needs its address; run: sonoray ingest {name} URL")
     if "path" in given and "path" not in kind.takes:
         raise ConfigError(f"source {name!r} reads no files; leave {str(options.path)!r} out")
     for option in given:
@@ -198,6 +212,27 @@ def _dicom(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked 
     from sonoray.sources.dicom import DicomSource
 
     return DicomSource(config=road.dicom, limits=road.ingest.images, **given)
+
+
+def _dicomweb(
+    road: RoadConfig,
+    *,
+    url: str,
+    query: tuple[str, ...] = (),
+    **given: Any,  # noqa: ANN401 - checked against `takes`
+) -> Source:
+    from sonoray.dicomweb.address import read_address
+    from sonoray.dicomweb.search import read_query
+    from sonoray.sources.dicomweb import DicomWebSource
+
+    return DicomWebSource(
+        read_address(url, credentials_over_http=road.dicomweb.credentials_over_http),
+        read_query(query),
+        road.dicomweb,
+        road.dicom,
+        limits=road.ingest.images,
+        **given,
+    )
 
 
 def _llava(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
@@ -243,13 +278,14 @@ class _Kind:
     build: Callable[..., Source]
     """From the road and those options that are given."""
     takes: Set[str] = frozenset({"path"})
-    """Fields of `SourceOptions` that it has a use for; a path is then required."""
+    """Fields of `SourceOptions` that it has a use for; a path or an URL is then required."""
 
 
 _KINDS: Mapping[str, _Kind] = {
     "busbra": _Kind(build=_busbra),
     "busi": _Kind(build=_busi),
     "dicom": _Kind(build=_dicom, takes={"path", "name", "reports"}),
+    "dicomweb": _Kind(build=_dicomweb, takes={"url", "query", "name", "reports"}),
     "llava": _Kind(build=_llava, takes={"path", "images", "name"}),
     "phantom": _Kind(build=_phantom, takes=frozenset()),
     "pocovid": _Kind(build=_pocovid),
@@ -260,3 +296,26 @@ _KINDS: Mapping[str, _Kind] = {
 }
 SOURCES = tuple(_KINDS)
 """Names that `build_source` knows."""
+
+
+def locate(name: str, location: str | None) -> dict[str, Any]:
+    """What the second argument of the command means to a source: its address, or its path."""
+    if location is None:
+        return {}
+    is_url = name in _KINDS and "url" in _KINDS[name].takes
+    return {"url": location} if is_url else {"path": Path(location)}
+
+
+def _fetch_lines(counts: FetchCounts) -> list[str]:
+    """What a person reads of a server's part."""
+    failed = f", {counts.failed} failed" if counts.failed else ""
+    rows = [
+        f"fetched {counts.fetched} of {counts.listed} objects{failed}: {counts.requests} requests, "
+        f"{counts.size_bytes / 1e6:.1f} MB, retried {counts.retried} requests"
+    ]
+    if counts.kept_in:
+        rows.append(
+            f"the others wait for another try in {counts.kept_in}; they are patients' data: remove "
+            "the folder if there will be none"
+        )
+    return rows

@@ -24,6 +24,7 @@ from llava_ultra.config import (
 )
 from sonoray.config import Config, load_config
 from sonoray.dicom.settings import DicomConfig
+from sonoray.dicomweb.settings import DicomWebConfig
 from sonoray.errors import ConfigError
 from sonoray.feature_format import FormatName
 from sonoray.ingest import IngestConfig
@@ -170,6 +171,7 @@ class RoadConfig(Config):
     """MLflow experiment."""
     phantom: PhantomConfig = PhantomConfig()
     dicom: DicomConfig = DicomConfig()
+    dicomweb: DicomWebConfig = DicomWebConfig()
     ingest: IngestConfig = IngestConfig()
     video: VideoConfig = VideoConfig()
     model: ModelConfig = ModelConfig()

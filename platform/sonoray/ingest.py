@@ -13,6 +13,7 @@ studies, and the quarantine table has exactly one row per quarantined image and 
 Pixels stream through. Study rows, without pixels, are held until the splits are known.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -34,7 +35,7 @@ from sonoray.images import ImageLimits
 from sonoray.near_duplicates import NUM_BITS, connected_labels, group_near_duplicates
 from sonoray.prepare import Outcome, PreparedImage, RejectedImage, prepare_all
 from sonoray.progress import progress
-from sonoray.sources.base import RawStudy, Source
+from sonoray.sources.base import RawStudy, RemoteSource, Source
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study import (
     QUARANTINE_SCHEMA,
@@ -108,11 +109,20 @@ def ingest(
 
     Raises:
         DataError: the source cannot be read at all, or not one study of it can be kept.
+        JobFailedError: a server that the source reads from is gone.
     """
     key = _key_of(source, workspace)
     stage = stage_of_dataset(source, workspace, config)
-    output = run_stage(stage, workspace.stages, lambda folder: _make(source, key, config, folder))
-    workspace.point_dataset(source.name, output, origin)
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, RemoteSource):
+            is_needed = not stage.is_made(workspace.stages)
+            spool = workspace.spool(source.name)
+            stack.enter_context(source.fetched(spool, key, is_needed=is_needed))
+            stage = stage_of_dataset(source, workspace, config)  # now it knows what failed
+        output = run_stage(
+            stage, workspace.stages, lambda folder: _make(source, key, config, folder)
+        )
+        workspace.point_dataset(source.name, output, origin)
     return output
 
 

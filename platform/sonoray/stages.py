@@ -53,6 +53,10 @@ class Stage:
         """Folder of the output under `root`."""
         return root / f"{self.name}-{self.key[:12]}"
 
+    def is_made(self, root: Path) -> bool:
+        """Whether the output under `root` is finished."""
+        return (self.path(root) / MANIFEST).is_file()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageOutput:
@@ -93,7 +97,7 @@ def run_stage(stage: Stage, root: Path, make: Callable[[Path], Mapping[str, Any]
     """
     final = stage.path(root)
     remove_abandoned(root)  # also where nothing is made: killed jobs left pixels and reports
-    if (final / MANIFEST).is_file():
+    if stage.is_made(root):
         return StageOutput(path=final, manifest=read_manifest(final), reused=True)
     root.mkdir(parents=True, exist_ok=True)
     with scratch_folder(root) as scratch:
@@ -124,7 +128,7 @@ def find_stage(stage: Stage, root: Path, *, fix: str) -> StageOutput:
         DataError: it was never made; the message ends with `fix`, the command that makes it.
     """
     path = stage.path(root)
-    if not (path / MANIFEST).is_file():
+    if not stage.is_made(root):
         raise DataError(f"no {stage.name} output {str(path)!r} for this config; run: {fix}")
     return StageOutput(path=path, manifest=read_manifest(path), reused=True)
 

@@ -3,6 +3,7 @@
 ```
 <workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, evaluate, export (sonoray.stages)
            /datasets/<name>.json     which ingest output a dataset's name means now, and its origin
+           /spool/<name>/            objects of a server that wait for their ingest (0700)
            /features/<fingerprint>/  feature store, one folder per tower (sonoray.feature_store)
            /runs/<name>/             Ray Train storage: checkpoints, the MLflow run id
            /mlflow.db, /artifacts/   MLflow's store, where no tracking server is configured
@@ -45,6 +46,10 @@ class Workspace:
                 "choose another with --workspace"
             ) from None
         return cls(root)
+
+    def spool(self, name: str) -> Path:
+        """Folder in which the objects of the dataset `name` wait (`sonoray.dicomweb`)."""
+        return self.root / "spool" / name
 
     @property
     def stages(self) -> Path:

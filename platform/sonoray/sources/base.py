@@ -6,12 +6,15 @@ counts and quarantines it; a source raises only where nothing of it can be read 
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sonoray.identity import IdentityKey
 from sonoray.study import Turn
 
 Pixels = NDArray[np.uint8]
@@ -79,4 +82,55 @@ class Source(Protocol):
 
     def input_digest(self) -> str:
         """Return a digest of everything that is read, for the stage key."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchCounts:
+    """What a source that reads from a server did there."""
+
+    listed: int
+    """Objects that there are."""
+    fetched: int
+    """Objects that were brought here now; others were here already, or failed."""
+    failed: int
+    """Objects that could not be fetched, and studies that could not be listed."""
+    requests: int
+    """All requests, the repeated ones too."""
+    retried: int
+    """Requests that were made again."""
+    size_bytes: int
+    """Of the answers."""
+    kept_in: str
+    """Folder of the objects that wait for another try; empty where nothing waits."""
+
+
+@runtime_checkable
+class RemoteSource(Source, Protocol):
+    """A source whose files are brought here before they are read, and removed after that.
+
+    Its `input_digest` asks the server; it changes with `fetched` if something could not be fetched.
+    """
+
+    def fetched(
+        self, folder: Path, key: IdentityKey, *, is_needed: bool
+    ) -> AbstractContextManager[None]:
+        """Fetch what `folder` lacks, and hold it while `iter_studies` is read.
+
+        After a good end the folder is removed, unless something could not be fetched. It stays
+        where an error ends it: the next time it is fetched from where this one ended.
+
+        Args:
+            folder: for this dataset alone; it holds patients' data.
+            key: for the names of the files.
+            is_needed: whether the objects will be read; if not, the folder is only removed.
+
+        Raises:
+            DataError: the server does not let us in, or the folder cannot be used.
+            JobFailedError: the server is gone.
+        """
+        ...
+
+    def fetch_counts(self) -> FetchCounts:
+        """What it took so far."""
         ...

@@ -17,7 +17,7 @@ nothing, while the same person with and without an issuer would not.
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -50,84 +50,83 @@ _PROVENANCE = (
 Entry = FileEntry | ArchiveEntry
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LostObject:
+    """An object that belongs to a study and could not be had."""
+
+    ref: str
+    study_uid: str
+    problem: str
+    """`reason: detail`."""
+
+
 @dataclass(slots=True)
 class _Group:
     """Objects of one study, as the headers tell."""
 
     uid: str
     objects: list[tuple[ObjectInfo, Entry]] = field(default_factory=list)
+    lost: list[RawImage] = field(default_factory=list)
+    """Objects that never came, each with its problem."""
 
 
-class DicomSource:
-    """Reads a DICOM folder or zip archive."""
-
-    public = False
+class StudyReader:
+    """Reads objects, wherever they lie, to studies."""
 
     def __init__(
-        self,
-        path: Path,
-        config: DicomConfig | None = None,
-        *,
-        name: str = "dicom",
-        limits: ImageLimits = DEFAULT_LIMITS,
-        reports: Path | None = None,
+        self, config: DicomConfig, limits: ImageLimits, reports: Path | None = None
     ) -> None:
-        """List what lies there; no object is opened.
+        """Check the table of reports; no object is opened.
 
         Args:
-            path: folder or zip archive.
             config: how objects become images.
-            name: of the dataset.
             limits: what is accepted as an image.
             reports: table of reports, see `sonoray.dicom.reports`.
 
         Raises:
-            DataError: the path or the table cannot be read.
+            DataError: the table cannot be read.
         """
-        self.name = name
-        self._path = path
-        self._config = config or DicomConfig()
+        self._config = config
         self._limits = limits
         self._reports_path = reports
-        self._entries = list(list_entries(path, self._config.limits))
         if reports is not None:
             Reports(reports)  # what is wrong with it is said before anything is decoded
 
     def config(self) -> dict[str, Any]:
-        """The configuration and the decoders' versions."""
+        """The configuration and the decoders' versions, for the stage key."""
         decoders = {name: version(name) for name in _DECODERS}
         return {"dicom": self._config.model_dump(mode="json"), "decoders": decoders}
 
-    def input_digest(self) -> str:
-        """Sha256 (hex) over the names and contents of all files, and over the reading code."""
+    def input_digest(self, objects: Iterable[bytes]) -> str:
+        """Sha256 (hex) over what tells the objects, the reports, and over the reading code."""
         digest = hashlib.sha256(source_digest("sonoray.dicom").encode())
-        files = [entry.path for entry in self._entries if isinstance(entry, FileEntry)]
-        if self._path.is_file():
-            files = [self._path]
-        for file in files:
-            below = os.fsencode(file.relative_to(self._path))
-            digest.update(below + b"\0" + _file_digest(file) + b"\n")
+        for each in objects:
+            digest.update(each)
         if self._reports_path is not None:
             digest.update(b"reports\0" + _file_digest(self._reports_path))
         return digest.hexdigest()
 
-    def iter_studies(self) -> Iterator[RawStudy]:
+    def iter_studies(
+        self, entries: Sequence[Entry], lost: Iterable[LostObject] = ()
+    ) -> Iterator[RawStudy]:
         """Yield every study once, by Study Instance UID, then what belongs to none."""
         reports = None if self._reports_path is None else Reports(self._reports_path)
         limits = self._config.limits
         with GuardedPool(
-            workers=min(os.cpu_count() or 1, max(len(self._entries), 1)),
+            workers=min(os.cpu_count() or 1, max(len(entries), 1)),
             memory_bytes=limits.worker_memory_bytes,
             timeout_s=limits.worker_timeout_s,
         ) as pool:
-            groups, strays = self._scan(pool)
+            groups, strays = self._scan(pool, entries, lost)
             yield from self._decode(pool, groups, reports)
         if strays:
             yield _strays(strays)
         if reports is not None:
             yield from _leftovers(reports)
 
-    def _scan(self, pool: GuardedPool) -> tuple[list[_Group], list[RawImage]]:
+    def _scan(
+        self, pool: GuardedPool, entries: Iterable[Entry], lost: Iterable[LostObject]
+    ) -> tuple[list[_Group], list[RawImage]]:
         """Read all headers; return the studies by UID, and the files that belong to none."""
         groups: dict[str, _Group] = {}
         strays: list[RawImage] = []
@@ -145,7 +144,7 @@ class DicomSource:
                 group = groups.setdefault(info.study_uid, _Group(info.study_uid))
                 group.objects.append((info, entry))
 
-        for entry in self._entries:
+        for entry in entries:
             ahead.append((entry, pool.submit(describe_object, entry, self._config, self._limits)))
             if len(ahead) > 8 * (os.cpu_count() or 1):
                 take()
@@ -153,6 +152,9 @@ class DicomSource:
             take()
         for group in groups.values():
             group.objects.sort(key=lambda each: (each[0].order, each[1].ref))
+        for each in lost:
+            group = groups.setdefault(each.study_uid, _Group(each.study_uid))
+            group.lost.append(RawImage(ref=each.ref, data=b"", problem=each.problem))
         return [groups[uid] for uid in sorted(groups)], strays
 
     def _decode(
@@ -185,7 +187,7 @@ class DicomSource:
                 f"mixed_patients: {len(patients)} Patient IDs under one Study Instance UID; "
                 "export the study again"
             )
-        if not patients and self._config.missing_patient == "quarantine":
+        if group.objects and not patients and self._config.missing_patient == "quarantine":
             return (
                 "missing_patient: no object of the study has a Patient ID; add one, or set "
                 "dicom.missing_patient=per_study to take it for a patient of its own"
@@ -214,6 +216,7 @@ class DicomSource:
             num_objects += 1
             num_cropped += decoded.is_cropped
             images.extend(_images(entry.ref, decoded))
+        images.extend(group.lost)
         infos = [info for info, _ in group.objects]
         texts = _find_reports(reports, infos)
         if len(texts) > 1 and not problem:
@@ -235,10 +238,62 @@ class DicomSource:
         )
 
 
+class DicomSource:
+    """Reads a DICOM folder or zip archive."""
+
+    public = False
+
+    def __init__(
+        self,
+        path: Path,
+        config: DicomConfig | None = None,
+        *,
+        name: str = "dicom",
+        limits: ImageLimits = DEFAULT_LIMITS,
+        reports: Path | None = None,
+    ) -> None:
+        """List what lies there; no object is opened.
+
+        Args:
+            path: folder or zip archive.
+            config: how objects become images.
+            name: of the dataset.
+            limits: what is accepted as an image.
+            reports: table of reports, see `sonoray.dicom.reports`.
+
+        Raises:
+            DataError: the path or the table cannot be read.
+        """
+        config = config or DicomConfig()
+        self.name = name
+        self._path = path
+        self._entries = list(list_entries(path, config.limits))
+        self._reader = StudyReader(config, limits, reports)
+
+    def config(self) -> dict[str, Any]:
+        """The configuration and the decoders' versions."""
+        return self._reader.config()
+
+    def input_digest(self) -> str:
+        """Sha256 (hex) over the names and contents of all files, and over the reading code."""
+        files = [entry.path for entry in self._entries if isinstance(entry, FileEntry)]
+        if self._path.is_file():
+            files = [self._path]
+        return self._reader.input_digest(
+            os.fsencode(file.relative_to(self._path)) + b"\0" + _file_digest(file) + b"\n"
+            for file in files
+        )
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield every study once, by Study Instance UID, then what belongs to none."""
+        return self._reader.iter_studies(self._entries)
+
+
 def _images(ref: str, decoded: DecodedObject) -> Iterator[RawImage]:
-    for frame in decoded.frames:
+    for number, frame in enumerate(decoded.frames):
         yield RawImage(
-            ref=f"{ref}#{frame.index}",
+            # the first is called as the object is, by which a reject is found when it is accepted
+            ref=f"{ref}#{frame.index}" if number else ref,
             data=frame.pixels,
             frame_index=frame.index,
             labels=decoded.labels,
@@ -256,7 +311,7 @@ def _agreed_labels(infos: Sequence[ObjectInfo]) -> dict[str, str]:
 
 
 def _find_reports(reports: Reports | None, infos: Sequence[ObjectInfo]) -> tuple[str, ...]:
-    if reports is None:
+    if reports is None or not infos:
         return ()
     accessions = {info.accession for info in infos} or {""}
     found = [
