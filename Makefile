@@ -45,7 +45,7 @@ UPGRADE ?=
 COMPILE := $(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet $(UPGRADE)
 
-.PHONY: help env demo test check check-lock format lock wheel bench bench-data clean
+.PHONY: help env demo test orthanc check check-lock format lock wheel bench bench-data clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,8 +55,16 @@ env: $(READY)  ## build .venv from requirements.lock (every other target does it
 demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep" leaves it serving)
 	@sonoray demo $(DEMO)
 
-test: $(READY)  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
+test: $(READY) orthanc  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
 	@pytest $(PYTEST)
+
+# RUNLEVEL=1 keeps the package from starting a service: the tests start an Orthanc of their own.
+orthanc:  ## install the Orthanc that the DICOMweb tests need (root on Debian; else they are skipped)
+	@if test -x /usr/sbin/Orthanc && compgen -G '/usr/lib/orthanc/libOrthancDicomWeb.so*' >/dev/null; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
+	  && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends \
+	     orthanc orthanc-dicomweb >/dev/null; then :; \
+	else echo "note: no Orthanc, so its tests are skipped; as root: apt-get install orthanc orthanc-dicomweb"; fi
 
 check: $(READY) check-lock  ## lint, format, types, layers and the lock
 	@ruff check

@@ -10,6 +10,7 @@ TARGETS = (
     "env",
     "demo",
     "test",
+    "orthanc",
     "check",
     "format",
     "lock",
