@@ -42,13 +42,6 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return ids
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
-) -> list[int]:
-    """Token ids of a conversation up to the point where the assistant speaks; see `encode_chat`."""
-    return encode_chat(tokenizer, messages)[0]
-
-
 def encode_chat(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
 ) -> tuple[list[int], int]:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
-from llava_ultra.chat import IGNORED, encode_answer, encode_prompt
+from llava_ultra.chat import IGNORED, encode_answer, encode_chat
 from llava_ultra.testing import tiny_config, tiny_language
 
 TOKENIZER = tiny_language(tiny_config()).tokenizer
@@ -36,7 +36,7 @@ def test_labels_are_the_answers_and_only_they(rows):
     assert batch.study_index.tolist() == [index for index, _, _ in rows]
     for row, (_, question, answer) in enumerate(rows):
         real = batch.ids[row][batch.mask[row]].tolist()
-        prompt = encode_prompt(TOKENIZER, [{"role": "user", "content": question}])
+        prompt, _ = encode_chat(TOKENIZER, [{"role": "user", "content": question}])
         reply = encode_answer(TOKENIZER, answer)
         assert real == prompt + reply
         labels = batch.labels[row]
@@ -49,7 +49,7 @@ def test_labels_are_the_answers_and_only_they(rows):
 def test_without_answers_leaves_the_prompts(rows):
     batch = collate_texts(TOKENIZER, rows, max_tokens=200).without_answers()
     for row, (_, question, _) in enumerate(rows):
-        prompt = encode_prompt(TOKENIZER, [{"role": "user", "content": question}])
+        prompt, _ = encode_chat(TOKENIZER, [{"role": "user", "content": question}])
         assert batch.ids[row][batch.mask[row]].tolist() == prompt
     assert (batch.labels == IGNORED).all()
 

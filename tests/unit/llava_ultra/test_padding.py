@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llava_ultra.batch import StudyFeatures, VisualBatch, collate_features, collate_texts
-from llava_ultra.chat import IGNORED, encode_answer, encode_prompt
+from llava_ultra.chat import IGNORED, encode_answer, encode_chat
 from llava_ultra.config import AdaptiveSampling, FirstSampling, KeepAllSampling, RandomSampling
 from llava_ultra.sampling import Sampler, pick
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
@@ -241,7 +241,7 @@ def test_texts_of_any_length_come_back_from_a_batch(rows):
     prompts = batch.without_answers()
     longest = 0
     for row, (_, question, answer) in enumerate(rows):
-        prompt = encode_prompt(LANGUAGE.tokenizer, [{"role": "user", "content": question}])
+        prompt, _ = encode_chat(LANGUAGE.tokenizer, [{"role": "user", "content": question}])
         reply = encode_answer(LANGUAGE.tokenizer, answer)
         length = len(prompt) + len(reply)
         longest = max(longest, length)

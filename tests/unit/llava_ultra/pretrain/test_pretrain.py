@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_ultra.chat import encode_answer, encode_prompt, encode_text
+from llava_ultra.chat import encode_answer, encode_chat, encode_text
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.language import train_tokenizer
 from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
@@ -143,7 +143,7 @@ def _share_read(language):
     tokenizer, embed = language.tokenizer, language.model.get_input_embeddings()
     right = []
     for nature in ("良性", "恶性"):
-        start, *question = encode_prompt(tokenizer, [{"role": "user", "content": "性质?"}])
+        (start, *question), _ = encode_chat(tokenizer, [{"role": "user", "content": "性质?"}])
         ids = torch.tensor([[start, *encode_text(tokenizer, nature), *question]])
         with torch.no_grad():
             logits = language.model(inputs_embeds=embed(ids)).logits[0, -1]
