@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from llava_ultra.config import ModelConfig
-from llava_ultra.describe import Load, build_parts, images_read, trace_encoder, trace_prefill
+from llava_ultra.config import ModelConfig, images_kept
+from llava_ultra.describe import Load, build_parts, trace_encoder, trace_prefill
 from sonoray.metrics.table import Table
 from sonoray_jobs.road import load_road
 
@@ -88,7 +88,7 @@ def measure(part: str, config: ModelConfig, dtype: torch.dtype) -> Measured:
         start = time.perf_counter()
         output = model(inputs_embeds=prompt.to(dtype), use_cache=True).logits
         peak = described.peak_bytes
-        assert images_read(config.sampling, 1) * config.num_tokens + TEXT_TOKENS == expected[1]
+        assert images_kept(config.sampling, 1) * config.num_tokens + TEXT_TOKENS == expected[1]
     else:
         tower = {"clip": parts.clip, "sam": parts.sam}[part]
         encoded = trace_encoder(tower, 1)

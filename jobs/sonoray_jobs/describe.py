@@ -7,7 +7,7 @@ how many studies a worker takes, and what a training or a server holds in memory
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llava_ultra.config import ModelConfig
+from llava_ultra.config import ModelConfig, images_kept
 from sonoray.errors import ConfigError
 from sonoray.feature_format import FORMATS
 from sonoray.metrics.table import Table
@@ -227,11 +227,9 @@ def run(
     Raises:
         ConfigError: images and text do not fit the language model's context.
     """
-    from llava_ultra.describe import images_read
-
     study = StudyShape(
         images=images,
-        images_read=images_read(road.model.sampling, images),
+        images_read=images_kept(road.model.sampling, images),
         questions=road.train.turns_per_epoch or 1,
         text_tokens=text_tokens,
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_ultra.config import KeepAllSampling, ModelConfig
+from llava_ultra.config import ModelConfig, images_kept
 from sonoray.errors import DataError
 from sonoray.study import Study, Turn
 
@@ -68,9 +68,7 @@ def check_lengths(
     limit = model.language.context_length
     too_long: list[tuple[int, str]] = []
     for study in studies:
-        kept = len(study.images)
-        if not isinstance(model.sampling, KeepAllSampling):
-            kept = min(kept, model.sampling.num_selected)
+        kept = images_kept(model.sampling, len(study.images))
         longest = max(
             num_tokens(turn.question) + num_tokens(answer)
             for turn in study.turns

@@ -117,6 +117,11 @@ SamplingConfig = Annotated[
 ]
 
 
+def images_kept(config: SamplingConfig, images: int) -> int:
+    """Images (M) of a study of K that the decoder gets to read."""
+    return images if isinstance(config, KeepAllSampling) else min(config.num_selected, images)
+
+
 class LanguageConfig(ModelPart):
     """A decoder-only language model: a folder or hub id, or a small Llama of our own."""
 

@@ -28,13 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from llava_ultra.config import (
-    AdaptiveSampling,
-    KeepAllSampling,
-    LanguageConfig,
-    ModelConfig,
-    SamplingConfig,
-)
+from llava_ultra.config import AdaptiveSampling, LanguageConfig, ModelConfig, images_kept
 from llava_ultra.language import add_lora, llama_config
 from llava_ultra.model import LENGTH_GROUPS, LlavaUltra
 from llava_ultra.sampling import grounding_loss
@@ -183,11 +177,6 @@ def _decoder_parameters(parts: Parts) -> Iterator[tuple[str, nn.Parameter]]:
     return parts.model.language_model.named_parameters()
 
 
-def images_read(config: SamplingConfig, images: int) -> int:
-    """Images (M) of a study of K that the decoder gets to read when it answers."""
-    return images if isinstance(config, KeepAllSampling) else min(config.num_selected, images)
-
-
 def trace_encoder(tower: ClipTower | SamTower, images: int) -> EncoderCost:
     """Run a tower over the images of one study."""
     size = tower.image_size
@@ -232,7 +221,7 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
             study_index,
             text.float(),
             text_mask,
-            num_slots=images_read(config, load.images),
+            num_slots=images_kept(config, load.images),
         )
         connector = flops.get_total_flops()
         answer_losses = torch.stack(
@@ -279,7 +268,7 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
 def trace_prefill(parts: Parts, load: Load) -> PrefillCost:
     """Let the decoder read one question with the images that the sampler keeps."""
     model = parts.model.eval()
-    num_images = images_read(model.config.sampling, load.images)
+    num_images = images_kept(model.config.sampling, load.images)
     cache = DynamicCache(config=model.language_model.config)  # type: ignore[arg-type]
     with (
         torch.no_grad(),

@@ -38,6 +38,7 @@ from llava_ultra.config import (
     KeepAllSampling,
     RandomSampling,
     SamplingConfig,
+    images_kept,
 )
 
 LEAST_INFORMATION = 1e-4
@@ -195,6 +196,7 @@ class Sampler(nn.Module):
         """
         if not bool(image_mask.any(dim=1).all()):
             raise ValueError("a study has 0 images to sample from (K = 0); drop it at ingest")
+        most = int(image_mask.sum(dim=1)[study_index].max())
         return self.select(
             tokens,
             image_mask,
@@ -202,7 +204,7 @@ class Sampler(nn.Module):
             text,
             text_mask,
             feature_scores,
-            num_slots=self._num_slots(gather_studies(image_mask, study_index)),
+            num_slots=images_kept(self.config, most),
         )
 
     def select(
@@ -247,14 +249,6 @@ class Sampler(nn.Module):
             probabilities=soft,
             indices=indices,
             distillation_loss=distillation,
-        )
-
-    def _num_slots(self, image_mask: Tensor) -> int:
-        most = int(image_mask.sum(dim=1).max())
-        return (
-            most
-            if isinstance(self.config, KeepAllSampling)
-            else min(self.config.num_selected, most)
         )
 
     def _draw(self, image_mask: Tensor, study_index: Tensor) -> Tensor:

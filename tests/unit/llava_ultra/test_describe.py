@@ -11,12 +11,12 @@ from llava_ultra.config import (
     LanguageConfig,
     ModelConfig,
     RandomSampling,
+    images_kept,
 )
 from llava_ultra.describe import (
     LiveBytes,
     Load,
     build_parts,
-    images_read,
     part_sizes,
     trace_encoder,
     trace_prefill,
@@ -217,14 +217,14 @@ def test_half_precision_halves_what_is_frozen(built):
 def test_every_sampler_can_be_traced(sampling):
     config = tiny_config(sampling)
     parts = described(config)
-    read = images_read(sampling, LOAD.images)
+    read = images_kept(sampling, LOAD.images)
     assert read == (4 if isinstance(sampling, KeepAllSampling) else 3)
     assert trace_training(parts, LOAD).connector_backward > 0
     assert trace_prefill(parts, LOAD).tokens == read * config.num_tokens + LOAD.text_tokens
 
 
 def test_a_study_with_few_images_gives_all_of_them():
-    assert images_read(AdaptiveSampling(num_selected=3), 2) == 2
+    assert images_kept(AdaptiveSampling(num_selected=3), 2) == 2
 
 
 def test_live_bytes_are_those_alive_at_once_with_views_counted_once():
