@@ -205,11 +205,11 @@ def _make_language(
     if source := road.model.language.source:
         language = adopt_language(source)
         check_context(language, road.model.language.context_length)
-        check_lengths(language.tokenizer.backend_tokenizer, studies, road.model)
+        check_lengths(language.tokenizer, studies, road.model)
         save_language(language, folder)
         return {"num_tokens": len(language.tokenizer), "source": source}
     tokenizer = _make_tokenizer(road.model.language, studies)
-    check_lengths(tokenizer.backend_tokenizer, studies, road.model)
+    check_lengths(tokenizer, studies, road.model)
     conversations = conversations_of(studies)
     language, losses = pretrain_language(
         conversations, tokenizer, road.model.language, road.bootstrap.language, post

@@ -3,22 +3,24 @@
 Met by a worker, one such text would end a training after hours, at a random step and without the
 study's name. They are refused and not cut: half a report teaches half a report. A tokenizer alone,
 without torch, counts 10,000 different reports a second, and each different text is counted once.
+The chat form's own tokens are the same around every question: 5 of ours, and some ten to a hundred
+of an adopted model's chat template.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_ultra.chat import encode_answer, encode_chat
 from llava_ultra.config import ModelConfig, images_kept
 from sonoray.errors import DataError
 from sonoray.study import Study, Turn
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-_CHAT_TOKENS = 5
-"""`<s> <user> ... </s> <assistant> ... </s>`, see `llava_ultra.chat`."""
 _REMEMBERED = 65_536
 """Texts whose length is kept: questions and closed answers return in every study."""
 
@@ -33,15 +35,16 @@ def judged(turn: Turn) -> Sequence[str]:
     return ("", *turn.options)
 
 
-def read_tokenizer(language: Path) -> "Tokenizer":
+def read_tokenizer(language: Path) -> "PreTrainedTokenizerFast":
     """The tokenizer of a bootstrapped language model's folder."""
-    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return Tokenizer.from_file(str(language / "tokenizer.json"))
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(language)
+    return tokenizer
 
 
 def check_lengths(
-    tokenizer: "Tokenizer",
+    tokenizer: "PreTrainedTokenizerFast",
     studies: Iterable[Study],
     model: ModelConfig,
     answers: Callable[[Turn], Sequence[str]] = taught,
@@ -57,13 +60,16 @@ def check_lengths(
     Raises:
         DataError: with the number of such studies, and the name and the length of the longest.
     """
-    tokenizer = type(tokenizer).from_str(tokenizer.to_str())
-    tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = True  # written out in a text, they are plain characters
+    tokenizer = copy.deepcopy(tokenizer)
+    empty, _ = encode_chat(tokenizer, [{"role": "user", "content": ""}])
+    of_form = len(empty) + len(encode_answer(tokenizer, ""))
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.encode_special_tokens = True  # written out in a text, they are plain characters
 
     @functools.lru_cache(maxsize=_REMEMBERED)
     def num_tokens(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(backend.encode(text, add_special_tokens=False).ids)
 
     limit = model.language.context_length
     too_long: list[tuple[int, str]] = []
@@ -74,7 +80,7 @@ def check_lengths(
             for turn in study.turns
             for answer in answers(turn)
         )
-        length = kept * model.num_tokens + _CHAT_TOKENS + longest
+        length = kept * model.num_tokens + of_form + longest
         if length >= limit:  # one token is left free, as `LlavaUltra.read` wants it
             too_long.append((length, study.study_id))
     if too_long:

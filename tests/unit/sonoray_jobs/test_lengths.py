@@ -1,8 +1,12 @@
+import copy
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.batch import collate_texts
 from llava_ultra.config import AdaptiveSampling, KeepAllSampling, ModelConfig, SamplingConfig
@@ -13,7 +17,7 @@ from sonoray.study import Study, StudyImage, Task, Turn
 from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer, taught
 
 LANGUAGE = tiny_language(tiny_config())
-BACKEND = LANGUAGE.tokenizer.backend_tokenizer
+TOKENIZER = LANGUAGE.tokenizer
 TURN = Turn(
     question="病灶是良性还是恶性?",
     answer="恶性",
@@ -38,10 +42,10 @@ def model(context_length: int, sampling: SamplingConfig | None = None) -> ModelC
     return config.model_copy(update={"language": language})
 
 
-def length(question: str, answer: str) -> int:
+def length(question: str, answer: str, tokenizer: PreTrainedTokenizerFast = TOKENIZER) -> int:
     """Of the text alone, as training itself would encode it."""
     rows = [(0, question, answer)]
-    return int(collate_texts(LANGUAGE.tokenizer, rows, max_tokens=10_000).mask.sum())
+    return int(collate_texts(tokenizer, rows, max_tokens=10_000).mask.sum())
 
 
 pieces = st.one_of(
@@ -59,9 +63,9 @@ def test_a_text_is_as_long_as_training_finds_it(question, answer):
     """With one image of four tokens, and one token left free."""
     needed = length(question, answer) + 4
     given_study = study(Turn(question=question, answer=answer))
-    check_lengths(BACKEND, [given_study], model(needed + 1))
+    check_lengths(TOKENIZER, [given_study], model(needed + 1))
     with pytest.raises(DataError, match=rf"'s1', has {needed};"):
-        check_lengths(BACKEND, [given_study], model(needed))
+        check_lengths(TOKENIZER, [given_study], model(needed))
 
 
 @pytest.mark.parametrize(
@@ -75,9 +79,9 @@ def test_a_text_is_as_long_as_training_finds_it(question, answer):
 )
 def test_the_images_that_are_kept_count(sampling, num_kept):
     needed = length(TURN.question, TURN.answer) + 4 * num_kept
-    check_lengths(BACKEND, [study(TURN, num_images=5)], model(needed + 1, sampling))
+    check_lengths(TOKENIZER, [study(TURN, num_images=5)], model(needed + 1, sampling))
     with pytest.raises(DataError, match=f"has {needed};"):
-        check_lengths(BACKEND, [study(TURN, num_images=5)], model(needed, sampling))
+        check_lengths(TOKENIZER, [study(TURN, num_images=5)], model(needed, sampling))
 
 
 def test_all_are_counted_and_the_longest_is_named():
@@ -88,25 +92,52 @@ def test_all_are_counted_and_the_longest_is_named():
         rf"context of 80 tokens with their images: 3; the longest, 'l1', has {needed}; shorten"
     )
     with pytest.raises(DataError, match=message):
-        check_lengths(BACKEND, studies, model(80))
+        check_lengths(TOKENIZER, studies, model(80))
 
 
 def test_evaluation_judges_options_and_not_the_answer():
     needed = length(TURN.question, TURN.options[1]) + 4
     given_study = study(replace(TURN, answer="左" * 300))
-    check_lengths(BACKEND, [given_study], model(needed + 1), judged)
+    check_lengths(TOKENIZER, [given_study], model(needed + 1), judged)
     with pytest.raises(DataError, match=f"has {needed};"):
-        check_lengths(BACKEND, [given_study], model(needed), judged)
+        check_lengths(TOKENIZER, [given_study], model(needed), judged)
     assert taught(TURN) == ("恶性",)
     assert judged(replace(TURN, options=())) == ("",)
+
+
+def test_a_chat_template_counts_with_all_that_it_says_by_itself():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = (
+        "<s>{{ 'You answer questions about ultrasound images in short.' }}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    needed = length(TURN.question, TURN.answer, tokenizer) + 4
+    assert needed > length(TURN.question, TURN.answer) + 4 + 20
+    check_lengths(tokenizer, [study(TURN)], model(needed + 1))
+    with pytest.raises(DataError, match=f"has {needed};"):
+        check_lengths(tokenizer, [study(TURN)], model(needed))
 
 
 def test_the_tokenizer_is_read_from_the_language_model_and_left_as_it_is(tmp_path):
     save_language(LANGUAGE, tmp_path)
     tokenizer = read_tokenizer(tmp_path)
-    tokenizer.enable_truncation(4)
-    before = tokenizer.to_str()
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    before = backend.to_str()
     with pytest.raises(DataError, match="'s1'"):
         check_lengths(tokenizer, [study(TURN)], model(10))
-    assert tokenizer.to_str() == before
-    assert len(tokenizer.encode("<user>", add_special_tokens=False).ids) == 1
+    assert backend.to_str() == before
+    assert len(backend.encode("<user>", add_special_tokens=False).ids) == 1
+
+
+def test_counting_needs_no_torch(tmp_path):
+    save_language(LANGUAGE, tmp_path)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from sonoray_jobs.lengths import check_lengths, read_tokenizer\n"
+        "from llava_ultra.config import ModelConfig\n"
+        "check_lengths(read_tokenizer(Path(sys.argv[1])), [], ModelConfig())\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
