@@ -126,7 +126,8 @@ class Assistant:
         """Pick images and build the decoder's input.
 
         Raises:
-            ValueError: the conversation is malformed or too long.
+            ConversationError: roles are unknown, or in an order that the chat form does not take.
+            ValueError: the conversation is too long, or has characters without a token.
         """
         device = self.model.embedding_scale.device
         encoded, images_at = encode_chat(self.tokenizer, messages)

@@ -5,19 +5,26 @@ gets ours. Either way only the form is read with special tokens: what a user wri
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<pad>", "<s>", "</s>"
 ROLE_TOKENS = {"system": "<system>", "user": "<user>", "assistant": "<assistant>"}
+
+_MOST_SAID = 120
+"""Most characters of a template's own words that are passed on."""
 
 IGNORED = -100
 """Label of a token that takes no part in the loss (PyTorch's convention)."""
 
 
-def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+class ConversationError(ValueError):
+    """The form of a conversation is not what the model takes; quotes roles, never what was said."""
+
+
+def encode_text(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
     """Token ids of plain text, without special tokens.
 
     Special tokens written out in the text (`<assistant>`) are read as plain characters, so that a
@@ -43,7 +50,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def encode_chat(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
+    tokenizer: "PreTrainedTokenizerFast", messages: Sequence[dict[str, str]]
 ) -> tuple[list[int], int]:
     """Token ids of a conversation up to where the assistant speaks, and the images' place in it.
 
@@ -55,14 +62,15 @@ def encode_chat(
         The ids, and how many of them stand in front of the images.
 
     Raises:
-        ValueError: a role is unknown, the last message is not the user's, or the chat template does
-            not take the conversation.
+        ConversationError: a role is unknown, the last message is not the user's, or the chat
+            template does not take the conversation.
+        ValueError: as `encode_text` does.
     """
     if not messages or messages[-1]["role"] != "user":
-        raise ValueError("the last message must be the user's question")
+        raise ConversationError("the last message must be the user's question")
     for message in messages:
         if message["role"] not in ROLE_TOKENS:
-            raise ValueError(
+            raise ConversationError(
                 f"role {message['role']!r} is unknown; use one of {', '.join(ROLE_TOKENS)}"
             )
     if tokenizer.chat_template:
@@ -76,7 +84,7 @@ def encode_chat(
 
 
 def _encode_templated(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]
+    tokenizer: "PreTrainedTokenizerFast", messages: Sequence[dict[str, str]]
 ) -> tuple[list[int], int]:
     """Encode the template around the messages with special tokens, the messages without."""
     rest = _render(tokenizer, [message["role"] for message in messages], open_answer=True)
@@ -85,7 +93,7 @@ def _encode_templated(
     for number, message in enumerate(messages):
         before, found, rest = rest.partition(_mark(number))
         if not found:
-            raise ValueError(
+            raise ConversationError(
                 f"the language model's chat template leaves out the {message['role']} message "
                 f"{number}; send the conversation without it"
             )
@@ -101,23 +109,28 @@ def _mark(number: int) -> str:
     return f"\ue000{number}\ue001"
 
 
-def _render(tokenizer: PreTrainedTokenizerFast, roles: Sequence[str], *, open_answer: bool) -> str:
+def _render(
+    tokenizer: "PreTrainedTokenizerFast", roles: Sequence[str], *, open_answer: bool
+) -> str:
     """The chat template around messages of these roles, a mark in place of each."""
+    from jinja2 import TemplateError
+
     marked = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
     try:
         text = tokenizer.apply_chat_template(
             marked, tokenize=False, add_generation_prompt=open_answer
         )
     except TemplateError as error:
-        raise ValueError(
+        said = (str(error).splitlines() or [type(error).__name__])[0][:_MOST_SAID]
+        raise ConversationError(
             f"the language model's chat template does not take {', '.join(roles)} messages "
-            f"({str(error).splitlines()[0]}); change their order or leave out the system message"
+            f"({said}); change their order or leave out the system message"
         ) from None
     assert isinstance(text, str)
     return text
 
 
-def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
+def end_id(tokenizer: "PreTrainedTokenizerFast") -> int:
     """Id of the token that ends an answer: what the chat template closes it with, else `</s>`.
 
     Raises:
@@ -133,19 +146,19 @@ def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return token_id(tokenizer, END)
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerFast, answer: str) -> list[int]:
+def encode_answer(tokenizer: "PreTrainedTokenizerFast", answer: str) -> list[int]:
     """Token ids of an answer with its end token."""
     return [*encode_text(tokenizer, answer), end_id(tokenizer)]
 
 
-def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+def decode_text(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int]) -> str:
     """Text of token ids; an incomplete character at the end shows as U+FFFD."""
     text = tokenizer.decode(list(ids))
     assert isinstance(text, str)
     return text
 
 
-def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+def token_id(tokenizer: "PreTrainedTokenizerFast", token: str) -> int:
     """Id of a chat token.
 
     Raises:

@@ -225,7 +225,7 @@ class Chat:
             events = self._engine.generate(study, question.messages, sampling)
             started = await anext(events)
         if isinstance(started, Failed):
-            raise ApiError(started.problem, "messages", started.limit)
+            raise ApiError(started.problem, "messages", started.limit, started.detail)
         assert isinstance(started, Started)
         return Answer(
             as_stream=question.stream,

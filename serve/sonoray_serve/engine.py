@@ -133,6 +133,8 @@ class Engine:
         should_stop: Callable[[], bool],
     ) -> Iterator[Event]:
         """Decode, in the thread of a slot."""
+        from llava_ultra.chat import ConversationError
+
         with contained(logger):
             assistant = self._model.assistant
             if study.digest != self._model.digest:  # a rolling update is on its way
@@ -141,6 +143,9 @@ class Engine:
             visual = _to_visual(study)
             try:
                 prompt = assistant.prepare(visual, messages)
+            except ConversationError as error:
+                yield Failed(problem=Problem.CONVERSATION_NOT_ACCEPTED, detail=str(error))
+                return
             except ValueError:  # the model's word for a conversation that it cannot take
                 context = assistant.context_length
                 yield Failed(problem=Problem.CONTEXT_LENGTH_EXCEEDED, limit=context)

@@ -90,6 +90,8 @@ class Failed:
 
     problem: Problem
     limit: float | None = None
+    detail: str = ""
+    """What goes into the problem's text, where it has a place for it."""
 
 
 Event = Started | Piece | Finished | Failed

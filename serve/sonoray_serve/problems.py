@@ -1,7 +1,8 @@
 """Every error that a client may see: status, code and a fixed text.
 
 The texts hold the service's own limits and nothing else: no library's message and no part of the
-request, which could carry a patient's data into a log or a path of this machine into an answer.
+request, which could carry a patient's data into a log or a path of this machine into an answer. One
+has a detail: what the model's chat template says to the order of roles, which is all it is shown.
 The shape on the wire is OpenAI's error object. What is nobody's fault but ours is logged by
 `contained` with its place in the code and without its message, for the same reason.
 """
@@ -45,6 +46,11 @@ class Problem(Enum):
         _INVALID,
         "The conversation with its images does not fit into the model's context of {limit} "
         "tokens, or has characters that the model does not know.",
+    )
+    CONVERSATION_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "The model does not take this conversation: {detail}.",
     )
     MAX_TOKENS_TOO_LARGE = (400, _INVALID, "max_tokens is too large; at most {limit}.")
     IMAGE_URL_NOT_DATA = (
@@ -94,12 +100,17 @@ class ApiError(Exception):
     """A `Problem` met by a request; crosses Ray processes unharmed."""
 
     def __init__(
-        self, problem: Problem, param: str | None = None, limit: float | None = None
+        self,
+        problem: Problem,
+        param: str | None = None,
+        limit: float | None = None,
+        detail: str = "",
     ) -> None:
-        super().__init__(problem, param, limit)
+        super().__init__(problem, param, limit, detail)
         self.problem = problem
         self.param = param
         self.limit = limit
+        self.detail = detail
 
     def __str__(self) -> str:
         return self.problem.code
@@ -110,7 +121,7 @@ class ApiError(Exception):
         limit = "" if self.limit is None else f"{self.limit:,}"
         return {
             "error": {
-                "message": text.format(limit=limit),
+                "message": text.format(limit=limit, detail=self.detail),
                 "type": kind,
                 "param": self.param,
                 "code": self.problem.code,

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,13 @@ def encoded(vision: Vision, num_images: int = 3) -> EncodedStudy:
     return study
 
 
-async def collect(engine: Engine, study: EncodedStudy, sampling: Sampling) -> list[Event]:
-    return [event async for event in engine.generate(study, MESSAGES, sampling)]
+async def collect(
+    engine: Engine,
+    study: EncodedStudy,
+    sampling: Sampling,
+    messages: Sequence[dict[str, str]] = MESSAGES,
+) -> list[Event]:
+    return [event async for event in engine.generate(study, messages, sampling)]
 
 
 async def idle(engine: Engine) -> Any:
@@ -114,6 +119,24 @@ def test_stop_text_ends_the_answer_before_itself(vision: Vision, engine: Engine)
     end = events[-1]
     assert isinstance(end, Finished)
     assert end.reason == "stop"
+
+
+def test_what_a_chat_template_refuses_is_said_and_not_taken_for_length(
+    vision: Vision, engine: Engine
+):
+    engine._model.assistant.tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    secret = {"role": "system", "content": "patient-name-canary"}
+    (failed,) = run(collect(engine, encoded(vision), GREEDY, [secret, *MESSAGES]))
+    assert failed.problem is Problem.CONVERSATION_NOT_ACCEPTED
+    assert "does not take system, user messages (no system role)" in failed.detail
+    assert "canary" not in failed.detail
+    (long,) = run(
+        collect(engine, encoded(vision), GREEDY, [{"role": "user", "content": "a" * 999}])
+    )
+    assert long == Failed(problem=Problem.CONTEXT_LENGTH_EXCEEDED, limit=256)
 
 
 def test_closing_the_iterator_stops_the_decoder_and_frees_the_slot(vision: Vision, engine: Engine):

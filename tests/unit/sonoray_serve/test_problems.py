@@ -28,6 +28,13 @@ def test_limits_stand_in_the_text():
     assert body["error"]["message"] == "The body is too large; at most 64,000,000 bytes."
 
 
+def test_a_detail_stands_in_the_text_and_survives_pickling():
+    error = ApiError(Problem.CONVERSATION_NOT_ACCEPTED, "messages", detail="no system role")
+    body = pickle.loads(pickle.dumps(error)).body()
+    expected = "The model does not take this conversation: no system role."
+    assert body["error"]["message"] == expected
+
+
 def test_foreign_exception_is_reduced_to_its_place(caplog: pytest.LogCaptureFixture):
     logger = logging.getLogger("sonoray_serve.test")
     with pytest.raises(InternalError) as failed, contained(logger):
