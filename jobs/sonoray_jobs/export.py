@@ -90,6 +90,7 @@ def run(
             clip=ClipTower.load(parts["clip"].path),
             sam=SamTower.load(parts["sam"].path),
             provenance=provenance,
+            site_cue=road.train.site_cue,
         )
         return {"digests": manifest["digests"]}
 

@@ -1,7 +1,7 @@
 """The exported model: one folder, one manifest, and the assistant that runs it.
 
 ```
-manifest.json            format, name, model config, digests of every part, provenance
+manifest.json            format, name, model config, site cue, digests of every part, provenance
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
 clip/ sam/               the towers (llava_ultra.towers)
@@ -35,7 +35,7 @@ from llava_ultra.language import Language, add_lora, load_language, save_languag
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
 from llava_ultra.towers import ClipTower, SamTower, encode_images
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout."""
 
 NOTICE = "仅供科研使用, 不作为诊断依据。For research use only; not for diagnosis."
@@ -95,6 +95,11 @@ class Assistant:
     def notice(self) -> str:
         """What every answer must carry."""
         return NOTICE
+
+    @property
+    def site_cue(self) -> bool:
+        """Whether it was trained with the examination site in front of every question."""
+        return bool(self.manifest["site_cue"])
 
     @property
     def max_images(self) -> int:
@@ -204,6 +209,7 @@ def save_artifact(
     clip: ClipTower,
     sam: SamTower,
     provenance: Mapping[str, Any],
+    site_cue: bool = False,
 ) -> dict[str, Any]:
     """Write the exported model and return its manifest.
 
@@ -215,6 +221,7 @@ def save_artifact(
         clip: the CLIP tower that the features came from.
         sam: the SAM tower that the features came from.
         provenance: where it came from: run id, dataset digest, config hash.
+        site_cue: whether every question of the training began with the examination site.
     """
     connector, adapter = connector_state(model), adapter_state(model)
     save_file(connector, folder / "connector.safetensors")
@@ -226,6 +233,7 @@ def save_artifact(
         "format": FORMAT,
         "name": name,
         "config": model.config.model_dump(mode="json"),
+        "site_cue": site_cue,
         "digests": {
             "connector": state_digest(connector),
             "adapter": state_digest(adapter),

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sonoray.errors import DataError
+from sonoray.site_cue import with_site
 
 SPLITS = ("train", "validation", "test")
 SITE_LABEL = "site"
@@ -261,9 +262,7 @@ def with_site_cue(study: Study) -> Study:
             "for the site cue; set train.site_cue to false, or ingest a source that has it "
             "(the phantom does)"
         )
-    turns = tuple(
-        replace(turn, question=f"检查部位：{site}。{turn.question}") for turn in study.turns
-    )
+    turns = tuple(replace(turn, question=with_site(turn.question, site)) for turn in study.turns)
     return replace(study, turns=turns)
 
 

@@ -55,6 +55,7 @@ class LoadedModel:
             digest=self.digest,
             max_images=self.assistant.max_images,
             context_length=self.assistant.context_length,
+            site_cue=self.assistant.site_cue,
         )
 
     def check_towers(self) -> None:

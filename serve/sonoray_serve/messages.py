@@ -26,6 +26,8 @@ class ModelCard:
     max_images: int
     context_length: int
     """Most tokens of prompt and answer together."""
+    site_cue: bool
+    """Whether the model was trained with the examination site in front of every question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from sonoray.site_cue import SITE_CUE
+
 _INVALID = "invalid_request_error"
 
 
@@ -32,6 +34,12 @@ class Problem(Enum):
     UNKNOWN_PARAMETER = (400, _INVALID, "The request has a parameter that the API does not know.")
     LAST_MESSAGE_NOT_USER = (400, _INVALID, "The last message must be the user's question.")
     EMPTY_QUESTION = (400, _INVALID, "The last message has no text; ask a question.")
+    NO_SITE = (
+        400,
+        _INVALID,
+        "This model was trained to be told the examination site; begin the first question with "
+        + SITE_CUE.format(site="SITE"),
+    )
     NO_IMAGE = (400, _INVALID, "No message has an image_url part; send the study's images.")
     SEVERAL_STUDIES = (
         400,

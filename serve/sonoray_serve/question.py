@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sonoray.images import ImageLimits, Pixels, RejectedImageError, decode_image
+from sonoray.site_cue import names_site
 from sonoray_serve.api import ChatRequest, ImagePart, Message
 from sonoray_serve.messages import ModelCard
 from sonoray_serve.problems import ApiError, Problem
@@ -61,6 +62,9 @@ def read_question(
     texts = [_text(message) for message in request.messages]
     if not texts[-1].strip():
         raise ApiError(Problem.EMPTY_QUESTION, f"messages[{len(texts) - 1}].content")
+    first = [message.role for message in request.messages].index("user")
+    if card.site_cue and not names_site(texts[first]):
+        raise ApiError(Problem.NO_SITE, f"messages[{first}].content")
     if sum(map(len, texts)) > limits.max_prompt_chars:
         raise ApiError(Problem.PROMPT_TOO_LONG, "messages", limits.max_prompt_chars)
     max_tokens = request.max_completion_tokens or request.max_tokens or limits.default_tokens

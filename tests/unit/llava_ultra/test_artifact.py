@@ -122,9 +122,16 @@ def test_a_missing_file_is_named(folder, tmp_path, file):
 def test_a_newer_format_is_refused(folder, tmp_path):
     changed = copy_of(folder, tmp_path / "changed")
     manifest = json.loads((changed / "manifest.json").read_text())
-    (changed / "manifest.json").write_text(json.dumps({**manifest, "format": 3}))
-    with pytest.raises(ValueError, match="has format 3"):
+    (changed / "manifest.json").write_text(json.dumps({**manifest, "format": 4}))
+    with pytest.raises(ValueError, match="has format 4"):
         load_assistant(changed)
+
+
+def test_an_export_says_whether_its_questions_named_the_site(folder, tmp_path):
+    changed = copy_of(folder, tmp_path / "changed")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    (changed / "manifest.json").write_text(json.dumps({**manifest, "site_cue": True}))
+    assert [load_assistant(path).site_cue for path in (folder, changed)] == [False, True]
 
 
 @pytest.mark.parametrize("count", [0, 33])

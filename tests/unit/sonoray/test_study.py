@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonoray.errors import DataError
+from sonoray.site_cue import names_site
 from sonoray.study import (
     SPLITS,
     Study,
@@ -130,6 +131,8 @@ def test_the_site_cue_stands_before_every_question_and_changes_nothing_else():
     cued = with_site_cue(study)
     questions = [turn.question for turn in cued.turns]
     assert questions == ["检查部位：乳腺。良性还是恶性？", "检查部位：乳腺。大小？"]
+    assert all(map(names_site, questions))
+    assert not any(names_site(turn.question) for turn in turns)
     restored = [
         dataclasses.replace(turn, question=own.question)
         for turn, own in zip(cued.turns, turns, strict=True)

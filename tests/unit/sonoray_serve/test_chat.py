@@ -131,7 +131,7 @@ class Weighed:
 def test_nothing_of_the_body_is_kept_while_the_engine_works():
     noise = np.random.default_rng(0).integers(0, 255, (1200, 1200), dtype=np.uint8)
     data = json.dumps(chat_body([noise], stream=True)).encode()
-    card = ModelCard(notice="n", digest="d", max_images=1, context_length=256)
+    card = ModelCard(notice="n", digest="d", max_images=1, context_length=256, site_cue=False)
     weighed = Weighed()
     chat = Chat(
         vision=weighed, engine=weighed, card=card, model_name="llava-ultra", limits=Limits()

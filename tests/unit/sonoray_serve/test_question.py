@@ -1,5 +1,6 @@
 """From a request to a question: what makes a study, and every limit."""
 
+import dataclasses
 import io
 import json
 import struct
@@ -18,13 +19,15 @@ from sonoray_serve.question import Question, decode_study, read_question
 from sonoray_serve.settings import Limits
 from sonoray_serve.testing import chat_body, random_study, to_data_url, user_message
 
-CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256)
+CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256, site_cue=False)
 
 
-def read(body: dict[str, Any], **limits: Any) -> tuple[Question, tuple[bytes, ...]]:
+def read(
+    body: dict[str, Any], card: ModelCard = CARD, **limits: Any
+) -> tuple[Question, tuple[bytes, ...]]:
     checked = Limits(**limits)
     request = parse_chat_request(json.dumps(body).encode(), checked.max_marks)
-    return read_question(request, checked, CARD)
+    return read_question(request, checked, card)
 
 
 def refused(body: dict[str, Any], **limits: Any) -> ApiError:
@@ -78,6 +81,21 @@ def test_a_conversation_goes_on_about_the_study_of_its_first_message():
         ("assistant", "yes"),
         ("user", "a\nb"),
     ]
+
+
+def test_a_model_that_was_told_the_site_is_not_asked_without_it():
+    card = dataclasses.replace(CARD, site_cue=True)
+    cued = "检查部位：肝脏。大小？"
+    for question in ("大小？", "检查部位：。大小？", f"请看。{cued}"):
+        with pytest.raises(ApiError) as caught:
+            read(chat_body(random_study(1), question=question), card)
+        assert caught.value.problem is Problem.NO_SITE
+        assert "检查部位：SITE。" in caught.value.body()["error"]["message"]
+    read(chat_body(random_study(1), question="大小？"))
+    read(chat_body(random_study(1), question=cued), card)
+    answered = [{"role": "assistant", "content": "12mm"}, {"role": "user", "content": "边界？"}]
+    body = chat_body([], messages=[user_message(random_study(1), cued), *answered])
+    read(body, card)  # the conversation has named it
 
 
 @pytest.mark.parametrize(
