@@ -52,6 +52,9 @@ class AnswerActor:
         visual = collate_features([read_features(s, self._stores) for s in studies])
         visual = visual.to(self._device)
         tokens = self._model.fuse(visual.clip, visual.sam)
+        feature_scores = self._model.sampler.feature_scores(
+            tokens, [study.study_id for study in studies]
+        )
         questions = [(at, turn) for at, study in enumerate(studies) for turn in study.turns]
         limit = self._road.model.language.context_length
         asked = collate_texts(
@@ -60,7 +63,7 @@ class AnswerActor:
             max_tokens=limit,
         ).to(self._device)
         prompts = asked.without_answers()
-        reading = self._model.read(tokens, visual.image_mask, prompts)
+        reading = self._model.read(tokens, visual.image_mask, prompts, feature_scores)
         decoding = Decoding(max_tokens=self._road.evaluate.max_tokens)
         generated = generate(
             self._model,
@@ -83,7 +86,9 @@ class AnswerActor:
                 ],
                 max_tokens=limit,
             ).to(self._device)
-            likelihoods = answer_log_likelihoods(self._model, tokens, visual.image_mask, text)
+            likelihoods = answer_log_likelihoods(
+                self._model, tokens, visual.image_mask, text, feature_scores
+            )
             for (number, option), value in zip(candidates, likelihoods.tolist(), strict=True):
                 scores[number][option] = value
         shares = reading.selection.probabilities.cpu().numpy()

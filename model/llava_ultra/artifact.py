@@ -14,6 +14,7 @@ answers anyone. A digest is over what was loaded (weights and the settings that 
 compute), not over the files' bytes. Only safetensors and JSON are read, never pickles.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Assistant:
         device = self.model.embedding_scale.device
         clip = encode_images(self.clip, images, device)
         tokens = self.model.fuse(clip, encode_images(self.sam, images, device))
-        scores = self.model.sampler.feature_scores(tokens)
+        scores = self.model.sampler.feature_scores(tokens, [_study_key(images)])
         return VisualStudy(tokens=tokens.cpu(), feature_scores=scores.cpu())
 
     @torch.no_grad()
@@ -175,6 +176,13 @@ class Assistant:
             stop=stop,
             should_stop=should_stop,
         )
+
+
+def _study_key(images: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.shape}|".encode() + image.tobytes())
+    return digest.hexdigest()
 
 
 def connector_state(model: LlavaUltra) -> dict[str, Tensor]:

@@ -158,7 +158,11 @@ def stream(
 
 @torch.no_grad()
 def answer_log_likelihoods(
-    model: LlavaUltra, tokens: Tensor, image_mask: Tensor, text: TextBatch
+    model: LlavaUltra,
+    tokens: Tensor,
+    image_mask: Tensor,
+    text: TextBatch,
+    feature_scores: Tensor | None = None,
 ) -> Tensor:
     """Log-likelihood of each row's answer, its end token included.
 
@@ -167,11 +171,12 @@ def answer_log_likelihoods(
         tokens: (B, K, P, D) fused tokens.
         image_mask: (B, K) bool.
         text: N rows with answers as labels.
+        feature_scores: (B, K), where they were computed before.
 
     Returns:
         (N,) float32.
     """
-    reading = model.read(tokens, image_mask, text)
+    reading = model.read(tokens, image_mask, text, feature_scores)
     return model.answer_log_probs(reading, text).sum(dim=1)
 
 

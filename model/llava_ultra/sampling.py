@@ -26,6 +26,8 @@ One text belongs to several images, of which only some show what it says. The pa
 """
 
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,8 +81,21 @@ class Sampler(nn.Module):
             self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
             self.key = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
 
-    def feature_scores(self, tokens: Tensor) -> Tensor:
-        """Score images by their own tokens: (..., P, D) to (...); zeros where none is learned."""
+    def feature_scores(self, tokens: Tensor, study_keys: Sequence[str] = ()) -> Tensor:
+        """Score images before any text is known; zeros where nothing is learned or drawn.
+
+        Args:
+            tokens: (B, K, P, D), or (K, P, D) of one study.
+            study_keys: what names each of the B studies. `random` draws by it, so that a study has
+                the same scores in every batch and all options of a question are judged by the same
+                images; the others do not look at it.
+
+        Returns:
+            (B, K) or (K,).
+        """
+        if isinstance(self.config, RandomSampling) and study_keys:
+            drawn = [_draw(key, tokens.shape[-3]) for key in study_keys]
+            return tokens.new_tensor(drawn).view(tokens.shape[:-2])
         if not isinstance(self.config, AdaptiveSampling):
             return tokens.new_zeros(tokens.shape[:-2])
         pooled = torch.cat([tokens.mean(dim=-2), tokens.amax(dim=-2)], dim=-1)
@@ -192,7 +207,7 @@ class Sampler(nn.Module):
             feature_scores: (B, K), where they were computed before; else they are computed here.
 
         Raises:
-            ValueError: a study has no image.
+            ValueError: a study has no image, or `random` has no scores while evaluating.
         """
         if not bool(image_mask.any(dim=1).all()):
             raise ValueError("a study has 0 images to sample from (K = 0); drop it at ingest")
@@ -222,12 +237,18 @@ class Sampler(nn.Module):
 
         No value decides a shape here, so that this part also runs on tensors without values.
         """
-        if feature_scores is None:
-            feature_scores = self.feature_scores(tokens)
-        feature = gather_studies(feature_scores, study_index)
         row_mask = gather_studies(image_mask, study_index)
-        if isinstance(self.config, RandomSampling):
-            feature = self._draw(image_mask, study_index)
+        if self.training and isinstance(self.config, RandomSampling):
+            feature = torch.rand(row_mask.shape).to(row_mask.device)  # anew for each row
+        else:
+            if feature_scores is None and isinstance(self.config, RandomSampling):
+                raise ValueError(
+                    "sampling 'random' has no feature_scores to pick by while evaluating; draw "
+                    "them by study with Sampler.feature_scores(tokens, study_keys)"
+                )
+            if feature_scores is None:
+                feature_scores = self.feature_scores(tokens)
+            feature = gather_studies(feature_scores, study_index)
         scores, distillation = self._scores(
             feature, tokens, image_mask, study_index, text, text_mask
         )
@@ -250,18 +271,6 @@ class Sampler(nn.Module):
             indices=indices,
             distillation_loss=distillation,
         )
-
-    def _draw(self, image_mask: Tensor, study_index: Tensor) -> Tensor:
-        """Random scores (N, K).
-
-        While evaluating they come from a generator of their own, one draw per study: the same batch
-        gives the same picks, and all options of a question are judged by the same images.
-        """
-        if self.training:
-            drawn = torch.rand(len(study_index), image_mask.shape[1])
-            return drawn.to(image_mask.device)
-        drawn = torch.rand(image_mask.shape, generator=torch.Generator().manual_seed(0))
-        return gather_studies(drawn.to(image_mask.device), study_index)
 
     def _scores(
         self,
@@ -293,6 +302,12 @@ class Sampler(nn.Module):
                 scores = config.balance * log_attention + (1 - config.balance) * log_feature
                 loss = distillation_loss(attention, feature, row_mask, config.temperature)
                 return scores, loss
+
+
+def _draw(key: str, num_images: int) -> list[float]:
+    """Numbers in [0, 1) that follow from a study's key; those of fewer images begin alike."""
+    generator = random.Random(key)  # noqa: S311 - no secret
+    return [generator.random() for _ in range(num_images)]
 
 
 def _places(mask: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ adaptive = st.builds(
 settled = st.one_of(
     adaptive, st.just(KeepAllSampling()), st.builds(FirstSampling, num_selected=slots)
 )
-"""Samplers whose choice is a function of the study; a random one draws anew for each batch."""
+"""Samplers whose choice is a function of the features; a random one draws by the study's name."""
 samplings = st.one_of(settled, st.builds(RandomSampling, num_selected=slots))
 
 
@@ -177,7 +177,8 @@ def test_no_sampler_picks_padding_or_fills_a_slot_beyond_the_images(sampling, co
     mask = torch.arange(most) < torch.tensor(counts)[:, None]
     tokens = torch.randn(len(counts), most, TOKENS, WIDTH).masked_fill(~mask[:, :, None, None], 1e3)
     text, text_mask = torch.randn(len(counts), 5, WIDTH), torch.ones(len(counts), 5).bool()
-    selection = sampler(tokens, mask, torch.arange(len(counts)), text, text_mask)
+    scores = sampler.feature_scores(tokens, [str(row) for row in range(len(counts))])
+    selection = sampler(tokens, mask, torch.arange(len(counts)), text, text_mask, scores)
     blended = training and getattr(sampling, "training_rule", "") == "weighted"
     wanted = 1 if blended else getattr(sampling, "num_selected", most)
     picked = selection.tokens.view(len(counts), -1, TOKENS, WIDTH)

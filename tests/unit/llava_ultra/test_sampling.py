@@ -20,7 +20,9 @@ def run(config, counts, *, rows=None, training=False, seed=0):
     index = torch.tensor(rows if rows is not None else list(range(len(counts))))
     text = torch.randn(len(index), 5, WIDTH)
     text_mask = torch.ones(len(index), 5, dtype=torch.bool)
-    return sampler, tokens, mask, sampler(tokens, mask, index, text, text_mask)
+    keys = [f"study {number}" for number in range(len(counts))]
+    scores = None if training else sampler.feature_scores(tokens, keys)
+    return sampler, tokens, mask, sampler(tokens, mask, index, text, text_mask, scores)
 
 
 configs = st.one_of(
@@ -190,6 +192,25 @@ def test_random_repeats_itself_in_evaluation():
     second = run(RandomSampling(), [9] * 8, seed=2)[3].indices
     assert torch.equal(first, second)
     assert len(set(first.flatten().tolist())) > 1
+
+
+def test_random_draws_by_the_study_whatever_stands_beside_it():
+    sampler = Sampler(RandomSampling(num_selected=2), width=WIDTH).eval()
+    counts = {"a": 9, "b": 4, "c": 32}
+
+    def picked(*keys):
+        most = max(counts[key] for key in keys)
+        mask = torch.arange(most) < torch.tensor([counts[key] for key in keys])[:, None]
+        tokens, text = torch.zeros(len(keys), most, TOKENS, WIDTH), torch.zeros(len(keys), 5, WIDTH)
+        inputs = (tokens, mask, torch.arange(len(keys)), text, torch.ones(len(keys), 5).bool())
+        selection = sampler(*inputs, sampler.feature_scores(tokens, keys))
+        with pytest.raises(ValueError, match="'random' has no feature_scores"):
+            sampler(*inputs)
+        return dict(zip(keys, selection.indices.tolist(), strict=True))
+
+    alone = picked("a") | picked("b") | picked("c")
+    assert picked("a", "b", "c") == picked("c", "a", "b") == alone
+    assert sampler.feature_scores(torch.zeros(9, TOKENS, WIDTH), ["a"]).argmax() == alone["a"][0]
 
 
 def test_random_shows_all_rows_of_a_study_the_same_images_in_evaluation():
