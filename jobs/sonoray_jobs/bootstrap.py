@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sonoray.content import content_digest
 from sonoray.errors import DataError
 from sonoray.image_table import read_images
 from sonoray.images import decode_stored
@@ -101,12 +102,16 @@ class Bootstrapped:
 def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
     """The stage that makes `part` from the dataset's training split."""
     model = road.model
+    values = getattr(model, part).model_dump(mode="json")
+    origin = "source" if part == "language" else "weights"
+    values[origin] = _content_of(values[origin], dataset)
     config: dict[str, Any] = {
-        "model": getattr(model, part).model_dump(mode="json"),
+        "model": values,
         "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
     }
     if part == "clip" or (part == "sam" and road.bootstrap.sam.word_weight):
-        config["tokenizer"] = model.language.source or model.language.vocab_size
+        source = _content_of(model.language.source, dataset)
+        config["tokenizer"] = source or model.language.vocab_size
     if part == "sam":
         config["target_grid"] = model.clip.grid
     return Stage(
@@ -115,6 +120,12 @@ def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         inputs=[dataset.key],
         code=["sonoray_jobs.bootstrap", *_CODE[part]],
     )
+
+
+def _content_of(origin: str, dataset: StageOutput) -> str:
+    """The digest of a file or folder of the user's; what a hub or open_clip names stays a name."""
+    memory = dataset.path.parent / ".contents"
+    return (origin and content_digest(Path(origin), memory)) or origin
 
 
 def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:

@@ -57,6 +57,8 @@ PLACEMENT = {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", "
 """Where the training runs, which may change when it is resumed: checkpoints fit any number of
 workers."""
 
+_ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
+"""Where published weights lie, in `model`."""
 
 _MAX_FAILED_STARTS = 5
 """How often Ray Train tries again, after a minute each, to get the workers' resources; by default
@@ -104,7 +106,8 @@ def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOu
     source = str(dataset.manifest["name"]).removeprefix("ingest-")
     decisive = {
         "train": road.train.model_dump(mode="json", exclude=PLACEMENT),
-        "model": road.model.model_dump(mode="json"),
+        # where the parts' weights lie is not decisive: the parts stand below, by content
+        "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
         "dtype": road.embed.dtype,
         "dataset": dataset.key,
         "parts": {part: output.key for part, output in parts.items()},

@@ -2,6 +2,7 @@
 
 ```
 <workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, evaluate, export (sonoray.stages)
+           /stages/.contents/         digests of weights of others (sonoray.content)
            /datasets/<name>.json     which ingest output a dataset's name means now, and its origin
            /spool/<name>/            objects of a server that wait for their ingest (0700)
            /features/<fingerprint>/  feature store, one folder per tower (sonoray.feature_store)

@@ -1,5 +1,6 @@
 """What bootstrap does without a cluster: each part's maker, its stage and its report."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,24 @@ def test_another_source_is_another_language_and_another_clip(dataset):
     for part, changes in (("language", True), ("clip", True), ("sam", False)):
         keys = {bootstrap.stage_of(part, road(source=s), dataset).key for s in ("", "a", "b")}
         assert len(keys) == (3 if changes else 1)
+
+
+def test_weights_of_others_are_known_by_their_content(dataset, source, tmp_path):
+    def keys(weights: Path, language: Path) -> list[str]:
+        values = road(source=str(language)).model_dump()
+        values["model"]["sam"]["weights"] = str(weights)
+        config = RoadConfig.model_validate(values)
+        return [bootstrap.stage_of(part, config, dataset).key for part in bootstrap.PARTS]
+
+    here, there = tmp_path / "sam.pt", tmp_path / "moved.pt"
+    here.write_bytes(b"weights")
+    shutil.copy(here, there)
+    moved = shutil.copytree(source, tmp_path / "moved")
+    before = keys(here, source)
+    assert keys(there, moved) == before
+    here.write_bytes(b"other weights")
+    (moved / "tokenizer.json").write_text("{}")
+    assert all(a != b for a, b in zip(keys(here, moved), before, strict=True))
 
 
 def test_every_module_that_decides_a_part_is_in_its_key(dataset):
