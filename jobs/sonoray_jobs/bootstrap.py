@@ -1,6 +1,6 @@
 """Bootstrap: make the towers and the language model where none can be downloaded.
 
-Three stages, each content-addressed, each a Ray task on one CPU: the language model with its
+Three parts, each content-addressed, each a Ray task on one CPU: the language model with its
 tokenizer (trained, or taken from `model.language.source`), the SAM encoder from lesion masks, and
 the CLIP tower from images and captions, which shares the tokenizer. Either tower is taken from
 published weights where `model.sam.weights` or `model.clip.weights` names them; then only its
@@ -8,13 +8,11 @@ channels are standardised on the images. Only training patients are read: no sta
 sees a validation or test patient before evaluation.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.content import content_digest
 from sonoray.errors import DataError
 from sonoray.image_table import read_images
 from sonoray.images import decode_stored
@@ -23,51 +21,15 @@ from sonoray.study import Study, Turn, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.leakage import check_unseen
 from sonoray_jobs.lengths import check_lengths
+from sonoray_jobs.parts import PARTS, is_trained_tower, learning_of, stage_of
+from sonoray_jobs.readout import read_out, save_adopted, save_trained, trained_part
 from sonoray_jobs.road import RoadConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llava_ultra.config import LanguageConfig
-    from llava_ultra.towers import ClipTower, SamTower
     from sonoray.step_board import StepBoard
-
-PARTS = ("language", "sam", "clip")
-
-_LOOP = ("llava_ultra.schedule", "llava_ultra.precision", "llava_ultra.pretrain.loop")
-_PIXELS = (
-    "sonoray.images",
-    "llava_ultra.pixels",
-    "llava_ultra.tower_config",
-    "llava_ultra.towers",
-    "llava_ultra.adoption",
-)
-_CODE = {
-    "language": [
-        *_LOOP,
-        "llava_ultra.batch",
-        "llava_ultra.chat",
-        "llava_ultra.language",
-        "llava_ultra.model",
-        "llava_ultra.pretrain.language",
-    ],
-    "sam": [
-        *_LOOP,
-        *_PIXELS,
-        "llava_ultra.chat",
-        "llava_ultra.language",
-        "llava_ultra.pretrain.words",
-        "llava_ultra.pretrain.sam",
-    ],
-    "clip": [
-        *_LOOP,
-        *_PIXELS,
-        "llava_ultra.chat",
-        "llava_ultra.language",
-        "llava_ultra.pretrain.clip",
-    ],
-}
-"""Modules whose source decides each part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,35 +59,6 @@ class Bootstrapped:
             part: {"path": str(output.path), **output.manifest["summary"]}
             for part, output in self.outputs.items()
         }
-
-
-def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
-    """The stage that makes `part` from the dataset's training split."""
-    model = road.model
-    values = getattr(model, part).model_dump(mode="json")
-    origin = "source" if part == "language" else "weights"
-    values[origin] = _content_of(values[origin], dataset)
-    config: dict[str, Any] = {
-        "model": values,
-        "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
-    }
-    if part == "clip" or (part == "sam" and road.bootstrap.sam.word_weight):
-        source = _content_of(model.language.source, dataset)
-        config["tokenizer"] = source or model.language.vocab_size
-    if part == "sam":
-        config["target_grid"] = model.clip.grid
-    return Stage(
-        name=f"bootstrap-{part}",
-        config=config,
-        inputs=[dataset.key],
-        code=["sonoray_jobs.bootstrap", *_CODE[part]],
-    )
-
-
-def _content_of(origin: str, dataset: StageOutput) -> str:
-    """The digest of a file or folder of the user's; what a hub or open_clip names stays a name."""
-    memory = dataset.path.parent / ".contents"
-    return (origin and content_digest(Path(origin), memory)) or origin
 
 
 def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
@@ -177,24 +110,69 @@ def run(
     with ray_session(address):
         board = StepBoard.start()
         remote = ray.remote(num_cpus=1)(_make_part)
-        work = {part: remote.remote(part, road, output, workspace.stages, board) for part in PARTS}
+        work = {
+            part: remote.remote(
+                part,
+                road,
+                output,
+                (learning_of(part, road, output), stages[part]),  # paths mean these files here
+                workspace.stages,
+                board,
+            )
+            for part in PARTS
+        }
         with board.watching():
             results = ray.get(list(work.values()))
     return Bootstrapped(outputs=dict(zip(work, results, strict=True)))
 
 
 def _make_part(
-    part: str, road: RoadConfig, dataset: StageOutput, root: Path, board: "StepBoard"
+    part: str,
+    road: RoadConfig,
+    dataset: StageOutput,
+    stages: tuple[Stage, Stage],
+    root: Path,
+    board: "StepBoard",
 ) -> StageOutput:
+    return make_part(part, road, dataset, stages, root, board.poster(part))
+
+
+def make_part(
+    part: str,
+    road: RoadConfig,
+    dataset: StageOutput,
+    stages: tuple[Stage, Stage],
+    root: Path,
+    post: Callable[[int, int, float], None],
+) -> StageOutput:
+    """Make one part, where it does not exist yet.
+
+    Args:
+        part: one of `PARTS`.
+        road: the configuration.
+        dataset: what it learns from.
+        stages: `learning_of` and `stage_of` the part; the same one where nothing is read out.
+        root: folder of the stages.
+        post: progress callback.
+
+    Raises:
+        DataError: the dataset has no training studies, or none of its images has a mask.
+    """
     make = {"language": _make_language, "sam": _make_sam, "clip": _make_clip}[part]
-    post = board.poster(part)
+    learning, reading = stages
     studies = list(iter_studies(dataset.path, split="train"))
     if not studies:
         raise DataError(f"dataset {str(dataset.path)!r} has no training studies; ingest more")
+
+    def learn() -> StageOutput:
+        return run_stage(
+            learning, root, lambda folder: make(folder, road, dataset.path, studies, post)
+        )
+
+    if not is_trained_tower(part, road):
+        return learn()
     return run_stage(
-        stage_of(part, road, dataset),
-        root,
-        lambda folder: make(folder, road, dataset.path, studies, post),
+        reading, root, lambda folder: read_out(folder, part, road.model, dataset.path, learn())
     )
 
 
@@ -241,11 +219,11 @@ def _make_sam(
     from llava_ultra.pretrain.sam import pretrain_sam, thin_blanks
     from llava_ultra.pretrain.words import bag_of_words
 
-    config, target_grid = road.model.sam, road.model.clip.grid
+    config = road.model.sam
     wanted = [image.image_id for study in studies for image in study.images]
     if config.weights:
-        tower = adopt_sam(config, target_grid=target_grid)
-        return _save_adopted(folder, tower, config.weights, dataset, wanted)
+        tower = adopt_sam(config, target_grid=road.model.clip.grid)
+        return save_adopted(folder, tower, config.weights, dataset, wanted)
     shows_lesion = _lesions(dataset, wanted)
     if not shows_lesion:
         raise DataError(
@@ -270,19 +248,15 @@ def _make_sam(
     tower, losses = pretrain_sam(
         [image for image, _ in pairs],
         [mask for _, mask in pairs if mask is not None],
-        config,
+        trained_part("sam", config),
         settings.model_copy(update={"mask_levels": tuple(levels)}),
-        target_grid=target_grid,
+        target_grid=config.grid,
         words=words,
         on_step=post,
     )
-    tower.save(folder)
+    save_trained(folder, tower, used)
     missing = [level for level in settings.mask_levels if level not in levels]
-    return {
-        "fingerprint": tower.fingerprint,
-        "missing_levels": missing,
-        **_summary(used, losses),
-    }
+    return {"missing_levels": missing, **_summary(used, losses)}
 
 
 def _make_clip(
@@ -299,7 +273,7 @@ def _make_clip(
     if config.weights:
         wanted = [image.image_id for study in studies for image in study.images]
         source = f"{config.source} {config.weights}"
-        return _save_adopted(folder, adopt_clip(config), source, dataset, wanted)
+        return save_adopted(folder, adopt_clip(config), source, dataset, wanted)
     tokenizer = _make_tokenizer(road.model.language, studies)
     captions = _captions(studies)
     table = read_images(dataset, list(captions)[: road.bootstrap.clip.max_examples])
@@ -307,29 +281,12 @@ def _make_clip(
         [image for image, _ in table.values()],
         [captions[image_id] for image_id in table],
         tokenizer,
-        config,
+        trained_part("clip", config),
         road.bootstrap.clip,
         post,
     )
-    tower.save(folder)
-    return {"fingerprint": tower.fingerprint, **_summary(list(table), losses)}
-
-
-def _save_adopted(
-    folder: Path,
-    tower: "ClipTower | SamTower",
-    source: str,
-    dataset: Path,
-    image_ids: Sequence[str],
-) -> dict[str, Any]:
-    """Fit the standardiser on the dataset's images and write the tower as our own safetensors."""
-    from llava_ultra.towers import ADOPTED_FIT_IMAGES, fit_adopted
-
-    unique = list(dict.fromkeys(image_ids))
-    chosen = unique[:: math.ceil(len(unique) / ADOPTED_FIT_IMAGES)]
-    fit_adopted(tower, [image for image, _ in read_images(dataset, chosen).values()])
-    tower.save(folder)
-    return {"fingerprint": tower.fingerprint, "num_examples": len(chosen), "source": source}
+    save_trained(folder, tower, list(table))
+    return _summary(list(table), losses)
 
 
 def _make_tokenizer(

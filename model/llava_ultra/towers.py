@@ -43,7 +43,7 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "tower.json"
 
 
-_FIT_IMAGES = 512
+FIT_IMAGES = 512
 """Most images that a standardiser is fitted on: 18,000 tokens of the tiny towers."""
 _FIT_BATCH = 64
 _LEAST_DEVIATION = 1e-4
@@ -122,7 +122,7 @@ class Standardiser(nn.Module):
 
 def fit_standardiser(tower: "ClipTower | SamTower", canvases: np.ndarray) -> None:
     """Fit a tower's standardiser on canvases, uint8 (N, S, S, 3), of which it takes at most 512."""
-    chosen = canvases[:: math.ceil(len(canvases) / _FIT_IMAGES)]
+    chosen = canvases[:: math.ceil(len(canvases) / FIT_IMAGES)]
     starts = range(0, len(chosen), _FIT_BATCH)
     _fit(tower, (normalise(chosen[at : at + _FIT_BATCH]) for at in starts))
 
@@ -227,6 +227,12 @@ class ClipTower(nn.Module):
         features: Tensor = self.standardise(tokens)
         return features
 
+    def read_as(self, config: ClipConfig) -> "ClipTower":
+        """The same CLIP, read as `config` says; its standardiser is fresh."""
+        tower = ClipTower(config, **self.text_ids)
+        tower.clip.load_state_dict(self.clip.state_dict())
+        return tower.eval()
+
     def save(self, folder: Path) -> None:
         """Write weights and configuration into `folder`."""
         _save(self, folder, {"config": self.config.model_dump(), **self.text_ids})
@@ -315,6 +321,12 @@ class SamTower(nn.Module):
             if number in layers:
                 grids.append(states.permute(0, 3, 1, 2))
         return grids
+
+    def read_as(self, config: SamConfig, *, target_grid: int) -> "SamTower":
+        """The same encoder, read as `config` says on that grid; its standardiser is fresh."""
+        tower = SamTower(config, target_grid=target_grid)
+        tower.encoder.load_state_dict(self.encoder.state_dict())
+        return tower.eval()
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration into `folder`."""

@@ -17,7 +17,7 @@ from llava_ultra.chat import encode_text
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.pixels import normalise, random_views, to_canvases
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers import ClipTower, fit_standardiser
+from llava_ultra.towers import ClipTower
 
 _TOKEN_STD = 0.3
 """Standard deviation of the token embeddings at the start."""
@@ -42,7 +42,7 @@ def pretrain_clip(
         on_step: progress callback.
 
     Returns:
-        The tower in evaluation mode, and the loss of each step.
+        The tower in evaluation mode, its standardiser fresh, and the loss of each step.
 
     Raises:
         ValueError: there are fewer images than a batch, or counts differ.
@@ -81,7 +81,6 @@ def pretrain_clip(
         return contrastive_loss(logits, groups[index])
 
     losses = optimise(tower, config, step_loss, on_step)
-    fit_standardiser(tower, canvases)
     return tower, losses
 
 

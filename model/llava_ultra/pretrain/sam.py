@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llava_ultra.config import SamConfig, SamPretrainConfig
 from llava_ultra.pixels import normalise, random_views, to_canvases, to_masks
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers import SamTower, fit_standardiser
+from llava_ultra.towers import SamTower
 
 _SUBGRID = 4
 """Mask values along each side of a grid cell: with 16-pixel patches, one for 4 x 4 pixels."""
@@ -78,12 +78,12 @@ def pretrain_sam(
             there is none.
         model_config: the tower's shape.
         config: how to train.
-        target_grid: CLIP's grid, to which the tower brings its own.
+        target_grid: CLIP's grid, to which the tower brings its own; training does not use it.
         words: (N, V), 1 where a word stands in an image's caption; needed with a `word_weight`.
         on_step: progress callback.
 
     Returns:
-        The tower in evaluation mode, and the loss of each step.
+        The tower in evaluation mode, its standardiser fresh, and the loss of each step.
 
     Raises:
         ValueError: counts or sizes differ, there are fewer images than a batch, a level is in no
@@ -134,7 +134,6 @@ def pretrain_sam(
         return loss
 
     losses = optimise(segmenter, config, step_loss, on_step)
-    fit_standardiser(segmenter.tower, canvases)
     return segmenter.tower, losses
 
 

@@ -142,6 +142,71 @@ def test_another_source_is_another_language_and_another_clip(dataset):
         assert len(keys) == (3 if changes else 1)
 
 
+def with_tower(part: str, **values: object) -> RoadConfig:
+    config = road().model_dump()
+    config["model"][part] |= values
+    return RoadConfig.model_validate(config)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("clip", {"feature_layer": -1}),
+        ("clip", {"feature_layers": (0, 1)}),
+        ("clip", {"class_token": True}),
+        ("sam", {"feature_layers": (0,)}),
+    ],
+)
+def test_another_readout_of_a_tower_trains_nothing_anew(
+    part, changes, dataset, monkeypatch, tmp_path
+):
+    from llava_ultra import towers
+    from llava_ultra.pretrain import clip, sam
+
+    trained = []
+    module = {"clip": clip, "sam": sam}[part]
+    pretrain = getattr(module, f"pretrain_{part}")
+    remember = lambda *given, **named: trained.append(part) or pretrain(*given, **named)  # noqa: E731
+    monkeypatch.setattr(module, f"pretrain_{part}", remember)
+    kind = {"clip": towers.ClipTower, "sam": towers.SamTower}[part]
+
+    def make(config):
+        stages = (
+            bootstrap.learning_of(part, config, dataset),
+            bootstrap.stage_of(part, config, dataset),
+        )
+        output = bootstrap.make_part(part, config, dataset, stages, tmp_path, lambda *_: None)
+        tower = kind.load(output.path)
+        assert output.manifest["summary"]["fingerprint"] == tower.fingerprint
+        assert output.manifest["summary"]["num_steps"] == 1
+        assert tower.config == getattr(config.model, part)
+        assert (tower.standardise.mean != 0).any()
+        return tower
+
+    first, second = make(road()), make(with_tower(part, **changes))
+    assert trained == [part]
+    assert first.fingerprint != second.fingerprint
+    encoders = [
+        getattr(tower, "clip" if part == "clip" else "encoder") for tower in (first, second)
+    ]
+    weights = [encoder.state_dict() for encoder in encoders]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    other = with_tower(part, width=64)
+    keys = [bootstrap.learning_of(part, each, dataset).key for each in (road(), other)]
+    assert keys[0] != keys[1]
+
+
+def test_another_grid_of_clip_reads_sam_anew_and_trains_it_not(dataset):
+    keys = [
+        [make(part, config, dataset).key for part in ("clip", "sam")]
+        for make in (bootstrap.learning_of, bootstrap.stage_of)
+        for config in (road(), with_tower("clip", image_size=64))
+    ]
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]
+    assert keys[2][1] != keys[3][1]
+
+
 def test_weights_of_others_are_known_by_their_content(dataset, source, tmp_path):
     def keys(weights: Path, language: Path) -> list[str]:
         values = road(source=str(language)).model_dump()
