@@ -19,6 +19,10 @@ from llava_ultra.batch import TextBatch
 from llava_ultra.chat import decode_text, end_id
 from llava_ultra.model import LlavaUltra, Reading, positions
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it logits divided by the temperature overflow float32, and what is left is a greedy choice
+anyway."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
@@ -26,7 +30,7 @@ class Decoding:
 
     max_tokens: int = 128
     temperature: float = 0.0
-    """0 picks the likeliest token."""
+    """0 picks the likeliest token, and so does anything below `LEAST_TEMPERATURE`."""
     seed: int | None = None
     """Seed of each row's sampling; None leaves it to torch's global state."""
 
@@ -184,7 +188,7 @@ def _choose(
     logits: Tensor, temperature: float, generators: Sequence[torch.Generator | None]
 ) -> Tensor:
     """Pick one token of each row: logits (N, V) to (N,)."""
-    if temperature == 0:
+    if temperature < LEAST_TEMPERATURE:
         return logits.argmax(dim=-1)
     probabilities = (logits / temperature).softmax(dim=-1)
     return torch.cat(

@@ -161,3 +161,13 @@ def test_align_right_moves_padding_and_keeps_the_order():
     moved, moved_mask = align_right(embeds, mask)
     assert moved[0, 2:, 0].tolist() == [0.0, 2.0, 3.0]
     assert moved_mask.tolist() == [[False, False, True, True, True]]
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-6])
+def test_a_temperature_too_small_to_divide_by_is_greedy(temperature):
+    reading = read([(0, "甲状腺", "")])
+    cold, greedy = (
+        generate(MODEL, TOKENIZER, reading, Decoding(max_tokens=8, temperature=value, seed=0))
+        for value in (temperature, 0)
+    )
+    assert cold == greedy
