@@ -40,7 +40,7 @@ def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     Raises:
         ValueError: the image is no uint8 picture, or smaller than 16 pixels on a side.
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         raise ValueError(
             f"an image is {image.dtype} of shape {image.shape}; give uint8 (H, W) or (H, W, 3)"
         )

@@ -63,3 +63,9 @@ def test_views_move_masks_with_pixels(mirror):
 def test_what_is_no_picture_is_refused(image, message):
     with pytest.raises(ValueError, match=message):
         letterbox(image, 32)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 4])
+def test_a_picture_of_other_channels_than_three_is_refused(num_channels):
+    with pytest.raises(ValueError, match=rf"shape \(40, 40, {num_channels}\); give uint8"):
+        letterbox(np.zeros((40, 40, num_channels), np.uint8), 32)
