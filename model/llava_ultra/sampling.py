@@ -360,7 +360,7 @@ def pick(scores: Tensor, image_mask: Tensor, num_slots: int) -> tuple[Tensor, Te
         soft = masked.masked_fill(empty[:, None], 0.0).softmax(dim=-1)
         best = masked.argmax(dim=-1)
         hard = F.one_hot(best, scores.shape[1]).to(soft.dtype)
-        slot = (hard + soft - soft.detach()).masked_fill(empty[:, None], 0.0)
+        slot = (hard + (soft - soft.detach())).masked_fill(empty[:, None], 0.0)
         slots.append(slot)
         indices.append(best.masked_fill(empty, -1))
         left = left & ~hard.bool()

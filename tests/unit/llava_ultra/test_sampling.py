@@ -74,6 +74,12 @@ def test_more_padding_changes_nothing(counts, extra):
     assert torch.allclose(plain.tokens, wide.tokens, atol=1e-6)
 
 
+def test_a_slot_is_one_hot_to_the_bit():
+    torch.manual_seed(0)
+    slots, indices = pick(3 * torch.randn(500, 7), torch.ones(500, 7, dtype=torch.bool), 3)
+    assert torch.equal(slots, torch.nn.functional.one_hot(indices, 7).float())
+
+
 def test_pick_takes_the_best_in_order_and_leaves_empty_slots():
     scores = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 9.0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
