@@ -258,7 +258,7 @@ def write_report(
             for topic in sorted({row["topic"] for row in predictions})
             if (rate := _hit_rate(predictions, "attention_finding", topic)) is not None
         },
-        "generated_exact": sum(generated_right) / max(1, len(generated_right)),
+        "generated_exact": sum(generated_right) / len(generated_right) if generated_right else None,
     }
     write_json(folder / "metrics.json", metrics)
     return metrics

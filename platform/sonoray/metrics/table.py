@@ -176,7 +176,7 @@ def comparison_table(comparisons: Sequence[TopicComparison]) -> Table:
 
 
 def disagreement_table(comparisons: Sequence[TopicComparison]) -> Table:
-    """Lay out who is right where, with McNemar's exact test."""
+    """Lay out who is right where, with McNemar's exact test, which knows of no patients."""
     return Table(
         header=(
             "topic",
@@ -185,7 +185,7 @@ def disagreement_table(comparisons: Sequence[TopicComparison]) -> Table:
             "only second",
             "both wrong",
             "different answers",
-            "McNemar p",
+            "McNemar p (over questions)",
         ),
         rows=tuple(
             (

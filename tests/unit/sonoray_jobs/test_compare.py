@@ -139,7 +139,7 @@ def test_lines_show_both_differences_and_disagreements(workspace):
     text = "\n".join(found.lines())
     assert "first:  phantom-aaa1 (MLflow run id-of-phantom-aaa1)" in text
     assert "60 questions of 30 studies" in text
-    assert "McNemar p" in text
+    assert "McNemar p (over questions)" in text
     assert "note:" not in text
     assert len(found.disagreements) == 3
     for item in found.disagreements:

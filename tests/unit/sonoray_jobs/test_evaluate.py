@@ -149,3 +149,9 @@ def test_only_the_topics_that_are_named_are_asked():
         asked_about(studies, ("margin", "edge"), known)
     with pytest.raises(DataError, match=r"none of the studies is asked about \['margin'\]"):
         asked_about(studies[1:], ("margin",), known)
+
+
+def test_without_closed_questions_no_share_of_them_was_generated_right(tmp_path):
+    reports = [row for row in predictions() if row["task"] == "report"]
+    metrics = write_report(tmp_path, reports, TRAINING, SETTINGS)
+    assert metrics["generated_exact"] is None
