@@ -8,6 +8,7 @@ that new sentences still split into familiar parts.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,13 +219,20 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     their equally named projections.
 
     Raises:
-        ValueError: a name of `target_modules` matches nothing, or what cannot have an adapter.
+        ValueError: a name of `target_modules` matches nothing, or what cannot have an adapter; or
+            one of `exclude_modules` spares nothing.
     """
-    targets = list(settings.target_modules)
-    paths = [f".{path}" for path, _ in model.named_modules()]  # peft matches their ends
-    unmatched = [t for t in targets if not any(path.endswith(f".{t}") for path in paths)]
-    if unmatched:
+    targets, excluded = list(settings.target_modules), list(settings.exclude_modules)
+    paths = [path for path, _ in model.named_modules()]
+    found = {t: [path for path in paths if f".{path}".endswith(f".{t}")] for t in targets}
+    if unmatched := [t for t in targets if not found[t]]:
         raise ValueError(f"LoRA target_modules {unmatched} match nothing; {_linear_layers(model)}")
+    matched = [path for those in found.values() for path in those]
+    if idle := [e for e in excluded if not any(re.fullmatch(_below(e), path) for path in matched)]:
+        raise ValueError(
+            f"LoRA exclude_modules {idle} spare no layer that target_modules {targets} match; name "
+            f"a module by the last parts of its path, or leave them out; {_linear_layers(model)}"
+        )
     try:
         adapted: nn.Module = get_peft_model(
             model,
@@ -235,16 +243,21 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
                 use_rslora=settings.variant == "rslora",
                 use_dora=settings.variant == "dora",
                 target_modules=targets,
-                exclude_modules=list(settings.exclude_modules) or None,
+                exclude_modules="|".join(map(_below, excluded)) or None,
                 task_type="CAUSAL_LM",
             ),
         )
         return adapted
     except ValueError as error:
         raise ValueError(
-            f"LoRA target_modules {targets} without {list(settings.exclude_modules)} cannot be "
+            f"LoRA target_modules {targets} without {excluded} cannot be "
             f"adapted ({str(error).splitlines()[0]}); {_linear_layers(model)}"
         ) from None
+
+
+def _below(name: str) -> str:
+    """Pattern of the paths of a module of that name and of all that is below it."""
+    return rf"(.*\.)?{re.escape(name)}(\..*)?"
 
 
 def _linear_layers(model: nn.Module) -> str:

@@ -210,6 +210,14 @@ def test_excluded_modules_get_no_adapter():
     assert adapted == set(settings.target_modules) - {"up_proj"}
 
 
+@pytest.mark.parametrize("name", ["layers.0", "model.layers.0", "0"])
+def test_what_is_below_an_excluded_module_gets_no_adapter_either(name):
+    model = add_lora(tiny_language(CONFIG).model, LoraSettings(exclude_modules=(name,)))
+    names = [path for path, _ in model.named_modules() if path.endswith(".lora_A")]
+    assert names
+    assert all(".layers.1." in path for path in names)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -217,6 +225,8 @@ def test_excluded_modules_get_no_adapter():
         ({"target_modules": ("q_proj", "c_attn")}, r"\['c_attn'\] match nothing"),
         ({"target_modules": ("input_layernorm",)}, "cannot be adapted"),
         ({"target_modules": ("q_proj",), "exclude_modules": ("q_proj",)}, "cannot be adapted"),
+        ({"exclude_modules": ("mlp", "vision_tower")}, r"\['vision_tower'\] spare no layer"),
+        ({"target_modules": ("q_proj",), "exclude_modules": ("mlp",)}, r"\['mlp'\] spare no layer"),
     ],
 )
 def test_lora_targets_that_cannot_be_are_refused_with_the_layers_that_can(settings, message):
