@@ -133,8 +133,8 @@ class Compared:
                 for key in self.changed
             ),
             f"{self.first.dataset}, {self.first.split}: {num_questions} questions of "
-            f"{self.num_studies} studies, 95 % intervals and p values over patients (McNemar's over "
-            "questions), not corrected for their number",
+            f"{self.num_studies} studies, 95 % intervals and p values over patients (McNemar's "
+            "over questions), not corrected for their number",
             *comparison_table(self.topics).text(),
             "",
             *disagreement_table(self.topics).text(),

@@ -169,8 +169,8 @@ class LoraSettings(ModelPart):
     )
     """Names of linear layers, or the last parts of their paths; each must match one."""
     exclude_modules: tuple[str, ...] = ()
-    """Modules that get no adapter, with all that is below them, though they match: the towers that a
-    language model of others brings along; each must spare a layer."""
+    """Modules that get no adapter, with all that is below them, though they match: the towers that
+    a language model of others brings along; each must spare a layer."""
 
 
 class ModelConfig(ModelPart):

@@ -165,7 +165,7 @@ def test_align_right_moves_padding_and_keeps_the_order():
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-6])
 def test_a_temperature_too_small_to_divide_by_is_greedy(temperature):
-    reading = read([(0, "甲状腺", "")])
+    reading = read([(0, QUESTIONS[0])])
     cold, greedy = (
         generate(MODEL, TOKENIZER, reading, Decoding(max_tokens=8, temperature=value, seed=0))
         for value in (temperature, 0)
