@@ -41,7 +41,7 @@ def test_every_source_is_built_and_says_what_it_misses(tmp_path, name, options, 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("kidney", {}, "'kidney' is unknown; use one of busbra, busi, dicom, llava, phantom"),
+        ("kidney", {}, "'kidney' is unknown; use one of busbra, busi, dicom, dicomweb, llava"),
         ("busbra", {}, "needs its files; run: sonoray ingest busbra PATH"),
         ("phantom", {"path": "folder"}, "'phantom' reads no files; leave 'folder' out"),
         ("busbra", {"path": ".", "name": "mine"}, "'busbra' takes no --name; leave it out"),

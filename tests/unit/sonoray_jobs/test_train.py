@@ -13,6 +13,7 @@ from sonoray.errors import DataError, JobFailedError
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate, ingest, train
+from sonoray_jobs import parts as parts_of
 from sonoray_jobs.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.embed_plan import make_plan
 from sonoray_jobs.road import RoadConfig
@@ -86,21 +87,16 @@ def road_of(sampling: SamplingConfig, context_length: int) -> RoadConfig:
     )
 
 
-class Silent:
-    """A board that nobody watches."""
-
-    def poster(self, part):
-        return lambda *_: None
-
-
 def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     """Bootstrap and embed in this process."""
     dataset = workspace.dataset("phantom")
     for part in bootstrap.PARTS:
-        bootstrap._make_part(part, road, dataset, workspace.stages, Silent())
+        stages = (parts_of.learning_of(part, road, dataset), parts_of.stage_of(part, road, dataset))
+        bootstrap.make_part(part, road, dataset, stages, workspace.stages, lambda *_: None)
     parts = bootstrap.find_parts(workspace, road, "phantom")
     stores = embed.open_stores(workspace, road, "phantom")
-    stages = embed._stages(road, parts, stores)
+    folders = {tower: parts[tower].path for tower in embed.TOWERS}
+    stages = embed.tower_stages(road, folders, stores)
     actors = [TowerActor(stage) for stage in stages]
     for piece in make_plan(dataset.path, stores, road.embed.batch_size).pieces:
         sizes = {stage.name: stage.image_size for stage in stages}

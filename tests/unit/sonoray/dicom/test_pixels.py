@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_voi_lut, convert_color_space, pixel_array
 from pydicom.uid import (
     JPEG2000,
@@ -223,7 +224,8 @@ def test_a_palette_in_a_lossless_codestream_is_applied(name):
     table = np.random.default_rng(0).integers(0, 65536, (3, count)).astype("<u2")
     data.PhotometricInterpretation, data.PixelRepresentation = "PALETTE COLOR", 0
     for colour, values in zip(("Red", "Green", "Blue"), table, strict=True):
-        setattr(data, f"{colour}PaletteColorLookupTableDescriptor", [count % 65536, 0, 16])
+        descriptor = f"{colour}PaletteColorLookupTableDescriptor"
+        data.add_new(tag_for_keyword(descriptor), "US", [count % 65536, 0, 16])
         setattr(data, f"{colour}PaletteColorLookupTableData", values.tobytes())
     expected = np.rint(table.T[stored].astype(np.float32) * (255 / 65535))
     np.testing.assert_array_equal(pixels_of(as_bytes(data))[0], expected)

@@ -22,7 +22,7 @@ from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.ingest import SourceOptions, run
 from sonoray_jobs.quarantine import read_rejects, retry
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road import RoadConfig, load_road
 
 ROAD = RoadConfig.model_validate(
     {"dicomweb": {"backoff_s": 0.01, "max_backoff_s": 0.02, "tries": 3, "page_size": 4}}
@@ -252,7 +252,7 @@ def test_wrong_credentials_and_a_wrong_url_are_one_line(orthanc, workspace, monk
 
 def test_a_killed_ingest_goes_on_where_it_was(orthanc, proxy, tmp_path, workspace):
     """The real command, with kill -9 while eight of twenty objects are here and four come."""
-    undisturbed = bring(workspace, orthanc.url, name="pacs")
+    undisturbed = bring(workspace, orthanc.url, load_road("tiny"), name="pacs")
     other = Workspace.open(tmp_path / "other")
     shutil.copy2(workspace.root / "identity.key", other.root)
     fetched, go_on = [], threading.Event()
