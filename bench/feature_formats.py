@@ -7,7 +7,7 @@ The features of the test split, as the road's store has them, are encoded and de
 and answered from by the same model (`sonoray evaluate`'s code). Per format: bytes an image; the
 features' error (root mean square over root mean square of the features); of the questions how many
 answers differ from those of the store's own format; closed accuracy; how often the picked image
-differs, and shows the finding. Figures in docs/results.md; one core, a minute for the demo.
+differs, and shows the finding.
 """
 
 import argparse

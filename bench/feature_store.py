@@ -8,8 +8,7 @@ rows read back and compared), then random reads of 256 rows through a fresh read
 the features as fixed-size binary in row groups of 64, uncompressed, a file for each writer, since
 two cannot write one file; it has its rows on disk only when the file is closed. Lance appends every
 batch to one dataset, which all writers commit to. The page cache is warm: what differs is the
-layout, not the disk. The figures in `sonoray.feature_store` are from 2 cores of a shared machine;
-it takes half a minute.
+layout, not the disk. The figures in `sonoray.feature_store` are from 2 cores of a shared machine.
 """
 
 import argparse

@@ -11,7 +11,7 @@ int8 is absmax quantisation with one scale a token (Dettmers et al. 2022, LLM.in
 "row-wise"), `round(x / s)` with `s = max |x| / 127`, rounded to float16 first so that writer and
 reader use the same one; its two bytes stand behind the token's channels. The towers hand out
 standardised channels, so none of them makes the others of its token coarse. What each format does
-to answers is measured by `bench/feature_formats.py`, with figures in docs/results.md.
+to answers: `bench/feature_formats.py`.
 """
 
 from collections.abc import Callable, Mapping
