@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_ultra.config import AdaptiveSampling
+from llava_ultra.config import AdaptiveSampling, ModelConfig, RandomSampling
 from llava_ultra.language import save_language
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
@@ -20,7 +20,10 @@ from sonoray_jobs.checkpoint import Position, write_checkpoint
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.trained import TrainedParts
 
-MODEL = tiny_config(AdaptiveSampling(num_selected=2, inference_score="balanced"))
+SAMPLINGS = (
+    AdaptiveSampling(num_selected=2, inference_score="balanced"),
+    RandomSampling(num_selected=2),
+)
 COUNTS = (1, 7, 2, 32, 3)
 """Images of each study."""
 CLOSED = Turn(
@@ -104,19 +107,24 @@ def study_of(number: int, count: int) -> Study:
 STUDIES = [study_of(number, count) for number, count in enumerate(COUNTS)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("trained")
+@pytest.fixture(scope="module", params=SAMPLINGS, ids=lambda sampling: sampling.type)
+def config(request: pytest.FixtureRequest) -> ModelConfig:
+    return tiny_config(request.param)
 
 
 @pytest.fixture(scope="module")
-def parts(folder: Path) -> TrainedParts:
+def folder(config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp(config.sampling.type)
+
+
+@pytest.fixture(scope="module")
+def parts(config: ModelConfig, folder: Path) -> TrainedParts:
     """A checkpoint with every trained tensor at random, over a random language model."""
-    language = tiny_language(MODEL)
+    language = tiny_language(config)
     save_language(language, folder / "language")
     fingerprints = {"clip": "c" * 16, "sam": "s" * 16}
     digests = {"language": language.digest, **fingerprints}
-    model = tiny_model(MODEL, language)
+    model = tiny_model(config, language)
     weights = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
@@ -124,7 +132,7 @@ def parts(folder: Path) -> TrainedParts:
     }
     position = Position(stage=1, epochs=1, steps=1, digests=digests)
     write_checkpoint(folder / "checkpoint", weights, {}, position)
-    road = RoadConfig.model_validate({"model": MODEL.model_dump(), "evaluate": {"max_tokens": 12}})
+    road = RoadConfig.model_validate({"model": config.model_dump(), "evaluate": {"max_tokens": 12}})
     return TrainedParts(
         road=road,
         checkpoint=folder / "checkpoint",
