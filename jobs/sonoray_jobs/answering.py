@@ -6,9 +6,10 @@ service does; `generated` keeps that text.
 
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
 was decoded, all images of the study with the score that the sampler gave each for this question,
-and which of them the language model saw. `attention_finding` is of another pick: that of the
-attention score when the true answer is before it, as it is in training. It tells how good a teacher
-the feature score has.
+and which of them the language model saw. `shows_finding` tells whether the first of these shows
+what the study is about, `share_showing` how often a random image would. `attention_finding` is of
+another pick: that of the attention score when the true answer is before it, as it is in training.
+It tells how good a teacher the feature score has.
 """
 
 import hashlib
@@ -116,6 +117,7 @@ class AnswerActor:
                     "image_scores": shares[number, : len(study.images)].tolist(),
                     "selected": picked[number][picked[number] >= 0].tolist(),
                     "shows_finding": _shows_finding(study, int(picked[number, 0])),
+                    "share_showing": _share_showing(study),
                     "attention_finding": _shows_finding(study, told[number]) if told else -1,
                 }
             )
@@ -165,6 +167,12 @@ def _shows_finding(study: Study, index: int) -> int:
     if "1" not in known:
         return -1
     return int(known[index] == "1")
+
+
+def _share_showing(study: Study) -> float:
+    """Share of the images that show the finding; -1 where nobody knows or none does."""
+    known = [image.labels.get("shows_finding") for image in study.images]
+    return known.count("1") / len(known) if "1" in known else -1.0
 
 
 def pack_studies(studies: list[Study]) -> list[dict[str, Any]]:

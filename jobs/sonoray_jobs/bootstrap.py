@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llava_ultra.config import LanguageConfig
-    from sonoray.step_board import StepBoard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +108,7 @@ def run(
 
     with ray_session(address):
         board = StepBoard.start()
-        remote = ray.remote(num_cpus=1)(_make_part)
+        remote = ray.remote(num_cpus=1)(make_part)
         work = {
             part: remote.remote(
                 part,
@@ -117,24 +116,13 @@ def run(
                 output,
                 (learning_of(part, road, output), stages[part]),  # paths mean these files here
                 workspace.stages,
-                board,
+                board.poster(part),
             )
             for part in PARTS
         }
         with board.watching():
             results = ray.get(list(work.values()))
     return Bootstrapped(outputs=dict(zip(work, results, strict=True)))
-
-
-def _make_part(
-    part: str,
-    road: RoadConfig,
-    dataset: StageOutput,
-    stages: tuple[Stage, Stage],
-    root: Path,
-    board: "StepBoard",
-) -> StageOutput:
-    return make_part(part, road, dataset, stages, root, board.poster(part))
 
 
 def make_part(

@@ -13,16 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sonoray.config import content_hash
 from sonoray.errors import DataError
 from sonoray.metrics import (
     AnswerRecord,
     Bootstrap,
+    Estimate,
     closed_metrics,
     closed_table,
     text_metrics,
     text_table,
 )
+from sonoray.metrics.bootstrap import estimate, mean_metric
 from sonoray.metrics.plots import plot_closed, plot_history, plot_roc
 from sonoray.metrics.table import Table, f1_table, overlap_table, seen_table
 from sonoray.stages import Stage, StageOutput, run_stage, write_json
@@ -80,12 +84,16 @@ class Evaluated:
             lines += [""]
         if self.summary["text"]:
             lines += (self.output.path / "text.txt").read_text(encoding="utf-8").splitlines()
-        rate = self.summary["hit_rate"]
-        if rate is not None:
-            lines += [f"sampled image shows the finding: {rate:.3f} of answers"]
+        picks = self.summary["hit_rate"]
+        if picks is not None:
+            chance = self.summary["chance_hit_rate"]["value"]
+            lines += [
+                f"image sampled first shows the finding: {Estimate(**picks)}, "
+                f"a random one {chance:.3f}"
+            ]
         told = self.summary["attention_hit_rates"]
         if told:
-            rates = ", ".join(f"{topic} {rate:.3f}" for topic, rate in told.items())
+            rates = ", ".join(f"{topic} {Estimate(**rate)}" for topic, rate in told.items())
             lines += [f"attention, told the answer, picks an image that shows it: {rates}"]
         lines += [
             f"all metrics: {self.output.path / 'closed.md'}, {self.output.path / 'text.md'}",
@@ -252,11 +260,12 @@ def write_report(
         "num_questions": len(predictions),
         "closed": {item.topic: item.to_json() for item in closed},
         "text": {item.topic: item.to_json() for item in free},
-        "hit_rate": _hit_rate(predictions, "shows_finding"),
+        "hit_rate": _hit_rate(predictions, "shows_finding", bootstrap),
+        "chance_hit_rate": _hit_rate(predictions, "share_showing", bootstrap),
         "attention_hit_rates": {
             topic: rate
             for topic in sorted({row["topic"] for row in predictions})
-            if (rate := _hit_rate(predictions, "attention_finding", topic)) is not None
+            if (rate := _hit_rate(predictions, "attention_finding", bootstrap, topic)) is not None
         },
         "generated_exact": sum(generated_right) / len(generated_right) if generated_right else None,
     }
@@ -265,12 +274,22 @@ def write_report(
 
 
 def _hit_rate(
-    predictions: Sequence[Mapping[str, Any]], column: str, topic: str | None = None
-) -> float | None:
-    """Share of the picks that show the finding, of those of which it is known."""
-    asked = [row for row in predictions if topic in (None, row["topic"])]
-    known = [row[column] for row in asked if row[column] >= 0]
-    return sum(known) / len(known) if known else None
+    predictions: Sequence[Mapping[str, Any]],
+    column: str,
+    bootstrap: Bootstrap,
+    topic: str | None = None,
+) -> dict[str, Any] | None:
+    """Share of the picks that show the finding, where one is known and an image was left out."""
+    rows = [
+        row
+        for row in predictions
+        if topic in (None, row["topic"])
+        and row[column] >= 0
+        and len(row["selected"]) < len(row["image_ids"])
+    ]
+    values = np.array([row[column] for row in rows], dtype=np.float64)
+    rate = estimate(mean_metric(values), [row["patient_key"] for row in rows], bootstrap)
+    return None if rate is None else rate.to_json()
 
 
 def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> None:

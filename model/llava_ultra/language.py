@@ -219,19 +219,25 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     their equally named projections.
 
     Raises:
-        ValueError: a name of `target_modules` matches nothing, or what cannot have an adapter; or
-            one of `exclude_modules` spares nothing.
+        ValueError: a name of `target_modules` matches nothing, or what is no linear layer with
+            weights of its own; or one of `exclude_modules` spares nothing.
     """
     targets, excluded = list(settings.target_modules), list(settings.exclude_modules)
     paths = [path for path, _ in model.named_modules()]
     found = {t: [path for path in paths if f".{path}".endswith(f".{t}")] for t in targets}
     if unmatched := [t for t in targets if not found[t]]:
-        raise ValueError(f"LoRA target_modules {unmatched} match nothing; {_linear_layers(model)}")
+        raise ValueError(f"LoRA target_modules {unmatched} match nothing; {_name_layers(model)}")
     matched = [path for those in found.values() for path in those]
+    if others := sorted(set(matched) - _linear_layers(model).keys()):
+        # PEFT takes embeddings and tied heads too, and merging one of a tied pair changes both
+        raise ValueError(
+            f"LoRA target_modules {targets} match {others[0]!r}, which is no linear layer with "
+            f"weights of its own; {_name_layers(model)}"
+        )
     if idle := [e for e in excluded if not any(re.fullmatch(_below(e), path) for path in matched)]:
         raise ValueError(
             f"LoRA exclude_modules {idle} spare no layer that target_modules {targets} match; name "
-            f"a module by the last parts of its path, or leave them out; {_linear_layers(model)}"
+            f"a module by the last parts of its path, or leave them out; {_name_layers(model)}"
         )
     try:
         adapted: nn.Module = get_peft_model(
@@ -251,7 +257,7 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     except ValueError as error:
         raise ValueError(
             f"LoRA target_modules {targets} without {excluded} cannot be "
-            f"adapted ({str(error).splitlines()[0]}); {_linear_layers(model)}"
+            f"adapted ({str(error).splitlines()[0]}); {_name_layers(model)}"
         ) from None
 
 
@@ -260,10 +266,16 @@ def _below(name: str) -> str:
     return rf"(.*\.)?{re.escape(name)}(\..*)?"
 
 
-def _linear_layers(model: nn.Module) -> str:
-    layers = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Linear layers by path, without an output head that is the embedding read backwards."""
+    embedding: Any = model.get_input_embeddings()
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module.weight is not embedding.weight
     }
-    return f"the linear layers of this language model are {', '.join(sorted(layers))}"
+
+
+def _name_layers(model: PreTrainedModel) -> str:
+    names = {path.rpartition(".")[2] for path in _linear_layers(model)}
+    return f"the linear layers of this language model are {', '.join(sorted(names))}"

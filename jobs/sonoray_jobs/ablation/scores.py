@@ -8,7 +8,8 @@ An interval resamples patients (rows) and, independently, seeds (columns), both 
 and takes percentiles of the mean: the bootstrap of crossed random effects (A. B. Owen, "The
 pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007). S seeds show (S - 1) / S of their
 variance, so three of them leave the interval somewhat narrow, and one leaves the patients alone.
-Differences are of the same question and seed.
+Differences are of the same question and seed. Where all patients score alike in every seed, the
+ends are exact (`sonoray.metrics.bootstrap.unvaried`).
 """
 
 from collections import defaultdict
@@ -22,7 +23,7 @@ import numpy as np
 
 from sonoray.errors import DataError
 from sonoray.metrics import Bootstrap, Estimate, char_f1
-from sonoray.metrics.bootstrap import Floats
+from sonoray.metrics.bootstrap import Floats, interval, unvaried
 from sonoray.study import Task
 
 ALL_CLOSED = "all closed questions"
@@ -146,20 +147,25 @@ def score_variants(
         scores[variant] = Score(
             mean=estimate_mean(np.stack(list(columns.values()), axis=1), group.patients, bootstrap),
             by_seed={seed: float(column.mean()) for seed, column in columns.items()},
-            difference=estimate_mean(np.stack(paired, axis=1), group.patients, bootstrap)
+            difference=estimate_mean(
+                np.stack(paired, axis=1), group.patients, bootstrap, lowest=-1.0
+            )
             if paired and variant != reference
             else None,
         )
     return scores
 
 
-def estimate_mean(scores: Floats, patients: Sequence[str], bootstrap: Bootstrap) -> Estimate:
+def estimate_mean(
+    scores: Floats, patients: Sequence[str], bootstrap: Bootstrap, *, lowest: float = 0.0
+) -> Estimate:
     """Mean of scores (N, S) of N questions and S seeds, with its interval.
 
     Args:
         scores: one column per seed.
         patients: the patient of each question; a patient's questions are drawn together.
         bootstrap: draws, confidence and seed.
+        lowest: the least possible score: 0, or -1 for differences of scores.
     """
     names, owner = np.unique(np.array(patients), return_inverse=True)
     num_patients, num_seeds = len(names), scores.shape[1]
@@ -170,9 +176,11 @@ def estimate_mean(scores: Floats, patients: Sequence[str], bootstrap: Bootstrap)
     sizes = np.bincount(owner).astype(np.float64)
     drawn_patients, drawn_seeds = _draws(num_patients, num_seeds, bootstrap)
     totals = ((drawn_patients @ sums) * drawn_seeds).sum(axis=1) / num_seeds
-    tail = (1 - bootstrap.confidence) / 2
-    low, high = np.quantile(totals / (drawn_patients @ sizes), [tail, 1 - tail])
-    return Estimate(value=float(scores.mean()), low=float(low), high=float(high))
+    value = float(scores.mean())
+    low, high = interval(totals / (drawn_patients @ sizes), bootstrap.confidence)
+    if np.ptp(scores) == 0:
+        low, high = unvaried(value, num_patients, bootstrap.confidence, lowest=lowest)
+    return Estimate(value=value, low=low, high=high)
 
 
 @lru_cache(maxsize=4)

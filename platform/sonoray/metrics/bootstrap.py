@@ -6,9 +6,12 @@ replacement is a row of counts, and every metric here is a function of such weig
 one it is the estimate, with the counts of R draws it is R resampled values, without a Python loop.
 2,000 draws of an AUC over 1,000 answers take 0.4 s beside other work on 2 CPU cores, where a loop
 over `sklearn.metrics.roc_auc_score` takes 4.6 s; the values are tested to equal scikit-learn's.
+
+No draw can show what no patient shows: where all patients score alike, as where every answer is
+right, all draws do and their interval would have no width. Its ends are then exact (`unvaried`).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,7 +42,7 @@ class Bootstrap(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A metric with its percentile interval."""
+    """A metric with its percentile interval, which is exact where no draw differs."""
 
     value: float
     low: float | None
@@ -47,6 +50,11 @@ class Estimate:
     high: float | None
     num_undefined: int = 0
     """Draws that left the metric undefined (one class alone) and were skipped."""
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -88,6 +96,8 @@ def estimates(
         patients: the patient of each of the N answers.
         bootstrap: number of draws, confidence and seed.
 
+    The metrics lie between 0 and 1, as far as the ends of intervals without a varying draw go.
+
     Returns:
         The estimates; None for a metric that the whole sample leaves undefined.
     """
@@ -99,6 +109,8 @@ def estimates(
             found[name] = None
             continue
         low, high = interval(draws[name], bootstrap.confidence)
+        if low is not None and low == high == value:
+            low, high = unvaried(value, _num_judged(metric, patients), bootstrap.confidence)
         num_undefined = int(np.isnan(draws[name]).sum())
         found[name] = Estimate(value=value, low=low, high=high, num_undefined=num_undefined)
     return found
@@ -114,24 +126,80 @@ def interval(draws: Floats, confidence: float) -> tuple[float | None, float | No
     return float(low), float(high)
 
 
+def unvaried(
+    value: float, num_patients: int, confidence: float, *, lowest: float = 0.0
+) -> tuple[float | None, float | None]:
+    """Exact interval of a mean score that is the same for every patient.
+
+    None of P patients scored otherwise, so with the given confidence at most a share
+    `1 - ((1 - c) / 2) ** (1 / P)` of all patients does (C. J. Clopper and E. S. Pearson, "The use
+    of confidence or fiducial limits", Biometrika 26(4), 1934), and these by as much as can be.
+
+    Args:
+        value: the score that all share.
+        num_patients: number of patients that were judged.
+        confidence: as in `Bootstrap`.
+        lowest: the least possible score: 0, or -1 for a difference. The greatest is 1.
+
+    Returns:
+        The ends; two None where fewer than two patients were judged.
+    """
+    if num_patients < 2:
+        return None, None
+    others = 1 - ((1 - confidence) / 2) ** (1 / num_patients)
+    return value - others * (value - lowest), value + others * (1 - value)
+
+
 def resample(
     metrics: Mapping[str, Metric], patients: Sequence[Hashable], bootstrap: Bootstrap
 ) -> dict[str, Floats]:
     """Values (R,) of each metric in R draws of patients; (0,) where there is one patient alone."""
-    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
-    num_patients = len(numbers)
+    owner = _number(patients)
+    num_patients = int(owner.max(initial=-1)) + 1
     if num_patients < 2:
         return {name: np.empty(0) for name in metrics}
-    owner = np.array([numbers[patient] for patient in patients])
     generator = np.random.default_rng(bootstrap.seed)
-    block = max(1, _MAX_WEIGHTS // max(owner.size, num_patients))
+    shares = np.full(num_patients, 1 / num_patients)
+    draws = (
+        generator.multinomial(num_patients, shares, size=size)
+        for size in _block_sizes(bootstrap.num_resamples, owner.size)
+    )
+    return _evaluate(metrics, owner, draws)
+
+
+def _num_judged(metric: Metric, patients: Sequence[Hashable]) -> int:
+    """Number of patients whose answers alone define a metric."""
+    owner = _number(patients)
+    num_patients = int(owner.max()) + 1
+    alone, start = [], 0
+    for size in _block_sizes(num_patients, owner.size):
+        alone.append(np.eye(size, num_patients, k=start))
+        start += size
+    values = _evaluate({"metric": metric}, owner, alone)["metric"]
+    return int((~np.isnan(values)).sum())
+
+
+def _number(patients: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """Number patients from 0, in the order in which they appear."""
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+    return np.array([numbers[patient] for patient in patients], dtype=np.int64)
+
+
+def _block_sizes(num_draws: int, num_answers: int) -> list[int]:
+    """Split draws into blocks whose weights fit `_MAX_WEIGHTS`."""
+    block = max(1, _MAX_WEIGHTS // num_answers)
+    return [min(block, num_draws - start) for start in range(0, num_draws, block)]
+
+
+def _evaluate(
+    metrics: Mapping[str, Metric],
+    owner: npt.NDArray[np.int64],
+    counts: Iterable[npt.NDArray[np.int64] | Floats],
+) -> dict[str, Floats]:
+    """Values of metrics where patients (R, P) are counted so often, block by block."""
     values: dict[str, list[Floats]] = {name: [] for name in metrics}
-    for start in range(0, bootstrap.num_resamples, block):
-        size = min(block, bootstrap.num_resamples - start)
-        counts = generator.multinomial(
-            num_patients, np.full(num_patients, 1 / num_patients), size=size
-        )
-        weights = counts[:, owner].astype(np.float64)
+    for block in counts:
+        weights = block[:, owner].astype(np.float64)
         for name, metric in metrics.items():
             values[name].append(metric(weights))
     return {name: np.concatenate(blocks) for name, blocks in values.items()}

@@ -240,11 +240,7 @@ def _p_value(value: float | None) -> str:
 
 
 def _cell(value: Estimate | None) -> str:
-    if value is None:
-        return "-"
-    if value.low is None or value.high is None:
-        return f"{value.value:.3f}"
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return "-" if value is None else str(value)
 
 
 def _width(text: str) -> int:

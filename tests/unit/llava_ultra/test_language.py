@@ -223,7 +223,9 @@ def test_what_is_below_an_excluded_module_gets_no_adapter_either(name):
     [
         ({"target_modules": ("nothing",)}, r"\['nothing'\] match nothing"),
         ({"target_modules": ("q_proj", "c_attn")}, r"\['c_attn'\] match nothing"),
-        ({"target_modules": ("input_layernorm",)}, "cannot be adapted"),
+        ({"target_modules": ("input_layernorm",)}, "layers.0.input_layernorm', which is no linear"),
+        ({"target_modules": ("q_proj", "embed_tokens")}, "embed_tokens', which is no linear layer"),
+        ({"target_modules": ("lm_head",)}, "lm_head', which is no linear layer"),
         ({"target_modules": ("q_proj",), "exclude_modules": ("q_proj",)}, "cannot be adapted"),
         ({"exclude_modules": ("mlp", "vision_tower")}, r"\['vision_tower'\] spare no layer"),
         ({"target_modules": ("q_proj",), "exclude_modules": ("mlp",)}, r"\['mlp'\] spare no layer"),
@@ -232,7 +234,9 @@ def test_what_is_below_an_excluded_module_gets_no_adapter_either(name):
 def test_lora_targets_that_cannot_be_are_refused_with_the_layers_that_can(settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         add_lora(tiny_language(CONFIG).model, LoraSettings(**settings))
-    assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj" in str(caught.value)
+    assert "model are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from sonoray.errors import DataError
@@ -17,7 +18,7 @@ from sonoray.metrics import (
     Estimate,
     closed_metrics,
 )
-from sonoray.metrics.bootstrap import among, estimate, estimates, mean_metric
+from sonoray.metrics.bootstrap import among, estimate, estimates, mean_metric, unvaried
 from sonoray.metrics.closed import auc_metric, balanced_accuracy_metric, f1_metric
 
 BENIGN, MALIGNANT = "良性", "恶性"
@@ -405,8 +406,33 @@ def test_metrics_share_the_draws_and_a_part_of_the_answers_has_its_own_value() -
     assert found["odd"].low == pytest.approx(found["mean"].low + 0.5)
     few = estimate(among(mean, values == 3), patients, QUICK)
     assert few is not None
-    assert (few.low, few.high) == (3.0, 3.0)
+    assert (few.low, few.high) == (None, None)  # one patient's answers
     assert few.num_undefined / 1000 == pytest.approx(0.9**10, abs=0.05)  # its patient is not drawn
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(1.0, 0.025, 1.0), (0.0, 0.0, 0.975)])
+def test_answers_that_are_all_alike_have_the_exact_interval_over_patients(
+    right: float, low: float, high: float
+) -> None:
+    patients = [f"p{number // 3}" for number in range(60)]
+    found = estimate(mean_metric(np.full(60, right)), patients, QUICK)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    exact = binomtest(20 * int(right), 20).proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    half = among(mean_metric(np.full(60, right)), np.arange(60) < 6)
+    some = estimate(half, patients, QUICK)  # of two patients, though 20 are drawn
+    assert some is not None
+    assert (some.low, some.high) == pytest.approx((low**0.5, 1 - (1 - high) ** 0.5), abs=1e-12)
+
+
+def test_equal_scores_of_differences_may_go_either_way() -> None:
+    low, high = unvaried(0.0, 20, 0.95, lowest=-1.0)
+    assert low is not None
+    assert high is not None
+    assert -low == pytest.approx(high, abs=1e-15)
+    assert high == pytest.approx(1 - 0.025 ** (1 / 20))
 
 
 def test_an_answer_that_is_no_option_costs_its_truth_and_is_no_class() -> None:

@@ -1,6 +1,7 @@
 """What an evaluation writes from its predictions; the answering itself is in tests/ray."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,10 @@ def predictions():
             "study_id": f"s{number}",
             "patient_key": f"p{number // 2}",
             "shows_finding": (1, 0, -1)[number % 3],
+            "share_showing": (0.5, 0.25, -1.0)[number % 3],
             "attention_finding": (1, 1, -1)[number % 3],
+            "image_ids": ["a", "b"],
+            "selected": [0],
         }
         rows.append(
             common
@@ -56,8 +60,11 @@ def report(tmp_path):
 def test_metrics_of_both_kinds_of_questions(report):
     _, metrics = report
     assert (metrics["num_studies"], metrics["num_questions"]) == (12, 24)
-    assert metrics["hit_rate"] == 0.5
-    assert metrics["attention_hit_rates"] == {"pathology": 1, "report": 1}
+    assert metrics["hit_rate"]["value"] == 0.5
+    assert metrics["hit_rate"]["low"] < 0.5 < metrics["hit_rate"]["high"]
+    assert metrics["chance_hit_rate"]["value"] == 0.375
+    told = metrics["attention_hit_rates"]
+    assert {topic: rate["value"] for topic, rate in told.items()} == {"pathology": 1, "report": 1}
     assert metrics["generated_exact"] == 0.5
     closed = metrics["closed"]["pathology"]
     assert closed["positive_f1"]["value"] >= 0
@@ -68,6 +75,19 @@ def test_metrics_of_both_kinds_of_questions(report):
     assert (text["num_seen"], text["seen_share"]) == (8, pytest.approx(2 / 3))
     assert text["seen"]["exact_match"]["value"] == 0.5
     assert text["unseen"]["exact_match"]["value"] == 0
+
+
+def test_a_pick_counts_only_where_an_image_was_left_out(tmp_path):
+    rows = predictions()
+    for row in rows[:6]:
+        row["selected"] = [0, 1]
+    left = [row["shows_finding"] for row in rows[6:] if row["shows_finding"] >= 0]
+    metrics = write_report(tmp_path, rows, TRAINING, SETTINGS)
+    assert metrics["hit_rate"]["value"] == pytest.approx(sum(left) / len(left))
+    for row in rows:
+        row["selected"] = [0, 1]
+    metrics = write_report(tmp_path, rows, TRAINING, SETTINGS)
+    assert (metrics["hit_rate"], metrics["attention_hit_rates"]) == (None, {})
 
 
 def test_only_the_file_of_constant_texts_holds_a_text(report):
@@ -106,6 +126,8 @@ def test_lines_name_what_was_written(tmp_path):
     lines = result.lines()
     assert lines[0].startswith("test: 12 questions of 12 studies")
     assert lines[1].startswith("topic")  # no empty table of closed questions
+    picks = next(line for line in lines if line.startswith("image sampled first"))
+    assert re.fullmatch(r".* finding: 0\.500 \[0\.\d{3}, .*\], a random one 0\.375", picks)
     assert f"predictions: {output.path / 'predictions.parquet'}" in lines
     assert not (output.path / "scores.png").exists()
     assert json.dumps(result.to_json())

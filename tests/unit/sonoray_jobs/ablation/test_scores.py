@@ -104,6 +104,15 @@ def test_one_patient_gives_no_interval():
     assert (found.value, found.low, found.high) == (0.5, None, None)
 
 
+def test_scores_that_are_all_alike_have_an_exact_interval():
+    patients = [f"p{number}" for number in range(30)]
+    right = estimate_mean(np.ones((30, 3)), patients, BOOTSTRAP)
+    assert (right.value, right.high) == (1.0, 1.0)
+    assert right.low == pytest.approx(0.025 ** (1 / 30))
+    same = estimate_mean(np.zeros((30, 3)), patients, BOOTSTRAP, lowest=-1.0)
+    assert (-same.low, same.high) == pytest.approx((1 - 0.025 ** (1 / 30),) * 2)
+
+
 def test_other_questions_are_not_compared():
     one, two = [row("a1", "margin", "是")], [row("a1", "side", "是")]
     check_same_questions({"x": one, "y": [row("a1", "margin", "否")]})
