@@ -59,6 +59,7 @@ def tiny_road() -> RoadConfig:
                     {"name": "instruct", "epochs": 2, "learning_rate": 2e-3, "lora": True},
                 ],
                 "studies_per_step": 3,
+                "site_cue": True,  # the rarer road, on which the cue has to reach every step
             },
             "evaluate": {"max_tokens": 8, "bootstrap_samples": 1000},
         }

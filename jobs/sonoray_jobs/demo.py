@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sonoray.study import Study, Task, iter_studies
+from sonoray.study import Study, Task, iter_studies, with_site_cue
 from sonoray.workspace import Workspace
 from sonoray_jobs import ask, bootstrap, embed, evaluate, export, ingest, train
 from sonoray_jobs.options import Result
@@ -78,7 +78,7 @@ class Demonstrated:
                 f"  used image {used} of {len(reply.images)}; scores {scores}",
                 "",
             ]
-        notice = [self.replies[0].notice] if self.replies else []
+        notice = self.replies[0].notice
         where = self.workspace.root
         return [
             *evaluated.lines(),
@@ -87,12 +87,12 @@ class Demonstrated:
             "",
             "Three questions to the served model, over HTTP:",
             *answers,
-            *notice,
+            notice,
             "",
             "seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in self.seconds.items()),
             f"runs and models:  {self.mlflow}",
             f"serve it again:   sonoray serve --workspace {where} --insecure-local",
-            "ask it:           sonoray ask IMAGE... --question 请描述超声所见。",
+            f"ask it:           sonoray ask IMAGE... --question {self.replies[-1].question}",
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -136,6 +136,8 @@ def run(
                 for line in results[name].lines():
                     logger.info("%s", line)
         study = demo_study(workspace)
+        if road.train.site_cue:  # as it was trained
+            study = with_site_cue(study)
         turns = demo_turns(study)
         pictures = ask.study_pictures(workspace, DATASET, study.study_id)
         key = new_api_key()
@@ -190,7 +192,8 @@ def _keep(shown: Demonstrated, url: str, key: str) -> None:
             logger.info("%s", line)
         logger.info("the service is up at %s; its key is in %s; Ctrl-C stops it", url, file)
         logger.info(
-            "  sonoray ask IMAGE... --question 请描述超声所见。 --url %s --api-key-file %s",
+            "  sonoray ask IMAGE... --question %s --url %s --api-key-file %s",
+            shown.replies[-1].question,
             url,
             file,
         )

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 PAD, START, END = "<pad>", "<s>", "</s>"
 ROLE_TOKENS = {"system": "<system>", "user": "<user>", "assistant": "<assistant>"}
 
+_NO_CLOCK = "{% macro strftime_now(format) %}2024-01-01{% endmacro %}"
+"""Stands before a chat template, for those that write today's date: a model is asked in the form in
+which it was trained, and the same question has the same tokens tomorrow."""
+
 _MOST_SAID = 120
 """Most characters of a template's own words that are passed on."""
 
@@ -118,7 +122,10 @@ def _render(
     marked = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
     try:
         text = tokenizer.apply_chat_template(
-            marked, tokenize=False, add_generation_prompt=open_answer
+            marked,
+            chat_template=_NO_CLOCK + tokenizer.get_chat_template(),
+            tokenize=False,
+            add_generation_prompt=open_answer,
         )
     except TemplateError as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:_MOST_SAID]

@@ -16,7 +16,7 @@ from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.towers import ClipTower, SamTower, encode_images
 from sonoray.errors import ConfigError, DataError, TrackingError
 from sonoray.image_table import read_images
-from sonoray.study import Task, iter_studies
+from sonoray.study import Task, iter_studies, with_site_cue
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate, export, train
@@ -33,7 +33,9 @@ def arguments(done, workspace=None):
 
 
 def studies_of(done, split):
-    return list(iter_studies(done.workspace.dataset(DATASET).path, split=split))
+    """Studies as this road reads them: every question begins with the examination site."""
+    path = done.workspace.dataset(DATASET).path
+    return [with_site_cue(study) for study in iter_studies(path, split=split)]
 
 
 def mlflow_run(done):
@@ -286,6 +288,7 @@ def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
     folder = tracking.resolve_model(finished_road.exported.uri)
     assistant = load_assistant(folder)
     assert assistant.manifest["provenance"]["run_id"] == finished_road.trained.run_id
+    assert assistant.site_cue
     study = studies_of(finished_road, "test")[0]
     ids = [image.image_id for image in study.images]
     dataset = finished_road.workspace.dataset(DATASET).path

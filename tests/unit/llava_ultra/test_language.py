@@ -302,6 +302,13 @@ def test_the_chat_template_is_kept_and_part_of_the_digest(tmp_path):
     assert loaded.digest != language.digest
 
 
+def test_a_template_that_writes_todays_date_gives_the_same_tokens_every_day(tmp_path):
+    dated = "{{ '<|im_start|>' + strftime_now('%d %b %Y') + '\n' }}" + CHATML
+    tokenizer = chat_language(tmp_path, dated).tokenizer
+    ids, _ = encode_chat(tokenizer, [{"role": "user", "content": "有什么异常？"}])
+    assert decode_text(tokenizer, ids).startswith("<|im_start|>2024-01-01\n<|im_start|>user\n")
+
+
 def test_a_conversation_that_a_template_does_not_take_is_refused(tmp_path):
     tokenizer = chat_language(tmp_path, template=STRICT).tokenizer
     user = {"role": "user", "content": "x"}
