@@ -52,7 +52,7 @@ def tiny_road() -> RoadConfig:
                 "clip": {"steps": 4, "batch_size": 4},
                 "sam": {"steps": 4, "batch_size": 4},
             },
-            "embed": {"batch_size": 9},
+            "embed": {"batch_size": 3, "images_per_file": 9},
             "train": {
                 "stages": [
                     {"name": "align", "epochs": 2, "learning_rate": 2e-3},

@@ -18,8 +18,8 @@ class Inputs:
     images: int
     texts: int
     gpus: int
-    batch: int
-    """Images of a batch, which is a file of the feature store."""
+    images_per_file: int
+    """Of the feature store."""
     epochs: int
     """Of training, both stages together."""
     png_bytes: float
@@ -46,6 +46,8 @@ class Costs:
     """By what is stored: none, clip, sam, both."""
     feature_files: int
     """Of each tower's store."""
+    feature_file_bytes: dict[str, int]
+    """Of one of them, by tower."""
     index_bytes: float
     """In every process that reads both stores."""
     embed_hours: dict[str, float]
@@ -70,7 +72,10 @@ def compute(inputs: Inputs) -> Costs:
         image_table_bytes=inputs.images * inputs.png_bytes,
         study_table_bytes=inputs.texts * inputs.study_bytes,
         feature_store_bytes={"none": 0, "clip": clip, "sam": sam, "both": clip + sam},
-        feature_files=-(-inputs.images // inputs.batch),
+        feature_files=-(-inputs.images // inputs.images_per_file),
+        feature_file_bytes={
+            tower: inputs.images_per_file * each for tower, each in inputs.feature_bytes.items()
+        },
         index_bytes=len(inputs.feature_bytes) * inputs.images * INDEX_BYTES,
         embed_hours={tower: each / 3600 for tower, each in embed_s.items()},
         decode_cores=inputs.images / sum(embed_s.values()) * inputs.decode_s,
@@ -88,7 +93,14 @@ def cost_table(inputs: Inputs, costs: Costs) -> Table:
             (f"feature store, `{mode}`", size(stored))
             for mode, stored in costs.feature_store_bytes.items()
         ),
-        (f"files of each tower's store, {inputs.batch} images each", f"{costs.feature_files:,}"),
+        (
+            f"files of each tower's store, {inputs.images_per_file} images each",
+            f"{costs.feature_files:,}",
+        ),
+        *(
+            (f"such a file, {tower.upper()}", size(each))
+            for tower, each in costs.feature_file_bytes.items()
+        ),
         ("memory of a reader's index, both towers", size(costs.index_bytes)),
         *(
             (f"hours to embed, {tower.upper()}, {inputs.gpus} GPUs", f"{hours:.2f}")

@@ -119,15 +119,15 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=4, help="images of a batch")
+    parser.add_argument("--batch", type=int, default=4, help="images of a batch, which is a file")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     start = time.perf_counter()
     described = machine()
     # one actor a tower; what one node has left holds the job, and both together spread it
-    road = load_road(
-        "tiny", [f"embed.batch_size={given.batch}", "embed.actors=1", "embed.actor_cpus=0.75"]
-    )
+    sizes = {"batch_size": given.batch, "images_per_file": given.batch}
+    room = {"actors": 1, "actor_cpus": 0.75}
+    road = load_road("tiny", [f"embed.{name}={value}" for name, value in (sizes | room).items()])
     with scratch_folder(Path("/tmp")) as scratch, two_nodes(scratch) as cluster:
         bench = prepare(cluster, scratch, road, given.images)
         expected, seconds = run_undisturbed(bench)

@@ -72,7 +72,7 @@ def main() -> None:
         images=given.images,
         texts=given.texts,
         gpus=given.gpus,
-        batch=road.embed.batch_size,
+        images_per_file=road.embed.images_per_file,
         epochs=sum(stage.epochs for stage in road.train.stages),
         png_bytes=png_bytes,
         decode_s=decode_s,

@@ -69,7 +69,7 @@ def measure(root: Path, road: RoadConfig, num_images: int, num_rounds: int) -> l
     home = Workspace.open(root / "home")
     (home.root / "road.json").write_text(road.model_dump_json())
     random_towers(home, road)
-    pilot = phantom_dataset(home, max(num_images // 10, 2 * road.embed.batch_size), seed=1)
+    pilot = phantom_dataset(home, max(num_images // 10, 2 * road.embed.images_per_file), seed=1)
     whole = phantom_dataset(home, num_images, seed=0)
     extract_pngs(whole.path, home.root / "png")
     rounds = []

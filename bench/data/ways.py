@@ -28,9 +28,9 @@ from sonoray.feature_store import FeatureStore
 from sonoray.stages import StageOutput, read_manifest
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import embed_dataset
-from sonoray_jobs.embed_pipeline import Encoder, TowerStage, decode_piece
+from sonoray_jobs.embed_pipeline import Encoder, TowerStage, decode_piece, take_batches
 from sonoray_jobs.embed_plan import Piece, make_plan
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road import EmbedConfig, RoadConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def main() -> None:
     if given.way == "pipeline":
         result = embed_dataset(features, output, towers, road.embed).to_json()
     elif given.way == "plain_loop":
-        result = plain_loop(output.path, towers, road.embed.batch_size)
+        result = plain_loop(output.path, towers, road.embed)
     else:
         result = data_loader(home.root / "png", features.root / "npy", home, road)
     if given.way != "data_loader":
@@ -91,20 +91,22 @@ def _load_encoders(towers: list[TowerStage]) -> None:
     _encoders.update({tower.name: tower.load() for tower in towers})
 
 
-def _embed_piece(piece: Piece, *, folder: Path, towers: list[TowerStage]) -> int:
+def _embed_piece(piece: Piece, *, folder: Path, towers: list[TowerStage], batch_size: int) -> int:
     sizes = {tower.name: tower.image_size for tower in towers}
-    row = decode_piece({"piece": piece}, folder=folder, sizes=sizes)
+    row = decode_piece({"piece": piece}, folder=folder, sizes=sizes, batch_size=batch_size)
     for tower in towers:
-        features = _encoders[tower.name](row[f"canvases.{tower.name}"])
-        tower.store.write(row[f"ids.{tower.name}"].split(), features)
+        ids, batches = take_batches(row, tower.name)
+        encode = _encoders[tower.name]
+        tower.store.write(ids, np.concatenate([encode(canvases) for canvases in batches]))
     num_images: int = row["num_images"]
     return num_images
 
 
-def plain_loop(folder: Path, towers: list[TowerStage], batch_size: int) -> dict[str, Any]:
+def plain_loop(folder: Path, towers: list[TowerStage], config: EmbedConfig) -> dict[str, Any]:
     """Embed with plain processes; whoever is idle takes the next piece."""
-    plan = make_plan(folder, {tower.name: tower.store for tower in towers}, batch_size)
-    work = partial(_embed_piece, folder=folder, towers=towers)
+    stores = {tower.name: tower.store for tower in towers}
+    plan = make_plan(folder, stores, config.images_per_file)
+    work = partial(_embed_piece, folder=folder, towers=towers, batch_size=config.batch_size)
     context = multiprocessing.get_context("spawn")
     with context.Pool(os.cpu_count(), _load_encoders, (towers,)) as pool:
         num_images = sum(pool.imap_unordered(work, plan.pieces))

@@ -208,7 +208,7 @@ def _compute(
             num_gpus=len(towers) * room.actor_gpus,
         )
         planning = ray.remote(num_cpus=0)(make_plan)
-        plan: Plan = ray.get(planning.remote(folder, stores, config.batch_size))
+        plan: Plan = ray.get(planning.remote(folder, stores, config.images_per_file))
         to_write = sum(
             store.predict_bytes(plan.num_lacking(tower)) for tower, store in stores.items()
         )
@@ -217,7 +217,7 @@ def _compute(
         computed, busy_s = Counter[str](dict.fromkeys(stores, 0)), Counter[str]()
         num_rows = 0
         if plan.pieces:
-            pipeline = run_pipeline(plan.pieces, folder, towers, room)
+            pipeline = run_pipeline(plan.pieces, folder, towers, config.batch_size, room)
             for done in progress(pipeline, "embed images", plan.num_rows, size=_num_images):
                 computed.update(done.computed)
                 busy_s.update(done.busy_s)

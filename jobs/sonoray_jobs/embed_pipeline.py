@@ -5,10 +5,12 @@ pieces -> decode + letterbox (CPU tasks) -> CLIP actors -> SAM actors -> counts 
                                             (each writes what its store lacks)
 ```
 
-One row is one piece (`sonoray_jobs.embed_plan`) from the plan to the last tower, so a batch holds
-the same images however the work is spread. Ray Data holds back tasks whose output nobody takes, so
-pixels in flight stay within its share of the object store. A row that ends carries counts and the
-seconds that each step worked: the driver holds nothing else, and can say which step was busy.
+One row is one piece (`sonoray_jobs.embed_plan`) from the plan to the last tower, so a committed
+file holds the same images however the work is spread. A tower computes it in forward batches, which
+may be smaller: the device's memory decides about these, and about nothing else. Ray Data holds back
+tasks whose output nobody takes, so pixels in flight stay within its share of the object store. A
+row that ends carries counts and the seconds that each step worked: the driver holds nothing else,
+and can say which step was busy.
 
 Where a decoding task and an actor ask for the same share of CPUs and no GPU, as by default, Ray
 Data fuses decoding into the first tower's actors: one process less, and no copy between them.
@@ -69,7 +71,11 @@ class Done:
 
 
 def run_pipeline(
-    pieces: Sequence[Piece], folder: Path, towers: Sequence[TowerStage], room: Room
+    pieces: Sequence[Piece],
+    folder: Path,
+    towers: Sequence[TowerStage],
+    batch_size: int,
+    room: Room,
 ) -> Iterator[Done]:
     """Embed pieces in the running Ray session and yield what became of each, in any order."""
     import ray
@@ -77,7 +83,8 @@ def run_pipeline(
     names = [tower.name for tower in towers]
     sizes = {tower.name: tower.image_size for tower in towers}
     rows = ray.data.from_items([{"piece": piece} for piece in pieces]).map(
-        partial(decode_piece, folder=folder, sizes=sizes), num_cpus=room.decode_cpus
+        partial(decode_piece, folder=folder, sizes=sizes, batch_size=batch_size),
+        num_cpus=room.decode_cpus,
     )
     for tower in towers:
         rows = rows.map(
@@ -95,8 +102,11 @@ def run_pipeline(
         )
 
 
-def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int]) -> Row:
-    """Read, decode and letterbox the images of a piece, for each tower those that it lacks."""
+def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int], batch_size: int) -> Row:
+    """Read, decode and letterbox the images of a piece, for each tower those that it lacks.
+
+    A tower's ids are one text, with a line for each forward batch (`take_batches`).
+    """
     import numpy as np
 
     from llava_ultra.pixels import letterbox
@@ -110,9 +120,21 @@ def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int]) -> Row:
         canvases = np.zeros((len(places), size, size, 3), dtype=np.uint8)
         for row_of, place in enumerate(places):
             canvases[row_of] = letterbox(pixels[place], size)
-        out[f"ids.{tower}"] = " ".join(ids[place] for place in places)
+        out[f"ids.{tower}"] = "\n".join(
+            " ".join(ids[place] for place in batch) for batch in piece.batches(tower, batch_size)
+        )
         out[f"canvases.{tower}"] = canvases
     return out | {"busy_s.decode": time.perf_counter() - start, "busy_s.write": 0.0}
+
+
+def take_batches(row: Row, tower: str) -> tuple[list[str], "list[np.ndarray]"]:
+    """Take a tower's part out of a decoded row: its ids, and its canvases by forward batch."""
+    import numpy as np
+
+    lines = [line.split() for line in row.pop(f"ids.{tower}").splitlines()]
+    ends = np.cumsum([len(line) for line in lines])
+    canvases = np.split(row.pop(f"canvases.{tower}"), ends[:-1])
+    return [each for line in lines for each in line], canvases
 
 
 class TowerActor:
@@ -129,12 +151,13 @@ class TowerActor:
 
     def __call__(self, row: Row) -> Row:
         """Write the piece's features through; it goes on without this tower's canvases."""
-        ids = row.pop(f"ids.{self._name}").split()
-        canvases = row.pop(f"canvases.{self._name}")
+        import numpy as np
+
+        ids, batches = take_batches(row, self._name)
         start = encoded = time.perf_counter()
         # A piece comes again where an actor died after its commit.
         if ids and not self._store.holds(ids):
-            features = self._encode(canvases)
+            features = np.concatenate([self._encode(canvases) for canvases in batches])
             encoded = time.perf_counter()
             self._store.write(ids, features)
             self._images.inc(len(ids), {"tower": self._name})

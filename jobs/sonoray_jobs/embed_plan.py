@@ -1,11 +1,14 @@
 """What an embed job has to do: the images that a store lacks, cut into pieces of fixed content.
 
-A piece is a run of rows of one file of the image table, at most `batch_size` of them and aligned to
-it, so what is computed together is decided by the table and never by timing: a job that was killed
-and run again computes the same batches, with the same bytes, as one that was not.
+A piece is a run of rows of one file of the image table, at most `images_per_file` of them and
+aligned to it. What it lacks becomes one file of each tower's store, computed in forward batches
+that are aligned too. The table decides what is computed and committed together, never timing: a job
+that was killed and run again writes the same files, with the same bytes, as one that was not. And
+as a piece holds whole forward batches, features are the same however many images a file has.
 
 The plan is made where memory may grow with the archive, in a Ray task, and holds one small entry
-per piece. The driver of a job over a million images therefore holds 16 thousand entries and no id.
+per piece. The driver of a job over a million images, 64 a file, holds 16 thousand entries and no
+id.
 """
 
 import itertools
@@ -22,7 +25,7 @@ from sonoray.feature_store import FeatureStore
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """Rows of the image table that are embedded together."""
+    """Rows of the image table whose features are committed together."""
 
     file: str
     """Relative to the dataset folder."""
@@ -37,6 +40,13 @@ class Piece:
         """The rows that a tower's store lacks, counted from `start`."""
         bits = self.lacking.get(tower, 0)
         return [place for place in range(self.stop - self.start) if bits >> place & 1]
+
+    def batches(self, tower: str, batch_size: int) -> list[list[int]]:
+        """The same by forward batch: what is lacking of each `batch_size` rows of the table."""
+        grouped = itertools.groupby(
+            self.places(tower), lambda place: (self.start + place) // batch_size
+        )
+        return [list(places) for _, places in grouped]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,15 +67,15 @@ class Plan:
         return sum(piece.stop - piece.start for piece in self.pieces)
 
 
-def make_plan(folder: Path, stores: Mapping[str, FeatureStore], batch_size: int) -> Plan:
+def make_plan(folder: Path, stores: Mapping[str, FeatureStore], images_per_file: int) -> Plan:
     """Compare the image table of a dataset folder with the stores, by tower."""
     committed = {tower: store.ids() for tower, store in stores.items()}
     num_images, pieces = 0, []
     for file in sorted((folder / "images").glob("part-*.parquet")):
         ids = pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()
         num_images += len(ids)
-        for start in range(0, len(ids), batch_size):
-            rows = ids[start : start + batch_size]
+        for start in range(0, len(ids), images_per_file):
+            rows = ids[start : start + images_per_file]
             bits = {
                 tower: sum(1 << place for place, each in enumerate(rows) if each not in known)
                 for tower, known in committed.items()

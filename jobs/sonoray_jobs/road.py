@@ -48,8 +48,12 @@ class EmbedConfig(Config):
     """How the frozen towers run over the images."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Images per forward pass and per committed batch of the feature store; the image table's
-    groups of 64 rows are read fastest in multiples or even parts."""
+    """Images per forward pass, as many as fit the device. Another number may change features in
+    the last bits."""
+    images_per_file: int = Field(default=64, ge=1)
+    """Images per committed file of the feature store, a multiple of `batch_size`: tens of MB make
+    few files, and an interrupted job loses one of them for each actor. The image table is read in
+    groups of 64 rows, fastest by multiples or even parts, and ends a file after 512."""
     decode_cpus: float = Field(default=0.5, gt=0)
     """Logical CPUs of a decoding task."""
     actors: int = Field(default=0, ge=0)
@@ -61,6 +65,17 @@ class EmbedConfig(Config):
     """GPU share of an actor; above 0 the tower runs there."""
     dtype: FormatName = "float16"
     """How features are stored; int8 takes half of float16's space (`sonoray.feature_format`)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "EmbedConfig":
+        above = -(-self.images_per_file // self.batch_size) * self.batch_size
+        if above != self.images_per_file:
+            raise ValueError(
+                f"embed.images_per_file {self.images_per_file} is no multiple of embed.batch_size "
+                f"{self.batch_size}, so that files would change what is computed together; set "
+                f"embed.images_per_file to {above}"
+            )
+        return self
 
 
 class TrainStage(Config):

@@ -30,7 +30,8 @@ hence the spread):
 
 Within one run Lance read 7 to 18 times slower than this store; Parquet must read a group of rows
 for one row. The first read of a batch costs about 0.3 ms more, to open it; 4,096 batches stay open,
-so keep batches at 64 images or more. An id in the index takes 220 bytes of memory.
+so keep batches at tens of MB, or at 64 images where these are small. An id in the index takes 220
+bytes of memory.
 """
 
 import errno
@@ -229,7 +230,7 @@ class FeatureStore:
         return out
 
     def predict_bytes(self, num_images: int) -> int:
-        """Bytes that `num_images` will take on disk, within a percent for batches of 64 or more."""
+        """Bytes that `num_images` take on disk, within a percent for batches of 100 kB or more."""
         per_image = self.shape[0] * self._format.bytes_per_token(self.shape[1])
         return num_images * (per_image + _ID_BYTES)
 

@@ -21,7 +21,8 @@ def measure(name: str, results: Path, *arguments: str) -> dict:
 
 def test_all_ways_compute_the_same_features(tmp_path):
     """The script itself compares bytes with the plain loop, and values with the DataLoader."""
-    sizes = ["--images", "20", "--rounds", "1", "--set", "embed.batch_size=4"]
+    batches = ["--set", "embed.batch_size=2", "--set", "embed.images_per_file=4"]
+    sizes = ["--images", "20", "--rounds", "1", *batches]
     result = measure("throughput", tmp_path, *sizes)
     (timed,) = result["rounds"]
     assert timed["pipeline"]["num_computed"] == {"clip": 20, "sam": 20}

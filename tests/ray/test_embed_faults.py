@@ -57,8 +57,9 @@ def batches(workspace: Workspace) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def road(finished_road) -> RoadConfig:
-    """Batches of two images, so that there are many to be killed between."""
-    return with_values(finished_road.road, {"embed.batch_size": 2, "embed.actors": 1})
+    """Files of two images, so that there are many to be killed between; computed one by one."""
+    sizes = {"embed.batch_size": 1, "embed.images_per_file": 2}
+    return with_values(finished_road.road, {**sizes, "embed.actors": 1})
 
 
 @pytest.fixture(scope="module")

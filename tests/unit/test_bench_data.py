@@ -34,7 +34,7 @@ def inputs(**changes: object) -> object:
     from cost_model import Inputs
 
     values = {
-        "images": 1000, "texts": 100, "gpus": 2, "batch": 64, "epochs": 3,
+        "images": 1000, "texts": 100, "gpus": 2, "images_per_file": 64, "epochs": 3,
         "png_bytes": 500.0, "decode_s": 0.5, "study_bytes": 300.0,
         "feature_bytes": {"clip": 10, "sam": 30},
         "images_per_second": {"clip": 50.0, "sam": 12.5},
@@ -145,6 +145,7 @@ def test_the_cost_model_adds_up():
     assert costs.study_table_bytes == 30_000
     assert costs.feature_store_bytes == {"none": 0, "clip": 10e3, "sam": 30e3, "both": 40e3}
     assert costs.feature_files == 16
+    assert costs.feature_file_bytes == {"clip": 640, "sam": 1920}
     assert costs.index_bytes == 2 * 1000 * 220
     assert costs.embed_hours == pytest.approx({"clip": 10 / 3600, "sam": 40 / 3600})
     assert costs.decode_cores == pytest.approx(10)  # 20 images a second, half a second each
@@ -165,6 +166,8 @@ def test_the_scale_page_says_which_rates_were_assumed():
     lines = scale(result)
     assert "| images/s of one GPU | CLIP 50, SAM 12 | assumed: 30% of 989.4 TFLOP/s |" in lines
     assert "| feature store, `both` | 40,000 B |" in lines
+    assert "| files of each tower's store, 64 images each | 16 |" in lines
+    assert "| such a file, SAM | 1,920 B |" in lines
     result["asked"]["rates"] = "measured"
     assert "| images/s of one GPU | CLIP 50, SAM 12 | measured |" in scale(result)
 

@@ -152,6 +152,7 @@ def test_a_result_is_lines_for_people_and_json_for_programs(sonoray, tmp_path):
     [
         (["embed", "--set", "embed.bach_size=3"], ["embed.bach_size", "batch_size"]),
         (["embed", "--set", "embed.batch_size=0"], ["embed.batch_size", "0"]),
+        (["embed", "--set", "embed.batch_size=48"], ["64 is no multiple", "48", "file to 96"]),
         (["embed", "--set", "embed"], ["'embed'", "KEY=VALUE"]),
         (["embed", "--config", "tinny"], ["'tinny'", "tiny"]),
         (["embed", "--config", "no/such.toml"], ["no/such.toml", "does not exist"]),

@@ -38,16 +38,18 @@ committed = st.sets(st.sampled_from([each for ids in IDS for each in ids]))
 
 
 @settings(deadline=None, max_examples=40)
-@given(clip=committed, sam=committed, batch_size=st.integers(1, 12))
-def test_every_lacking_row_stands_in_one_piece(folder, tmp_path_factory, clip, sam, batch_size):
+@given(clip=committed, sam=committed, size=st.integers(1, 12), batch_size=st.integers(1, 5))
+def test_every_lacking_row_stands_in_one_piece(
+    folder, tmp_path_factory, clip, sam, size, batch_size
+):
     root = tmp_path_factory.mktemp("stores")
     stores = {name: store_with(root / name, ids) for name, ids in (("clip", clip), ("sam", sam))}
-    plan = make_plan(folder, stores, batch_size)
+    plan = make_plan(folder, stores, size)
     assert plan.num_images == sum(FILES)
     found: dict[str, list[str]] = {"clip": [], "sam": []}
     for piece in plan.pieces:
-        assert piece.start % batch_size == 0
-        assert 0 < piece.stop - piece.start <= batch_size
+        assert piece.start % size == 0
+        assert 0 < piece.stop - piece.start <= size
         rows = list(read_piece(folder, piece))
         ids = IDS[int(Path(piece.file).stem[-1])]
         assert [image_id for image_id, _ in rows] == ids[piece.start : piece.stop]
@@ -55,6 +57,10 @@ def test_every_lacking_row_stands_in_one_piece(folder, tmp_path_factory, clip, s
         assert piece.lacking
         for tower in found:
             found[tower] += [rows[place][0] for place in piece.places(tower)]
+            batches = piece.batches(tower, batch_size)
+            assert [place for batch in batches for place in batch] == piece.places(tower)
+            for batch in batches:
+                assert len({(piece.start + place) // batch_size for place in batch}) == 1
     for tower, ids in (("clip", clip), ("sam", sam)):
         assert sorted(found[tower]) == sorted({each for file in IDS for each in file} - ids)
         assert plan.num_lacking(tower) == sum(FILES) - len(ids)
@@ -73,6 +79,21 @@ def test_what_was_committed_changes_no_other_piece(folder, tmp_path):
     ]
     left = make_plan(folder, {"clip": store_with(tmp_path, set(IDS[0][4:8]))}, 4)
     assert left.pieces == (whole.pieces[0], *whole.pieces[2:])
+
+
+def test_forward_batches_are_the_same_however_many_images_a_file_has(folder, tmp_path):
+    """Also where some of them were committed before."""
+    stores = {"clip": store_with(tmp_path, {IDS[0][2], IDS[0][6], IDS[0][7], IDS[1][0]})}
+
+    def batches(images_per_file: int) -> list[list[str]]:
+        return [
+            [IDS[int(Path(piece.file).stem[-1])][piece.start + place] for place in batch]
+            for piece in make_plan(folder, stores, images_per_file).pieces
+            for batch in piece.batches("clip", 2)
+        ]
+
+    assert [len(batch) for batch in batches(2)] == [2, 1, 2, 1, 1, 2, 1]
+    assert batches(2) == batches(4) == batches(8) == batches(512)
 
 
 def test_a_piece_within_a_row_group_and_across_two(folder):
