@@ -1,7 +1,8 @@
 """Progress bars for the long loops of a job: a bar on a terminal, one line everywhere else.
 
 Everything goes to stderr, so that a command's stdout stays its result. Logs of a cluster job or a
-CI run get one summary line per finished loop instead of a thousand repainted bars.
+CI run get one summary line per finished loop instead of a thousand repainted bars. A long loop also
+says there how much time is left: once after a minute, then whenever its time has doubled.
 """
 
 import time
@@ -22,6 +23,9 @@ from rich.progress import (
 from rich.text import Text
 
 T = TypeVar("T")
+
+_FIRST_NOTE_S = 60.0
+"""Time from the first item on over which a rate is measured before it predicts anything."""
 
 
 class RateColumn(ProgressColumn):
@@ -55,11 +59,27 @@ def progress(
         yield from _with_bar(iterable, description, total, size, console)
         return
     start, count = time.monotonic(), 0
+    first_s, first_count, note_s = 0.0, 0, _FIRST_NOTE_S
     for item in iterable:
         yield item
         count += size(item)
+        elapsed = time.monotonic() - start
+        if not first_count:  # what came before it is start-up
+            first_s, first_count = elapsed, count
+        elif total and first_count < count < total and elapsed - first_s >= note_s:
+            note_s = 2 * (elapsed - first_s)
+            left_s = (total - count) * (elapsed - first_s) / (count - first_count)
+            note = f"{count} of {total} in {elapsed:.0f} s, about {_rough(left_s)} left"
+            console.print(f"{description}: {note}", soft_wrap=True, markup=False)
     elapsed = time.monotonic() - start
     console.print(f"{description}: {count} in {elapsed:.1f} s", soft_wrap=True, markup=False)
+
+
+def _rough(seconds: float) -> str:
+    for unit, unit_s in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _with_bar(

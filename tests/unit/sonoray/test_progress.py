@@ -22,6 +22,40 @@ def test_items_count_by_their_size(capsys):
     assert capsys.readouterr().err.startswith("letters: 3 in ")
 
 
+@pytest.mark.parametrize(
+    ("step_s", "notes"),
+    [
+        (0.1, []),
+        (
+            1.0,
+            [
+                "count: 61 of 200 in 100 s, about 2 min left",
+                "count: 121 of 200 in 160 s, about 79 s left",
+            ],
+        ),
+        (100.0, ["count: 2 of 200 in 140 s, about 6 h left"]),
+    ],
+)
+def test_a_long_loop_says_now_and_then_how_much_time_is_left(capsys, monkeypatch, step_s, notes):
+    """After 40 s of start-up an item comes every `step_s`; the clock is the loop's."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def source():
+        now[0] = 40.0
+        for number in range(200):
+            yield number
+            now[0] += step_s
+
+    assert list(progress(source(), "count", 200)) == list(range(200))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[: len(notes)] == notes
+    if step_s < 100:
+        assert len(lines) == len(notes) + 1
+    else:  # 1, 2, 4 ... 128 steps after the first item
+        assert len(lines) == 8 + 1
+
+
 def test_an_interrupted_loop_claims_nothing(capsys):
     for item in progress(range(5), "count"):
         if item == 2:
