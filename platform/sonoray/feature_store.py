@@ -42,7 +42,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,19 +156,8 @@ class FeatureStore:
                 f"{self._format.name} (largest {limit:g}); store them as float32 or look at the "
                 "tower"
             )
-        for wait_s in (*_RETRY_AFTER_S, None):
-            try:
-                self._create()
-                self._commit(ids, values)
-                return
-            except OSError as error:
-                if error.errno not in TRANSIENT or wait_s is None:
-                    raise DataError(
-                        f"feature store {str(self.folder)!r} does not take {values.nbytes:,} bytes "
-                        f"({error.strerror}); mend that and run: sonoray embed (what is committed "
-                        "stays)"
-                    ) from None
-                time.sleep(wait_s)
+        commit = functools.partial(self._commit, ids, values)
+        self._persist(commit, f"does not take {values.nbytes:,} bytes")
 
     def holds(self, ids: Sequence[str]) -> bool:
         """Whether exactly this batch is committed; one look at the disk, however big the store."""
@@ -185,14 +174,10 @@ class FeatureStore:
             DataError: the disk does not take it.
         """
         batches = sorted(path.name for path in self.folder.glob(_BATCH_GLOB))
-        try:
-            self._create()
-            write_json(self._seal_of(dataset), {"num_images": num_images, "batches": batches})
-        except OSError as error:
-            raise DataError(
-                f"feature store {str(self.folder)!r} cannot be sealed ({error.strerror}); mend "
-                "that and run: sonoray embed (what is committed stays)"
-            ) from None
+        seal = {"num_images": num_images, "batches": batches}
+        self._persist(
+            functools.partial(write_json, self._seal_of(dataset), seal), "cannot be sealed"
+        )
 
     def num_sealed(self, dataset: str) -> int | None:
         """Images of a sealed dataset; None where it is not, or where a batch is gone since."""
@@ -249,6 +234,21 @@ class FeatureStore:
 
     def _seal_of(self, dataset: str) -> Path:
         return self.folder / f"seal-{dataset}.json"
+
+    def _persist(self, write: Callable[[], None], refusal: str) -> None:
+        """Write to the folder, again where that fails for a moment."""
+        for wait_s in (*_RETRY_AFTER_S, None):
+            try:
+                self._create()
+                write()
+                return
+            except OSError as error:
+                if error.errno not in TRANSIENT or wait_s is None:
+                    raise DataError(
+                        f"feature store {str(self.folder)!r} {refusal} ({error.strerror}); mend "
+                        "that and run: sonoray embed (what is committed stays)"
+                    ) from None
+                time.sleep(wait_s)
 
     def _create(self) -> None:
         if (self.folder / _META).is_file():
@@ -312,7 +312,7 @@ def _map_features(path: Path) -> Stored:
 
 def _remove_stale(folder: Path) -> None:
     oldest = time.time() - _STALE_S
-    for path in folder.glob(".batch-*.partial"):
+    for path in folder.glob(".*.partial"):
         try:
             if path.stat().st_mtime < oldest:
                 path.unlink(missing_ok=True)

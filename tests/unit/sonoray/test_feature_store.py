@@ -224,16 +224,19 @@ def test_damaged_meta_is_refused(tmp_path):
 def test_partial_files_are_invisible_and_old_ones_go(tmp_path):
     store = open_store(tmp_path)
     store.write(["a"], values_of(["a"]))
-    young, old = (store.folder / f".batch-{name}.partial" for name in ("young", "old"))
-    for path in (young, old):
-        path.write_bytes(b"half a batch")
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    names = ("batch-young", "batch-old", "seal-old.json.0123abcd")
+    young, old, old_seal = (store.folder / f".{name}.partial" for name in names)
+    for path in (young, old, old_seal):
+        path.write_bytes(b"half a file")
+    for path in (old, old_seal):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
     assert open_store(tmp_path).ids() == {"a"}
     store.write(["b"], values_of(["b"]))  # it looked before its first batch, and only then
     assert old.exists()
     open_store(tmp_path).write(["c"], values_of(["c"]))
     assert young.exists()
     assert not old.exists()
+    assert not old_seal.exists()
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
@@ -340,6 +343,24 @@ def test_a_seal_that_the_disk_does_not_take_is_one_line(tmp_path):
     (store.folder / "seal-d1.json").mkdir()
     with pytest.raises(DataError, match=r"cannot be sealed \(Is a directory\); mend that and run"):
         store.seal("d1", 1)
+
+
+def test_a_seal_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
+    answers = iter([OSError(errno.ESTALE, "Stale file handle")] * 2)
+    replace, waits = os.replace, []
+
+    def failing_replace(source: Path, target: Path) -> None:
+        if error := next(answers, None):
+            raise error
+        replace(source, target)
+
+    store = open_store(tmp_path)
+    store.write(["a"], values_of(["a"]))
+    monkeypatch.setattr("os.replace", failing_replace)
+    monkeypatch.setattr("time.sleep", waits.append)
+    store.seal("d1", 1)
+    assert store.num_sealed("d1") == 1
+    assert len(waits) == 2
 
 
 @pytest.mark.parametrize(("failures", "lasts"), [(2, False), (9, True)])
