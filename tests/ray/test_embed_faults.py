@@ -6,6 +6,7 @@ The store must not show it. `bench/data/embed_faults.py` kills at random moments
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,10 +34,50 @@ import sys
 from pathlib import Path
 from sonoray.workspace import Workspace
 from sonoray_jobs import embed
+from sonoray_jobs.failures import find_failure
 from sonoray_jobs.road import RoadConfig
 
 road = RoadConfig.model_validate_json(sys.argv[2])
-embed.run(workspace=Workspace.open(Path(sys.argv[1])), road=road, dataset="phantom")
+try:
+    embed.run(workspace=Workspace.open(Path(sys.argv[1])), road=road, dataset="phantom")
+except Exception as error:
+    sys.exit(find_failure(error).message)
+"""
+
+FAILING_FSYNC = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int calls;
+
+int fsync(int descriptor) {
+    int (*sync)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+    const char *folder = getenv("FAILING_FOLDER");
+    char link[64], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    if (readlink(link, path, sizeof path - 1) > 0 && !strncmp(path, folder, strlen(folder))) {
+        int later = ++calls - atoi(getenv("FAILING_AFTER"));
+        if (later > 0 && later <= atoi(getenv("FAILING_TIMES"))
+            && !ftruncate(descriptor, 0)) {
+            FILE *log = fopen(getenv("FAILING_LOG"), "a");
+            fprintf(log, "%s\n", path);
+            fclose(log);
+            errno = EIO;
+            return -1;
+        }
+    }
+    return sync(descriptor);
+}
+"""
+"""A C library's fsync that answers EIO for files of a folder, so many times in each process.
+
+What was written is gone then, as on Linux, which may drop the pages and say of the next fsync that
+all is well: only a file that is written anew is whole.
 """
 
 
@@ -206,6 +247,63 @@ def test_a_disk_that_turns_read_only_ends_the_job_with_one_line_and_the_next_goe
         remount("rw")
         embed.run(workspace=workspace, road=road, dataset=DATASET)
         assert batches(workspace) == whole
+
+
+@pytest.fixture(scope="module")
+def failing_fsync(tmp_path_factory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler, cc")
+    source = tmp_path_factory.mktemp("failing") / "fsync.c"
+    source.write_text(FAILING_FSYNC, encoding="ascii")
+    command = [compiler, "-shared", "-fPIC", "-o", source.with_suffix(".so"), source, "-ldl"]
+    subprocess.run(command, check=True)
+    return source.with_suffix(".so")
+
+
+@pytest.mark.parametrize(("failures", "lasts"), [(2, False), (1000, True)])
+def test_a_store_that_answers_with_errors_is_tried_again_and_the_next_job_goes_on(
+    finished_road, road, whole, failing_fsync, tmp_path, failures, lasts
+):
+    """Unlike a full or read-only disk, EIO may pass; it hits the actors after three commits each.
+
+    The job has a Ray of its own, all of whose processes have the failing library.
+    """
+    workspace = finished_road.copy(tmp_path, "datasets", "stages")
+    failing = {
+        "LD_PRELOAD": str(failing_fsync),
+        "RAY_LD_PRELOAD_ON_WORKERS": "1",
+        "FAILING_FOLDER": str(workspace.features),
+        "FAILING_LOG": str(tmp_path / "failures"),
+        "FAILING_AFTER": "3",
+        "FAILING_TIMES": str(failures),
+    }
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(workspace.root), road.model_dump_json()],
+        env=environment | failing,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == int(lasts), done.stderr
+    left = batches(workspace)
+    failed = (tmp_path / "failures").read_text(encoding="utf-8").splitlines()
+    assert len(set(failed)) == len(failed)  # each try writes a file of its own
+    if lasts:
+        assert len(failed) >= 4
+        assert done.stderr.splitlines()[-1].endswith(
+            "(Input/output error); mend that and run: sonoray embed (what is committed stays)"
+        )
+        assert len(left) >= 3
+        assert left.items() < whole.items()
+    else:
+        assert len(failed) == len(embed.TOWERS) * failures
+        assert left == whole
+    again = embed.run(workspace=workspace, road=road, dataset=DATASET)
+    assert batches(workspace) == whole
+    assert any(again.num_computed.values()) == lasts
 
 
 def try_to(remount: Callable[[str], None], options: str) -> bool:
