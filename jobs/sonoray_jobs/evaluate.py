@@ -50,7 +50,6 @@ _CODE = (
 _PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
 """Settings that decide where answers are made, and not which."""
 
-
 DEFAULT_GALLERY = 6
 """Studies in the gallery."""
 
@@ -84,13 +83,10 @@ class Evaluated:
             lines += [""]
         if self.summary["text"]:
             lines += (self.output.path / "text.txt").read_text(encoding="utf-8").splitlines()
-        picks = self.summary["hit_rate"]
+        picks, chance = self.summary["hit_rate"], self.summary["chance_hit_rate"]
         if picks is not None:
-            chance = self.summary["chance_hit_rate"]["value"]
-            lines += [
-                f"image sampled first shows the finding: {Estimate(**picks)}, "
-                f"a random one {chance:.3f}"
-            ]
+            rates = f"{Estimate(**picks)}, a random one {chance['value']:.3f}"
+            lines += [f"image sampled first shows the finding: {rates}"]
         told = self.summary["attention_hit_rates"]
         if told:
             rates = ", ".join(f"{topic} {Estimate(**rate)}" for topic, rate in told.items())
@@ -267,7 +263,7 @@ def write_report(
             for topic in sorted({row["topic"] for row in predictions})
             if (rate := _hit_rate(predictions, "attention_finding", bootstrap, topic)) is not None
         },
-        "generated_exact": sum(generated_right) / len(generated_right) if generated_right else None,
+        "generated_exact": float(np.mean(generated_right)) if generated_right else None,
     }
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -287,9 +283,9 @@ def _hit_rate(
         and row[column] >= 0
         and len(row["selected"]) < len(row["image_ids"])
     ]
-    values = np.array([row[column] for row in rows], dtype=np.float64)
-    rate = estimate(mean_metric(values), [row["patient_key"] for row in rows], bootstrap)
-    return None if rate is None else rate.to_json()
+    shown = mean_metric(np.array([row[column] for row in rows], dtype=np.float64))
+    rate = estimate(shown, [row["patient_key"] for row in rows], bootstrap)
+    return rate.to_json() if rate else None
 
 
 def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> None:

@@ -149,6 +149,15 @@ def test_token_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
         cluster.ensure_token_file()
 
 
+def test_a_node_that_is_not_up_in_time_is_said_in_one_line(monkeypatch):
+    def slow(**_):
+        raise Exception("The current node timed out during startup. This\nmany lines")
+
+    monkeypatch.setattr(cluster, "_init", slow)
+    with pytest.raises(ClusterError, match=r"timed out during startup\. This\); run: sonoray doct"):
+        cluster.ray_session("local").__enter__()
+
+
 @pytest.mark.parametrize(
     ("num_cpus", "num_gpus", "words"),
     [
