@@ -16,6 +16,7 @@ class Action(StrEnum):
 
     LIST = "list"
     RETRY = "retry"
+    LOCATE = "locate"
 
 
 def audit(
@@ -56,7 +57,12 @@ def audit(
 
 def quarantine(
     common: Common,
-    action: Annotated[Action, typer.Argument(help="list, or retry: ingest the same source again.")],
+    action: Annotated[
+        Action,
+        typer.Argument(
+            help="list; retry: ingest the same source again; locate: name a private source's files."
+        ),
+    ],
     dataset: DatasetArgument,
     *,
     reason: Annotated[
@@ -69,16 +75,20 @@ def quarantine(
     """Show what ingest rejected and why, or try again after files or limits were changed.
 
     A retry reads the source as it is now, with this configuration. The dataset's name moves to the
-    new version only if that succeeds.
+    new version only if that succeeds. The rows of a private source have keyed hashes for names;
+    locate reads it again and prints the names, which identify, on this terminal alone.
 
     Examples:
         sonoray quarantine list busbra --reason unreadable
+        sonoray quarantine locate kidney
         sonoray quarantine retry busbra --set ingest.images.max_pixels=50000000
     """
     from sonoray_jobs import quarantine
 
     if action is Action.LIST:
         return quarantine.list_rows(**common, dataset=dataset, reason=reason, show=rows)
+    if action is Action.LOCATE:
+        return quarantine.locate(**common, dataset=dataset)
     return quarantine.retry(**common, dataset=dataset)
 
 

@@ -2,7 +2,7 @@
 
 Someone mends the files, or raises a limit, and tries again: the source is ingested once more, from
 where it came from and with the configuration of now. What was rejected before is then looked for in
-the new dataset.
+the new dataset. `locate` tells the operator which files the hashed names of a private source are.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.identity import IdentityKey
 from sonoray.metrics.table import Table
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
@@ -20,6 +21,8 @@ from sonoray_jobs.road import RoadConfig
 
 _SHOWN = 20
 """Rows of each kind that a retry prints; `--json` has all."""
+_FILES_SHOWN = 3
+"""Images of a located study that are named with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +127,32 @@ class Retried:
 _GROUPS = ("accepted", "gone", "still", "newly")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Located:
+    """Where the rejects of a private source lie: for the operator's eyes, and stored nowhere."""
+
+    dataset: str
+    rows: Sequence[tuple[Reject, str]]
+    """Each reject with its name in the source; a study also with those of its first images."""
+    missing: int
+    """Rejects that the source does not yield any more."""
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        cells = tuple((row.reason, row.item, name, row.message) for row, name in self.rows)
+        table = Table(header=("reason", "item", "where", "what"), rows=cells)
+        return [
+            f"dataset {self.dataset}: {len(self.rows)} rejects found in the source, "
+            f"{self.missing} not there any more",
+            *(table.text() if cells else []),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        rows = [{**asdict(row), "where": name} for row, name in self.rows]
+        return {"dataset": self.dataset, "rows": rows, "missing": self.missing}
+
+
 def list_rows(
     *,
     workspace: Workspace,
@@ -203,6 +232,40 @@ def retry(
         new_studies=len(studies - old_studies),
         lost_studies=len(old_studies - studies),
     )
+
+
+def locate(
+    *, workspace: Workspace, road: RoadConfig, dataset: str, address: str | None = None
+) -> Located:
+    """Say which files and rows of the source the rejects are.
+
+    The quarantine table of a private source has keyed hashes, so that it can be shared. This reads
+    the source again and hashes its names with the key of the workspace; nothing is written.
+
+    Args:
+        workspace: where the dataset and the key are.
+        road: as the dataset was ingested with.
+        dataset: name of the dataset.
+        address: accepted as by every job; nothing runs on a cluster here.
+
+    Raises:
+        DataError: there is no such dataset, it does not say where it came from, or the source
+            cannot be read.
+    """
+    rejects = read_rejects(workspace.dataset(dataset).path)
+    origin = workspace.dataset_origin(dataset)
+    kind = origin.pop("source")
+    source = ingest.build_source(kind, ingest.SourceOptions.from_json(origin), road)
+    key = IdentityKey.public() if source.public else IdentityKey.load(workspace)
+    names: dict[tuple[str, str], str] = {}
+    for study in source.iter_studies():
+        files = [image.ref for image in study.images]
+        whole = ", ".join([study.ref, *files[:_FILES_SHOWN], *["..."][: len(files) > _FILES_SHOWN]])
+        names["study", key.source_ref(study.ref)] = whole
+        names |= {("image", key.source_ref(file)): file for file in files}
+    keys = [(row, (row.item, row.source_ref)) for row in rejects]
+    found = [(row, names[key]) for row, key in keys if key in names]
+    return Located(dataset=dataset, rows=found, missing=len(rejects) - len(found))
 
 
 def read_rejects(folder: Path) -> list[Reject]:
