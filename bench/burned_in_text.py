@@ -1,0 +1,257 @@
+"""How much burned-in text `sonoray.burned_in_text` finds, and what it takes for text.
+
+Run: `.venv/bin/python bench/burned_in_text.py --data ../shared/data`
+
+Strings as scanners draw them (random letters, numbers, dates, Chinese characters) are rendered on
+real pictures, at their own size and enlarged to a screen's 800 pixels, where the speckle is as
+broad as on a screen: on a black margin above the picture and over the tissue; white, light grey,
+yellow and white with a black outline; antialiased; as they are and after JPEG at quality 75. A
+string is found where the boxes cover 90 % of its ink. The second table counts boxes on the pictures
+as published. BUS-BRA's and BUSI's do hold overlay text and marks, so that these are no false alarms
+alone: `--show FOLDER` writes the pictures with their boxes. The third gives the CPU time of the
+detector beside decoding and PNG encoding of one picture of 1024 x 768.
+
+Latin is drawn in DejaVu Sans and Chinese in Noto Sans CJK or, where it is missing, another of
+`FONTS` (Debian: fonts-dejavu-core, fonts-noto-cjk or fonts-wqy-zenhei).
+"""
+
+import argparse
+import io
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sonoray.burned_in_text import find_text
+from sonoray.images import decode_image, encode_png
+from sonoray.phantom import PhantomConfig
+from sonoray.sources.phantom import PhantomSource
+
+FONTS = {
+    "latin": ("DejaVuSans.ttf", "LiberationSans-Regular.ttf"),
+    "chinese": ("NotoSansCJK-Regular.ttc", "NotoSerifCJK-Bold.ttc", "wqy-zenhei.ttc"),
+}
+FONTS["digits"] = FONTS["latin"]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+CHARACTERS = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏"
+    "魏吕丁任沈姚卢姜崔钟谭陆汪范金石廖贾夏韦付方白邹孟熊秦邱江尹薛闫段雷侯龙史陶黎贺顾毛郝龚邵"
+    "万钱严覃武戴莫孔向汤医院姓名性别年龄检查科室住院门诊编号日期市人民中心附属第一二三四五六七八九"
+)
+SIZES = (8, 10, 12, 14, 16, 20, 24, 32)
+STYLES = ("white", "grey", "yellow", "outlined")
+COLOURS = {
+    "white": (255, 255, 255),
+    "grey": (190, 190, 190),
+    "yellow": (255, 255, 0),
+    "outlined": (255, 255, 255),
+}
+SCREEN = 800
+
+
+def load_font(script: str, size: int) -> ImageFont.FreeTypeFont:
+    """Load the first font of `FONTS` that is installed."""
+    for name in FONTS[script]:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    raise SystemExit(f"no font for {script}; install one of {', '.join(FONTS[script])}")
+
+
+def make_string(rng: np.random.Generator, script: str) -> str:
+    """A line of the kind that stands on a scanner's screen."""
+    if script == "chinese":
+        return "".join(rng.choice(list(CHARACTERS), rng.integers(2, 9)))
+    if script == "digits":
+        digits = "".join(rng.choice(list("0123456789"), 10))
+        forms = (
+            digits,
+            f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}",
+            f"{digits[:2]}/{digits[2:4]}/{digits[4:8]}",
+            f"{digits[:2]}:{digits[2:4]}:{digits[4:6]}",
+            f"ID {digits[:8]}",
+        )
+        return str(rng.choice(forms))
+    words = ("".join(rng.choice(list(LETTERS), n)) for n in rng.integers(3, 9, size=2))
+    return " ".join(words)
+
+
+def draw(
+    picture: np.ndarray, rng: np.random.Generator, script: str, size: int, style: str
+) -> Iterator[tuple[str, np.ndarray, list[tuple[str, np.ndarray]]]]:
+    """Yield place, RGB picture and each string's (script, ink) of one style and size."""
+    height, width = picture.shape[:2]
+    for place in ("margin", "tissue"):
+        lead = 6 * size if place == "margin" else 0
+        canvas = np.zeros((height + lead, width, 3), np.uint8)
+        canvas[lead:] = picture if picture.ndim == 3 else picture[..., None]
+        image = Image.fromarray(canvas)
+        font, inks = load_font(script, size), []
+        for row in range(2):
+            text = make_string(rng, script)
+            left, upper, right, lower = font.getbbox(text)
+            room = (width - (right - left) - 8, height - (lower - upper) - 8)
+            if min(room) < 1:
+                continue
+            x = int(rng.integers(4, 4 + room[0]))
+            first = row * 3 * size if place == "margin" else row * (height // 2)
+            last = first + (size if place == "margin" else height // 2 - lower - 4)
+            y = int(rng.integers(first + 2, max(last, first + 3)))
+            ink = Image.new("L", image.size)
+            ImageDraw.Draw(ink).text((x, y), text, font=font, fill=255)
+            outline = {"stroke_width": 1, "stroke_fill": (0, 0, 0)} if style == "outlined" else {}
+            ImageDraw.Draw(image).text((x, y), text, font=font, fill=COLOURS[style], **outline)
+            inks.append((script, np.asarray(ink) >= 128))
+        yield place, np.asarray(image), inks
+
+
+def to_jpeg(picture: np.ndarray) -> np.ndarray:
+    """The picture after JPEG at quality 75."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=75)
+    return np.asarray(Image.open(file))
+
+
+def load_pictures(data: Path, count: int, seed: int) -> dict[str, list[np.ndarray]]:
+    """Draw `count` pictures of each set, grey or RGB; the phantom's are made."""
+    rng = np.random.default_rng(seed)
+    patterns = {
+        "busbra": "busbra/images/*",
+        "busi": "busi/*/*[0-9)].png",
+        "pocovid": "pocovid/image_dataset/*/*",
+    }
+    sets = {}
+    for name, pattern in patterns.items():
+        files = sorted(data.glob(pattern))
+        chosen = rng.permutation(len(files))[:count]
+        sets[name] = [decode_image(files[i].read_bytes()) for i in chosen]
+    sets["phantom"] = []
+    for study in PhantomSource(PhantomConfig(num_patients=count)).iter_studies():
+        sets["phantom"] += [image.data for image in study.images[:1]]
+    return sets
+
+
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    """The picture with `SCREEN` pixels on its longer side."""
+    factor = SCREEN / max(picture.shape[:2])
+    size = (round(picture.shape[1] * factor), round(picture.shape[0] * factor))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+
+
+def cover(shape: Sequence[int], boxes: Sequence) -> np.ndarray:
+    """What the boxes cover, bool (H, W)."""
+    covered = np.zeros(shape[:2], bool)
+    for box in boxes:
+        covered[box.upper : box.lower, box.left : box.right] = True
+    return covered
+
+
+def measure_recall(sets: dict[str, list[np.ndarray]], seed: int) -> None:
+    """Print recall by place, script, style, size, set and coding."""
+    found: dict[tuple, list[tuple[float, bool]]] = defaultdict(list)
+    rng = np.random.default_rng(seed)
+    for name, pictures in sets.items():
+        for number, small in enumerate(pictures):
+            for scale in ("own", "screen"):
+                picture = small if scale == "own" else enlarge(small)
+                script = ("latin", "digits", "chinese")[number % 3]
+                for size in SIZES:
+                    style = STYLES[int(rng.integers(len(STYLES)))]
+                    for place, image, inks in draw(picture, rng, script, size, style):
+                        coded = bool(rng.integers(2))
+                        shown = to_jpeg(image) if coded else image
+                        covered = cover(shown.shape, find_text(shown))
+                        for kind, ink in inks:
+                            share = covered[ink].mean()
+                            keys = (
+                                (f"{scale} {place}", size),
+                                (f"{scale} {kind}", size),
+                                (f"{scale} {style}", size),
+                                (f"{scale} {name}", size),
+                                (f"{scale} {'jpeg' if coded else 'lossless'}", size),
+                                (f"{scale} all", size),
+                            )
+                            for key in keys:
+                                found[key].append((share, share >= 0.9))
+    print("strings found (ink covered), %, by height in pixels")
+    print(f"{'':20}" + "".join(f"{size:>11}" for size in SIZES))
+    for row in sorted({key[0] for key in found}):
+        cells = []
+        for size in SIZES:
+            values = np.array(found.get((row, size), [(np.nan, np.nan)]), float)
+            cells.append(f"{100 * values[:, 1].mean():5.1f} ({100 * values[:, 0].mean():3.0f})")
+        print(f"{row:20}" + "".join(f"{cell:>11}" for cell in cells))
+
+
+def measure_false_boxes(sets: dict[str, list[np.ndarray]], show: Path | None) -> None:
+    """Print how many pictures as published get a box, and the share of pixels."""
+    print(f"\n{'as published':20}{'pictures':>10}{'with a box %':>14}{'pixels masked %':>17}")
+    for name, pictures in sets.items():
+        for scale in ("own", "screen"):
+            hits, shares = 0, []
+            for number, small in enumerate(pictures):
+                picture = small if scale == "own" else enlarge(small)
+                boxes = find_text(picture)
+                hits += bool(boxes)
+                shares.append(cover(picture.shape, boxes).mean())
+                if show is not None and boxes:
+                    image = Image.fromarray(picture).convert("RGB")
+                    for box in boxes:
+                        corners = (box.left, box.upper, box.right - 1, box.lower - 1)
+                        ImageDraw.Draw(image).rectangle(corners, outline=(255, 0, 0))
+                    image.save(show / f"{name}_{scale}_{number}.png")
+            print(
+                f"{name + ' ' + scale:20}{len(pictures):>10}{100 * hits / len(pictures):>14.1f}"
+                f"{100 * np.mean(shares):>17.2f}"
+            )
+
+
+def measure_time(sets: dict[str, list[np.ndarray]]) -> None:
+    """Print CPU milliseconds for one picture of 1024 x 768, the median of 15."""
+    small = Image.fromarray(sets["pocovid"][0]).resize((1024, 768), Image.Resampling.BICUBIC)
+    rng = np.random.default_rng(0)
+    _, picture, _ = next(draw(np.asarray(small), rng, "latin", 16, "white"))
+    picture = picture[:768]
+    grey = np.ascontiguousarray(picture[..., 0])
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=90)
+    works = {
+        "find_text, grey": lambda: find_text(grey),
+        "find_text, RGB": lambda: find_text(picture),
+        "decode JPEG, RGB": lambda: decode_image(file.getvalue()),
+        "encode PNG, grey": lambda: encode_png(grey),
+        "encode PNG, RGB": lambda: encode_png(picture),
+    }
+    print()
+    for name, work in works.items():
+        times = []
+        for _ in range(15):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+        print(f"{name:20}{1000 * np.median(times):8.1f} ms")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--count", type=int, default=12, help="pictures of each set")
+    parser.add_argument("--clean", type=int, default=60, help="pictures for the false boxes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", type=Path, default=None, help="folder for pictures with boxes")
+    args = parser.parse_args()
+    if args.show is not None:
+        args.show.mkdir(parents=True, exist_ok=True)
+    measure_recall(load_pictures(args.data, args.count, args.seed), args.seed)
+    clean = load_pictures(args.data, args.clean, args.seed + 1)
+    measure_false_boxes(clean, args.show)
+    measure_time(clean)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
+
+from sonoray.burned_in_text import FILL, Box, cover, find_text
+
+
+def speckle(seed=0):
+    """Tissue-like texture (300, 400) up to about 150, blurred as by a scanner."""
+    rng = np.random.default_rng(seed)
+    field = gaussian_filter(rng.normal(size=(300, 400)), (1.5, 3))
+    return np.clip(70 + 30 * field / field.std(), 0, 150).astype(np.uint8)
+
+
+def write(picture, text, fill, size=16):
+    """Draw a line at (60, 100); the picture and the text's ink."""
+    font = ImageFont.load_default(size)
+    image, ink = Image.fromarray(picture), Image.new("L", picture.shape[1::-1])
+    ImageDraw.Draw(image).text((60, 100), text, font=font, fill=fill)
+    ImageDraw.Draw(ink).text((60, 100), text, font=font, fill=255)
+    return np.asarray(image), np.asarray(ink) >= 128
+
+
+@pytest.mark.parametrize("size", [12, 16, 24])
+@pytest.mark.parametrize("fill", [255, (255, 255, 0)])
+@pytest.mark.parametrize("ground", ["black", "speckle"])
+def test_a_line_of_text_is_covered(size, fill, ground):
+    picture = np.zeros((300, 400), np.uint8) if ground == "black" else speckle()
+    if not isinstance(fill, int):
+        picture = np.repeat(picture[..., None], 3, axis=2)
+    shown, ink = write(picture, "QXVOR 48210377", fill, size)
+    covered = cover(shown, find_text(shown))
+    assert (covered[ink] == FILL).mean() >= 0.9
+    assert (covered != shown).mean() < 0.06
+    assert not find_text(covered)
+
+
+def test_dark_text_on_a_bright_ground_is_found():
+    shown, ink = write(np.full((300, 400), 230, np.uint8), "QXVOR 48210377", 0)
+    assert (cover(shown, find_text(shown))[ink] == FILL).mean() >= 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_speckle_ticks_and_calipers_are_no_text(seed):
+    picture = speckle(seed)
+    picture[::40, -8:] = 200
+    for y, x in ((90, 120), (200, 260)):
+        picture[y - 5 : y + 6, x] = picture[y, x - 5 : x + 6] = 255
+    assert find_text(picture) == []
+
+
+def test_boxes_stay_within_the_picture_and_the_margin_widens_them():
+    shown, _ = write(np.zeros((120, 200), np.uint8), "QXVOR 48210377", 255, 24)
+    narrow, wide = (find_text(shown, margin=margin)[0] for margin in (0, 1))
+    assert wide.left < narrow.left
+    assert wide.lower == 120
+    assert isinstance(wide, Box)
