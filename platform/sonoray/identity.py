@@ -29,6 +29,7 @@ from sonoray.workspace import Workspace
 
 _PUBLIC_SECRET = b"sonoray: published key of public data sets"
 _SECRET_BYTES = 32
+_LONGEST_SHIFT_DAYS = 3650
 
 
 class SplitFractions(Config):
@@ -104,6 +105,10 @@ class IdentityKey:
     def source_ref(self, ref: str) -> str:
         """What is stored as the origin of an item: `ref` itself only under the published key."""
         return ref if self.is_public else self._hash("ref", ref)
+
+    def date_shift_days(self, source_id: str) -> int:
+        """By how many days a patient's dates move back, 1 to 3,650: the same for all of them."""
+        return 1 + int(self._hash("dates", source_id), 16) % _LONGEST_SHIFT_DAYS
 
     def _hash(self, kind: str, value: str) -> str:
         return hmac.new(self.secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()

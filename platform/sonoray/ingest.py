@@ -1,6 +1,7 @@
 """Ingest: from a source's raw studies to the study contract on disk. Steps 1 and 2 of the road.
 
-1. `prepare` decodes every image safely, hashes it and encodes it as PNG;
+1. `prepare` decodes every image safely, de-identifies those of private sources, hashes and encodes
+   them as PNG;
 2. images, then studies, are kept, counted as duplicates or quarantined with a reason;
 3. each unique image goes into the image table once, whichever studies show it;
 4. patients who share an image or a near duplicate, other than a blank frame, are linked, and every
@@ -27,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from sonoray.config import Config, content_hash
+from sonoray.config import content_hash
+from sonoray.deidentify import DeidentifyConfig, clean_problem
 from sonoray.errors import DataError
 from sonoray.identity import IdentityKey, SplitFractions, assign_split
 from sonoray.image_table import ImageTableWriter
@@ -51,6 +53,9 @@ logger = logging.getLogger(__name__)
 _CODE = (
     "ingest",
     "prepare",
+    "deidentify",
+    "burned_in_text",
+    "report_text",
     "image_table",
     "images",
     "identity",
@@ -64,7 +69,7 @@ _LARGE_GROUP = 0.1
 """Share of the patients in one near-duplicate group above which the distance is questioned."""
 
 
-class IngestConfig(Config):
+class IngestConfig(DeidentifyConfig):
     """How a source becomes a dataset."""
 
     splits: SplitFractions = SplitFractions()
@@ -147,7 +152,7 @@ def _key_of(source: Source, workspace: Workspace) -> IdentityKey:
 def _make(source: Source, key: IdentityKey, config: IngestConfig, folder: Path) -> dict[str, Any]:
     """Write the dataset into `folder` and return the summary."""
     intake = _Intake(source, key, folder)
-    prepared = prepare_all(source, key, config.images)
+    prepared = prepare_all(source, key, config.images, config)
     total = len(source) if isinstance(source, Sized) else None
     for raw, outcomes in progress(prepared, f"ingest {source.name}", total):
         intake.add(raw, outcomes)
@@ -266,7 +271,8 @@ class _Intake:
         return f"{self._source.name}\0{ref}" if self._source.public else ref
 
     def _reject(self, item: str, study_id: str, ref: str, problem: str) -> None:
-        reason, _, message = problem.partition(":")
+        shown = problem if self._source.public else clean_problem(problem)
+        reason, _, message = shown.partition(":")
         counts = self._studies if item == "study" else self._images
         counts["quarantined"] += 1
         self._reasons[reason] += 1

@@ -1,10 +1,14 @@
 """From raw to prepared: decode, check, hash and encode the images of a study, in parallel.
 
+Studies of private sources pass `sonoray.deidentify` here, so that an image's identity is that of
+the pixels which are stored.
+
 Threads are enough: Pillow releases the interpreter lock while it decodes and encodes, and hashlib
 while it hashes. Order is kept, and a few studies are in flight at a time, so memory stays flat
 however long the source is.
 """
 
+import dataclasses
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sonoray.deidentify import DeidentifyConfig, clean_picture, clean_study, describe
 from sonoray.identity import IdentityKey
 from sonoray.images import (
     ImageLimits,
@@ -38,6 +43,8 @@ class PreparedImage:
     mask_png: bytes | None
     perceptual_hash: bytes | None
     """See `near_duplicates`."""
+    is_cleaned: bool = False
+    """Whether burned-in text was covered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,37 +60,56 @@ Outcome = PreparedImage | RejectedImage
 
 
 def prepare_all(
-    source: Source, key: IdentityKey, limits: ImageLimits
+    source: Source, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig
 ) -> Iterator[tuple[RawStudy, list[Outcome]]]:
-    """Yield every study of `source` with one outcome per image, in order."""
+    """Yield every study of `source` with one outcome per image, in order.
+
+    Those of a private source are de-identified as `policy` says; a public one stays as published.
+    """
     workers = os.cpu_count() or 1
-    pending: deque[tuple[RawStudy, Future[list[Outcome]]]] = deque()
+    applied = None if source.public else policy
+    pending: deque[Future[tuple[RawStudy, list[Outcome]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="ingest") as pool:
         for raw in source.iter_studies():
-            pending.append((raw, pool.submit(_prepare_study, raw, key, limits)))
+            pending.append(pool.submit(_prepare_study, raw, key, limits, applied))
             if len(pending) > 4 * workers:
-                done, outcomes = pending.popleft()
-                yield done, outcomes.result()
-        for raw, outcomes in pending:
-            yield raw, outcomes.result()
+                yield pending.popleft().result()
+        for prepared in pending:
+            yield prepared.result()
 
 
-def _prepare_study(raw: RawStudy, key: IdentityKey, limits: ImageLimits) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for image in raw.images:
-        ref = key.source_ref(image.ref)
-        try:
-            if image.problem:
-                outcomes.append(RejectedImage(source_ref=ref, problem=image.problem))
-            else:
-                outcomes.append(_prepare_image(image, ref, limits))
-        except RejectedImageError as error:
-            outcomes.append(RejectedImage(source_ref=ref, problem=str(error)))
-    return outcomes
+def _prepare_study(
+    raw: RawStudy, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig | None
+) -> tuple[RawStudy, list[Outcome]]:
+    study = None if policy is None else clean_study(raw, key, policy)
+    shown = raw if study is None else study.raw
+    outcomes = [_prepare(image, key, limits, policy) for image in shown.images]
+    if study is None or policy is None:
+        return raw, outcomes
+    accepted = [each for each in outcomes if isinstance(each, PreparedImage)]
+    num_cleaned = sum(each.is_cleaned for each in accepted)
+    provenance = describe(study, policy, num_cleaned=num_cleaned, num_images=len(accepted))
+    return dataclasses.replace(shown, provenance=provenance), outcomes
 
 
-def _prepare_image(raw: RawImage, ref: str, limits: ImageLimits) -> PreparedImage:
-    pixels = _load(raw.data, limits)
+def _prepare(
+    raw: RawImage, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig | None
+) -> Outcome:
+    ref = key.source_ref(raw.ref)
+    if raw.problem:
+        return RejectedImage(source_ref=ref, problem=raw.problem)
+    try:
+        return _prepare_image(raw, ref, limits, policy)
+    except RejectedImageError as error:
+        return RejectedImage(source_ref=ref, problem=str(error))
+
+
+def _prepare_image(
+    raw: RawImage, ref: str, limits: ImageLimits, policy: DeidentifyConfig | None
+) -> PreparedImage:
+    pixels, is_cleaned = _load(raw.data, limits), False
+    if policy is not None:
+        pixels, is_cleaned = clean_picture(pixels, policy)
     mask_png = None if raw.mask is None else _encode_mask(raw.mask, pixels, limits)
     return PreparedImage(
         image=StudyImage(
@@ -98,6 +124,7 @@ def _prepare_image(raw: RawImage, ref: str, limits: ImageLimits) -> PreparedImag
         png=encode_png(pixels),
         mask_png=mask_png,
         perceptual_hash=perceptual_hash(pixels),
+        is_cleaned=is_cleaned,
     )
 
 

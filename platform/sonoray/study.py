@@ -33,6 +33,8 @@ from sonoray.site_cue import with_site
 SPLITS = ("train", "validation", "test")
 SITE_LABEL = "site"
 """Study label: the examined body site, in the language of the questions."""
+STUDY_DATE_LABEL = "study_date"
+"""Study label: the day of the examination, moved (see `sonoray.deidentify`)."""
 
 _LABELS = pa.map_(pa.string(), pa.string())
 

@@ -1,7 +1,9 @@
 """Reading a DICOM header safely: listed attributes alone, and nothing unpacked on the way.
 
 pydicom parses; this module decides what it sees. Attributes that are not in `TAGS` are skipped
-unread, so a patient's name is never in memory. The deflated transfer syntax is refused, because it
+unread, private ones always. A patient's name is never in memory, unless texts beside the archive
+have to be searched for it: then, and for nothing else, the attributes of `IDENTIFYING` are read
+too. The deflated transfer syntax is refused, because it
 would be unpacked without a limit before the first attribute is known.
 
 Source: DICOM PS3.10 section 7 (file format), PS3.5 section 7 (data elements).
@@ -55,6 +57,8 @@ KEYWORDS = (
     "StudyInstanceUID",
     "PatientID",
     "AccessionNumber",
+    # to ingest, which moves it or forgets it
+    "StudyDate",
     # order and kind
     "SOPClassUID",
     "SeriesNumber",
@@ -101,7 +105,37 @@ KEYWORDS = (
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )
-"""Every attribute that is read."""
+"""Every attribute that is read of all objects."""
+
+PERSONS = (
+    "PatientName",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "ResponsiblePerson",
+    "ReferringPhysicianName",
+    "ConsultingPhysicianName",
+    "PhysiciansOfRecord",
+    "PerformingPhysicianName",
+    "NameOfPhysiciansReadingStudy",
+    "RequestingPhysician",
+    "OperatorsName",
+)
+"""Attributes that name persons."""
+NUMBERS = (
+    "PatientID",
+    "OtherPatientIDs",
+    "AccessionNumber",
+    "StudyID",
+    "AdmissionID",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+)
+"""Attributes that hold what else is a person's own."""
+PLACES = ("InstitutionName", "InstitutionAddress")
+"""Attributes that name institutions."""
+IDENTIFYING = (*PERSONS, *NUMBERS, *PLACES)
+"""What is read where texts have to be searched for it."""
 
 
 def _tag(keyword: str) -> int:
@@ -112,10 +146,13 @@ def _tag(keyword: str) -> int:
 
 TAGS = [_tag(keyword) for keyword in KEYWORDS]
 """`KEYWORDS` as tags."""
+_ALL_TAGS = [*TAGS, *(_tag(keyword) for keyword in IDENTIFYING)]
 
 _PIXEL_DATA = _tag("PixelData")
 _STOP = (_tag("FloatPixelData"), _tag("DoubleFloatPixelData"), _PIXEL_DATA)
 _UNDEFINED = 0xFFFFFFFF
+_DELIMITERS = {keyword: {0x5C, 0x5E, 0x3D} for keyword in PERSONS}
+"""After which the first character set is back: in names also after `^` and `=` (PS3.5 6.2.1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,11 +177,12 @@ class Header:
         return self.pixel_length == _UNDEFINED
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: BinaryIO, *, identifying: bool = False) -> Header:
     """Read the header of an object; the pixels stay where they are.
 
     Args:
         file: the object from its beginning, seekable.
+        identifying: whether the attributes of `IDENTIFYING` are read too.
 
     Raises:
         RejectedImageError: it is no DICOM file, or one that is not read.
@@ -176,7 +214,7 @@ def read_header(file: BinaryIO) -> Header:
         is_implicit_VR=syntax.is_implicit_VR,
         is_little_endian=syntax.is_little_endian,
         stop_when=lambda tag, _vr, _length: tag in _STOP,
-        specific_tags=list(TAGS),
+        specific_tags=list(_ALL_TAGS if identifying else TAGS),
     )
     dataset.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian)
     if not meta.get("MediaStorageSOPClassUID") and dataset.get("SOPClassUID"):
@@ -213,7 +251,7 @@ def read_text(dataset: Dataset, keyword: str, charset: str) -> str:
         return "" if value is None else str(value).strip("\0 ")
     declared = _declared_encodings(dataset)
     if declared:
-        text = decode_bytes(value, declared, {0x5C})
+        text = decode_bytes(value, declared, _DELIMITERS.get(keyword, {0x5C}))
     else:
         try:
             text = value.decode("utf-8")

@@ -1,25 +1,26 @@
 """One DICOM object, from its bytes to labels and frames; what runs in the guarded processes.
 
 A frame goes through: choice of frames -> decoding to 8 bits -> cut to the scan area. Text that is
-burned into the scan area itself is still there after that; a detector belongs at the end of
-`decode_object`, where each frame is what will be stored.
+burned into the scan area itself is still there after that; `sonoray.deidentify` looks for it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import BinaryIO, Protocol
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from sonoray.dicom.frames import choose_by_change, shrink, spread
-from sonoray.dicom.header import Header, read_header, read_text
+from sonoray.dicom.header import NUMBERS, PERSONS, PLACES, Header, read_header, read_text
 from sonoray.dicom.labels import read_labels
 from sonoray.dicom.pixel_format import PixelFormat, read_pixel_format
 from sonoray.dicom.pixels import FrameReader
 from sonoray.dicom.regions import ScanArea, enclose, find_regions, read_spacing
 from sonoray.dicom.settings import DicomConfig, FrameConfig
 from sonoray.images import ImageLimits, Pixels, RejectedImageError, check_pixels
+from sonoray.report_text import Identifiers
 
 
 class Entry(Protocol):
@@ -43,9 +44,12 @@ class Entry(Protocol):
 class ObjectInfo:
     """What an object says before its pixels are read."""
 
-    study_uid: str
-    patient_id: str
-    accession: str
+    study_uid: str = field(repr=False)
+    patient_id: str = field(repr=False)
+    accession: str = field(repr=False)
+    study_date: str = field(repr=False)
+    identifiers: Identifiers
+    """What its texts are searched for; empty unless that was asked for."""
     order: tuple[int, int]
     """Series number, instance number; -1 where there is none."""
     labels: Mapping[str, str]
@@ -72,14 +76,16 @@ class DecodedObject:
     """Whether the frames were cut to the scan area."""
 
 
-def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> ObjectInfo:
-    """Read the header of an object.
+def describe_object(
+    entry: Entry, config: DicomConfig, limits: ImageLimits, *, identifying: bool = False
+) -> ObjectInfo:
+    """Read the header of an object, with `identifying` also who it is of and by.
 
     Raises:
         RejectedImageError: it is no DICOM object that can be read.
     """
     with entry.open() as file:
-        header = read_header(file)
+        header = read_header(file, identifying=identifying)
     data = header.dataset
     try:
         pixels = read_pixel_format(header, limits, config.limits)
@@ -91,6 +97,8 @@ def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> O
         study_uid=read_text(data, "StudyInstanceUID", config.charset),
         patient_id=read_text(data, "PatientID", config.charset),
         accession=read_text(data, "AccessionNumber", config.charset),
+        study_date=read_text(data, "StudyDate", config.charset),
+        identifiers=_identifiers(data, config.charset) if identifying else Identifiers(),
         order=(_number(data, "SeriesNumber"), _number(data, "InstanceNumber")),
         labels=read_labels(header, config.charset),
         problem=problem,
@@ -145,6 +153,14 @@ def _find_scan(
             "picture is not cut to its scan area; clean it, or set dicom.burned_in=keep"
         )
     return None, spacing
+
+
+def _identifiers(data: Dataset, charset: str) -> Identifiers:
+    def values(keywords: Sequence[str]) -> tuple[str, ...]:
+        texts = (read_text(data, keyword, charset) for keyword in keywords)
+        return tuple(dict.fromkeys(filter(None, chain(*(text.split("\\") for text in texts)))))
+
+    return Identifiers(names=values(PERSONS), numbers=values(NUMBERS), places=values(PLACES))
 
 
 def _number(data: Dataset, keyword: str) -> int:

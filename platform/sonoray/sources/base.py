@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonoray.identity import IdentityKey
+from sonoray.report_text import Identifiers
 from sonoray.study import Turn
 
 Pixels = NDArray[np.uint8]
@@ -45,15 +46,20 @@ class RawImage:
 class RawStudy:
     """One study as the source has it."""
 
-    ref: str
+    ref: str = field(repr=False)
     """Identifier within the source; ingest turns it into a keyed `study_id`."""
-    patient_ref: str
+    patient_ref: str = field(repr=False)
     """The source's patient identifier; ingest hashes it with a key and never stores it."""
     images: tuple[RawImage, ...]
     turns: tuple[Turn, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: str = ""
     """Where the study comes from, in words that carry no patient's text."""
+    identifiers: Identifiers = field(default_factory=Identifiers)
+    """What else is known to identify its people; ingest searches the texts for it and keeps none of
+    it."""
+    study_date: str = field(default="", repr=False)
+    """Day of the examination, `YYYYMMDD`; ingest stores it moved, or not at all."""
     problem: str = ""
     """`reason: detail` where the study contradicts itself or breaks its format; ingest quarantines
     it with all its images."""

@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from sonoray.dicom.reports import Reports
 from sonoray.dicom.settings import DicomConfig
 from sonoray.guarded import GuardedPool
 from sonoray.images import DEFAULT_LIMITS, ImageLimits, RejectedImageError
+from sonoray.report_text import Identifiers
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.stages import source_digest
 from sonoray.study import Task, Turn
@@ -43,8 +45,7 @@ _QUESTION = "请写出这次超声检查的报告。"
 _DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
 _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
-    "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age); "
-    "pixels not cleaned"
+    "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
 )
 
 Entry = FileEntry | ArchiveEntry
@@ -131,6 +132,7 @@ class StudyReader:
         groups: dict[str, _Group] = {}
         strays: list[RawImage] = []
         ahead: deque[tuple[Entry, Future[ObjectInfo]]] = deque()
+        has_reports = self._reports_path is not None  # no text, nothing to search it for
 
         def take() -> None:
             entry, future = ahead.popleft()
@@ -145,7 +147,10 @@ class StudyReader:
                 group.objects.append((info, entry))
 
         for entry in entries:
-            ahead.append((entry, pool.submit(describe_object, entry, self._config, self._limits)))
+            described = pool.submit(
+                describe_object, entry, self._config, self._limits, identifying=has_reports
+            )
+            ahead.append((entry, described))
             if len(ahead) > 8 * (os.cpu_count() or 1):
                 take()
         while ahead:
@@ -232,8 +237,10 @@ class StudyReader:
                 for text in texts[:1]
             ),
             labels=_agreed_labels(infos),
-            provenance=f"{_PROVENANCE} but cut to the scan area in {num_cropped} of {num_objects} "
-            f"objects{'; report as supplied, not cleaned' if texts else ''}",
+            provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
+            "objects",
+            identifiers=reduce(Identifiers.joined, (info.identifiers for info in infos)),
+            study_date=min(filter(None, (info.study_date for info in infos)), default=""),
             problem=problem,
         )
 
