@@ -41,6 +41,8 @@ _TO_ASCII = str.maketrans(_FULL_WIDTH)
 """Full-width forms to ASCII, one for one, so that positions stay."""
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff"
+_WHITHER = "于在到由至往赴"
+"""Prepositions before a place: they stay, and no name of a place is looked for across them."""
 _CHINESE_DIGITS = "〇零一二三四五六七八九十"
 _YEAR = r"(?:19|20)\d{2}"
 _MONTH, _DAY = r"(?:0?[1-9]|1[0-2])", r"(?:0?[1-9]|[12]\d|3[01])"
@@ -79,7 +81,7 @@ _FORMS: Sequence[tuple[str, re.Pattern[str]]] = (
     (
         PLACE,
         re.compile(
-            r"[\u4e00-\u9fff]{2,8}?(?:省|市|自治区|县|大学)[\u4e00-\u9fff]{0,14}?"
+            rf"(?:(?![{_WHITHER}])[\u4e00-\u9fff]){{1,8}}?(?:省|市|自治区|县|大学)[\u4e00-\u9fff]{{0,14}}?"
             r"(?:医院|卫生院|诊所|保健院|医学中心)"
         ),
     ),
@@ -220,9 +222,9 @@ def _spans(text: str, known: Identifiers, shift_days: int | None) -> Iterator[_S
     for kind, pattern in _known_patterns(known):
         for match in pattern.finditer(text):
             yield _Span(*match.span(), kind, TAGS[kind])
-    for kind, pattern in _LABELLED:
+    for kind, labelled in _LABELLED:
         # a lookahead, so that a value that looks like the next label does not hide it
-        for match in re.finditer(f"(?={pattern})", text):
+        for match in re.finditer(f"(?={labelled})", text):
             yield _Span(*match.span("value"), kind, TAGS[kind])
     for match in _WHOLE_DATE.finditer(text):
         yield _Span(*match.span(), DATE, _shift(match, shift_days))

@@ -239,7 +239,9 @@ class StudyReader:
             labels=_agreed_labels(infos),
             provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
             "objects",
-            identifiers=reduce(Identifiers.joined, (info.identifiers for info in infos)),
+            identifiers=reduce(
+                Identifiers.joined, (info.identifiers for info in infos), Identifiers()
+            ),
             study_date=min(filter(None, (info.study_date for info in infos)), default=""),
             problem=problem,
         )
