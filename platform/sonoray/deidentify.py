@@ -23,7 +23,8 @@ from sonoray.report_text import CleanText, Identifiers, clean_text
 from sonoray.sources.base import RawStudy
 from sonoray.study import STUDY_DATE_LABEL
 
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_QUOTED = re.compile(r"""(?<![A-Za-z])'(?:\\.|[^'\\])*(?:'|$)|"(?:\\.|[^"\\])*(?:"|$)""", re.DOTALL)
+"""What a `repr` quotes, to the end of a message that was cut; a word's apostrophe opens nothing."""
 
 
 class DeidentifyConfig(Config):
