@@ -14,6 +14,7 @@ from typing import Any
 from sonoray.errors import DataError
 from sonoray.identity import IdentityKey
 from sonoray.metrics.table import Table
+from sonoray.sources.base import RemoteSource
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ingest
@@ -249,14 +250,19 @@ def locate(
         address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
-        DataError: there is no such dataset, it does not say where it came from, or the source
-            cannot be read.
+        DataError: there is no such dataset, it does not say where it came from, it came from a
+            server, the source cannot be read, or the key is missing.
     """
     rejects = read_rejects(workspace.dataset(dataset).path)
     origin = workspace.dataset_origin(dataset)
     kind = origin.pop("source")
     source = ingest.build_source(kind, ingest.SourceOptions.from_json(origin), road)
-    key = IdentityKey.public() if source.public else IdentityKey.load(workspace)
+    if isinstance(source, RemoteSource):
+        raise DataError(
+            f"dataset {dataset!r} came from a server, and locate names files; its rejects are "
+            f"fetched again by: sonoray quarantine retry {dataset}"
+        )
+    key = IdentityKey.public() if source.public else IdentityKey.load(workspace, create=False)
     names: dict[tuple[str, str], str] = {}
     for study in source.iter_studies():
         files = [image.ref for image in study.images]

@@ -63,14 +63,23 @@ class IdentityKey:
         return cls(_PUBLIC_SECRET, is_public=True)
 
     @classmethod
-    def load(cls, workspace: Workspace) -> "IdentityKey":
+    def load(cls, workspace: Workspace, *, create: bool = True) -> "IdentityKey":
         """Read `identity.key` of the workspace; the first call creates it with mode 0600.
 
+        Args:
+            workspace: whose key it is.
+            create: whether a key that is missing is made; one that only looks up makes none.
+
         Raises:
-            DataError: others than the owner can read it, or it is damaged.
+            DataError: others than the owner can read it, it is damaged, or missing and not made.
         """
         path = workspace.root / "identity.key"
         if not path.exists():
+            if not create:
+                raise DataError(
+                    f"there is no identity key {str(path)!r}, under which the names were hashed; "
+                    "restore it from a backup"
+                )
             _create_secret(path)
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
