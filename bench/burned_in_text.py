@@ -2,30 +2,39 @@
 
 Run: `.venv/bin/python bench/burned_in_text.py --data ../shared/data`
 
+The finder was fitted to BUSI, the phantom of seed 3 and the odd cases of BUS-BRA. What is measured
+here, it has not seen: BUS-BRA's even cases, POCOVID-Net and the phantom of seed 4. Two of three
+pictures of BUS-BRA hold text (quadrants, sizes, the maker's sign), so that those which can tell
+false boxes are named in `burned_in_text_clean.csv`: of 112 even cases, drawn at random and looked
+at, 34 whole pictures without text, and of 43 others, of old machines with sharp bright speckle, the
+rows that have none. Calipers and depth rulers count as no text.
+
 Strings as scanners draw them (random letters, numbers, dates, Chinese characters) are rendered on
-real pictures, at their own size and enlarged to a screen's 800 pixels, where the speckle is as
+these pictures, at their own size and enlarged to a screen's 800 pixels, where the speckle is as
 broad as on a screen: on a black margin above the picture and over the tissue; white, light grey,
 yellow and white with a black outline; antialiased; as they are and after JPEG at quality 75. A
-string is found where the boxes cover 90 % of its ink. The second table counts boxes on the pictures
-as published. BUS-BRA's and BUSI's do hold overlay text and marks, so that these are no false alarms
-alone: `--show FOLDER` writes the pictures with their boxes. The third gives the CPU time of the
-detector beside decoding and PNG encoding of one picture of 1024 x 768.
+string is found where the boxes cover 90 % of its ink. The second table has the share of pixels that
+boxes cover outside the strings, the third what is covered of pictures without text: `--show FOLDER`
+writes those with their boxes. Last comes the CPU time of the finder beside decoding and PNG
+encoding of one picture of 1024 x 768.
 
 Latin is drawn in DejaVu Sans and Chinese in Noto Sans CJK or, where it is missing, another of
 `FONTS` (Debian: fonts-dejavu-core, fonts-noto-cjk or fonts-wqy-zenhei).
 """
 
 import argparse
+import csv
 import io
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sonoray.burned_in_text import find_text
+from sonoray.burned_in_text import Box, find_text
 from sonoray.images import decode_image, encode_png
 from sonoray.phantom import PhantomConfig
 from sonoray.sources.phantom import PhantomSource
@@ -50,6 +59,7 @@ COLOURS = {
     "outlined": (255, 255, 255),
 }
 SCREEN = 800
+CLEAN = Path(__file__).with_name("burned_in_text_clean.csv")
 
 
 def load_font(script: str, size: int) -> ImageFont.FreeTypeFont:
@@ -117,21 +127,22 @@ def to_jpeg(picture: np.ndarray) -> np.ndarray:
 
 
 def load_pictures(data: Path, count: int, seed: int) -> dict[str, list[np.ndarray]]:
-    """Draw `count` pictures of each set, grey or RGB; the phantom's are made."""
+    """Draw up to `count` pictures without text of each set, grey or RGB; the phantom's are made."""
     rng = np.random.default_rng(seed)
-    patterns = {
-        "busbra": "busbra/images/*",
-        "busi": "busi/*/*[0-9)].png",
-        "pocovid": "pocovid/image_dataset/*/*",
-    }
-    sets = {}
-    for name, pattern in patterns.items():
-        files = sorted(data.glob(pattern))
-        chosen = rng.permutation(len(files))[:count]
-        sets[name] = [decode_image(files[i].read_bytes()) for i in chosen]
-    sets["phantom"] = []
-    for study in PhantomSource(PhantomConfig(num_patients=count)).iter_studies():
-        sets["phantom"] += [image.data for image in study.images[:1]]
+    sets: dict[str, list[np.ndarray]] = {}
+    with CLEAN.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for i in rng.permutation(len(rows)):
+        upper, lower = int(rows[i]["upper"]), int(rows[i]["lower"])
+        picture = decode_image((data / "busbra/images" / rows[i]["picture"]).read_bytes())
+        kind = "busbra" if (upper, lower) == (0, len(picture)) else "busbra rows"
+        if len(sets.setdefault(kind, [])) < count:
+            sets[kind].append(picture[upper:lower])
+    files = sorted(data.glob("pocovid/image_dataset/*/*"))
+    chosen = rng.permutation(len(files))[:count]
+    sets["pocovid"] = [decode_image(files[i].read_bytes()) for i in chosen]
+    studies = PhantomSource(PhantomConfig(num_patients=count, seed=4)).iter_studies()
+    sets["phantom"] = [study.images[0].data for study in islice(studies, count)]
     return sets
 
 
@@ -142,7 +153,7 @@ def enlarge(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
-def cover(shape: Sequence[int], boxes: Sequence) -> np.ndarray:
+def cover(shape: Sequence[int], boxes: Iterable[Box]) -> np.ndarray:
     """What the boxes cover, bool (H, W)."""
     covered = np.zeros(shape[:2], bool)
     for box in boxes:
@@ -150,9 +161,22 @@ def cover(shape: Sequence[int], boxes: Sequence) -> np.ndarray:
     return covered
 
 
+def surroundings(inks: Sequence[tuple[str, np.ndarray]]) -> Iterator[Box]:
+    """Yield each string's box, wider by half its height on each side: what a box may cover."""
+    for _, ink in inks:
+        y, x = np.nonzero(ink)
+        if len(y):
+            room = 2 + (y.max() - y.min()) // 2
+            yield Box(
+                upper=max(y.min() - room, 0), left=max(x.min() - room, 0),
+                lower=y.max() + 1 + room, right=x.max() + 1 + room,
+            )  # fmt: skip
+
+
 def measure_recall(sets: dict[str, list[np.ndarray]], seed: int) -> None:
     """Print recall by place, script, style, size, set and coding."""
     found: dict[tuple, list[tuple[float, bool]]] = defaultdict(list)
+    beside: dict[str, list[float]] = defaultdict(list)
     rng = np.random.default_rng(seed)
     for name, pictures in sets.items():
         for number, small in enumerate(pictures):
@@ -165,6 +189,9 @@ def measure_recall(sets: dict[str, list[np.ndarray]], seed: int) -> None:
                         coded = bool(rng.integers(2))
                         shown = to_jpeg(image) if coded else image
                         covered = cover(shown.shape, find_text(shown))
+                        beside[f"{scale} {place}"].append(
+                            (covered & ~cover(covered.shape, surroundings(inks))).mean()
+                        )
                         for kind, ink in inks:
                             share = covered[ink].mean()
                             keys = (
@@ -185,11 +212,14 @@ def measure_recall(sets: dict[str, list[np.ndarray]], seed: int) -> None:
             values = np.array(found.get((row, size), [(np.nan, np.nan)]), float)
             cells.append(f"{100 * values[:, 1].mean():5.1f} ({100 * values[:, 0].mean():3.0f})")
         print(f"{row:20}" + "".join(f"{cell:>11}" for cell in cells))
+    print("\ncovered beside the strings, % of the pixels: mean, and of one picture in twenty")
+    for row, shares in sorted(beside.items()):
+        print(f"{row:20}{100 * np.mean(shares):8.2f}{100 * np.quantile(shares, 0.95):8.2f}")
 
 
 def measure_false_boxes(sets: dict[str, list[np.ndarray]], show: Path | None) -> None:
-    """Print how many pictures as published get a box, and the share of pixels."""
-    print(f"\n{'as published':20}{'pictures':>10}{'with a box %':>14}{'pixels masked %':>17}")
+    """Print how many pictures without text get a box, and the share of pixels."""
+    print(f"\n{'without text':20}{'pictures':>10}{'with a box %':>14}{'pixels masked %':>17}")
     for name, pictures in sets.items():
         for scale in ("own", "screen"):
             hits, shares = 0, []
@@ -240,15 +270,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--count", type=int, default=12, help="pictures of each set")
-    parser.add_argument("--clean", type=int, default=60, help="pictures for the false boxes")
+    parser.add_argument("--count", type=int, default=8, help="pictures of each set")
+    parser.add_argument(
+        "--clean", type=int, default=117, help="pictures of each set for the false boxes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=Path, default=None, help="folder for pictures with boxes")
     args = parser.parse_args()
     if args.show is not None:
         args.show.mkdir(parents=True, exist_ok=True)
     measure_recall(load_pictures(args.data, args.count, args.seed), args.seed)
-    clean = load_pictures(args.data, args.clean, args.seed + 1)
+    clean = load_pictures(args.data, args.clean, args.seed)
     measure_false_boxes(clean, args.show)
     measure_time(clean)
 

@@ -1,5 +1,6 @@
 """What becomes of private studies on their way through ingest."""
 
+import dataclasses
 import datetime
 from dataclasses import dataclass
 
@@ -123,6 +124,20 @@ class TestPictures:
             )
             shares.append((pictures(output)[1][0] == FILL).mean())
         assert shares[1] > 1.5 * shares[0]
+
+
+def test_the_quarantine_table_quotes_a_private_source_never_and_a_public_one_always(tmp_path):
+    problem = "bad_row: 'Bantel Qxvor' is no number; correct it"
+    for public in (False, True):
+        study = dataclasses.replace(two_images(), problem=problem)
+        good = dataclasses.replace(two_images(), ref="s2", patient_ref="p2")
+        name = "public" if public else "private"
+        source = ListSource([study, good], public=public, name=name)
+        output = run(tmp_path, source)
+        rows = pq.read_table(output.path / "quarantine.parquet").to_pylist()
+        (message,) = [row["message"] for row in rows if row["reason"] == "bad_row"]
+        assert ("Bantel" in message) is public
+        assert message.strip().endswith("is no number; correct it")
 
 
 def dated(ref, patient, day):
