@@ -28,7 +28,7 @@ import io
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -205,12 +205,13 @@ def measure_recall(sets: dict[str, list[np.ndarray]], seed: int) -> None:
                             for key in keys:
                                 found[key].append((share, share >= 0.9))
     print("strings found (ink covered), %, by height in pixels")
-    print(f"{'':20}" + "".join(f"{size:>11}" for size in SIZES))
+    print(f"{'':20}" + "".join(f"{size:>11}" for size in (*SIZES, "all")))
     for row in sorted({key[0] for key in found}):
+        groups = [found.get((row, size), []) for size in SIZES]
         cells = []
-        for size in SIZES:
-            values = np.array(found.get((row, size), [(np.nan, np.nan)]), float)
-            cells.append(f"{100 * values[:, 1].mean():5.1f} ({100 * values[:, 0].mean():3.0f})")
+        for group in (*groups, list(chain(*groups))):
+            share, hit = np.mean(group or [(np.nan, np.nan)], axis=0)
+            cells.append(f"{100 * hit:5.1f} ({100 * share:3.0f})")
         print(f"{row:20}" + "".join(f"{cell:>11}" for cell in cells))
     print("\ncovered beside the strings, % of the pixels: mean, and of one picture in twenty")
     for row, shares in sorted(beside.items()):
