@@ -26,9 +26,6 @@ JOBS = (bootstrap.run, embed.run, train.run, evaluate.run)
 class PrivatePhantom(PhantomSource):
     """The phantom as a hospital would have it: names in texts, pixels and references."""
 
-    public = False
-    name = "kidney"
-
     def iter_studies(self):
         """Yield every study with canaries in it."""
         for raw in super().iter_studies():
@@ -76,7 +73,7 @@ def test_nothing_that_identifies_reaches_features_runs_or_logs(
     ray_local, tiny_road, tmp_path, capfd
 ):
     workspace = Workspace.open(tmp_path / "ws")
-    source = PrivatePhantom(tiny_road.phantom)
+    source = PrivatePhantom(tiny_road.phantom, name="kidney", public=False)
     ingest(source, workspace, tiny_road.ingest)
     common = {"workspace": workspace, "road": tiny_road, "dataset": "kidney"}
     said = [line for job in JOBS for line in job(**common).lines()]
