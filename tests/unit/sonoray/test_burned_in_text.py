@@ -50,6 +50,14 @@ def test_speckle_ticks_and_calipers_are_no_text(seed):
     assert find_text(picture) == []
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_bright_speckle_of_old_machines_is_no_text(seed):
+    """Sharp, saturated and streaked: whatever of it lies beside each other has no common edge."""
+    field = gaussian_filter(np.random.default_rng(seed).normal(size=(220, 160)), (0.6, 1.4))
+    picture = np.clip(150 + 110 * field / field.std(), 0, 255).astype(np.uint8)
+    assert find_text(picture) == []
+
+
 def test_boxes_stay_within_the_picture_and_the_margin_widens_them():
     shown, _ = write(np.zeros((120, 200), np.uint8), "QXVOR 48210377", 255, 24)
     narrow, wide = (find_text(shown, margin=margin)[0] for margin in (0, 1))
