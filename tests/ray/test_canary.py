@@ -3,11 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
-from PIL import Image, ImageDraw, ImageFont
 
 from sonoray.ingest import ingest
 from sonoray.report_text import Identifiers
@@ -18,13 +16,11 @@ from sonoray_jobs import bootstrap, embed, evaluate, train
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 CANARIES = ("Qxvorbantel", "钱三丰", "PX4821", "ACC7731906", "13912345678", "2031-05-17")
-
-
 JOBS = (bootstrap.run, embed.run, train.run, evaluate.run)
 
 
 class PrivatePhantom(PhantomSource):
-    """The phantom as a hospital would have it: names in texts, pixels and references."""
+    """The phantom as a hospital would have it: names in texts and references."""
 
     def iter_studies(self):
         """Yield every study with canaries in it."""
@@ -40,19 +36,10 @@ class PrivatePhantom(PhantomSource):
                     for turn in raw.turns
                 ),
                 images=tuple(
-                    dataclasses.replace(
-                        image, ref=f"Qxvorbantel/{image.ref}", data=burn(image.data)
-                    )
+                    dataclasses.replace(image, ref=f"Qxvorbantel/{image.ref}")
                     for image in raw.images
                 ),
             )
-
-
-def burn(pixels):
-    """The picture with a name above it, which fills the upper rows."""
-    image = Image.fromarray(pixels)
-    ImageDraw.Draw(image).text((2, 2), "PX 4821", font=ImageFont.load_default(12), fill=255)
-    return np.asarray(image)
 
 
 def find_leaks(folder: Path):
