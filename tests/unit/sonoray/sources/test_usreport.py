@@ -5,6 +5,7 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.ingest import IngestConfig, ingest
+from sonoray.report_text import clean_text
 from sonoray.sources.usreport import UsReportSource
 from sonoray.study import Task, iter_studies
 from sonoray.workspace import Workspace
@@ -123,3 +124,11 @@ def test_the_real_reports_go_in_whole(tmp_path, shared_data):
         "乳腺": 2810, "甲状腺": 1965, "肝脏": 1115,
     }  # fmt: skip
     assert sum("_2DS_" in study.turns[0].answer for study in studies) > 1000
+
+
+def test_cleaning_changes_none_of_the_published_reports(shared_data):
+    """They hold nothing that identifies, and every measure, clock position and category."""
+    source = UsReportSource(shared_data("usreport_zh"))
+    texts = [turn.answer for study in source.iter_studies() for turn in study.turns]
+    assert len(texts) == 5890
+    assert [text for text in texts if clean_text(text).text != text] == []
