@@ -58,6 +58,49 @@ def test_bright_speckle_of_old_machines_is_no_text(seed):
     assert find_text(picture) == []
 
 
+def colour_flow(picture, seed, maps):
+    """Vessels drawn over (300, 400) tissue, in colours that run with the speed of their blood."""
+    rng = np.random.default_rng(seed)
+    field = gaussian_filter(rng.normal(size=picture.shape), (3, 6))
+    speed = np.clip(field / field.std() - 0.8, 0, 1.2) / 1.2
+    side = gaussian_filter(rng.normal(size=picture.shape), 30) > 0
+    speed[:40], speed[260:], speed[:, :40], speed[:, 360:] = 0, 0, 0, 0
+    shown = np.repeat(picture[..., None], 3, axis=2)
+    for one, (slow, fast) in zip((side, ~side), maps, strict=True):
+        blood = one & (speed > 0)
+        share = speed[blood][:, None]
+        shown[blood] = (1 - share) * np.array(slow) + share * np.array(fast)
+    return shown, speed > 0
+
+
+POWER = [((90, 0, 0), (255, 255, 0))] * 2
+VELOCITY = [((110, 0, 0), (255, 220, 60)), ((0, 0, 110), (90, 240, 255))]
+
+
+@pytest.mark.parametrize("maps", [POWER, VELOCITY])
+@pytest.mark.parametrize("seed", range(3))
+def test_colour_flow_is_no_text(seed, maps):
+    shown, blood = colour_flow(speckle(seed), seed, maps)
+    assert blood.mean() > 0.05
+    written, ink = write(
+        np.concatenate([np.zeros((140, 400, 3), np.uint8), shown]), "QXVOR 48", 255
+    )
+    covered = cover(written, find_text(written)) == FILL
+    assert covered[ink].mean() >= 0.9
+    assert covered[140:][blood].mean() <= 0.02
+
+
+@pytest.mark.parametrize("size", [12, 16, 24])
+def test_text_with_the_coloured_fringes_of_a_screen_is_covered(size):
+    font = ImageFont.load_default(3 * size)
+    fine = Image.new("L", (1200, 300))
+    ImageDraw.Draw(fine).text((60, 90), "QXVOR 48210377", font=font, fill=255)
+    thirds = np.asarray(fine.resize((1200, 100), Image.Resampling.BOX))
+    fringed = np.stack([thirds[:, third::3] for third in range(3)], axis=2)  # red, green, blue
+    ink = fringed[..., 1] >= 128
+    assert (cover(fringed, find_text(fringed))[ink] == FILL).mean() >= 0.9
+
+
 def test_boxes_stay_within_the_picture_and_the_margin_widens_them():
     shown, _ = write(np.zeros((120, 200), np.uint8), "QXVOR 48210377", 255, 24)
     narrow, wide = (find_text(shown, margin=margin)[0] for margin in (0, 1))
