@@ -343,7 +343,7 @@ def _evaluate(
     }
     history = tracking.history(trained.run_id, "alpha")
     if history:
-        plot_history(history, folder / "alpha.png")
+        plot_history(history, folder / "alpha.png", limits=(0, 1))
         artifacts["training/alpha.png"] = folder / "alpha.png"
     tracking.log_evaluation(trained.run_id, {shown: metrics}, artifacts)
     return {**metrics, "run_id": trained.run_id}

@@ -98,17 +98,21 @@ def plot_roc(records: Sequence[AnswerRecord], metrics: Sequence[ClosedMetrics], 
     return True
 
 
-def plot_history(history: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
+def plot_history(
+    history: Mapping[str, Sequence[tuple[int, float]]], path: Path, limits: tuple[float, float]
+) -> None:
     """Draw metrics of a training over its steps.
 
     Args:
         history: by metric, (step, value) in the order of steps.
         path: the PNG.
+        limits: range of what the metrics can be, so that noise does not look like a trend.
     """
     figure, axes = _figure(width=6, height=3.5)
     for name, points in sorted(history.items()):
         axes.plot([step for step, _ in points], [value for _, value in points], ".-", label=name)
     axes.set_xlabel("step")
+    axes.set_ylim(*limits)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=_DPI, bbox_inches="tight")

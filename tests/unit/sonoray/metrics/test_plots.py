@@ -76,7 +76,7 @@ def test_no_curve_without_scores_of_two_options(tmp_path):
 
 
 def test_a_history_is_drawn(tmp_path):
-    plot_history({"alpha": [(1, 0.5), (2, 0.6)]}, tmp_path / "up.png")
-    plot_history({"alpha": [(1, 0.6), (2, 0.5)]}, tmp_path / "down.png")
+    plot_history({"alpha": [(1, 0.5), (2, 0.6)]}, tmp_path / "up.png", (0, 1))
+    plot_history({"alpha": [(1, 0.6), (2, 0.5)]}, tmp_path / "down.png", (0, 1))
     up, down = (pixels(tmp_path / f"{name}.png") for name in ("up", "down"))
     assert not np.array_equal(up, down)
