@@ -98,9 +98,10 @@ def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     folders = {tower: parts[tower].path for tower in embed.TOWERS}
     stages = embed.tower_stages(road, folders, stores)
     actors = [TowerActor(stage) for stage in stages]
-    for piece in make_plan(dataset.path, stores, road.embed.batch_size).pieces:
+    for piece in make_plan(dataset.path, stores, road.embed.images_per_file).pieces:
         sizes = {stage.name: stage.image_size for stage in stages}
-        row = decode_piece({"piece": piece}, folder=dataset.path, sizes=sizes)
+        size = road.embed.batch_size
+        row = decode_piece({"piece": piece}, folder=dataset.path, sizes=sizes, batch_size=size)
         for actor in actors:
             row = actor(row)
 
