@@ -242,7 +242,7 @@ def test_images_beyond_the_default_limits_are_read_back(tmp_path):
     assert np.array_equal(image, large)
     assert np.array_equal(mask, large)
     piece = Piece(file="images/part-00000.parquet", start=0, stop=1, lacking={"clip": 1})
-    row = decode_piece({"piece": piece}, folder=tmp_path, sizes={"clip": 32})
+    row = decode_piece({"piece": piece}, folder=tmp_path, sizes={"clip": 32}, batch_size=1)
     assert row["canvases.clip"].shape == (1, 32, 32, 3)
 
 
