@@ -183,7 +183,7 @@ def run(
         raise DataError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     folders = [folder for name in (first, second) if (folder := _folder(name)) is not None]
     if split is None:
-        split = Evaluation.read(folders[0]).split if folders else DEFAULT_SPLIT
+        split = _read_named(folders[0]).split if folders else DEFAULT_SPLIT
     one, other = (find_evaluation(workspace, name, split) for name in (first, second))
     _check_pair(one, other, split)
     rows = _paired_rows(one, other)
@@ -217,7 +217,7 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
     """
     folder = _folder(name)
     if folder is not None:
-        return Evaluation.read(folder)
+        return _read_named(folder)
     found = [
         Evaluation.read(path.parent) for path in workspace.stages.glob(f"{_STAGE}*/{MANIFEST}")
     ]
@@ -256,6 +256,20 @@ def _folder(name: str) -> Path | None:
     """Return the folder that a name is, None where it is none."""
     path = Path(name).expanduser()
     return path.resolve() if name and path.is_dir() else None
+
+
+def _read_named(folder: Path) -> Evaluation:
+    """Read the evaluation in a folder that somebody names; it may be any folder.
+
+    Raises:
+        DataError: it is no finished evaluation.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise DataError(
+            f"{str(folder)!r} is no evaluation; give a training, an MLflow run or a folder that "
+            "sonoray evaluate printed"
+        )
+    return Evaluation.read(folder)
 
 
 def _trainings(workspace: Workspace) -> dict[str, str]:

@@ -216,7 +216,7 @@ def test_evaluations_that_do_not_belong_together_are_refused(workspace, tmp_path
         (kidney, "evaluated on 'phantom' and 'kidney'"),
         (anew, "two different states of 'phantom'"),
         (fewer, r"do not hold the same questions \(60 and 59, 1 of one alone\)"),
-        (tmp_path, "no readable manifest.json"),
+        (tmp_path, "is no evaluation; give a training, an MLflow run or a folder that sonoray"),
     ):
         with pytest.raises(DataError, match=words):
             compared(workspace, "phantom-aaa1", str(folder))
