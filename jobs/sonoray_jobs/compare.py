@@ -5,12 +5,14 @@ the beginning of either. Everything is read from the workspace; neither Ray nor 
 predictions stand in Parquet, so two runs can be compared long after both were made.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sonoray.config import changed_settings
 from sonoray.errors import DataError
 from sonoray.metrics import AnswerRecord, Bootstrap, TopicComparison, compare_answers
 from sonoray.metrics.paired import is_right
@@ -19,7 +21,7 @@ from sonoray.metrics.text import normalise
 from sonoray.stages import MANIFEST, read_manifest
 from sonoray.study import SPLITS
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluate import read_predictions, to_record
+from sonoray_jobs.predictions import SETTINGS, read_predictions, to_record
 from sonoray_jobs.road import RoadConfig
 
 DEFAULT_SPLIT = "test"
@@ -43,6 +45,8 @@ class Evaluation:
     """Its MLflow run."""
     config: Mapping[str, Any]
     """The `evaluate` section that it was made with."""
+    settings: Mapping[str, Any] | None
+    """All settings behind its answers; None where an earlier version made it."""
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
@@ -68,6 +72,7 @@ class Evaluation:
             training=training,
             run_id=manifest["summary"]["run_id"],
             config=manifest["config"],
+            settings=_read_settings(path),
         )
 
     @property
@@ -118,8 +123,8 @@ class Compared:
     topics: Sequence[TopicComparison]
     disagreements: Sequence[Disagreement]
     """As many as were asked for; those where one alone is right come first."""
-    changed: Sequence[str]
-    """Keys of the `evaluate` section in which the two differ."""
+    changed: Mapping[str, tuple[Any, Any]]
+    """Settings that differ, by dotted key: the first's value and the second's."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -127,11 +132,7 @@ class Compared:
         return [
             f"first:  {self.first.title}",
             f"second: {self.second.title}",
-            *(
-                f"note: made with different evaluate.{key}: "
-                f"{self.first.config.get(key)}, {self.second.config.get(key)}"
-                for key in self.changed
-            ),
+            *self._changed_lines(),
             f"{self.first.dataset}, {self.first.split}: {num_questions} questions of "
             f"{self.num_studies} studies, 95 % intervals and p values over patients (McNemar's "
             "over questions), not corrected for their number",
@@ -141,6 +142,18 @@ class Compared:
             *(line for item in self.disagreements for line in ["", *item.lines()]),
         ]
 
+    def _changed_lines(self) -> list[str]:
+        if unknown := [item for item in (self.first, self.second) if item.settings is None]:
+            names = " and ".join(item.training for item in unknown)
+            note = [f"note: of {names} only the evaluate section is known; evaluate again for all"]
+        else:
+            note = []
+        shown = [
+            f"  {key}: {json.dumps(one, ensure_ascii=False)}, {json.dumps(two, ensure_ascii=False)}"
+            for key, (one, two) in self.changed.items()
+        ]
+        return note + (["settings that differ (first, second):", *shown] if shown else [])
+
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
         return {
@@ -149,7 +162,9 @@ class Compared:
             "dataset": self.first.dataset,
             "split": self.first.split,
             "num_studies": self.num_studies,
-            "changed": list(self.changed),
+            "changed": {
+                key: {"first": one, "second": two} for key, (one, two) in self.changed.items()
+            },
             "topics": {topic.topic: topic.to_json() for topic in self.topics},
             "disagreements": [item.to_json() for item in self.disagreements],
         }
@@ -198,14 +213,7 @@ def run(
         num_studies=len({record.study_id for record in records[0]}),
         topics=topics,
         disagreements=_disagreements(rows, records)[:show],
-        changed=sorted(
-            key
-            for key in (
-                *("max_tokens", "only", "topics"),
-                *("positive_options", "bootstrap_samples", "seed"),
-            )
-            if one.config.get(key) != other.config.get(key)
-        ),
+        changed=_changed(one, other),
     )
 
 
@@ -270,6 +278,21 @@ def _read_named(folder: Path) -> Evaluation:
             "sonoray evaluate printed"
         )
     return Evaluation.read(folder)
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    try:
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return settings
+
+
+def _changed(first: Evaluation, second: Evaluation) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, as far as those of both are known."""
+    if first.settings is None or second.settings is None:
+        return changed_settings({"evaluate": first.config}, {"evaluate": second.config})
+    return changed_settings(first.settings, second.settings)
 
 
 def _trainings(workspace: Workspace) -> dict[str, str]:

@@ -6,7 +6,6 @@ also goes to the training's MLflow run. Predictions, the constant texts and the 
 hold patients' texts and images and do not leave the workspace.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ import numpy as np
 from sonoray.config import content_hash
 from sonoray.errors import DataError
 from sonoray.metrics import (
-    AnswerRecord,
     Bootstrap,
     Estimate,
     closed_metrics,
@@ -36,6 +34,7 @@ from sonoray_jobs.embed import open_stores
 from sonoray_jobs.gallery import make_gallery
 from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer
 from sonoray_jobs.loading import training_studies
+from sonoray_jobs.predictions import PLACEMENT, SETTINGS, answer_settings, to_record
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
@@ -44,12 +43,10 @@ _CODE = (
     "sonoray.study",
     "sonoray_jobs.answering",
     "sonoray_jobs.evaluate",
+    "sonoray_jobs.predictions",
     "sonoray_jobs.trained",
     "llava_ultra",
 )
-_PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
-"""Settings that decide where answers are made, and not which."""
-
 DEFAULT_GALLERY = 6
 """Studies in the gallery."""
 
@@ -192,28 +189,6 @@ def asked_about(
     return kept
 
 
-def read_predictions(folder: Path) -> list[dict[str, Any]]:
-    """Return the predictions of a finished evaluation, one row per question."""
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = pq.read_table(folder / "predictions.parquet").to_pylist()
-    return rows
-
-
-def to_record(row: Mapping[str, Any]) -> AnswerRecord:
-    """Return what the metrics need of a prediction."""
-    scores = json.loads(row["option_scores"])
-    return AnswerRecord(
-        study_id=row["study_id"],
-        patient_key=row["patient_key"],
-        topic=row["topic"],
-        truth=row["truth"],
-        answer=row["answer"],
-        options=tuple(scores),
-        option_scores=scores,
-    )
-
-
 def write_report(
     folder: Path,
     predictions: Sequence[Mapping[str, Any]],
@@ -303,7 +278,7 @@ def stage_of(
     """The stage that evaluates a finished training on a split."""
     return Stage(
         name=f"evaluate-{dataset}-{split}",
-        config=road.evaluate.model_dump(mode="json", exclude=_PLACEMENT),
+        config=road.evaluate.model_dump(mode="json", exclude=PLACEMENT),
         inputs=[output.key, trained.name, trained.run_id],
         code=_CODE,
     )
@@ -330,6 +305,7 @@ def _evaluate(
     tracking.require_run(trained.run_id)
     predictions = _answer(workspace, road, dataset, trained, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
+    write_json(folder / SETTINGS, answer_settings(road))
     training_answers: dict[str, list[str]] = defaultdict(list)
     for study in training_studies(workspace.dataset(dataset).path, road.train):
         for turn in study.turns:

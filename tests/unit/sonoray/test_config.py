@@ -11,6 +11,7 @@ from sonoray.config import (
     Config,
     apply_overrides,
     canonical_json,
+    changed_settings,
     content_hash,
     load_config,
     parse_override,
@@ -66,6 +67,18 @@ def test_overrides_go_into_tables_and_leave_the_input_alone():
 def test_an_override_through_a_plain_value_is_refused():
     with pytest.raises(ConfigError, match="'epochs', which is not a table"):
         apply_overrides({"epochs": 1}, ["epochs.first=2"])
+
+
+def test_settings_that_differ_are_named_with_both_values():
+    first = {"a": 1, "b": {"c": [{"d": 1}, {"d": 2}], "e": [1]}, "f": "x"}
+    second = {"a": 1, "b": {"c": [{"d": 1}, {"d": 3}], "e": [1, 2]}, "g": {}}
+    assert changed_settings(first, second) == {
+        "b.c.1.d": (2, 3),
+        "b.e": ([1], [1, 2]),
+        "f": ("x", None),
+        "g": (None, {}),
+    }
+    assert changed_settings(first, first) == {}
 
 
 def test_an_unknown_key_is_named_with_the_known_ones():

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonoray.errors import DataError
-from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray.stages import Stage, StageOutput, run_stage, write_json
 from sonoray.workspace import Workspace
 from sonoray_jobs import compare
-from sonoray_jobs.evaluate import read_predictions, stage_of
-from sonoray_jobs.road import EvaluateConfig, RoadConfig
+from sonoray_jobs.evaluate import stage_of
+from sonoray_jobs.predictions import answer_settings, read_predictions
+from sonoray_jobs.road import EvaluateConfig, RoadConfig, load_road
 from sonoray_jobs.train import Trained
 
 REPORTS = ["左叶见低回声结节，边界清。", "未见明显异常。", "右叶见囊性病灶，边界清。"]
@@ -57,6 +58,7 @@ def evaluated(
     dataset_key="d1",
     split="test",
     settings=SETTINGS,
+    road=None,
 ) -> Path:
     """An evaluation as `sonoray evaluate` leaves it, and the training that it names."""
     run_folder = workspace.runs / training
@@ -66,6 +68,8 @@ def evaluated(
 
     def make(folder: Path):
         pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
+        if road is not None:
+            write_json(folder / "settings.json", answer_settings(road))
         return {"run_id": run_id}
 
     stage = stage_of(
@@ -140,7 +144,7 @@ def test_lines_show_both_differences_and_disagreements(workspace):
     assert "first:  phantom-aaa1 (MLflow run id-of-phantom-aaa1)" in text
     assert "60 questions of 30 studies" in text
     assert "McNemar p (over questions)" in text
-    assert "note:" not in text
+    assert "settings that differ" not in text
     assert len(found.disagreements) == 3
     for item in found.disagreements:
         assert item.first_right != item.second_right  # the telling ones come first
@@ -180,8 +184,35 @@ def test_the_newest_of_several_evaluations_counts_and_other_settings_are_named(t
     os.utime(old / "manifest.json", ns=(10**9, 10**9))
     found = compared(workspace, "a", "b")
     assert found.first.path == new
-    assert found.changed == ["seed"]
-    assert "note: made with different evaluate.seed: 1, 0" in found.lines()
+    assert found.changed == {"evaluate.seed": (1, 0)}
+    assert "  evaluate.seed: 1, 0" in found.lines()
+    assert "note: of a and b only the evaluate section is known" in "\n".join(found.lines())
+
+
+def test_settings_of_the_trainings_that_differ_are_listed(tmp_path):
+    workspace = Workspace.open(tmp_path)
+    one = load_road("tiny")
+    other = load_road("tiny", ["model.sampling.type=first", "train.num_workers=1"])
+    stages = (one.train.stages[0], one.train.stages[1].model_copy(update={"epochs": 3}))
+    other = other.model_copy(update={"train": other.train.model_copy(update={"stages": stages})})
+    evaluated(workspace, "a", predictions(1, right=0.5), road=one)
+    evaluated(workspace, "b", predictions(2, right=0.5), road=other)
+    found = compared(workspace, "a", "b")
+    sampling = one.model.sampling.model_dump()
+    assert found.changed == {
+        "model.sampling.type": ("adaptive", "first"),
+        "train.stages.1.epochs": (12, 3),
+        **{
+            f"model.sampling.{key}": (value, None)
+            for key, value in sampling.items()
+            if key not in ("type", "num_selected")
+        },
+    }
+    assert found.to_json()["changed"]["train.stages.1.epochs"] == {"first": 12, "second": 3}
+    lines = found.lines()
+    assert '  model.sampling.type: "adaptive", "first"' in lines
+    assert "  train.stages.1.epochs: 12, 3" in lines
+    assert "note:" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study import Study, StudyImage, Task, Turn
-from sonoray_jobs.evaluate import Evaluated, asked_about, stage_of, to_record, write_report
+from sonoray_jobs.evaluate import Evaluated, asked_about, stage_of, write_report
+from sonoray_jobs.predictions import to_record
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained
 
