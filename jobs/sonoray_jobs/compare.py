@@ -14,7 +14,13 @@ from typing import Any
 
 from sonoray.config import changed_settings
 from sonoray.errors import DataError
-from sonoray.metrics import AnswerRecord, Bootstrap, TopicComparison, compare_answers
+from sonoray.metrics import (
+    AnswerRecord,
+    Bootstrap,
+    TopicComparison,
+    compare_all_closed,
+    compare_answers,
+)
 from sonoray.metrics.paired import is_right
 from sonoray.metrics.table import comparison_table, disagreement_table
 from sonoray.metrics.text import normalise
@@ -121,6 +127,8 @@ class Compared:
     second: Evaluation
     num_studies: int
     topics: Sequence[TopicComparison]
+    all_closed: TopicComparison | None
+    """Of the closed questions of all topics; None where there is none."""
     disagreements: Sequence[Disagreement]
     """As many as were asked for; those where one alone is right come first."""
     changed: Mapping[str, tuple[Any, Any]]
@@ -128,6 +136,7 @@ class Compared:
 
     def lines(self) -> list[str]:
         """What a person reads."""
+        rows = [*self.topics, *([self.all_closed] if self.all_closed else [])]
         num_questions = sum(topic.num_questions for topic in self.topics)
         return [
             f"first:  {self.first.title}",
@@ -136,9 +145,9 @@ class Compared:
             f"{self.first.dataset}, {self.first.split}: {num_questions} questions of "
             f"{self.num_studies} studies, 95 % intervals and p values over patients (McNemar's "
             "over questions), not corrected for their number",
-            *comparison_table(self.topics).text(),
+            *comparison_table(rows).text(),
             "",
-            *disagreement_table(self.topics).text(),
+            *disagreement_table(rows).text(),
             *(line for item in self.disagreements for line in ["", *item.lines()]),
         ]
 
@@ -166,6 +175,7 @@ class Compared:
                 key: {"first": one, "second": two} for key, (one, two) in self.changed.items()
             },
             "topics": {topic.topic: topic.to_json() for topic in self.topics},
+            "all_closed": self.all_closed.to_json() if self.all_closed else None,
             "disagreements": [item.to_json() for item in self.disagreements],
         }
 
@@ -212,6 +222,7 @@ def run(
         second=other,
         num_studies=len({record.study_id for record in records[0]}),
         topics=topics,
+        all_closed=compare_all_closed(records[0], records[1], bootstrap=bootstrap),
         disagreements=_disagreements(rows, records)[:show],
         changed=_changed(one, other),
     )

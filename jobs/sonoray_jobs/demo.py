@@ -59,10 +59,8 @@ class Demonstrated:
     def report(self) -> list[str]:
         """Metrics, answers, times and what to do next."""
         evaluated = self.results["evaluate"]
-        closed = evaluated.summary["closed"].values()
-        total = sum(item["num_questions"] for item in closed)
-        accuracy = sum(i["accuracy"]["value"] * i["num_questions"] for i in closed) / total
-        constant = sum(i["constant_accuracy"]["value"] * i["num_questions"] for i in closed) / total
+        closed = evaluated.summary["all_closed"]
+        accuracy, constant = (closed[key]["value"] for key in ("accuracy", "constant_accuracy"))
         answers: list[str] = []
         for reply, truth in zip(self.replies, self.truths, strict=True):
             used = ", ".join(

@@ -19,6 +19,7 @@ from sonoray.errors import DataError
 from sonoray.metrics import (
     Bootstrap,
     Estimate,
+    all_closed_metrics,
     closed_metrics,
     closed_table,
     text_metrics,
@@ -212,8 +213,9 @@ def write_report(
         positive=settings.positive_options,
         bootstrap=bootstrap,
     )
+    overall = all_closed_metrics(records, training_answers=training_answers, bootstrap=bootstrap)
     free = text_metrics(records, training_answers=training_answers, bootstrap=bootstrap)
-    _write_tables(folder / "closed", closed_table(closed), {"F1": f1_table(closed)})
+    _write_tables(folder / "closed", closed_table(closed, overall), {"F1": f1_table(closed)})
     details = {
         "Constant answer, and truths seen in training": seen_table(free),
         "Overlap by character and by word": overlap_table(free),
@@ -230,6 +232,7 @@ def write_report(
         "num_studies": len({row["study_id"] for row in predictions}),
         "num_questions": len(predictions),
         "closed": {item.topic: item.to_json() for item in closed},
+        "all_closed": overall.to_json() if overall else None,
         "text": {item.topic: item.to_json() for item in free},
         "hit_rate": _hit_rate(predictions, "shows_finding", bootstrap),
         "chance_hit_rate": _hit_rate(predictions, "share_showing", bootstrap),

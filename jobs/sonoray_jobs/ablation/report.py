@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.metrics import Bootstrap, Table
+from sonoray.metrics import ALL_CLOSED, Bootstrap, Table
 from sonoray_jobs.ablation.children import Child, Outcome
 from sonoray_jobs.ablation.scores import (
     ACCURACY,
-    ALL_CLOSED,
     HIT,
     HITS,
     Group,

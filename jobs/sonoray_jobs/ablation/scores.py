@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import DataError
-from sonoray.metrics import Bootstrap, Estimate, char_f1
+from sonoray.metrics import ALL_CLOSED, Bootstrap, Estimate, char_f1
 from sonoray.metrics.bootstrap import Floats, interval, unvaried
 from sonoray.study import Task
 
-ALL_CLOSED = "all closed questions"
 HITS = "picked image shows the finding"
 ACCURACY, CHAR_F1, HIT = "accuracy", "character F1", "hit@1"
 

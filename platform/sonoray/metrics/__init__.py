@@ -9,12 +9,27 @@
 """
 
 from sonoray.metrics.bootstrap import Bootstrap, Estimate
-from sonoray.metrics.closed import AnswerRecord, ClosedMetrics, closed_metrics
-from sonoray.metrics.paired import Difference, McNemar, TopicComparison, compare_answers
+from sonoray.metrics.closed import (
+    ALL_CLOSED,
+    AllClosed,
+    AnswerRecord,
+    ClosedMetrics,
+    all_closed_metrics,
+    closed_metrics,
+)
+from sonoray.metrics.paired import (
+    Difference,
+    McNemar,
+    TopicComparison,
+    compare_all_closed,
+    compare_answers,
+)
 from sonoray.metrics.table import Table, closed_table, text_table
 from sonoray.metrics.text import TextMetrics, char_f1, text_metrics
 
 __all__ = [
+    "ALL_CLOSED",
+    "AllClosed",
     "AnswerRecord",
     "Bootstrap",
     "ClosedMetrics",
@@ -24,9 +39,11 @@ __all__ = [
     "Table",
     "TextMetrics",
     "TopicComparison",
+    "all_closed_metrics",
     "char_f1",
     "closed_metrics",
     "closed_table",
+    "compare_all_closed",
     "compare_answers",
     "text_metrics",
     "text_table",

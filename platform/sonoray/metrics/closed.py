@@ -30,6 +30,9 @@ from sonoray.metrics.bootstrap import (
     mean_metric,
 )
 
+ALL_CLOSED = "all closed questions"
+"""What reports call the questions of all closed topics together."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerRecord:
@@ -75,6 +78,21 @@ class ClosedMetrics:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllClosed:
+    """The accuracy over the closed questions of all topics, which have no options in common."""
+
+    num_questions: int
+    num_patients: int
+    accuracy: Estimate
+    constant_accuracy: Estimate | None
+    """Of each topic's constant answer; None where training lacks a topic."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
 def closed_metrics(
     records: Iterable[AnswerRecord],
     *,
@@ -109,6 +127,47 @@ def closed_metrics(
         )
         for topic, group in groups.items()
     ]
+
+
+def all_closed_metrics(
+    records: Iterable[AnswerRecord],
+    *,
+    training_answers: Mapping[str, Sequence[str]],
+    bootstrap: Bootstrap | None = None,
+) -> AllClosed | None:
+    """Compute the accuracy over all closed questions; None where there is none.
+
+    Args:
+        records: answered questions; those without options are left out.
+        training_answers: the true answers of the training split, by topic.
+        bootstrap: how the intervals are made.
+    """
+    closed = [record for record in records if record.options]
+    if not closed:
+        return None
+    patients = [record.patient_key for record in closed]
+    metrics = {"accuracy": accuracy_metric(closed)}
+    constants = {
+        topic: most_frequent(training_answers.get(topic, ()))
+        for topic in {record.topic for record in closed}
+    }
+    if None not in constants.values():
+        is_constant = [float(record.truth == constants[record.topic]) for record in closed]
+        metrics["constant_accuracy"] = mean_metric(np.array(is_constant))
+    found = estimates(metrics, patients, bootstrap or Bootstrap())
+    accuracy = found["accuracy"]
+    assert accuracy is not None  # there is a record
+    return AllClosed(
+        num_questions=len(closed),
+        num_patients=len(set(patients)),
+        accuracy=accuracy,
+        constant_accuracy=found.get("constant_accuracy"),
+    )
+
+
+def accuracy_metric(records: Sequence[AnswerRecord]) -> Metric:
+    """Share of the answers that are the truth, whatever the topics."""
+    return mean_metric(np.array([float(record.answer == record.truth) for record in records]))
 
 
 def answer_metrics(

@@ -23,7 +23,14 @@ import numpy as np
 
 from sonoray.errors import DataError
 from sonoray.metrics.bootstrap import Bootstrap, Floats, Metric, interval, resample
-from sonoray.metrics.closed import AnswerRecord, answer_metrics, check, topic_options
+from sonoray.metrics.closed import (
+    ALL_CLOSED,
+    AnswerRecord,
+    accuracy_metric,
+    answer_metrics,
+    check,
+    topic_options,
+)
 from sonoray.metrics.text import normalise, text_answer_metrics
 
 
@@ -127,6 +134,26 @@ def compare_answers(
     ]
 
 
+def compare_all_closed(
+    first: Sequence[AnswerRecord],
+    second: Sequence[AnswerRecord],
+    *,
+    bootstrap: Bootstrap | None = None,
+) -> TopicComparison | None:
+    """Compare the accuracy over the closed questions of all topics; None where there is none.
+
+    Args:
+        first: answered questions, as `compare_answers` takes them.
+        second: the same questions in the same order, answered by another model.
+        bootstrap: how the difference is resampled.
+    """
+    sides = [[record for record in side if record.options] for side in (first, second)]
+    if not sides[0]:
+        return None
+    metrics = [{"accuracy": accuracy_metric(side)} for side in sides]
+    return _comparison(ALL_CLOSED, sides[0], sides[1], metrics, bootstrap or Bootstrap())
+
+
 def is_right(record: AnswerRecord) -> bool:
     """Whether the answer is the true option or, for a free text, the true text."""
     if record.options:
@@ -193,11 +220,30 @@ def _compare_topic(
         metrics = [answer_metrics(side, options, positive) for side in (first, second)]
     else:
         metrics = [text_answer_metrics(side) for side in (first, second)]
+    return _comparison(topic, first, second, metrics, bootstrap)
+
+
+def _comparison(
+    topic: str,
+    first: list[AnswerRecord],
+    second: list[AnswerRecord],
+    metrics: Sequence[Mapping[str, Metric]],
+    bootstrap: Bootstrap,
+) -> TopicComparison:
+    """Put the same questions of both sides beside each other.
+
+    Args:
+        topic: what they are called.
+        first: one side's answers.
+        second: the other side's.
+        metrics: those of the first and of the second side.
+        bootstrap: how differences are resampled.
+    """
     patients = [record.patient_key for record in first]
     right = [[is_right(record) for record in side] for side in (first, second)]
     return TopicComparison(
         topic=topic,
-        closed=closed,
+        closed=bool(first[0].options),
         num_questions=len(first),
         num_patients=len(set(patients)),
         differences=paired_differences(metrics[0], metrics[1], patients, bootstrap),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sonoray.metrics.bootstrap import Estimate
-from sonoray.metrics.closed import ClosedMetrics
+from sonoray.metrics.closed import ALL_CLOSED, AllClosed, ClosedMetrics
 from sonoray.metrics.overlap import OVERLAP_METRICS
 from sonoray.metrics.paired import Difference, TopicComparison
 from sonoray.metrics.text import HEADLINES, TextMetrics
@@ -36,8 +36,21 @@ class Table:
         return ["  ".join(map(_pad, line, widths)).rstrip() for line in lines]
 
 
-def closed_table(metrics: Sequence[ClosedMetrics]) -> Table:
-    """Lay out closed questions: one row per topic, intervals in brackets."""
+def closed_table(metrics: Sequence[ClosedMetrics], overall: AllClosed | None = None) -> Table:
+    """Lay out closed questions: one row per topic, one of all, intervals in brackets."""
+    last = (
+        ()
+        if overall is None
+        else (
+            (
+                ALL_CLOSED,
+                f"{overall.num_questions} ({overall.num_patients})",
+                _cell(overall.accuracy),
+                *("-", "-", "-"),
+                _cell(overall.constant_accuracy),
+            ),
+        )
+    )
     return Table(
         header=(
             "topic",
@@ -48,19 +61,22 @@ def closed_table(metrics: Sequence[ClosedMetrics]) -> Table:
             "macro F1",
             "constant answer",
         ),
-        rows=tuple(
-            (
-                item.topic,
-                f"{item.num_questions} ({item.num_patients})",
-                _cell(item.accuracy),
-                _cell(item.balanced_accuracy),
-                _cell(item.auc),
-                _value(item.macro_f1),
-                "-"
-                if item.constant_answer is None
-                else f"{_cell(item.constant_accuracy)} {item.constant_answer}",
-            )
-            for item in metrics
+        rows=(
+            *(
+                (
+                    item.topic,
+                    f"{item.num_questions} ({item.num_patients})",
+                    _cell(item.accuracy),
+                    _cell(item.balanced_accuracy),
+                    _cell(item.auc),
+                    _value(item.macro_f1),
+                    "-"
+                    if item.constant_answer is None
+                    else f"{_cell(item.constant_accuracy)} {item.constant_answer}",
+                )
+                for item in metrics
+            ),
+            *last,
         ),
     )
 

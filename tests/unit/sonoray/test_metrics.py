@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -12,10 +12,12 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 
 from sonoray.errors import DataError
 from sonoray.metrics import (
+    AllClosed,
     AnswerRecord,
     Bootstrap,
     ClosedMetrics,
     Estimate,
+    all_closed_metrics,
     closed_metrics,
 )
 from sonoray.metrics.bootstrap import among, estimate, estimates, mean_metric, unvaried
@@ -455,3 +457,31 @@ def test_package_import_stays_light() -> None:
     code = f"import sys, sonoray.metrics; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_accuracy_over_all_closed_questions_counts_questions_and_clusters_patients() -> None:
+    benign = random_records(5, num_patients=40, images=2, agreement=1.0)
+    organ = [replace(record, topic="organ") for record in random_records(6, num_patients=40)]
+    text = AnswerRecord(study_id="s", patient_key="p", topic="report", truth="a", answer="a")
+    records = [*benign, *organ, text]
+    training = {benign[0].topic: [benign[0].truth], "organ": [organ[0].truth]}
+    found = all_closed_metrics(records, training_answers=training)
+    assert found is not None
+    closed = records[:-1]
+    assert found.num_questions == len(closed)
+    assert found.num_patients == len({record.patient_key for record in closed})
+    right = [record.answer == record.truth for record in closed]
+    assert found.accuracy.value == pytest.approx(np.mean(right), abs=1e-12)
+    constant = [record.truth == training[record.topic][0] for record in closed]
+    assert found.constant_accuracy is not None
+    assert found.constant_accuracy.value == pytest.approx(np.mean(constant), abs=1e-12)
+    assert all_closed_metrics(benign, training_answers=training, bootstrap=QUICK) == AllClosed(
+        num_questions=len(benign),
+        num_patients=40,
+        accuracy=only(benign).accuracy,
+        constant_accuracy=only(benign, training_answers=training).constant_accuracy,
+    )
+    unknown = all_closed_metrics(records, training_answers={"organ": ["x"]})
+    assert unknown is not None
+    assert unknown.constant_accuracy is None
+    assert all_closed_metrics([text], training_answers=training) is None

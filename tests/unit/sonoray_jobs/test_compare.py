@@ -136,6 +136,9 @@ def test_questions_are_paired_whatever_their_order(workspace):
     assert "positive_f1" in pathology.differences  # as the first evaluation was configured
     assert (report.topic, report.closed) == ("report", False)
     assert found.num_studies == 30
+    assert found.all_closed.differences["accuracy"] == accuracy  # there is one closed topic
+    assert found.to_json()["all_closed"]["num_questions"] == 30
+    assert sum(line.startswith("all closed questions") for line in found.lines()) == 2
 
 
 def test_lines_show_both_differences_and_disagreements(workspace):

@@ -70,6 +70,9 @@ def test_metrics_of_both_kinds_of_questions(report):
     closed = metrics["closed"]["pathology"]
     assert closed["positive_f1"]["value"] >= 0
     assert closed["constant_accuracy"]["value"] == 0.5
+    overall = metrics["all_closed"]
+    assert overall["accuracy"] == closed["accuracy"]  # there is one topic
+    assert overall["constant_accuracy"] == closed["constant_accuracy"]
     text = metrics["text"]["report"]
     assert text["exact_match"]["value"] == pytest.approx(1 / 3)
     assert text["constant"]["char_bleu_4"] == text["overlap"]["char_bleu_4"]
@@ -112,6 +115,12 @@ def test_the_terminal_gets_the_compact_tables_and_markdown_all(report):
     compact = (folder / "text.txt").read_text(encoding="utf-8").splitlines()
     assert len(compact) == 2
     assert max(map(len, compact)) < 150
+    closed = (folder / "closed.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split("  ")[0] for line in closed] == [
+        "topic",
+        "pathology",
+        "all closed questions",
+    ]
     page = (folder / "text.md").read_text(encoding="utf-8")
     for name in ("METEOR", "ROUGE-2", "constant answer", "truth not seen"):
         assert f"| {name} |" in page

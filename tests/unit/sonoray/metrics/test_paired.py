@@ -6,7 +6,14 @@ import pytest
 from scipy.stats import binom
 
 from sonoray.errors import DataError
-from sonoray.metrics import AnswerRecord, Bootstrap, closed_metrics, compare_answers, text_metrics
+from sonoray.metrics import (
+    AnswerRecord,
+    Bootstrap,
+    closed_metrics,
+    compare_all_closed,
+    compare_answers,
+    text_metrics,
+)
 from sonoray.metrics.paired import mcnemar
 
 BENIGN, MALIGNANT = "良性", "恶性"
@@ -183,3 +190,23 @@ def test_answers_to_other_questions_are_refused():
         compare_answers(first, [*first[1:], first[0]], bootstrap=QUICK)
     with pytest.raises(DataError, match="none of the options"):
         compare_answers([replace(first[0], truth="x")], [replace(first[0], truth="x")])
+
+
+def test_all_closed_questions_are_compared_over_topics():
+    sides = []
+    for seed, right in ((1, 0.6), (2, 0.8)):
+        organ = [replace(record, topic="organ") for record in answers(seed + 2, right=right)]
+        sides.append([*answers(seed, right=right), *organ])
+    found = compare_all_closed(*sides, bootstrap=QUICK)
+    accuracy = found.differences["accuracy"]
+    hits = [[record.answer == record.truth for record in side] for side in sides]
+    assert (accuracy.first, accuracy.second) == pytest.approx((np.mean(hits[0]), np.mean(hits[1])))
+    assert accuracy.low < accuracy.value < accuracy.high
+    assert (found.num_questions, found.num_patients, found.closed) == (240, 60, True)
+    assert found.mcnemar == mcnemar(*hits)
+    assert list(found.differences) == ["accuracy"]
+    [alone] = compare_answers(answers(1), answers(2), bootstrap=QUICK)
+    overall = compare_all_closed(answers(1), answers(2), bootstrap=QUICK)
+    assert overall.differences["accuracy"] == alone.differences["accuracy"]
+    texts = [replace(record, options=(), option_scores={}) for record in sides[0]]
+    assert compare_all_closed(texts, texts) is None
