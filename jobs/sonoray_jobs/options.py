@@ -43,7 +43,8 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override one key, as in train.num_workers=1; repeatable.",
+        help="Override one key; repeatable. The value is TOML, as in train.num_workers=1 "
+        "or train.stages.1.epochs=1 or model.clip.feature_layers=[-2]; text needs no quotes.",
         rich_help_panel=_COMMON,
     ),
 ]

@@ -1,11 +1,12 @@
 import json
 import subprocess
 import sys
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sonoray.config import (
     Config,
@@ -23,6 +24,33 @@ from sonoray.errors import ConfigError
 class Optimizer(Config):
     rate: float = Field(default=0.1, gt=0)
     """Step size."""
+
+
+class First(Config):
+    type: Literal["first"] = "first"
+    a: int = 1
+
+
+class Second(Config):
+    type: Literal["second"] = "second"
+    b: int = 1
+
+
+class Step(Config):
+    epochs: int
+
+    @model_validator(mode="after")
+    def _check(self) -> "Step":
+        if self.epochs < 0:
+            raise ValueError("0.epochs must not fall below 0")
+        return self
+
+
+class Road(Config):
+    way: Annotated[First | Second, Field(discriminator="type")] = Second()
+    stages: tuple[Step, ...] = (Step(epochs=1), Step(epochs=2))
+    layers: tuple[int, ...] = ()
+    only: dict[str, str] = Field(default_factory=dict)
 
 
 class Train(Config):
@@ -65,8 +93,52 @@ def test_overrides_go_into_tables_and_leave_the_input_alone():
 
 
 def test_an_override_through_a_plain_value_is_refused():
-    with pytest.raises(ConfigError, match="'epochs', which is not a table"):
+    with pytest.raises(ConfigError, match=r"epochs is the plain value 1 .* write epochs=VALUE"):
         apply_overrides({"epochs": 1}, ["epochs.first=2"])
+
+
+def test_an_override_goes_into_an_array_by_place():
+    values = {"stages": [{"epochs": 1}, {"epochs": 2}]}
+    assert apply_overrides(values, ["stages.1.epochs=5", "stages.0={a = 1}"]) == {
+        "stages": [{"a": 1}, {"epochs": 5}]
+    }
+    for text in ("stages.2.epochs=5", "stages.-1.epochs=5", "stages.2=5", "stages.epochs=5"):
+        with pytest.raises(ConfigError, match=r"array of 2; .* from stages\.0 to stages\.1"):
+            apply_overrides(values, [text])
+
+
+def test_what_a_file_leaves_to_the_defaults_keeps_its_type_and_its_entries(tmp_path):
+    file = tmp_path / "road.toml"
+    file.write_text("", encoding="utf-8")
+    assert load_config(Road, file, ["way.b=5"]).way == Second(b=5)
+    assert load_config(Road, file, ["way.a=5", "way.type=first"]).way == First(a=5)
+    stages = load_config(Road, file, ["stages.1.epochs=7"]).stages
+    assert [stage.epochs for stage in stages] == [1, 7]
+    assert Road().stages[1].epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("way.c=1", "unknown key 'way.c' (known keys here: b, type)"),
+        ("way.b=x", "way.b = 'x': "),
+        ("way.type=third", "way.type = 'third' is unknown; set way.type to one of first, second"),
+        ("way={b=1}", "way has no type; set way.type to one of first, second"),
+        ("stages=3", "stages = 3: write a TOML array, as in stages=[{epochs=...}]"),
+        ("layers=3", "layers = 3: write a TOML array, as in layers=[...]"),
+        ('only={"a":1}', """write a TOML table, as in only={key = "value"}"""),
+        ("stages.0.epochs=-1", "stages.0.epochs must not fall below 0"),
+        (f"layers={'x' * 999}", f"layers = '{'x' * 59}...: write"),
+    ],
+)
+def test_a_wrong_override_is_told_in_one_short_line_without_the_file(tmp_path, text, message):
+    file = tmp_path / "road.toml"
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Road, file, [text])
+    assert str(caught.value).startswith(f"--set {text}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_settings_that_differ_are_named_with_both_values():
@@ -108,11 +180,14 @@ def test_a_file_is_read_and_overridden(tmp_path):
     assert config == Train(epochs=7, optimizer=Optimizer(rate=0.5))
 
 
-def test_an_override_that_does_not_fit_is_not_blamed_on_the_file_alone(tmp_path):
+def test_an_override_that_does_not_fit_is_not_blamed_on_a_file_that_does(tmp_path):
     file = tmp_path / "train.toml"
     file.write_text("epochs = 2\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"train\.toml --set epochs=two: epochs = 'two': "):
+    with pytest.raises(ConfigError, match=r"^--set epochs=two: epochs = 'two': "):
         load_config(Train, file, ["epochs=two"])
+    file.write_text("epoch = 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"train\.toml --set epochs=3: unknown key 'epoch'"):
+        load_config(Train, file, ["epochs=3"])
 
 
 @pytest.mark.parametrize("content", ["epochs = ", "\xff"])
