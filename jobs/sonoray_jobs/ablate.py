@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonoray.config import content_hash
+from sonoray.config import content_hash, validate_config
 from sonoray.errors import ConfigError
 from sonoray.metrics import Bootstrap
+from sonoray.phantom import PhantomConfig
 from sonoray.stages import Stage, StageOutput, run_stage, source_digest, write_json
 from sonoray.tracking import Tracking, child_tags
 from sonoray.workspace import Workspace
@@ -34,7 +35,7 @@ from sonoray_jobs.ablation.children import (
 )
 from sonoray_jobs.ablation.parallel import num_at_once, place, reason_of, run_children
 from sonoray_jobs.ablation.report import make_report, overview, to_markdown
-from sonoray_jobs.ablation.variants import Ablation, Request, build_ablation
+from sonoray_jobs.ablation.variants import DEFAULT_LABEL, Ablation, Request, build_ablation
 from sonoray_jobs.communication import prebuild_communication
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.train import DECISIVE_CODE
@@ -123,7 +124,8 @@ class Choice:
     variants: tuple[str, ...] = ()
     """Some of the variants; all where empty."""
     redundancies: tuple[int, ...] = ()
-    label: str = "organ"
+    label: str | None = None
+    """Of the modality ablation; by default `organ`."""
     config: str = "tiny"
     """As on the command line, for the report."""
     overrides: tuple[str, ...] = ()
@@ -133,6 +135,12 @@ class Choice:
             raise ConfigError(f"--seeds {list(self.seeds)} must name one or more, each once")
         if len(set(self.redundancies)) < len(self.redundancies):
             raise ConfigError(f"--redundancy {list(self.redundancies)} must name each once")
+        for number in self.redundancies:
+            validate_config(PhantomConfig, {"images": [number] * 2}, f"--redundancy {number}")
+        if self.label is not None and self.name != "modality":
+            raise ConfigError(
+                f"--label {self.label} is for the modality ablation, not {self.name}; leave it out"
+            )
 
     @property
     def command(self) -> str:
@@ -143,7 +151,7 @@ class Choice:
             words += ["--variants", _listed(self.variants)]
         if self.redundancies:
             words += ["--redundancy", _listed(self.redundancies)]
-        if self.name == "modality":
+        if self.label is not None:
             words += ["--label", self.label]
         return shlex.join(words + [word for text in self.overrides for word in ("--set", text)])
 
@@ -153,7 +161,7 @@ class Choice:
             workspace=workspace,
             dataset=self.dataset,
             redundancies=self.redundancies,
-            label=self.label,
+            label=self.label or DEFAULT_LABEL,
         )
         return build_ablation(self.name, road, request).chosen(self.variants)
 

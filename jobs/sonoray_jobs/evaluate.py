@@ -16,6 +16,7 @@ import numpy as np
 
 from sonoray.config import content_hash
 from sonoray.errors import DataError
+from sonoray.labels import describe_labels
 from sonoray.metrics import (
     Bootstrap,
     Estimate,
@@ -132,13 +133,16 @@ def run(
     trained = find_training(workspace, road, dataset)
     studies = list(iter_studies(output.path, split=split, only=road.evaluate.only))
     if not studies:
-        labels = ", ".join(f"{label} {value}" for label, value in road.evaluate.only.items())
-        which = f"{split} studies of {labels}" if labels else f"{split} studies"
-        raise DataError(f"dataset {dataset!r} has no {which}; ingest more patients")
+        only = road.evaluate.only
+        if only:
+            labels = ", ".join(f"{label} {value}" for label, value in only.items())
+            known = describe_labels(output.path, split=split, wanted=only)
+            raise DataError(f"dataset {dataset!r} has no {split} studies of {labels}; {known}")
+        raise DataError(f"dataset {dataset!r} has no {split} studies; ingest more patients")
     if road.evaluate.topics:
         everyone = iter_studies(output.path, split=split)
-        known = {turn.topic for study in everyone for turn in study.turns}
-        studies = asked_about(studies, road.evaluate.topics, known)
+        topics = {turn.topic for study in everyone for turn in study.turns}
+        studies = asked_about(studies, road.evaluate.topics, topics)
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     result = run_stage(

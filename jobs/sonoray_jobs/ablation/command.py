@@ -46,8 +46,9 @@ def ablate(
         ),
     ] = None,
     label: Annotated[
-        str, typer.Option("--label", help="modality: the study label that tells kinds apart.")
-    ] = "organ",
+        str | None,
+        typer.Option("--label", help="modality: the label that tells kinds apart; default: organ."),
+    ] = None,
     parallel: Annotated[
         int | None,
         typer.Option("--parallel", min=1, help="Most children at once; default: what fits."),

@@ -11,13 +11,14 @@ from typing import Any, get_args
 from llava_ultra.config import AdaptiveSampling, FusionConfig
 from sonoray.config import validate_config
 from sonoray.errors import ConfigError, DataError
-from sonoray.study import iter_studies
+from sonoray.labels import label_values
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 
 Values = Mapping[str, Any]
 """JSON values by dotted key, each put in place of what stands there."""
 
+DEFAULT_LABEL = "organ"
 PHANTOM = "phantom"
 REDUNDANCIES = (1, 3, 5, 7, 9)
 BALANCES = (0.0, 0.25, 0.5, 0.75, 0.8, 1.0)
@@ -94,7 +95,7 @@ class Request:
     dataset: str
     redundancies: tuple[int, ...] = ()
     """Images per study on the phantom; by default `REDUNDANCIES`."""
-    label: str = "organ"
+    label: str = DEFAULT_LABEL
     """Study label that tells modalities apart."""
 
 
@@ -246,6 +247,7 @@ def _modality(road: RoadConfig, request: Request) -> Ablation:
         raise ConfigError(
             f"label {request.label!r} has {len(values)} values among the training studies of "
             f"{request.dataset!r}; --label must name one with two or more"
+            f"{_telling_labels(request)}"
         )
     return Ablation(
         name="modality",
@@ -296,7 +298,14 @@ def _label_values(road: RoadConfig, request: Request, split: str) -> list[str]:
             f"the values of label {request.label!r} are not known before the phantom is made; "
             "run: sonoray ingest phantom with the same --config and --set"
         ) from None
-    studies = iter_studies(folder, split=split)
-    return sorted(
-        {study.labels[request.label] for study in studies if request.label in study.labels}
-    )
+    return label_values(folder, split=split).get(request.label, [])
+
+
+def _telling_labels(request: Request) -> str:
+    """The labels with two or more values, to end a message; nothing where no dataset is made."""
+    try:
+        folder = request.workspace.dataset(request.dataset).path
+    except DataError:
+        return ""
+    known = label_values(folder, split="train")
+    return ": " + (", ".join(label for label in known if len(known[label]) > 1) or "there is none")

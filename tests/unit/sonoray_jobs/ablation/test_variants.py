@@ -12,6 +12,8 @@ from llava_ultra.config import (
     RandomSampling,
 )
 from sonoray.errors import ConfigError, DataError
+from sonoray.stages import Stage, run_stage
+from sonoray.study import Study, StudyImage, Task, Turn, write_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.ablate import Choice
 from sonoray_jobs.ablation.children import make_children
@@ -183,6 +185,41 @@ def test_what_does_not_fit_is_one_line(request_for):
             visual.chosen(names)
     with pytest.raises(ConfigError, match="--seeds"):
         Choice(name="visual", dataset="phantom", seeds=(1, 1))
+    with pytest.raises(ConfigError, match="--label organ is for the modality ablation, not visual"):
+        Choice(name="visual", dataset="phantom", label="organ")
+    for number in (0, 65):
+        with pytest.raises(ConfigError, match=rf"^--redundancy {number}: .* 1 to 64") as found:
+            Choice(name="sampling", dataset="phantom", redundancies=(3, number))
+        assert len(str(found.value)) < 160
+
+
+def test_modality_names_the_labels_that_tell_studies_apart(tmp_path):
+    workspace = Workspace.open(tmp_path)
+    studies = [
+        Study(
+            study_id=f"s{number}",
+            patient_key=f"p{number}",
+            split="train",
+            dataset="clinic",
+            images=(StudyImage(image_id="i", uri="x", width=8, height=8),),
+            turns=(Turn(question="?", answer="a", task=Task.OPEN),),
+            labels={"organ": ("liver", "kidney")[number], "device": "one"},
+        )
+        for number in range(2)
+    ]
+
+    def make(folder: Path):
+        write_studies(folder, studies)
+        return {}
+
+    output = run_stage(Stage(name="ingest-clinic", config={}), workspace.stages, make)
+    workspace.point_dataset("clinic", output)
+    ablation = build_ablation("modality", ROAD, Request(workspace=workspace, dataset="clinic"))
+    assert [variant.name for variant in ablation.variants] == ["all", "kidney", "liver"]
+    for label, number in (("spleen", 0), ("device", 1)):
+        request = Request(workspace=workspace, dataset="clinic", label=label)
+        with pytest.raises(ConfigError, match=rf"'{label}' has {number} .* two or more: organ$"):
+            build_ablation("modality", ROAD, request)
 
 
 def test_some_variants_keep_their_reference_or_take_the_first(request_for):
