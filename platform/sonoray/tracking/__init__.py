@@ -61,7 +61,10 @@ class Tracking:
     def how_to_open(self) -> str:
         """What to type or visit to look at the runs."""
         uri = shown_uri(self.uri)
-        return uri if is_server(self.uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        if is_server(self.uri):
+            return uri
+        # typed in a shell of its own, where nothing else keeps MLflow from reporting home
+        return f"MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
     @contextmanager
     def training(

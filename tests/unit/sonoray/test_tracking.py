@@ -49,7 +49,9 @@ def test_default_store_lies_in_the_workspace_and_is_in_wal_mode(tracking: Tracki
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     words = shlex.split(tracking.how_to_open)
-    assert words == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{path}"]
+    setting, *command = words
+    assert setting == "MLFLOW_DISABLE_TELEMETRY=true"
+    assert command == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{path}"]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
