@@ -33,12 +33,17 @@ from sonoray_jobs.ablation.variants import KEEP_ALL, Ablation
 
 Report = Mapping[str, Any]
 
-METHOD = (
-    "Means over questions and seeds; 95 % intervals from {draws} draws of patients and, "
-    "independently, of seeds. Differences are paired: the same question, the same seed. Seeds draw "
-    "initial weights, order and dropout of the training; towers, language model and split stay. "
-    "Intervals are not corrected for the number of comparisons."
+_DRAWN = "Means over questions and seeds; 95 % intervals from {draws} draws of "
+_SEVERAL_SEEDS = (
+    "patients and, independently, of seeds. Differences are paired: the same question, the same "
+    "seed. Seeds draw initial weights, order and dropout of the training; towers, language model "
+    "and split stay. "
 )
+_ONE_SEED = (
+    "patients alone: one seed shows nothing of how trainings vary. Differences are paired: the "
+    "same question. "
+)
+_UNCORRECTED = "Intervals are not corrected for the number of comparisons."
 
 
 def make_report(
@@ -62,15 +67,17 @@ def make_report(
         for test in ablation.tests if here else ():
             groups = _compare(ablation, here, test.name, bootstrap)
             comparisons.append({"setting": setting.name, "test": test.name, "groups": groups})
+    seeds = sorted({child.seed for child, _ in outcomes})
+    drawn = _DRAWN.format(draws=bootstrap.num_resamples)
     return {
         "ablation": ablation.name,
         "question": ablation.question,
         "dataset": dataset,
         "reference": ablation.reference,
-        "seeds": sorted({child.seed for child, _ in outcomes}),
+        "seeds": seeds,
         "command": command,
         "parent_run_id": parent_run_id,
-        "method": METHOD.format(draws=bootstrap.num_resamples),
+        "method": drawn + (_SEVERAL_SEEDS if len(seeds) > 1 else _ONE_SEED) + _UNCORRECTED,
         "comparisons": comparisons,
         "children": [_child_row(child, left) for child, left in outcomes],
         "failures": list(failures),

@@ -87,6 +87,21 @@ def report(tmp_path: Path) -> dict:
     )
 
 
+def test_the_method_says_whether_seeds_are_drawn(report, tmp_path):
+    assert "draws of patients and, independently, of seeds" in report["method"]
+    one = make_report(
+        ABLATION,
+        [outcome(tmp_path / "one", variant, 0) for variant in ("blend", "concat")],
+        [],
+        dataset="phantom",
+        command="sonoray ablate visual --seeds 0",
+        parent_run_id="parent-id",
+        bootstrap=Bootstrap(num_resamples=1000),
+    )
+    assert "1000 draws of patients alone: one seed shows nothing of how" in one["method"]
+    assert "independently" not in one["method"]
+
+
 def test_every_comparison_has_its_own_numbers(report):
     liver, breast = report["comparisons"]
     assert [(each["setting"], each["test"]) for each in (liver, breast)] == [
