@@ -117,10 +117,7 @@ class ClipConfig(ModelPart):
             raise ValueError(
                 f"clip.width {self.width} is no multiple of head_width {self.head_width}"
             )
-        if not -self.layers <= self.feature_layer < self.layers:
-            raise ValueError(
-                f"clip.feature_layer {self.feature_layer} is outside the {self.layers} layers"
-            )
+        _check_layers("clip.feature_layer", (self.feature_layer,), self.layers)
         if not self.source and self.text_width % self.head_width:
             raise ValueError(
                 f"clip.text_width {self.text_width} is no multiple of head_width {self.head_width}"
@@ -219,8 +216,12 @@ def _architecture(name: str) -> dict[str, int]:
 
 def _check_layers(name: str, given: tuple[int, ...], num_layers: int) -> None:
     """Refuse layers that do not exist, come twice or are out of order."""
-    if not all(-num_layers <= layer < num_layers for layer in given):
-        raise ValueError(f"{name} {list(given)} are outside the {num_layers} layers")
+    for layer in given:
+        if not -num_layers <= layer < num_layers:
+            raise ValueError(
+                f"{name} has {layer}, which is none of the {num_layers} layers; "
+                f"use {-num_layers} to {num_layers - 1}"
+            )
     counted = [layer % num_layers for layer in given]
     if counted != sorted(set(counted)):
         raise ValueError(f"{name} {list(given)} must rise and name each layer once")

@@ -316,7 +316,7 @@ PUBLISHED = {"source": SOURCE, "weights": "a.pt"}
         ({"source": SOURCE, "weights": "a.pt", "width": 96}, "width 96 is not that of"),
         ({"source": "ViT-B-16-SigLIP", "weights": "a.pt"}, "does not say the patch_size"),
         ({"source": SOURCE, "weights": "a.pt", "image_size": 250}, "no multiple of patch_size"),
-        ({"feature_layers": (0, 3)}, r"\[0, 3\] are outside the 3 layers"),
+        ({"feature_layers": (0, 3)}, "feature_layers has 3, .* none of the 3 layers; use -3 to 2"),
         ({"feature_layers": (1, -2)}, "must rise and name each layer once"),
         ({"feature_layers": (2, 0)}, "must rise and name each layer once"),
         (PUBLISHED | {"pixel_mean": (0, 0, 0)}, "give both or none"),
@@ -330,5 +330,7 @@ def test_clip_settings_that_cannot_be_are_refused(values, message):
 
 
 def test_sam_layers_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"sam.feature_layers \[4\] are outside the 4 layers"):
+    with pytest.raises(
+        ValueError, match=r"sam\.feature_layers has 4, .* the 4 layers; use -4 to 3"
+    ):
         SamConfig(feature_layers=(4,), **SAM)

@@ -183,7 +183,7 @@ def test_the_saved_description_is_plain_json(tmp_path, towers):
     ("build", "message"),
     [
         (lambda: ClipConfig(image_size=100), "no multiple of patch_size"),
-        (lambda: ClipConfig(feature_layer=7), "outside the 3 layers"),
+        (lambda: ClipConfig(feature_layer=7), "none of the 3 layers; use -3 to 2"),
         (lambda: ClipConfig(text_width=100), "text_width 100 is no multiple of head_width"),
         (lambda: SamConfig(width=100), "no multiple of heads"),
     ],
