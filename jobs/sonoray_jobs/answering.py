@@ -6,10 +6,10 @@ service does; `generated` keeps that text.
 
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
 was decoded, all images of the study with the score that the sampler gave each for this question,
-and which of them the language model saw. `shows_finding` tells whether the first of these shows
-what the study is about, `share_showing` how often a random image would. `attention_finding` is of
-another pick: that of the attention score when the true answer is before it, as it is in training.
-It tells how good a teacher the feature score has.
+which of them the language model saw, and which show the finding (`showing`: 1, 0, -1 where nobody
+knows). `shows_finding` tells whether the first that it saw does; -1 also where none of the images
+does. `attention_finding` is of another pick: that of the attention score when the true answer is
+before it, as it is in training. It tells how good a teacher the feature score has.
 """
 
 import hashlib
@@ -99,6 +99,7 @@ class AnswerActor:
         rows = []
         for number, (at, turn) in enumerate(questions):
             study, options = studies[at], scores[number]
+            showing = _showing(study)
             best = max(options, key=lambda option: options[option]) if options else None
             rows.append(
                 {
@@ -116,9 +117,9 @@ class AnswerActor:
                     "image_ids": [image.image_id for image in study.images],
                     "image_scores": shares[number, : len(study.images)].tolist(),
                     "selected": picked[number][picked[number] >= 0].tolist(),
-                    "shows_finding": _shows_finding(study, int(picked[number, 0])),
-                    "share_showing": _share_showing(study),
-                    "attention_finding": _shows_finding(study, told[number]) if told else -1,
+                    "showing": showing,
+                    "shows_finding": _of_pick(showing, int(picked[number, 0])),
+                    "attention_finding": _of_pick(showing, told[number]) if told else -1,
                 }
             )
         return {key: [row[key] for row in rows] for key in rows[0]}
@@ -161,18 +162,14 @@ def read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeat
     return StudyFeatures(clip=stores["clip"].read(ids), sam=stores["sam"].read(ids))
 
 
-def _shows_finding(study: Study, index: int) -> int:
-    """1 or 0: whether the picked image shows the finding; -1 where nobody knows or none does."""
-    known = [image.labels.get("shows_finding") for image in study.images]
-    if "1" not in known:
-        return -1
-    return int(known[index] == "1")
+def _showing(study: Study) -> list[int]:
+    """For each image 1 or 0, whether it shows the finding; -1 where nobody knows."""
+    return [int(image.labels.get("shows_finding", -1)) for image in study.images]
 
 
-def _share_showing(study: Study) -> float:
-    """Share of the images that show the finding; -1 where nobody knows or none does."""
-    known = [image.labels.get("shows_finding") for image in study.images]
-    return known.count("1") / len(known) if "1" in known else -1.0
+def _of_pick(showing: list[int], index: int) -> int:
+    """1 or 0: whether the picked image shows the finding; -1 where no image is known to."""
+    return int(showing[index] == 1) if 1 in showing else -1
 
 
 def pack_studies(studies: list[Study]) -> list[dict[str, Any]]:

@@ -36,7 +36,14 @@ from sonoray_jobs.embed import open_stores
 from sonoray_jobs.gallery import make_gallery
 from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer
 from sonoray_jobs.loading import training_studies
-from sonoray_jobs.predictions import PLACEMENT, SETTINGS, answer_settings, to_record
+from sonoray_jobs.predictions import (
+    PLACEMENT,
+    SETTINGS,
+    answer_settings,
+    headlines,
+    share_showing,
+    to_record,
+)
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained, find_training
 
@@ -239,7 +246,9 @@ def write_report(
         "all_closed": overall.to_json() if overall else None,
         "text": {item.topic: item.to_json() for item in free},
         "hit_rate": _hit_rate(predictions, "shows_finding", bootstrap),
-        "chance_hit_rate": _hit_rate(predictions, "share_showing", bootstrap),
+        "chance_hit_rate": _hit_rate(
+            [{**row, "share": share_showing(row)} for row in predictions], "share", bootstrap
+        ),
         "attention_hit_rates": {
             topic: rate
             for topic in sorted({row["topic"] for row in predictions})
@@ -262,6 +271,7 @@ def _hit_rate(
         row
         for row in predictions
         if topic in (None, row["topic"])
+        and 1 in row["showing"]
         and row[column] >= 0
         and len(row["selected"]) < len(row["image_ids"])
     ]
@@ -328,7 +338,7 @@ def _evaluate(
     if history:
         plot_history(history, folder / "alpha.png", limits=(0, 1))
         artifacts["training/alpha.png"] = folder / "alpha.png"
-    tracking.log_evaluation(trained.run_id, {shown: metrics}, artifacts)
+    tracking.log_evaluation(trained.run_id, headlines(metrics, shown), artifacts)
     return {**metrics, "run_id": trained.run_id}
 
 

@@ -1,14 +1,17 @@
 """Answers beside the images they are about, for reading with one's own eyes.
 
-For some studies of a finished evaluation, one picture each: the images in a row, and below them,
-for every question, the score that the sampler gave each image (those that the language model saw
-are dark), the answer and the truth. `gallery.md` holds the same texts, whatever fonts there are.
+For some studies of a finished evaluation, one picture each: the images in a row, framed where they
+are known to show the finding; below them the score that the sampler gave each (those that the
+language model saw are dark); beside them questions, answers and truths. A sampler that reads the
+question scores the images anew for each one, and so the bars are drawn as often as they change.
+`gallery.md` holds the same texts, whatever fonts there are.
 
 The studies are spaced evenly over the split: neither the best nor the worst. Pictures and texts are
 patients', so they lie in a stage of the workspace beside the predictions and go nowhere else. It is
 a stage of its own because how many are wanted, and with which font, does not change the evaluation.
 """
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +22,22 @@ from sonoray.stages import Stage, StageOutput, run_stage
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
 
 _CODE = ("sonoray_jobs.gallery",)
 _DPI = 100
 _IMAGE_INCHES = 1.7
+_BARS_INCHES = 0.7
 _LINE_INCHES = 0.22
 _TEXT_INCHES = 6.0
+_GAP_INCHES = 0.25
 _LINE_LENGTH = 36
 """Chinese characters in a line of text."""
-_SEEN, _NOT_SEEN, _WRONG = "tab:blue", "lightsteelblue", "tab:red"
+_SEEN, _NOT_SEEN, _WRONG, _SHOWING = "tab:blue", "lightsteelblue", "tab:red", "tab:green"
+_LEGEND = (
+    "bars: the sampler's score of each image; dark: seen by the language model",
+    "green frame: known to show the finding",
+)
 
 _NO_FONT = "no font has the characters of the texts; they are in gallery.md"
 
@@ -108,45 +118,76 @@ def draw_study(
     from matplotlib.font_manager import FontProperties
 
     properties = FontProperties(fname=font) if font else FontProperties()
-    blocks = [_wrapped(_paragraphs(row) if font else _topic_only(row)) for row in rows]
-    heights = [_IMAGE_INCHES, *(max(3, len(block) + 1) * _LINE_INCHES for block in blocks)]
-    widths = [_IMAGE_INCHES * len(images), _TEXT_INCHES]
-    figure = Figure(figsize=(sum(widths) + 0.4, sum(heights) + 0.4))
-    grid = figure.add_gridspec(
-        len(heights), 2, width_ratios=widths, height_ratios=heights, left=0.04, right=0.99,
-        bottom=0.02, top=0.95, wspace=0.03, hspace=0.25,
-    )  # fmt: skip
-    strip = grid[0, 0].subgridspec(1, len(images), wspace=0.04)
+    blocks = [(own[0], _lines(own, font)) for own in _alike(rows)]
+    legend = [*_LEGEND, *([] if font else [_NO_FONT])]
+    heights = [
+        max((place == 0) * _IMAGE_INCHES + _BARS_INCHES, len(lines) * _LINE_INCHES)
+        for place, (_, lines) in enumerate(blocks)
+    ]
+    left, bars_width = _GAP_INCHES, _IMAGE_INCHES * len(images)
+    width = bars_width + _TEXT_INCHES + 3 * _GAP_INCHES
+    top = len(legend) * _LINE_INCHES + _GAP_INCHES
+    height = top + sum(heights) + (len(heights) + 1) * _GAP_INCHES
+    figure = Figure(figsize=(width, height))
+
+    def axes_at(x: float, y: float, wide: float, high: float) -> "Axes":
+        """Axes whose upper left corner is so many inches from that of the picture."""
+        return figure.add_axes((x / width, 1 - (y + high) / height, wide / width, high / height))
+
+    figure.text(left / width, 1 - 0.1 / height, "\n".join(legend), fontsize=8, va="top")
     for number, image in enumerate(images):
-        axes = figure.add_subplot(strip[0, number])
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(f"image {number + 1}", fontsize=8)
-        axes.set_axis_off()
-    note = figure.add_subplot(grid[0, 1])
-    note.set_axis_off()
-    legend = "bars: the sampler's score of each image; dark: seen by the language model"
-    note.text(0, 0.9, legend if font else f"{legend}\n{_NO_FONT}", fontsize=8, va="top")
-    for place, (row, block) in enumerate(zip(rows, blocks, strict=True), start=1):
-        bars = figure.add_subplot(grid[place, 0])
-        scores = row["image_scores"]
-        colours = [_SEEN if n in row["selected"] else _NOT_SEEN for n in range(len(scores))]
-        drawn = bars.bar(range(len(scores)), scores, color=colours, width=0.5)
-        bars.bar_label(drawn, fmt="%.2f", fontsize=7)
-        bars.set_xlim(-0.5, len(images) - 0.5)
-        bars.set_ylim(0, 1.25)
-        bars.set_xticks([])
-        bars.set_yticks([])
-        for side in ("left", "right", "top"):
-            bars.spines[side].set_visible(False)
-        words = figure.add_subplot(grid[place, 1])
+        frame = axes_at(left + number * _IMAGE_INCHES, top, 0.92 * _IMAGE_INCHES, _IMAGE_INCHES)
+        _draw_image(frame, image, f"image {number + 1}", rows[0]["showing"][number] == 1)
+    for place, ((row, lines), high) in enumerate(zip(blocks, heights, strict=True)):
+        below = (place == 0) * _IMAGE_INCHES
+        _draw_bars(axes_at(left, top + below, bars_width, _BARS_INCHES), row)
+        words = axes_at(2 * left + bars_width, top, _TEXT_INCHES, high)
         words.set_axis_off()
-        for number, line in enumerate(block):
+        for number, line in enumerate(lines):
             words.text(
-                0, 1 - (number + 0.5) / max(3, len(block) + 1), line.text, fontsize=9, va="center",
+                0, 1 - (number + 0.5) * _LINE_INCHES / high, line.text, fontsize=9, va="center",
                 color=_WRONG if line.wrong else "black", fontproperties=properties,
                 parse_math=False,
             )  # fmt: skip
+        top += high + _GAP_INCHES
     figure.savefig(path, dpi=_DPI)
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Questions in their order, together as long as the sampler gave the images the same scores."""
+    alike = itertools.groupby(rows, key=lambda row: (row["image_scores"], row["selected"]))
+    return [list(own) for _, own in alike]
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], font: Path | None) -> list[_Paragraph]:
+    """Wrapped lines, an empty one between questions."""
+    lines: list[_Paragraph] = []
+    for row in rows:
+        if font and lines:
+            lines.append(_Paragraph(text=""))
+        lines += _wrapped(_paragraphs(row) if font else _topic_only(row))
+    return lines
+
+
+def _draw_image(axes: "Axes", image: "np.ndarray", title: str, shows: bool) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title, fontsize=8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=_SHOWING, linewidth=3, visible=shows)
+
+
+def _draw_bars(axes: "Axes", row: Mapping[str, Any]) -> None:
+    scores = row["image_scores"]
+    colours = [_SEEN if n in row["selected"] else _NOT_SEEN for n in range(len(scores))]
+    drawn = axes.bar(range(len(scores)), scores, color=colours, width=0.5)
+    axes.bar_label(drawn, fmt="%.2f", fontsize=7)
+    axes.set_xlim(-0.5, len(scores) - 0.5)
+    axes.set_ylim(0, 1.25)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[["left", "right", "top"]].set_visible(False)
 
 
 def _write(

@@ -1,10 +1,11 @@
-"""What an evaluation leaves for later readers: its predictions, and the settings behind them.
+"""What an evaluation leaves for later readers: predictions, the settings behind them, headlines.
 
-`sonoray_jobs.evaluate` writes both and `sonoray_jobs.compare` reads them.
+`sonoray_jobs.evaluate` writes the first two, `sonoray_jobs.compare` and ablations read them; the
+headlines go to MLflow.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
 
 SETTINGS = "settings.json"
 """File of an evaluation: the settings behind its answers, for comparing it with another one."""
+
+CLOSED_HEADLINES = ("accuracy", "balanced_accuracy", "auc")
+TEXT_HEADLINES = ("exact_match", "char_f1")
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
@@ -53,3 +57,27 @@ def answer_settings(road: RoadConfig) -> dict[str, Any]:
     return road.model_dump(
         mode="json", include=sections, exclude={"train": train.PLACEMENT, "evaluate": PLACEMENT}
     )
+
+
+def share_showing(row: Mapping[str, Any]) -> float:
+    """Share of a study's images that show the finding: how often a random pick would."""
+    showing: Sequence[int] = row["showing"]
+    return showing.count(1) / len(showing)
+
+
+def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """What a run's page in MLflow shows of an evaluation; `metrics.json` beside it has the rest.
+
+    Args:
+        metrics: as `sonoray_jobs.evaluate.write_report` returns them.
+        prefix: first part of the names, as `test`; MLflow draws the charts of a prefix together.
+    """
+    whole = {"hit_rate": metrics["hit_rate"], "chance_hit_rate": metrics["chance_hit_rate"]}
+    if metrics["all_closed"]:
+        whole["accuracy"] = metrics["all_closed"]["accuracy"]
+    names = {f"{prefix}/{name}": estimate for name, estimate in whole.items()}
+    for topic, scores in metrics["closed"].items():
+        names |= {f"{prefix}/{topic}/{name}": scores[name] for name in CLOSED_HEADLINES}
+    for topic, scores in metrics["text"].items():
+        names |= {f"{prefix}/{topic}/{name}": scores[name] for name in TEXT_HEADLINES}
+    return {name: estimate["value"] for name, estimate in names.items() if estimate is not None}

@@ -239,7 +239,7 @@ def test_tables_and_metrics_are_kept_and_logged(finished_road, tmp_path):
     assert "report" in (folder / "text.md").read_text()
     logged = mlflow_run(finished_road)
     for topic, values in summary["closed"].items():
-        name = f"test.closed.{topic}.accuracy.value"
+        name = f"test/{topic}/accuracy"
         assert logged.data.metrics[name] == pytest.approx(values["accuracy"]["value"])
     client = Tracking.open(finished_road.workspace).store.client
     files = client.list_artifacts(logged.info.run_id, "evaluation/test")

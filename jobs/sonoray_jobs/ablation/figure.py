@@ -1,12 +1,14 @@
 """The report as a picture: one panel per group of questions, one bar per variant, with intervals.
 
-Comparisons (redundancies, organs) stand side by side in a panel; a dash across a bar is what the
-constant answer reaches.
+Comparisons (redundancies, organs) stand side by side in a panel; the dots across a bar are what the
+constant answer or a random pick reaches.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from sonoray_jobs.ablation.report import NO_MODEL
 
 _COLUMNS = 2
 _PANEL_INCHES = (6.0, 3.2)
@@ -25,16 +27,22 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     num_rows = -(-len(panels) // _COLUMNS)
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * _COLUMNS, height * num_rows), layout="constrained")
-    grid = figure.subplots(num_rows, _COLUMNS, squeeze=False).flat
+    grid = list(figure.subplots(num_rows, _COLUMNS, squeeze=False).flat)
     for axes, (name, score) in zip(grid, panels, strict=False):
         axes.set_title(name)
         axes.set_ylabel(score)
         _draw_panel(axes, comparisons, name)
-    for axes in list(grid)[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    variants = list(dict.fromkeys(name for name, _ in _bars(comparisons)))
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(variants)))
+    legend: dict[str, Any] = {}
+    for axes in grid[: len(panels)]:
+        handles, labels = axes.get_legend_handles_labels()
+        legend |= zip(labels, handles, strict=True)
+    if NO_MODEL in legend:  # behind the variants
+        legend[NO_MODEL] = legend.pop(NO_MODEL)
+    figure.legend(
+        legend.values(), legend.keys(), loc="outside lower center", ncols=min(4, len(legend))
+    )
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
@@ -56,9 +64,10 @@ def _draw_panel(axes: Any, comparisons: list[Mapping[str, Any]], name: str) -> N
         above = [max(0.0, _end(item, "high") - item["value"]) for _, item in here]
         axes.bar(places, values, width, yerr=[below, above], capsize=2, label=variant)
         for place, (_, item) in zip(places, here, strict=True):
-            if item["constant"] is not None:
+            if item["baseline"] is not None:
                 edges = place - width / 2, place + width / 2
-                axes.hlines(item["constant"]["value"], *edges, colors="black", linestyles="dotted")
+                value = item["baseline"]["value"]
+                axes.hlines(value, *edges, colors="black", linestyles="dotted", label=NO_MODEL)
     titles = [", ".join(filter(None, [each["setting"], each["test"]])) for each, _ in shown]
     axes.set_xticks(range(len(shown)), titles)
     axes.set_ylim(0, 1)
@@ -67,12 +76,3 @@ def _draw_panel(axes: Any, comparisons: list[Mapping[str, Any]], name: str) -> N
 def _end(item: Mapping[str, Any], end: str) -> float:
     """An end of the interval; the value itself where there is none."""
     return float(item["value"] if item[end] is None else item[end])
-
-
-def _bars(comparisons: list[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    return [
-        pair
-        for each in comparisons
-        for group in each["groups"]
-        for pair in group["variants"].items()
-    ]

@@ -30,6 +30,7 @@ from sonoray_jobs.ablation.scores import (
     score_variants,
 )
 from sonoray_jobs.ablation.variants import KEEP_ALL, Ablation
+from sonoray_jobs.predictions import share_showing
 
 Report = Mapping[str, Any]
 
@@ -43,6 +44,8 @@ _ONE_SEED = (
     "patients alone: one seed shows nothing of how trainings vary. Differences are paired: the "
     "same question. "
 )
+_BASELINES = {ACCURACY: "constant answer", HIT: "random pick"}
+NO_MODEL = "constant answer, random pick"
 _UNCORRECTED = "Intervals are not corrected for the number of comparisons."
 
 
@@ -127,7 +130,7 @@ def _compare(
                         **asdict(score.mean),
                         "by_seed": {str(seed): value for seed, value in score.by_seed.items()},
                         "difference": score.difference and asdict(score.difference),
-                        "constant": _estimate_constant(
+                        "baseline": _estimate_baseline(
                             any_table, group, summaries[name], bootstrap
                         ),
                         "auc": _mean_auc(group, summaries[name]),
@@ -141,24 +144,26 @@ def _compare(
     return groups
 
 
-def _estimate_constant(
+def _estimate_baseline(
     rows: Sequence[Row],
     group: Group,
     summaries: Mapping[int, Mapping[str, Any]],
     bootstrap: Bootstrap,
 ) -> dict[str, Any] | None:
-    """Accuracy of the training studies' most frequent answer to each topic."""
-    closed = next(iter(summaries.values()))["closed"]  # seeds train on the same studies
-    if group.score != ACCURACY:
+    """What needs no model: the training's most frequent answer to each topic, a random image."""
+    here = [rows[number] for number in group.rows]
+    if group.score == HIT:
+        scores = [share_showing(row) for row in here]
+    elif group.score == ACCURACY:
+        closed = next(iter(summaries.values()))["closed"]  # seeds train on the same studies
+        constants = [closed[row["topic"]]["constant_answer"] for row in here]
+        if None in constants:  # a topic that its training never met
+            return None
+        pairs = zip(here, constants, strict=True)
+        scores = [float(row["truth"] == constant) for row, constant in pairs]
+    else:
         return None
-    constants = [closed[rows[number]["topic"]]["constant_answer"] for number in group.rows]
-    if None in constants:  # a topic that its training never met
-        return None
-    right = [
-        float(rows[number]["truth"] == constant)
-        for number, constant in zip(group.rows, constants, strict=True)
-    ]
-    return asdict(estimate_mean(np.array(right)[:, None], group.patients, bootstrap))
+    return asdict(estimate_mean(np.array(scores)[:, None], group.patients, bootstrap))
 
 
 def _mean_auc(group: Group, summaries: Mapping[int, Mapping[str, Any]]) -> float | None:
@@ -185,9 +190,9 @@ def overview(report: Report) -> Table:
             means = [groups.get(name, none).get(variant) for name in others]
             cells = (_cell(values), _cell(values["difference"], sign="+"), *map(_mean, means))
             rows.append((_title(comparison), variant, *cells))
-        constants = [_constant(groups.get(name, none)) for name in names]
-        cells = (_cell(constants[0]), "", *map(_mean, constants[1:]))
-        rows.append((_title(comparison), "constant answer", *cells))
+        baselines = [_baseline(groups.get(name, none)) for name in names]
+        cells = (_cell(baselines[0]), "", *map(_mean, baselines[1:]))
+        rows.append((_title(comparison), NO_MODEL, *cells))
     shown = [HIT if name == HITS else name for name in others]
     header = ("", "variant", main, f"minus {report['reference']}", *shown)
     skip = 0 if any(row[0] for row in rows) else 1
@@ -233,19 +238,21 @@ def _comparison(report: Report, comparison: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _group_table(group: Mapping[str, Any], reference: str) -> Table:
+    baseline = _BASELINES.get(group["score"])
     closed = group["score"] == ACCURACY
     rows = [
         (
             name,
             _cell(values),
             "reference" if name == reference else _cell(values["difference"], sign="+"),
-            *((_cell(values["constant"]), _number(values["auc"])) if closed else ()),
+            *((_cell(values["baseline"]),) if baseline else ()),
+            *((_number(values["auc"]),) if closed else ()),
             ", ".join(f"{value:.3f}" for value in values["by_seed"].values()),
         )
         for name, values in group["variants"].items()
     ]
     header = ("variant", group["score"], f"difference from {reference}")
-    more = ("constant answer", "AUC") if closed else ()
+    more = (*([baseline] if baseline else ()), *(["AUC"] if closed else ()))
     return Table(header=(*header, *more, "by seed"), rows=tuple(rows))
 
 
@@ -282,9 +289,9 @@ def _title(comparison: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [comparison["setting"], test]))
 
 
-def _constant(variants: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The constant answer's score; None where variants were trained on other studies."""
-    values = [each["constant"] for each in variants.values()]
+def _baseline(variants: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What needs no model; None where variants were trained on other studies."""
+    values = [each["baseline"] for each in variants.values()]
     return values[0] if values and all(each == values[0] for each in values) else None
 
 

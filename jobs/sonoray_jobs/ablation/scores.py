@@ -60,7 +60,8 @@ def read_predictions(path: Path) -> list[Row]:
     """Read the predictions of an evaluation."""
     import pyarrow.parquet as pq
 
-    columns = ["study_id", "patient_key", "topic", "task", "truth", "answer", "shows_finding"]
+    columns = ["study_id", "patient_key", "topic", "task", "truth", "answer"]
+    columns += ["showing", "shows_finding"]
     rows: list[Row] = pq.read_table(path, columns=columns).to_pylist()
     return rows
 

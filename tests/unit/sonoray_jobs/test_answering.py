@@ -186,6 +186,7 @@ def test_a_row_says_what_was_seen_and_why(actor):
         assert row["image_scores"][row["selected"][0]] == max(row["image_scores"])
         known = int(row["selected"][0] == count - 1) if number else -1
         assert row["shows_finding"] == known
+        assert row["showing"] == ([0] * (count - 1) + [1] if number else [-1] * count)
         scores = json.loads(row["option_scores"])
         (turn,) = (each for each in STUDIES[number].turns if each.question == row["question"])
         assert tuple(scores) == turn.options

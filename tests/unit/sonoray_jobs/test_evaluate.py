@@ -11,7 +11,7 @@ from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study import Study, StudyImage, Task, Turn
 from sonoray_jobs.evaluate import Evaluated, asked_about, stage_of, write_report
-from sonoray_jobs.predictions import to_record
+from sonoray_jobs.predictions import headlines, to_record
 from sonoray_jobs.road import EvaluateConfig, RoadConfig
 from sonoray_jobs.train import Trained
 
@@ -30,7 +30,7 @@ def predictions():
             "study_id": f"s{number}",
             "patient_key": f"p{number // 2}",
             "shows_finding": (1, 0, -1)[number % 3],
-            "share_showing": (0.5, 0.25, -1.0)[number % 3],
+            "showing": ([1, 0], [0, 1], [-1, -1])[number % 3],
             "attention_finding": (1, 1, -1)[number % 3],
             "image_ids": ["a", "b"],
             "selected": [0],
@@ -63,7 +63,7 @@ def test_metrics_of_both_kinds_of_questions(report):
     assert (metrics["num_studies"], metrics["num_questions"]) == (12, 24)
     assert metrics["hit_rate"]["value"] == 0.5
     assert metrics["hit_rate"]["low"] < 0.5 < metrics["hit_rate"]["high"]
-    assert metrics["chance_hit_rate"]["value"] == 0.375
+    assert metrics["chance_hit_rate"]["value"] == 0.5
     told = metrics["attention_hit_rates"]
     assert {topic: rate["value"] for topic, rate in told.items()} == {"pathology": 1, "report": 1}
     assert metrics["generated_exact"] == 0.5
@@ -79,6 +79,20 @@ def test_metrics_of_both_kinds_of_questions(report):
     assert (text["num_seen"], text["seen_share"]) == (8, pytest.approx(2 / 3))
     assert text["seen"]["exact_match"]["value"] == 0.5
     assert text["unseen"]["exact_match"]["value"] == 0
+
+
+def test_mlflow_gets_the_headlines_alone(report):
+    _, metrics = report
+    shown = headlines(metrics, "test")
+    assert set(shown) == {
+        "test/accuracy", "test/hit_rate", "test/chance_hit_rate", "test/pathology/accuracy",
+        "test/pathology/balanced_accuracy", "test/pathology/auc", "test/report/exact_match",
+        "test/report/char_f1",
+    }  # fmt: skip
+    assert shown["test/pathology/auc"] == metrics["closed"]["pathology"]["auc"]["value"]
+    assert shown["test/report/exact_match"] == pytest.approx(1 / 3)
+    nothing = {"closed": {}, "text": {}, "all_closed": None}
+    assert headlines({**nothing, "hit_rate": None, "chance_hit_rate": None}, "test") == {}
 
 
 def test_a_pick_counts_only_where_an_image_was_left_out(tmp_path):
@@ -137,7 +151,7 @@ def test_lines_name_what_was_written(tmp_path):
     assert lines[0].startswith("test: 12 questions of 12 studies")
     assert lines[1].startswith("topic")  # no empty table of closed questions
     picks = next(line for line in lines if line.startswith("image sampled first"))
-    assert re.fullmatch(r".* finding: 0\.500 \[0\.\d{3}, .*\], a random one 0\.375", picks)
+    assert re.fullmatch(r".* finding: 0\.500 \[0\.\d{3}, .*\], a random one 0\.500", picks)
     assert f"predictions: {output.path / 'predictions.parquet'}" in lines
     assert not (output.path / "scores.png").exists()
     assert json.dumps(result.to_json())

@@ -28,6 +28,7 @@ def prediction(study, *, images, **values):
         "truth": "恶性",
         "image_ids": images,
         "image_scores": [0.75, 0.25],
+        "showing": [-1, -1],
         "selected": [0],
     } | values
 
@@ -115,6 +116,35 @@ def test_a_seen_image_has_a_dark_bar_and_a_wrong_answer_is_red(tmp_path):
     draw_study([np.zeros((16, 24), np.uint8)] * 2, [row], tmp_path / "c.png", LATIN)
     with Image.open(tmp_path / "c.png") as picture:
         assert share(np.asarray(picture.convert("RGB")).astype(int), red) > 0
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_images_that_show_the_finding_are_framed(tmp_path):
+    green = (44, 160, 44)
+    unknown = drawn(tmp_path / "a.png")
+    one = drawn(tmp_path / "b.png", showing=[0, 1])
+    both = drawn(tmp_path / "c.png", showing=[1, 1])
+    assert share(unknown, green) == 0
+    assert share(both, green) == pytest.approx(2 * share(one, green), rel=0.1)
+    frame = (np.abs(one - np.array(green)).max(axis=2) < 8).any(axis=0).nonzero()[0]
+    middle = drawn(tmp_path / "d.png", showing=[1, 0])
+    other = (np.abs(middle - np.array(green)).max(axis=2) < 8).any(axis=0).nonzero()[0]
+    assert other.max() < frame.min()  # the first image stands left of the second
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_bars_are_drawn_as_often_as_the_scores_change(tmp_path):
+    dark = (31, 119, 180)
+    alike = [prediction("s", images=[]) for _ in range(3)]
+    other = [*alike[:2], prediction("s", images=[], selected=[0, 1])]
+    bars = {}
+    for name, rows in {"one": alike[:1], "alike": alike, "other": other}.items():
+        draw_study([np.zeros((16, 24), np.uint8)] * 2, rows, tmp_path / "a.png", LATIN)
+        with Image.open(tmp_path / "a.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        bars[name] = (np.abs(pixels - np.array(dark)).max(axis=2) < 8).sum()
+    assert bars["alike"] == pytest.approx(bars["one"], rel=0.05)
+    assert bars["other"] == pytest.approx(bars["one"] * (1 + 1 / 0.75), rel=0.1)
 
 
 def test_without_a_font_the_picture_says_so_and_draws_no_sign_it_lacks(tmp_path, recwarn):

@@ -40,7 +40,9 @@ def predictions(right: int) -> list[dict]:
     ]
     text = {"topic": "size", "task": "open", "truth": "较大", "answer": "较大"}
     return [
-        {"study_id": f"s{n}", "patient_key": f"p{n}", "shows_finding": n % 2} | each
+        {"study_id": f"s{n}", "patient_key": f"p{n}", "shows_finding": n % 2}
+        | {"showing": [n % 2, 1 - n % 2, *[0] * (n // 8)]}
+        | each
         for n, each in enumerate([*closed, text])
     ]
 
@@ -124,13 +126,14 @@ def test_every_comparison_has_its_own_numbers(report):
     assert concat["value"] == pytest.approx(6 / 8)
     assert concat["difference"]["value"] == pytest.approx(3 / 8)
     assert concat["difference"]["low"] < 3 / 8 < concat["difference"]["high"]
-    assert concat["constant"]["value"] == pytest.approx(6 / 8)
+    assert concat["baseline"]["value"] == pytest.approx(6 / 8)
     assert concat["auc"] == pytest.approx(0.625)
     assert groups["all closed questions"]["variants"]["blend"]["value"] == pytest.approx(3 / 8)
     assert groups["size"]["variants"]["blend"]["value"] == 1.0
-    assert groups["size"]["variants"]["blend"]["constant"] is None
+    assert groups["size"]["variants"]["blend"]["baseline"] is None
     hits = groups["picked image shows the finding"]
     assert hits["variants"]["blend"]["value"] == pytest.approx(4 / 9)
+    assert hits["variants"]["concat"]["baseline"]["value"] == pytest.approx((8 / 2 + 1 / 3) / 9)
     same = {group["name"]: group for group in breast["groups"]}["margin"]["variants"]["concat"]
     assert (same["value"], same["difference"]["value"]) == (1.0, 0.0)
 
@@ -143,6 +146,8 @@ def test_markdown_and_terminal_show_them(report):
         "`parent-id`",
         "## Redundancy 3, asked of liver",
         "### margin: accuracy",
+        "| difference from blend | random pick | by seed |",
+        "| difference from blend | constant answer | AUC | by seed |",
         "| blend | 0.375 [",
         "| reference |",
         "| +0.375 [+",
@@ -161,13 +166,13 @@ def test_markdown_and_terminal_show_them(report):
     assert [row[:2] for row in table.rows] == [
         (where, what)
         for where in ("redundancy 3, asked of liver", "redundancy 3, asked of breast")
-        for what in ("blend", "concat", "constant answer")
+        for what in ("blend", "concat", "constant answer, random pick")
     ]
     assert table.rows[1][2].startswith("0.750 [")
     assert table.rows[1][3].startswith("+0.375 [")
     assert table.rows[1][4:] == ("0.750", "1.000", "0.444")
     assert table.rows[2][2].startswith("0.750 [")
-    assert table.rows[2][3:] == ("", "0.750", "-", "-")
+    assert table.rows[2][3:] == ("", "0.750", "-", "0.481")
 
 
 def test_a_child_that_is_missing_leaves_the_others(tmp_path):

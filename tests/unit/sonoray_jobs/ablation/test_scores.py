@@ -22,6 +22,7 @@ def row(study: str, topic: str, answer: str, truth: str = "是", *, task="closed
         "task": task,
         "truth": truth,
         "answer": answer,
+        "showing": [shows, 0],
         "shows_finding": shows,
     }
 
