@@ -124,9 +124,9 @@ def main() -> None:
     given = parser.parse_args()
     start = time.perf_counter()
     described = machine()
-    # one actor a tower; what one node has left holds the job, and both together spread it
+    # two actors: what one node has left holds both, and two nodes spread them
     sizes = {"batch_size": given.batch, "images_per_file": given.batch}
-    room = {"actors": 1, "actor_cpus": 0.75}
+    room = {"actors": 2, "actor_cpus": 1}
     road = load_road("tiny", [f"embed.{name}={value}" for name, value in (sizes | room).items()])
     with scratch_folder(Path("/tmp")) as scratch, two_nodes(scratch) as cluster:
         bench = prepare(cluster, scratch, road, given.images)

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,10 +202,11 @@ def _compute(
     stores = {tower.name: tower.store for tower in towers}
     with ray_session(address):
         room = _room_for(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        pools = 1 if room.one_pool else len(towers)
         require_cpus(
-            len(towers) * room.actor_cpus + room.decode_cpus,
+            pools * room.actor_cpus + (0 if room.actors_decode else room.decode_cpus),
             "embedding",
-            num_gpus=len(towers) * room.actor_gpus,
+            num_gpus=pools * room.actor_gpus,
         )
         planning = ray.remote(num_cpus=0)(make_plan)
         plan: Plan = ray.get(planning.remote(folder, stores, config.images_per_file))
@@ -232,18 +233,27 @@ def _num_images(done: Done) -> int:
 
 
 def _room_for(embed: EmbedConfig, resources: Mapping[str, float]) -> Room:
-    """The configured room; without a number of actors, as many as the cluster holds."""
-    needs = {"CPU": embed.actor_cpus, "GPU": embed.actor_gpus}
-    free = {"CPU": resources.get("CPU", 0) - embed.decode_cpus, "GPU": resources.get("GPU", 0)}
-    rooms = [int(free[kind] / need + 1e-9) for kind, need in needs.items() if need]
-    # The other tower's pool needs one at least.
-    most = max(1, min(rooms, default=len(TOWERS)) - (len(TOWERS) - 1))
-    return Room(
+    """The configured room; without a number of actors, as many as the cluster holds.
+
+    One pool is filled at once: it needs all it can get, and an actor that comes later costs its
+    start-up while others work. Of several pools, those grow that are waited for.
+    """
+    room = Room(
         decode_cpus=embed.decode_cpus,
-        actors=(embed.actors, embed.actors) if embed.actors else (1, most),
+        actors=(embed.actors, embed.actors),
         actor_cpus=embed.actor_cpus,
         actor_gpus=embed.actor_gpus,
     )
+    if embed.actors:
+        return room
+    decoding = 0 if room.actors_decode else room.decode_cpus
+    needs = {"CPU": embed.actor_cpus, "GPU": embed.actor_gpus}
+    free = {"CPU": resources.get("CPU", 0) - decoding, "GPU": resources.get("GPU", 0)}
+    most = min(int(free[kind] / need + 1e-9) for kind, need in needs.items() if need)
+    if room.one_pool:
+        return replace(room, actors=(max(1, most), max(1, most)))
+    # The other tower's pool needs one at least.
+    return replace(room, actors=(1, max(1, most - (len(TOWERS) - 1))))
 
 
 def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> Encoder:

@@ -54,20 +54,22 @@ class EmbedConfig(Config):
     """Images per committed file of the feature store, a multiple of `batch_size`: tens of MB make
     few files, and an interrupted job loses one of them for each actor. The image table is read in
     groups of 64 rows, fastest by multiples or even parts, and ends a file after 512."""
-    decode_cpus: float = Field(default=0.5, gt=0)
-    """Logical CPUs of a decoding task."""
+    decode_cpus: float = Field(default=1, gt=0)
+    """Logical CPUs of a decoding task; on CPUs, where it is `actor_cpus`, the actors decode."""
     actors: int = Field(default=0, ge=0)
-    """Actors in each tower's pool; 0: one, and more where they wait for it and the cluster has
-    room."""
-    actor_cpus: float = Field(default=0.5, ge=0)
+    """Actors of a pool; 0: as many as the cluster holds, of several pools in that which is waited
+    for."""
+    actor_cpus: float = Field(default=1, ge=0)
     """Logical CPUs of an actor."""
     actor_gpus: float = Field(default=0, ge=0)
-    """GPU share of an actor; above 0 the tower runs there."""
+    """GPU share of an actor; above 0 each tower has a pool of its own there, else one has all."""
     dtype: FormatName = "float16"
     """How features are stored; int8 takes half of float16's space (`sonoray.feature_format`)."""
 
     @model_validator(mode="after")
     def _check(self) -> "EmbedConfig":
+        if not self.actor_cpus and not self.actor_gpus:
+            raise ValueError("embed.actor_cpus 0 needs embed.actor_gpus above 0; set one of them")
         above = -(-self.images_per_file // self.batch_size) * self.batch_size
         if above != self.images_per_file:
             raise ValueError(

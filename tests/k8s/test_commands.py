@@ -82,9 +82,9 @@ def test_road_loads_and_fits_the_workers(manifests: Any) -> None:
         assert road.train.num_workers * road.train.gpus_per_worker <= gpus
         assert road.evaluate.actors * road.evaluate.actor_cpus <= cpus
         assert road.evaluate.actors * road.evaluate.actor_gpus <= gpus
-        towers = 2 * road.embed.actors
-        assert towers * road.embed.actor_cpus + road.embed.decode_cpus <= cpus
-        assert towers * road.embed.actor_gpus <= gpus
+        pools = 2 if road.embed.actor_gpus else 1
+        assert pools * road.embed.actors * road.embed.actor_cpus + road.embed.decode_cpus <= cpus
+        assert pools * road.embed.actors * road.embed.actor_gpus <= gpus
 
 
 def test_gpu_overlay_asks_for_gpus_and_local_fits_a_laptop(variants: Any) -> None:

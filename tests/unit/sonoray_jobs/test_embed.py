@@ -59,13 +59,15 @@ def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "cluster", "actors"),
     [
-        ({}, {"CPU": 2}, (1, 2)),
-        ({}, {"CPU": 8}, (1, 14)),
+        ({}, {"CPU": 2}, (2, 2)),
+        ({}, {"CPU": 8}, (8, 8)),
         ({}, {"CPU": 1}, (1, 1)),
+        ({"actor_cpus": 0.1}, {"CPU": 2}, (10, 10)),
+        ({"actor_cpus": 2}, {"CPU": 8}, (3, 3)),
         ({"actors": 3}, {"CPU": 8}, (3, 3)),
         ({"actor_gpus": 0.5}, {"CPU": 64, "GPU": 4}, (1, 7)),
         ({"actor_gpus": 1, "actor_cpus": 0}, {"CPU": 64, "GPU": 8}, (1, 7)),
     ],
 )
-def test_pools_grow_into_the_cluster_unless_their_size_is_given(settings, cluster, actors):
+def test_pools_fill_the_cluster_unless_their_size_is_given(settings, cluster, actors):
     assert embed._room_for(EmbedConfig(**settings), cluster).actors == actors

@@ -63,6 +63,24 @@ def test_a_tower_writes_what_it_computed_and_passes_the_rest_on(folder):
     assert store.read(["a", "c"]).ravel() == pytest.approx(means, rel=1e-6)
 
 
+def test_one_actor_runs_all_its_towers(folder):
+    stages = [
+        TowerStage(
+            name=name,
+            image_size=size,
+            store=FeatureStore(folder / "features", name, 1, 1, "float32"),
+            load=lambda: lambda canvases: canvases.mean(axis=(1, 2, 3)).reshape(-1, 1, 1),
+        )
+        for name, size in SIZES.items()
+    ]
+    row = TowerActor(*stages)(decode(folder, PIECE))
+    assert (row["computed.clip"], row["computed.sam"]) == (2, 1)
+    assert not [key for key in row if key.startswith(("ids.", "canvases."))]
+    for stage, places in zip(stages, ((0, 2), (1,)), strict=True):
+        means = [letterbox(IMAGES[place], stage.image_size).mean() for place in places]
+        assert stage.store.read(["abc"[place] for place in places]).ravel() == pytest.approx(means)
+
+
 def test_a_piece_that_comes_again_after_its_commit_is_not_computed_again(folder):
     calls: list[np.ndarray] = []
     for _ in range(2):  # the second actor is started after the first one died

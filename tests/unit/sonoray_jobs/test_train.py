@@ -97,13 +97,11 @@ def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     stores = embed.open_stores(workspace, road, "phantom")
     folders = {tower: parts[tower].path for tower in embed.TOWERS}
     stages = embed.tower_stages(road, folders, stores)
-    actors = [TowerActor(stage) for stage in stages]
+    actor = TowerActor(*stages)
     for piece in make_plan(dataset.path, stores, road.embed.images_per_file).pieces:
         sizes = {stage.name: stage.image_size for stage in stages}
         size = road.embed.batch_size
-        row = decode_piece({"piece": piece}, folder=dataset.path, sizes=sizes, batch_size=size)
-        for actor in actors:
-            row = actor(row)
+        actor(decode_piece({"piece": piece}, folder=dataset.path, sizes=sizes, batch_size=size))
 
 
 def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_path):
