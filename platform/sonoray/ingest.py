@@ -62,6 +62,7 @@ _CODE = (
     "near_duplicates",
     "study",
     "sources.files",
+    "folders",
     "text_files",
 )
 """Modules whose source decides the output, beside that of the source's class."""

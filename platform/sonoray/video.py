@@ -64,10 +64,13 @@ def read_frames(path: Path, config: VideoConfig) -> list[tuple[int, Pixels]]:
         their order.
 
     Raises:
-        RejectedImageError: `empty_file`, `too_many_bytes`, `unreadable`, `too_many_pixels`,
-            `too_many_frames` or `too_long`.
+        RejectedImageError: `unreadable_file`, `empty_file`, `too_many_bytes`, `unreadable`,
+            `too_many_pixels`, `too_many_frames` or `too_long`.
     """
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise _unreadable_file(error) from None
     if not size:
         raise RejectedImageError("empty_file: the video has 0 bytes; export it again")
     if size > config.max_bytes:
@@ -165,6 +168,14 @@ def _open(path: Path, config: VideoConfig) -> "Iterator[tuple[InputContainer, Vi
         raise RejectedImageError(
             f"unreadable: {error.strerror}; the video is damaged, incomplete or of another format"
         ) from None
+    except OSError as error:
+        raise _unreadable_file(error) from None
+
+
+def _unreadable_file(error: OSError) -> RejectedImageError:
+    return RejectedImageError(
+        f"unreadable_file: it cannot be read ({error.strerror}); check its rights"
+    )
 
 
 def _shrink(frame: "VideoFrame") -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -5,7 +5,6 @@ entry announces is checked before it is read, and reading stops at what it annou
 """
 
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import BinaryIO
 
 from sonoray.dicom.settings import DicomLimits
 from sonoray.errors import DataError
+from sonoray.folders import list_files
 from sonoray.guarded import GuardedPool
 from sonoray.images import RejectedImageError
 
@@ -32,6 +32,8 @@ class FileEntry:
     ref: str
     """The path below the folder, in characters that can be hashed whatever the file's name is."""
     max_bytes: int
+    problem: str = ""
+    """`reason: detail` where it is no file, but hides some (`sonoray.folders`)."""
 
     def open(self) -> BinaryIO:
         """Open the file.
@@ -39,11 +41,15 @@ class FileEntry:
         Raises:
             RejectedImageError: it is too large, or cannot be opened.
         """
+        if self.problem:
+            raise RejectedImageError(self.problem)
         try:
             _check_size(self.path.stat().st_size, self.max_bytes)
             return self.path.open("rb")
         except OSError as error:
-            raise RejectedImageError(f"unreadable: {error.strerror}") from None
+            raise RejectedImageError(
+                f"unreadable_file: it cannot be opened ({error.strerror}); check its rights"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,16 +123,13 @@ def list_entries(path: Path, limits: DicomLimits) -> Iterator[FileEntry | Archiv
 
 
 def _list_folder(folder: Path, limits: DicomLimits) -> Iterator[FileEntry]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
-            if path.is_file() or not path.exists():  # no pipes or devices; lost links are counted
-                yield FileEntry(
-                    path=path,
-                    ref=os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace"),
-                    max_bytes=limits.max_object_bytes,
-                )
+    for found in list_files(folder):
+        yield FileEntry(
+            path=found.path,
+            ref=found.ref,
+            max_bytes=limits.max_object_bytes,
+            problem=found.problem,
+        )
 
 
 def _list_archive(path: Path, limits: DicomLimits) -> Iterator[ArchiveEntry]:

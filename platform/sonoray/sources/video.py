@@ -9,7 +9,8 @@ table it counts alone. A video without a patient is quarantined, since splits ar
 Videos carry no text here, so the studies are images alone. To train on them, list their frames in a
 table (`sonoray.sources.table`).
 
-Pictures are used as they are: what the scanner drew into them, names too, stays.
+Frames are whole pictures; text that the scanner drew into them, names too, is left to
+`sonoray.deidentify`.
 """
 
 import os
@@ -20,7 +21,9 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sonoray.config import content_hash
 from sonoray.errors import DataError
+from sonoray.folders import list_files
 from sonoray.guarded import GuardedPool
 from sonoray.images import Pixels, RejectedImageError
 from sonoray.sources.base import RawImage, RawStudy
@@ -58,16 +61,21 @@ class VideoSource:
         self._config = VideoConfig() if config is None else config
         if not path.is_dir():
             raise DataError(f"no folder {str(path)!r}; give the one that holds the videos")
-        found = {
-            file.relative_to(path).as_posix(): file
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and file != path / TABLE
-        }
-        self._videos = {n: f for n, f in found.items() if f.suffix.lower() in SUFFIXES}
-        self._others = [name for name in found if name not in self._videos]
+        self._videos: dict[str, Path] = {}
+        self._others: dict[str, str] = {}
+        for found in sorted(list_files(path), key=lambda each: each.path):
+            if found.problem:
+                self._others[found.ref] = found.problem
+            elif found.path.suffix.lower() in SUFFIXES:
+                self._videos[found.ref] = found.path
+            elif found.ref != TABLE:
+                problem = f"unknown_file: {found.ref!r} is no video; remove it"
+                self._others[found.ref] = problem
         if not self._videos:
+            unseen = sum(problem.startswith("unreadable") for problem in self._others.values())
             raise DataError(
                 f"folder {str(path)!r} holds no video; expected are {', '.join(SUFFIXES)}"
+                + (f"; {unseen} files or folders in it cannot be read" if unseen else "")
             )
         self._patients, self._problems = self._read_patients()
         self._studies: dict[str, list[str]] = {}
@@ -89,9 +97,10 @@ class VideoSource:
         return {"video": values, "decoder": version("av"), "code": code}
 
     def input_digest(self) -> str:
-        """Sha256 (hex) over the names and contents of the videos and the table."""
+        """Sha256 (hex) over the videos and the table, and over what else there is."""
         table = self._folder / TABLE
-        return digest_files(self._videos | ({TABLE: table} if table.is_file() else {}))
+        files = digest_files(self._videos | ({TABLE: table} if table.is_file() else {}))
+        return content_hash({"files": files, "others": self._others})
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per file or folder in name order, then what is no video."""
@@ -110,9 +119,7 @@ class VideoSource:
                     yield self._study(*pending.popleft())
             for study, frames in pending:
                 yield self._study(study, frames)
-        for name in self._others:
-            yield unusable(name, f"unknown_file: {name!r} is no video; remove it")
-        for ref, problem in self._problems.items():
+        for ref, problem in (*self._others.items(), *self._problems.items()):
             yield unusable(ref, problem)
 
     def _study(self, study: str, frames: list[Future[Frames]]) -> RawStudy:

@@ -79,7 +79,7 @@ SUMMARY = {
         "not_dicom": 1,
         "study_rejected": 3,
         "truncated": 1,
-        "unreadable": 1,
+        "unreadable_file": 1,
     },
 }
 
@@ -141,8 +141,20 @@ def test_a_zip_gives_the_same_and_leaves_nothing_behind(archive, tmp_path):
     summary = output.manifest["summary"]
     assert summary["studies"] == SUMMARY["studies"]
     assert summary["images"] == SUMMARY["images"] | {"seen": 18, "quarantined": 7}
-    assert summary["reasons"].get("unreadable") is None
+    assert summary["reasons"].get("unreadable_file") is None
     check(output)
+
+
+def test_a_linked_folder_is_read_and_counts_once(tmp_path, make_object, make_picture):
+    for number, folder in enumerate(("archive/2024", "volume")):
+        (tmp_path / folder).mkdir(parents=True)
+        data = make_object(make_picture(number)[None], StudyInstanceUID=f"1.{number}")
+        (tmp_path / folder / "a.dcm").write_bytes(data)
+    (tmp_path / "archive" / "2023").symlink_to(tmp_path / "volume")
+    (tmp_path / "archive" / "2024" / "again").symlink_to(tmp_path / "archive")
+    studies = list(DicomSource(tmp_path / "archive").iter_studies())
+    refs = [[image.ref for image in study.images] for study in studies]
+    assert refs == [["2024/a.dcm"], ["2023/a.dcm"]]
 
 
 def test_a_study_without_a_patient_may_be_one_of_its_own(tmp_path, make_object, make_picture):

@@ -1,3 +1,5 @@
+import os
+
 import av
 import numpy as np
 import pytest
@@ -82,6 +84,11 @@ def test_a_playlist_called_video_opens_nothing(tmp_path):
         assert caught.value.reason == ("unreadable" if text else "empty_file")
 
 
+def test_a_file_that_went_is_not_called_damaged(tmp_path):
+    with pytest.raises(RejectedImageError, match=r"^unreadable_file: .* \(No such file"):
+        read_frames(tmp_path / "a.avi", VideoConfig())
+
+
 def test_a_header_that_lies_about_its_size_is_refused(tmp_path):
     path = write_video(tmp_path / "a.gif", "gif", "rgb8")
     data = bytearray(path.read_bytes())
@@ -119,11 +126,34 @@ def test_the_patient_is_the_folder_or_what_the_table_says(tmp_path, summary_of):
     assert problems["p1/day"] == "no_patient"
 
 
+def test_what_cannot_be_seen_is_counted_and_names_may_be_of_any_encoding(tmp_path, summary_of):
+    root, name = tmp_path / "loops", os.fsdecode("颈动脉.avi".encode("gbk"))
+    write_video(root / "p1" / name, values=[10, 20])
+    write_video(tmp_path / "volume" / "b.avi", values=[50, 60])
+    (root / "p2").symlink_to(tmp_path / "volume")
+    (root / "p1" / "gone.avi").symlink_to(tmp_path / "nowhere.avi")
+    source = VideoSource(root)
+    studies = {study.ref: study for study in source.iter_studies()}
+    readable = r"p1/\xbe\xb1\xb6\xaf\xc2\xf6.avi"
+    assert list(studies) == [readable, "p2/b.avi", "p1/gone.avi"]
+    assert studies[readable].patient_ref == "p1"
+    assert studies["p1/gone.avi"].problem.startswith("unreadable_file:")
+    summary = summary_of(source)
+    assert summary["studies"] == {"seen": 3, "kept": 2, "duplicate": 0, "quarantined": 1}
+    assert summary["reasons"] == {"unreadable_file": 1}
+    before = source.input_digest()
+    (root / "notes.txt").write_text("x")
+    assert VideoSource(root).input_digest() != before
+
+
 def test_a_folder_without_videos_is_one_clear_error(tmp_path):
     with pytest.raises(DataError, match="holds no video; expected are"):
         VideoSource(tmp_path)
     with pytest.raises(DataError, match="no folder"):
         VideoSource(tmp_path / "none")
+    (tmp_path / "gone.avi").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="1 files or folders in it cannot be read"):
+        VideoSource(tmp_path)
 
 
 def test_other_decoding_code_makes_another_dataset(tmp_path, monkeypatch):
