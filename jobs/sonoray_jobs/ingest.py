@@ -122,6 +122,7 @@ def run(
     dataset: str,
     options: SourceOptions = SourceOptions(),
     address: str | None = None,
+    again: bool = False,
 ) -> Ingested:
     """Ingest the source called `dataset`; a second time, nothing is done.
 
@@ -131,6 +132,7 @@ def run(
         dataset: one of `SOURCES`; also the dataset's name from then on, unless `options` name it.
         options: where the files lie, and what the source may be told.
         address: accepted as by every job; nothing runs on a cluster here.
+        again: do it a second time where rejects may pass (`sonoray.ingest`).
 
     Raises:
         ConfigError: the source is unknown, or an option is missing, superfluous or malformed.
@@ -140,7 +142,7 @@ def run(
     start = time.monotonic()
     source = build_source(dataset, options, road)
     origin = {"source": dataset, **options.to_json()}
-    output = ingest(source, workspace, road.ingest, origin=origin)
+    output = ingest(source, workspace, road.ingest, origin=origin, again=again)
     summary = output.manifest["summary"]
     return Ingested(
         dataset=source.name,

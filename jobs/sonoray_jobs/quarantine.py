@@ -192,7 +192,8 @@ def retry(
 ) -> Retried:
     """Ingest a dataset's source again and say what became of what was rejected.
 
-    The dataset's name moves only if the ingest succeeds; the old version stays in the workspace.
+    Where nothing changed, it is done again for rejects of `PASSING_REASONS` alone. The dataset's
+    name moves only if the ingest succeeds; the old version stays in the workspace.
 
     Args:
         workspace: where the dataset is.
@@ -208,7 +209,9 @@ def retry(
     origin = workspace.dataset_origin(dataset)
     source = origin.pop("source")
     options = ingest.SourceOptions.from_json(origin)
-    ingested = ingest.run(workspace=workspace, road=road, dataset=source, options=options)
+    ingested = ingest.run(
+        workspace=workspace, road=road, dataset=source, options=options, again=True
+    )
     after = workspace.dataset(dataset)
     old, new = (read_rejects(output.path) for output in (before, after))
     old_studies = {each.study_id for each in iter_studies(before.path, complete=False)}

@@ -68,11 +68,18 @@ DEFAULT_LIMITS = ImageLimits()
 _STORED = ImageLimits(max_bytes=sys.maxsize, max_pixels=sys.maxsize, formats=("PNG",))
 
 
+PASSING_REASONS = frozenset(
+    {"timeout", "decoder_crashed", "out_of_memory", "unreadable_file", "unreadable_folder"}
+)
+"""Reasons that tell of the machine or the disk at that moment, as a file on a network that was gone
+or a process that the kernel killed: the same bytes may be accepted the next time."""
+
+
 class RejectedImageError(DataError):
     """An image that is not accepted; the message is `<reason>: <detail>`.
 
     Reasons: `empty_file`, `too_many_bytes`, `unknown_format`, `too_many_pixels`, `too_small`,
-    `multi_frame`, `unsupported_mode`, `unreadable`.
+    `multi_frame`, `unsupported_mode`, `unreadable`; elsewhere also `PASSING_REASONS` and others.
     """
 
     @property

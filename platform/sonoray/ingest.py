@@ -33,12 +33,12 @@ from sonoray.deidentify import DeidentifyConfig, clean_problem
 from sonoray.errors import DataError
 from sonoray.identity import IdentityKey, SplitFractions, assign_split
 from sonoray.image_table import ImageTableWriter
-from sonoray.images import ImageLimits
+from sonoray.images import PASSING_REASONS, ImageLimits
 from sonoray.near_duplicates import NUM_BITS, connected_labels, group_near_duplicates
 from sonoray.prepare import Outcome, PreparedImage, RejectedImage, prepare_all
 from sonoray.progress import progress
 from sonoray.sources.base import RawStudy, RemoteSource, Source
-from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray.stages import Stage, StageOutput, find_tries, keep_equal, run_stage
 from sonoray.study import (
     QUARANTINE_SCHEMA,
     SPLITS,
@@ -102,10 +102,13 @@ def ingest(
     config: IngestConfig,
     *,
     origin: Mapping[str, Any] | None = None,
+    again: bool = False,
 ) -> StageOutput:
     """Bring a source into the workspace and let the dataset of its name point to the result.
 
-    `origin` is what makes the same source again (see `Workspace.point_dataset`).
+    `origin` is what makes the same source again (see `Workspace.point_dataset`). With `again`, a
+    dataset that stands already is made anew where it has rejects that may pass
+    (`PASSING_REASONS`); it stays where that changes nothing.
 
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `splits` (patients,
     studies and images of each), `without_text` and `without_images` (kept studies that lack one
@@ -118,23 +121,30 @@ def ingest(
         JobFailedError: a server that the source reads from is gone.
     """
     key = _key_of(source, workspace)
-    stage = stage_of_dataset(source, workspace, config)
+    tries = _tries(source, workspace, config)
     with contextlib.ExitStack() as stack:
         if isinstance(source, RemoteSource):
-            is_needed = not stage.is_made(workspace.stages)
+            is_needed = not tries[again].is_made(workspace.stages)
             spool = workspace.spool(source.name)
             stack.enter_context(source.fetched(spool, key, is_needed=is_needed))
-            stage = stage_of_dataset(source, workspace, config)  # now it knows what failed
+            tries = _tries(source, workspace, config)  # now it knows what failed
         output = run_stage(
-            stage, workspace.stages, lambda folder: _make(source, key, config, folder)
+            tries[again], workspace.stages, lambda folder: _make(source, key, config, folder)
         )
+        if again:
+            output = keep_equal(tries[0], output)
         workspace.point_dataset(source.name, output, origin)
     return output
 
 
 def stage_of_dataset(source: Source, workspace: Workspace, config: IngestConfig) -> Stage:
-    """The stage that brings a source into the workspace."""
-    return Stage(
+    """The stage that brings a source into the workspace; the last try of those that were made."""
+    return _tries(source, workspace, config)[0]
+
+
+def _tries(source: Source, workspace: Workspace, config: IngestConfig) -> tuple[Stage, Stage]:
+    """The stage of the dataset, and that of another try where one may help."""
+    first = Stage(
         name=f"ingest-{source.name}",
         config={"ingest": config.model_dump(mode="json"), "source": source.config()},
         inputs=[
@@ -143,6 +153,9 @@ def stage_of_dataset(source: Source, workspace: Workspace, config: IngestConfig)
             _key_of(source, workspace).fingerprint,
         ],
         code=[f"sonoray.{module}" for module in _CODE],
+    )
+    return find_tries(
+        first, workspace.stages, lambda summary: bool(PASSING_REASONS & set(summary["reasons"]))
     )
 
 

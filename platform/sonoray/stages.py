@@ -7,10 +7,13 @@ nothing half-written, and what it had written goes with the next run; the folder
 `manifest.json` with the key, counts and file digests.
 """
 
+import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +134,42 @@ def find_stage(stage: Stage, root: Path, *, fix: str) -> StageOutput:
     if not stage.is_made(root):
         raise DataError(f"no {stage.name} output {str(path)!r} for this config; run: {fix}")
     return StageOutput(path=path, manifest=read_manifest(path), reused=True)
+
+
+def find_tries(
+    first: Stage, root: Path, may_pass: Callable[[Mapping[str, Any]], bool]
+) -> tuple[Stage, Stage]:
+    """Return the last of a stage's tries that was made, and the one to make to try again.
+
+    An output may hold what the machine did to it, and its key cannot tell. The number of a try is
+    therefore part of its key: what is made of the output is not reused for another one.
+
+    Args:
+        first: the first try, whether it was made or not.
+        root: folder that holds all stage outputs.
+        may_pass: whether an output of this summary may come out otherwise; if not, both are it.
+    """
+    last = first
+    for number in itertools.count(2):
+        if not last.is_made(root) or not may_pass(read_manifest(last.path(root))["summary"]):
+            break
+        following = dataclasses.replace(first, inputs=[*first.inputs, f"try {number}"])
+        if not following.is_made(root):
+            return last, following
+        last = following
+    return last, last
+
+
+def keep_equal(before: Stage, output: StageOutput) -> StageOutput:
+    """Return the output of the try before, and remove that of this one, where both are equal."""
+    path = before.path(output.path.parent)
+    if path == output.path or not before.is_made(output.path.parent):
+        return output
+    manifest = read_manifest(path)
+    if manifest["files"] != output.manifest["files"]:
+        return output
+    shutil.rmtree(output.path)
+    return StageOutput(path=path, manifest=manifest, reused=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

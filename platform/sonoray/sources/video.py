@@ -89,12 +89,10 @@ class VideoSource:
         return len(self._studies) + len(self._others) + len(self._problems)
 
     def config(self) -> dict[str, Any]:
-        """What is taken and accepted, and what decodes; not what the processes may use."""
-        values = self._config.model_dump(
-            mode="json", exclude={"worker_memory_bytes", "worker_timeout_s"}
-        )
+        """What is taken and accepted, and what decodes."""
         code = {module: source_digest(module) for module in _CODE}
-        return {"video": values, "decoder": version("av"), "code": code}
+        video = self._config.model_dump(mode="json")
+        return {"video": video, "decoder": version("av"), "code": code}
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the videos and the table, and over what else there is."""
@@ -173,6 +171,11 @@ def _images(file: str, future: Future[Frames]) -> list[RawImage]:
     except RejectedImageError as error:
         return [RawImage(ref=file, data=b"", problem=str(error))]
     return [
-        RawImage(ref=f"{file}#{position}", data=pixels, frame_index=position)
-        for position, pixels in frames
+        RawImage(
+            # the first is called as the file is, by which a reject is found when it is accepted
+            ref=f"{file}#{position}" if number else file,
+            data=pixels,
+            frame_index=position,
+        )
+        for number, (position, pixels) in enumerate(frames)
     ]

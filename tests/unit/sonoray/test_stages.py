@@ -15,6 +15,8 @@ from sonoray.stages import (
     Stage,
     file_digests,
     find_stage,
+    find_tries,
+    keep_equal,
     read_manifest,
     run_stage,
     source_digest,
@@ -44,6 +46,34 @@ def test_the_first_run_makes_and_the_second_reuses(tmp_path):
     assert second.manifest["files"] == {
         name: digest for name, digest in file_digests(second.path).items() if name != MANIFEST
     }
+
+
+def test_another_try_has_its_own_key_and_counts_until_it_is_no_better(tmp_path):
+    def find():
+        return find_tries(stage(), tmp_path, lambda summary: summary["faults"] > 0)
+
+    def run(tried, faults):
+        def write(folder):
+            (folder / "part.txt").write_text(str(faults))
+            return {"faults": faults}
+
+        return run_stage(tried, tmp_path, write)
+
+    assert find() == (stage(), stage())
+    run(stage(), 2)
+    last, following = find()
+    assert last == stage()
+    assert following.key != last.key
+    same = keep_equal(last, run(following, 2))
+    assert (same.key, same.reused, find()) == (last.key, True, (last, following))
+    assert not following.path(tmp_path).exists()
+    better = keep_equal(last, run(following, 1))
+    assert better.key == following.key
+    assert find()[0] == following
+    third = find()[1]
+    run(third, 0)
+    assert find() == (third, third)
+    assert keep_equal(third, run(third, 0)).path == third.path(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 import csv
 import json
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from sonoray.errors import DataError
+from sonoray.guarded import _Process
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ingest
@@ -122,6 +124,52 @@ def test_without_a_change_nothing_is_done(workspace):
     assert (again.accepted, again.newly, again.gone) == ([], [], [])
     assert len(again.still) == 5
     assert "nothing changed" in "\n".join(again.lines())
+
+
+@pytest.fixture
+def loops(tmp_path):
+    """A folder of two videos."""
+    for number in (1, 2):
+        path = tmp_path / "loops" / f"p{number}" / "a.avi"
+        path.parent.mkdir(parents=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("ffv1", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+            pixels = np.full((48, 64, 3), 40 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels).reformat(format="bgr0")))
+            container.mux(stream.encode())
+    return tmp_path / "loops"
+
+
+def test_a_fault_of_the_machine_is_tried_again_and_the_better_outcome_stays(
+    tmp_path, loops, monkeypatch
+):
+    workspace = Workspace.open(tmp_path / "ws")
+    options = ingest.SourceOptions(path=loops)
+    arguments = {"workspace": workspace, "road": ROAD, "dataset": "video"}
+    call, tasks = _Process.call, []
+
+    def kill(process, task, timeout_s):
+        tasks.append(task)
+        if "p1" in str(task):
+            process._process.kill()
+        return call(process, task, timeout_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Process, "call", kill)
+        first = ingest.run(**arguments, options=options)
+        assert first.reasons == {"decoder_crashed": 1, "empty_study": 1}
+        tasks.clear()
+        same = retry(**arguments)
+        assert same.ingested.path == first.path
+        assert len(tasks) == 2  # it was tried, and came out the same
+        assert "nothing changed" in "\n".join(same.lines())
+    again = retry(**arguments)
+    assert {row.reason for row in again.accepted} == {"decoder_crashed", "empty_study"}
+    assert (again.new_studies, again.still, again.newly, again.gone) == (1, [], [], [])
+    assert again.ingested.path != first.path
+    assert ingest.run(**arguments, options=options).path == again.ingested.path
+    assert retry(**arguments).ingested.reused
 
 
 def test_a_retry_that_fails_leaves_the_dataset_where_it_was(workspace, folder):

@@ -166,3 +166,11 @@ def test_other_decoding_code_makes_another_dataset(tmp_path, monkeypatch):
     assert set(before["code"]) == {"sonoray.video", "sonoray.dicom.frames"}
     assert before != after
     assert {**after, "code": before["code"]} == before
+
+
+@pytest.mark.parametrize("raised", [{"worker_memory_bytes": 10**10}, {"worker_timeout_s": 900}])
+def test_a_raised_limit_of_the_decoding_processes_makes_another_dataset(tmp_path, raised):
+    write_video(tmp_path / "p1" / "a.avi", values=[10])
+    assert VideoSource(tmp_path, config=VideoConfig(**raised)).config() != (
+        VideoSource(tmp_path).config()
+    )
