@@ -38,17 +38,22 @@ def encode(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def png_header(width, height):
-    """A PNG of 65 bytes that announces a size and holds no pixels."""
+def png(width, height, *, depth=8, colour_type=2, pixels=b"", before=()):
+    """A PNG of the given header; `before` are chunks that stand, against the rules, ahead of it."""
 
     def chunk(kind, body):
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    chunks = (*before, (b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def png_header(width, height):
+    """A PNG of 65 bytes that announces a size and holds no pixels."""
+    return png(width, height)
 
 
 def reason(data, **limits):
@@ -96,6 +101,18 @@ def test_every_eight_bit_mode_gives_uint8(mode):
 def test_deeper_images_are_refused_instead_of_clipped(mode):
     data = encode(Image.new(mode, (40, 40)), "TIFF")
     assert reason(data, formats=("TIFF",)) == "unsupported_mode"
+
+
+@pytest.mark.parametrize("before", [(), ((b"tEXt", b"a\0b"),)], ids=["plain", "text-first"])
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_a_png_of_16_bits_per_channel_is_refused_instead_of_darkened(colour_type, channels, before):
+    values = np.linspace(0, 4095, 32 * 32 * channels).astype(">u2").reshape(32, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    deep = png(32, 32, depth=16, colour_type=colour_type, pixels=rows, before=before)
+    assert reason(deep) == "unsupported_mode"
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(np.uint8))
+    decoded = decode_image(png(32, 32, colour_type=colour_type, pixels=rows, before=before))
+    assert decoded.shape[:2] == (32, 32)
 
 
 def test_exif_orientation_is_applied():
