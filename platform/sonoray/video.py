@@ -12,7 +12,7 @@ open file itself is read. Run it in a process of `sonoray.guarded`: the decoders
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -60,8 +60,8 @@ def read_frames(path: Path, config: VideoConfig) -> list[tuple[int, Pixels]]:
     """Decode the chosen frames of a video file.
 
     Returns:
-        Position in the video and pixels, uint8 `(H, W, 3)` RGB, of at most `max_frames` frames in
-        their order.
+        Position in the video and upright pixels, uint8 `(H, W, 3)` RGB, of at most `max_frames`
+        frames in their order.
 
     Raises:
         RejectedImageError: `unreadable_file`, `empty_file`, `too_many_bytes`, `unreadable`,
@@ -86,7 +86,7 @@ def read_frames(path: Path, config: VideoConfig) -> list[tuple[int, Pixels]]:
     wanted, frames = set(chosen), list[tuple[int, Pixels]]()
     for position, frame in enumerate(_decode(path, config)):
         if position in wanted:
-            frames.append((position, frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)))
+            frames.append((position, _upright(frame)))
         if position == max(wanted):
             break
     if not frames:
@@ -176,6 +176,22 @@ def _unreadable_file(error: OSError) -> RejectedImageError:
     return RejectedImageError(
         f"unreadable_file: it cannot be read ({error.strerror}); check its rights"
     )
+
+
+def _upright(frame: "VideoFrame") -> Pixels:
+    """Turn and mirror a frame as the file's display matrix says; phones leave that to the player.
+
+    The matrix maps (x, y), y down, to (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2. An angle
+    between counts as the nearest multiple of 90 degrees.
+    """
+    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    matrix = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))  # not in PyAV's stubs
+    if matrix is None:
+        return pixels
+    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _shrink(frame: "VideoFrame") -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

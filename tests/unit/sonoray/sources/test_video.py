@@ -1,4 +1,5 @@
 import os
+import struct
 
 import av
 import numpy as np
@@ -55,6 +56,40 @@ def test_other_formats_give_the_same_frames(tmp_path, name, codec, pixel_format)
     frames = levels(read_frames(path, VideoConfig(max_frames=3)))
     assert [position for position, _ in frames] == [5, 15, 25]
     assert [level for _, level in frames] == pytest.approx([40, 120, 200], abs=24)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "show"),
+    [
+        ((1, 0, 0, 1), lambda stored: stored),
+        ((0, 1, -1, 0), lambda stored: np.rot90(stored, -1)),  # a phone held upright: clockwise
+        ((-1, 0, 0, -1), lambda stored: np.rot90(stored, 2)),
+        ((0, -1, 1, 0), lambda stored: np.rot90(stored, 1)),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((0, 1, 1, 0), lambda stored: stored.swapaxes(0, 1)),
+    ],
+)
+def test_frames_are_shown_as_the_display_matrix_says(tmp_path, matrix, show):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        pixels = np.zeros((48, 64, 3), np.uint8)
+        pixels[:24, :32] = 200
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    (_, stored), *_ = read_frames(path, VideoConfig())
+    data = path.read_bytes()
+
+    def track_matrix(a, b, c, d):  # 16.16 fixed point, the third column 2.30
+        return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+
+    track = data.index(b"tkhd")
+    place = data.index(track_matrix(1, 0, 0, 1), track)
+    path.write_bytes(data[:place] + track_matrix(*matrix) + data[place + 36 :])
+    (_, shown), *_ = read_frames(path, VideoConfig())
+    np.testing.assert_array_equal(shown, show(stored))
+    assert stored[:20, :28].min() > 150 > 50 > stored[28:, 36:].max()
 
 
 @pytest.mark.parametrize(
