@@ -5,7 +5,7 @@ the pixels which are stored.
 
 Threads are enough: Pillow releases the interpreter lock while it decodes and encodes, and hashlib
 while it hashes. Order is kept, and a few studies are in flight at a time, so memory stays flat
-however long the source is.
+however long the source is; files that sources name are read here, and no sooner.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from sonoray.images import (
     Pixels,
     RejectedImageError,
     check_pixels,
+    decode_file,
     decode_image,
     encode_png,
     image_id,
@@ -62,7 +64,7 @@ Outcome = PreparedImage | RejectedImage
 def prepare_all(
     source: Source, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig
 ) -> Iterator[tuple[RawStudy, list[Outcome]]]:
-    """Yield every study of `source` with one outcome per image, in order.
+    """Yield every study of `source` with one outcome per image, and without raw images, in order.
 
     Those of a private source are de-identified as `policy` says; a public one stays as published.
     """
@@ -84,12 +86,13 @@ def _prepare_study(
     study = None if policy is None else clean_study(raw, key, policy)
     shown = raw if study is None else study.raw
     outcomes = [_prepare(image, key, limits, policy) for image in shown.images]
+    # a finished study waits for its turn, and pixels take many times what their PNGs do
     if study is None or policy is None:
-        return raw, outcomes
+        return dataclasses.replace(raw, images=()), outcomes
     accepted = [each for each in outcomes if isinstance(each, PreparedImage)]
     num_cleaned = sum(each.is_cleaned for each in accepted)
     provenance = describe(study, policy, num_cleaned=num_cleaned, num_images=len(accepted))
-    return dataclasses.replace(shown, provenance=provenance), outcomes
+    return dataclasses.replace(shown, images=(), provenance=provenance), outcomes
 
 
 def _prepare(
@@ -128,11 +131,13 @@ def _prepare_image(
     )
 
 
-def _load(data: bytes | Pixels, limits: ImageLimits) -> Pixels:
+def _load(data: Path | bytes | Pixels, limits: ImageLimits) -> Pixels:
+    if isinstance(data, Path):
+        return decode_file(data, limits)
     return decode_image(data, limits) if isinstance(data, bytes) else check_pixels(data, limits)
 
 
-def _encode_mask(data: bytes | Pixels, image: Pixels, limits: ImageLimits) -> bytes:
+def _encode_mask(data: Path | bytes | Pixels, image: Pixels, limits: ImageLimits) -> bytes:
     """Encode a mask as PNG; one that does not fit its image rejects both.
 
     A file's mask is brought to 0 and 255, whatever its format made of them, and so is one of 0 and
@@ -149,6 +154,6 @@ def _encode_mask(data: bytes | Pixels, image: Pixels, limits: ImageLimits) -> by
             f"bad_mask: the mask has {mask.shape} rows and columns, its image {image.shape[:2]}; "
             "export both at one size"
         )
-    if isinstance(data, bytes) or mask.max() == 1:
+    if not isinstance(data, np.ndarray) or mask.max() == 1:
         mask = np.where(mask > mask.max() // 2, 255, 0).astype(np.uint8)
     return encode_png(mask)

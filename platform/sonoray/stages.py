@@ -190,11 +190,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """Map each file below `folder`, by relative path, to its sha256 (hex)."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[str(path.relative_to(folder))] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+    return digests
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value

@@ -28,9 +28,9 @@ class RawImage:
 
     ref: str
     """Where it stands in the source, as a relative path; unique within the source."""
-    data: bytes | Pixels
-    """The encoded file, or pixels where the source makes them."""
-    mask: bytes | Pixels | None = None
+    data: Path | bytes | Pixels
+    """The encoded file: where it lies, or its bytes; or pixels where the source makes them."""
+    mask: Path | bytes | Pixels | None = None
     """Lesion mask of the same geometry: 0 is background, 255 lesion, and pixels may hold other
     values inside of it (see `bootstrap.sam.mask_levels`). None where it is unknown."""
     frame_index: int = 0

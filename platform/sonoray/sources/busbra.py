@@ -163,8 +163,8 @@ class BusBraSource:
         mask = self._masks.get(row["ID"]) or self._masks.get(row["ID"].replace("bus_", "mask_", 1))
         return RawImage(
             ref=str(path.relative_to(self._folder)),
-            data=path.read_bytes(),
-            mask=mask.read_bytes() if mask else None,
+            data=path,
+            mask=mask,
             labels={"caption": _caption(row), "side": row["Side"]},
         )
 

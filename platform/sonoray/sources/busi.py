@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import DataError
-from sonoray.images import Pixels, RejectedImageError, decode_image
+from sonoray.images import Pixels, RejectedImageError, decode_file
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.files import digest_files, load_image, unusable
 from sonoray.study import SITE_LABEL, Task, Turn
@@ -120,8 +120,8 @@ class BusiSource:
         if image.problem or not masks:
             return image
         try:
-            mask = _merge([mask.read_bytes() for mask in masks])
-        except (RejectedImageError, OSError) as error:
+            mask = _merge(masks)
+        except RejectedImageError as error:
             return replace(image, data=b"", problem=f"bad_mask: {error}; export it again")
         return replace(image, mask=mask)
 
@@ -129,15 +129,15 @@ class BusiSource:
         return str(path.relative_to(self._folder))
 
 
-def _merge(encoded: Sequence[bytes]) -> bytes | Pixels:
+def _merge(files: Sequence[Path]) -> Path | Pixels:
     """Return the union of masks; a single one stays as it is.
 
     Raises:
         RejectedImageError: one cannot be decoded, or they differ in size.
     """
-    if len(encoded) == 1:
-        return encoded[0]
-    masks = [_to_plane(decode_image(data)) for data in encoded]
+    if len(files) == 1:
+        return files[0]
+    masks = [_to_plane(decode_file(file)) for file in files]
     if len({mask.shape for mask in masks}) > 1:
         sizes = ", ".join(f"{mask.shape[1]} x {mask.shape[0]}" for mask in masks)
         raise RejectedImageError(f"masks of one image have {sizes} pixels")

@@ -87,15 +87,15 @@ def find_files(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 
 def load_image(folder: Path, name: str, *, labels: Mapping[str, str] | None = None) -> RawImage:
-    """Read the image called `name` below `folder`; one that cannot be read carries its problem."""
+    """Find the image called `name` below `folder`; one that is not there carries its problem.
+
+    Ingest reads it, in its threads and within its limits.
+    """
     try:
-        data = find_file(folder, name).read_bytes()
+        path = find_file(folder, name)
     except RejectedImageError as error:
         return RawImage(ref=name, data=b"", problem=str(error))
-    except OSError as error:
-        problem = f"unreadable_file: {name!r} cannot be read ({error.strerror}); check its rights"
-        return RawImage(ref=name, data=b"", problem=problem)
-    return RawImage(ref=name, data=data, labels=labels or {})
+    return RawImage(ref=name, data=path, labels=labels or {})
 
 
 def unusable(ref: str, problem: str) -> RawStudy:

@@ -4,6 +4,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -17,6 +18,7 @@ from sonoray.images import (
     ImageLimits,
     RejectedImageError,
     check_pixels,
+    decode_file,
     decode_image,
     decode_stored,
     encode_png,
@@ -274,6 +276,23 @@ def test_arrays_are_held_to_the_same_contract(array, expected):
 def test_a_good_array_passes_and_is_canonical():
     np.testing.assert_array_equal(check_pixels(np.stack([GREY] * 3, axis=-1)), GREY)
     np.testing.assert_array_equal(check_pixels(COLOUR), COLOUR)
+
+
+def test_a_file_is_decoded_as_its_bytes_and_not_read_where_it_is_too_large(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(COLOUR))
+    np.testing.assert_array_equal(decode_file(path), COLOUR)
+    with path.open("ab") as file:
+        file.truncate(6_000_000_000)  # sparse
+    tracemalloc.start()
+    try:
+        with pytest.raises(RejectedImageError, match=r"^too_many_bytes: 6,000,000,000 bytes"):
+            decode_file(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(RejectedImageError, match=r"^unreadable_file: .* \(Is a directory\)"):
+        decode_file(tmp_path)
 
 
 def test_what_was_stored_is_decoded_whatever_the_limits_are():

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import pickle
+import weakref
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from sonoray.errors import DataError
 from sonoray.identity import IdentityKey, SplitFractions
 from sonoray.images import encode_png, image_id
 from sonoray.ingest import Accounting, IngestConfig, ingest
+from sonoray.prepare import prepare_all
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.study import IMAGE_SCHEMA, QUARANTINE_SCHEMA, Task, Turn, iter_studies
 from sonoray.workspace import Workspace
@@ -397,6 +399,40 @@ def test_many_images_go_into_files_of_bounded_size(workspace):
     for kept in iter_studies(output.path):
         for reference in kept.images:
             assert places[reference.image_id] == reference.uri
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_a_study_that_waits_for_its_turn_holds_no_raw_pixels(tmp_path, public):
+    pixels = []
+
+    class Drawn(ListSource):
+        def iter_studies(self):
+            for seed in range(4):
+                drawn = picture(seed)
+                pixels.append(weakref.ref(drawn))
+                yield study(str(seed), RawImage(ref=f"{seed}.png", data=drawn))
+                del drawn
+
+    key = IdentityKey.load(Workspace.open(tmp_path / "ws"))
+    source = Drawn([], public=public)
+    prepared = list(prepare_all(source, key, CONFIG.images, CONFIG))
+    assert [(raw.ref, raw.images, len(outcomes)) for raw, outcomes in prepared] == [
+        (str(seed), (), 1) for seed in range(4)
+    ]
+    assert [drawn() for drawn in pixels] == [None] * 4
+
+
+def test_a_file_that_is_too_large_costs_its_own_row(workspace, tmp_path):
+    good, large = tmp_path / "good.png", tmp_path / "large.png"
+    good.write_bytes(encode_png(picture(1)))
+    with large.open("wb") as file:
+        file.truncate(6_000_000_000)  # sparse
+    _, summary = bring(
+        workspace,
+        study("1", image(1, data=good), image(2, data=large), image(3, data=tmp_path / "gone.png")),
+    )
+    assert summary["images"] == {"seen": 3, "kept": 1, "duplicate": 0, "quarantined": 2}
+    assert summary["reasons"] == {"too_many_bytes": 1, "unreadable_file": 1}
 
 
 def test_the_accounting_must_add_up():

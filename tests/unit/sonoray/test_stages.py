@@ -1,3 +1,4 @@
+import hashlib
 import importlib
 import json
 import os
@@ -5,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,18 @@ def test_the_first_run_makes_and_the_second_reuses(tmp_path):
     assert second.manifest["files"] == {
         name: digest for name, digest in file_digests(second.path).items() if name != MANIFEST
     }
+
+
+def test_digests_of_large_files_take_little_memory(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(50_000_000)
+    tracemalloc.start()
+    try:
+        digests = file_digests(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert digests == {"large": hashlib.sha256(bytes(50_000_000)).hexdigest()}
 
 
 def test_another_try_has_its_own_key_and_counts_until_it_is_no_better(tmp_path):

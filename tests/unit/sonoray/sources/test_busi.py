@@ -1,5 +1,3 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,7 +36,7 @@ def test_an_image_is_a_study_and_its_masks_are_merged(folder):
     merged = studies[0].images[0].mask
     assert list(np.flatnonzero(merged[:, 0] == 255)) == [2, 3, 4, *range(20, 30)]
     assert set(np.unique(merged)) == {0, 255}
-    single = np.asarray(Image.open(io.BytesIO(studies[1].images[0].mask)))
+    single = np.asarray(Image.open(studies[1].images[0].mask))
     assert list(np.flatnonzero(single[:, 0])) == [2, 3, 4]
 
 
