@@ -1,7 +1,7 @@
 """A DICOM archive as a source: a folder of any depth or a zip, grouped to studies.
 
 Two passes. The first reads every header (`sonoray.dicom`) and groups objects by Study Instance UID;
-some hundred bytes an object stay in memory. The second decodes study by study, in guarded
+about 2 KB an object stay in memory. The second decodes study by study, in guarded
 processes, a few objects ahead of whoever reads. Within a study, images are in the order of series
 number, instance number, then frame.
 
