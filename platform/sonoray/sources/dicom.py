@@ -32,17 +32,18 @@ from sonoray.dicom.objects import (
     decode_object,
     describe_object,
 )
-from sonoray.dicom.reports import Reports
 from sonoray.dicom.settings import DicomConfig
 from sonoray.guarded import GuardedPool
 from sonoray.images import DEFAULT_LIMITS, ImageLimits, RejectedImageError
 from sonoray.report_text import Identifiers
 from sonoray.sources.base import RawImage, RawStudy
+from sonoray.sources.reports import Reports
 from sonoray.stages import source_digest
 from sonoray.study import Task, Turn
 
 _QUESTION = "请写出这次超声检查的报告。"
 _DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
+_CODE = ("sonoray.dicom", "sonoray.sources.files", "sonoray.sources.reports")
 _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
     "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
@@ -82,7 +83,7 @@ class StudyReader:
         Args:
             config: how objects become images.
             limits: what is accepted as an image.
-            reports: table of reports, see `sonoray.dicom.reports`.
+            reports: table of reports, see `sonoray.sources.reports`.
 
         Raises:
             DataError: the table cannot be read.
@@ -100,7 +101,7 @@ class StudyReader:
 
     def input_digest(self, objects: Iterable[bytes]) -> str:
         """Sha256 (hex) over what tells the objects, the reports, and over the reading code."""
-        digest = hashlib.sha256(source_digest("sonoray.dicom").encode())
+        digest = hashlib.sha256("".join(map(source_digest, _CODE)).encode())
         for each in objects:
             digest.update(each)
         if self._reports_path is not None:
@@ -268,7 +269,7 @@ class DicomSource:
             config: how objects become images.
             name: of the dataset.
             limits: what is accepted as an image.
-            reports: table of reports, see `sonoray.dicom.reports`.
+            reports: table of reports, see `sonoray.sources.reports`.
 
         Raises:
             DataError: the path or the table cannot be read.
@@ -322,12 +323,9 @@ def _agreed_labels(infos: Sequence[ObjectInfo]) -> dict[str, str]:
 def _find_reports(reports: Reports | None, infos: Sequence[ObjectInfo]) -> tuple[str, ...]:
     if reports is None or not infos:
         return ()
-    accessions = {info.accession for info in infos} or {""}
-    found = [
-        text
-        for accession in sorted(accessions)
-        for text in reports.find(study_uid=infos[0].study_uid, accession=accession)
-    ]
+    found = [*reports.find("study_uid", infos[0].study_uid)]
+    for accession in sorted({info.accession for info in infos}):
+        found += reports.find("accession", accession)
     return tuple(dict.fromkeys(found))
 
 

@@ -66,7 +66,7 @@ class DicomWebSource:
             dicom: how objects become images.
             name: of the dataset.
             limits: what is accepted as an image.
-            reports: table of reports, see `sonoray.dicom.reports`.
+            reports: table of reports, see `sonoray.sources.reports`.
 
         Raises:
             DataError: the table cannot be read.

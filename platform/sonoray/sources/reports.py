@@ -1,0 +1,98 @@
+"""A table of reports beside a DICOM archive: CSV or JSON lines, UTF-8 or GB18030.
+
+Columns: `study_uid` (Study Instance UID) or `accession` (Accession Number), and `report`; where a
+row has both identifiers, the first counts. Others are not looked at. Both identifiers stay in
+memory: they find the study's report and go nowhere.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, StringConstraints
+
+from sonoray.errors import DataError
+from sonoray.sources.files import Entry, Item, parse_item, read_csv, read_items
+
+_KEYS = ("study_uid", "accession")
+
+
+def _to_text(value: Any) -> Any:  # noqa: ANN401 - pydantic checks what comes out
+    return "" if value is None else value
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True), BeforeValidator(_to_text)]
+
+
+class _Row(Item):
+    """One row."""
+
+    study_uid: _Text = ""
+    accession: _Text = ""
+    report: _Text = ""
+
+
+class Reports:
+    """The reports of a table, by study."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the whole table.
+
+        Raises:
+            DataError: it is missing, no CSV or JSON lines, or lacks a column.
+        """
+        self._texts: dict[tuple[str, str], dict[str, int]] = {}
+        self._used: set[tuple[str, str]] = set()
+        self.malformed: dict[int, str] = {}
+        """By line: what is wrong with a row that cannot be used."""
+        for entry in _read_rows(path):
+            line = int(entry.ref.rpartition(":")[2])
+            if entry.value is None:
+                # the file's name may be a patient's
+                self.malformed[line] = entry.problem.replace(entry.ref, f"line {line}")
+                continue
+            row = entry.value
+            key = next(((name, getattr(row, name)) for name in _KEYS if getattr(row, name)), None)
+            if key is None or not row.report:
+                lacking = "identifier" if key is None else "report"
+                self.malformed[line] = f"malformed_row: line {line} has no {lacking}; complete it"
+            else:
+                self._texts.setdefault(key, {}).setdefault(row.report, line)
+
+    def find(self, key: Literal["study_uid", "accession"], value: str) -> tuple[str, ...]:
+        """Return the different reports under an identifier; several contradict each other."""
+        texts = self._texts.get((key, value), {})
+        if texts:
+            self._used.add((key, value))
+        return tuple(texts)
+
+    def unused_lines(self) -> list[int]:
+        """Lines of reports that no study asked for, ascending."""
+        unused = (texts for key, texts in self._texts.items() if key not in self._used)
+        return sorted(line for texts in unused for line in texts.values())
+
+
+def _read_rows(path: Path) -> Iterator[Entry[_Row]]:
+    """Yield the rows; one that breaks its format has a problem and no value.
+
+    Raises:
+        DataError: the table is unreadable, or a column is missing.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        yield from read_items(path, _Row)
+        return
+    if suffix != ".csv":
+        raise DataError(
+            f"table of reports {str(path)!r} is no .csv or .jsonl; save it as one of them"
+        )
+    for fields in read_csv(path, ("report",)):
+        if fields.problem or fields.value is None:
+            yield Entry(ref=fields.ref, value=None, problem=fields.problem)
+        elif set(_KEYS) & set(fields.value):
+            yield parse_item(fields.value, _Row, fields.ref)
+        else:
+            raise DataError(
+                f"table of reports {str(path)!r} has the columns {', '.join(fields.value)}; it "
+                f"needs {' or '.join(_KEYS)} too"
+            )
