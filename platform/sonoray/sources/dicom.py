@@ -71,6 +71,21 @@ class _Group:
     lost: list[RawImage] = field(default_factory=list)
     """Objects that never came, each with its problem."""
 
+    @property
+    def patients(self) -> set[str]:
+        """Patient IDs of its objects, as far as they have one."""
+        return {info.patient_id for info, _ in self.objects} - {""}
+
+    @property
+    def patient_ref(self) -> str:
+        """The Patient ID, or what stands for it: a UID is none, whatever somebody chose for one."""
+        return min(self.patients, default=f"study\0{self.uid}")
+
+    @property
+    def accessions(self) -> set[str]:
+        """Accession numbers of its objects."""
+        return {info.accession for info, _ in self.objects} - {""}
+
 
 class StudyReader:
     """Reads objects, wherever they lie, to studies."""
@@ -120,6 +135,10 @@ class StudyReader:
             timeout_s=limits.worker_timeout_s,
         ) as pool:
             groups, strays = self._scan(pool, entries, lost)
+            if reports is not None:
+                for group in groups:
+                    for patient in group.patients or {group.patient_ref}:
+                        reports.note_patient(patient, group.accessions)
             yield from self._decode(pool, groups, reports)
         if strays:
             yield _strays(strays)
@@ -187,13 +206,12 @@ class StudyReader:
             yield self._study(*each, reports)
 
     def _find_problem(self, group: _Group) -> str:
-        patients = {info.patient_id for info, _ in group.objects} - {""}
-        if len(patients) > 1:
+        if len(group.patients) > 1:
             return (
-                f"mixed_patients: {len(patients)} Patient IDs under one Study Instance UID; "
+                f"mixed_patients: {len(group.patients)} Patient IDs under one Study Instance UID; "
                 "export the study again"
             )
-        if group.objects and not patients and self._config.missing_patient == "quarantine":
+        if group.objects and not group.patients and self._config.missing_patient == "quarantine":
             return (
                 "missing_patient: no object of the study has a Patient ID; add one, or set "
                 "dicom.missing_patient=per_study to take it for a patient of its own"
@@ -224,18 +242,17 @@ class StudyReader:
             images.extend(_images(entry.ref, decoded))
         images.extend(group.lost)
         infos = [info for info, _ in group.objects]
-        texts = _find_reports(reports, infos)
-        if len(texts) > 1 and not problem:
-            problem = f"conflicting_reports: {len(texts)} different reports; keep one"
-        patient = next((info.patient_id for info in infos if info.patient_id), "")
+        report, unclear = "", ""
+        if reports is not None and infos:
+            report, unclear = reports.find(study_uid=group.uid, accessions=group.accessions)
         return RawStudy(
             ref=group.uid,
-            # a UID is no Patient ID, whatever somebody chose for one
-            patient_ref=patient or f"study\0{group.uid}",
+            patient_ref=group.patient_ref,
             images=tuple(images),
-            turns=tuple(
-                Turn(question=_QUESTION, answer=text, task=Task.REPORT, topic="report")
-                for text in texts[:1]
+            turns=(
+                (Turn(question=_QUESTION, answer=report, task=Task.REPORT, topic="report"),)
+                if report
+                else ()
             ),
             labels=_agreed_labels(infos),
             provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
@@ -244,7 +261,7 @@ class StudyReader:
                 Identifiers.joined, (info.identifiers for info in infos), Identifiers()
             ),
             study_date=min(filter(None, (info.study_date for info in infos)), default=""),
-            problem=problem,
+            problem=problem or unclear,
         )
 
 
@@ -320,15 +337,6 @@ def _agreed_labels(infos: Sequence[ObjectInfo]) -> dict[str, str]:
     return {name: min(found) for name, found in sorted(values.items()) if len(found) == 1}
 
 
-def _find_reports(reports: Reports | None, infos: Sequence[ObjectInfo]) -> tuple[str, ...]:
-    if reports is None or not infos:
-        return ()
-    found = [*reports.find("study_uid", infos[0].study_uid)]
-    for accession in sorted({info.accession for info in infos}):
-        found += reports.find("accession", accession)
-    return tuple(dict.fromkeys(found))
-
-
 def _strays(images: Sequence[RawImage]) -> RawStudy:
     reasons = Counter(image.problem.partition(":")[0] for image in images)
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
@@ -344,7 +352,10 @@ def _strays(images: Sequence[RawImage]) -> RawStudy:
 def _leftovers(reports: Reports) -> Iterator[RawStudy]:
     problems = dict(reports.malformed)
     for line in reports.unused_lines():
-        problems[line] = f"no_images: the study of line {line} is not among the objects"
+        problems[line] = (
+            f"no_images: no study takes the report of line {line}; its identifier is not among the "
+            "objects, or is an accession number of several patients"
+        )
     for line, problem in sorted(problems.items()):
         ref = f"reports:{line}"
         yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)

@@ -5,9 +5,9 @@ row has both identifiers, the first counts. Others are not looked at. Both ident
 memory: they find the study's report and go nowhere.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, StringConstraints
 
@@ -43,6 +43,8 @@ class Reports:
         """
         self._texts: dict[tuple[str, str], dict[str, int]] = {}
         self._used: set[tuple[str, str]] = set()
+        self._patients: dict[str, set[str]] = {}
+        """By accession number: who uses it."""
         self.malformed: dict[int, str] = {}
         """By line: what is wrong with a row that cannot be used."""
         for entry in _read_rows(path):
@@ -59,17 +61,40 @@ class Reports:
             else:
                 self._texts.setdefault(key, {}).setdefault(row.report, line)
 
-    def find(self, key: Literal["study_uid", "accession"], value: str) -> tuple[str, ...]:
-        """Return the different reports under an identifier; several contradict each other."""
-        texts = self._texts.get((key, value), {})
-        if texts:
-            self._used.add((key, value))
-        return tuple(texts)
+    def note_patient(self, patient: str, accessions: Iterable[str]) -> None:
+        """Note that a patient uses these accession numbers; before the first `find`."""
+        for accession in accessions:
+            self._patients.setdefault(accession, set()).add(patient)
+
+    def find(self, *, study_uid: str, accessions: Iterable[str]) -> tuple[str, str]:
+        """Return the report of a study, empty if there is none, and why it cannot be told.
+
+        An accession number that several patients use says of none of them which report is his:
+        systems count from one again, and archives are joined.
+        """
+        texts = self._take("study_uid", study_uid)
+        is_named = bool(texts)
+        for accession in sorted(accessions):
+            if len(self._patients.get(accession, ())) < 2:
+                texts |= self._take("accession", accession)
+            elif not is_named and self._take("accession", accession):
+                return "", (
+                    "ambiguous_accession: several patients use the accession number of the "
+                    "study's report; name the study by study_uid in the table"
+                )
+        if len(texts) > 1:
+            return "", f"conflicting_reports: {len(texts)} different reports; keep one"
+        return next(iter(texts), ""), ""
 
     def unused_lines(self) -> list[int]:
         """Lines of reports that no study asked for, ascending."""
         unused = (texts for key, texts in self._texts.items() if key not in self._used)
         return sorted(line for texts in unused for line in texts.values())
+
+    def _take(self, name: str, value: str) -> dict[str, int]:
+        """The different reports under an identifier, which count as asked for."""
+        self._used.add((name, value))
+        return dict(self._texts.get((name, value), {}))
 
 
 def _read_rows(path: Path) -> Iterator[Entry[_Row]]:

@@ -178,6 +178,33 @@ def test_two_reports_for_one_study_contradict_each_other(tmp_path, make_object, 
     assert study.problem.startswith("conflicting_reports: 2 different reports")
 
 
+@pytest.mark.parametrize("other", ["P2", ""])
+def test_no_patient_gets_the_report_of_another(tmp_path, make_object, make_picture, other):
+    """One accession number, two patients; where the table names the study itself, it is clear."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for number, patient in enumerate(("P1", other, "P1")):
+        accession = "17" if number < 2 else "18"
+        data = make_object(
+            make_picture(number)[None],
+            StudyInstanceUID=f"1.{number}",
+            PatientID=patient,
+            AccessionNumber=accession,
+        )
+        (folder / f"{number}.dcm").write_bytes(data)
+    config = DicomConfig(missing_patient="per_study")
+    table = tmp_path / "r.csv"
+    table.write_text("accession,report\n17,malignant\n18,benign\n")
+    *both, clear = DicomSource(folder, config, reports=table).iter_studies()
+    assert [study.turns for study in both] == [(), ()]
+    assert all(study.problem.startswith("ambiguous_accession: ") for study in both)
+    assert (clear.turns[0].answer, clear.problem) == ("benign", "")
+    table.write_text("study_uid,report\n1.1,malignant\n1.2,benign\n")
+    studies = list(DicomSource(folder, config, reports=table).iter_studies())
+    assert [len(study.turns) for study in studies] == [0, 1, 1]
+    assert not any(study.problem for study in studies)
+
+
 def test_the_digest_follows_files_reports_and_configuration(archive, tmp_path):
     table = tmp_path / "r.csv"
     table.write_text("study_uid,report\n1.1,a\n")

@@ -14,6 +14,11 @@ ROWS = """study_uid,accession,report,question
 """
 
 
+def find(reports, study_uid="", *accessions):
+    """The report and what is wrong with it."""
+    return reports.find(study_uid=study_uid, accessions=accessions)
+
+
 def write(path, text, encoding="utf-8"):
     path.write_bytes(text.encode(encoding))
     return Reports(path)
@@ -22,11 +27,13 @@ def write(path, text, encoding="utf-8"):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
 def test_reports_are_found_by_either_identifier(tmp_path, encoding):
     reports = write(tmp_path / "r.csv", ROWS, encoding)
-    assert reports.find("study_uid", "1.2") == ("甲状腺未见异常。", "另一份。")
+    report, problem = find(reports, "1.2")
+    assert not report
+    assert problem == "conflicting_reports: 2 different reports; keep one"
     assert reports.unused_lines() == [3]
-    assert reports.find("accession", "A7") == ("双肾正常。",)
+    assert find(reports, "A7") == find(reports, "", "1.2") == ("", "")
+    assert find(reports, "1.1", "A6", "A7") == ("双肾正常。", "")
     assert reports.unused_lines() == []
-    assert reports.find("study_uid", "A7") == reports.find("accession", "") == ()
     assert list(reports.malformed) == [5, 6]
     assert "no identifier" in reports.malformed[5]
     assert "no report" in reports.malformed[6]
@@ -35,8 +42,8 @@ def test_reports_are_found_by_either_identifier(tmp_path, encoding):
 def test_a_row_with_an_unquoted_comma_is_refused_and_not_cut(tmp_path):
     text = 'study_uid,report\n1.2,Liver normal, no lesion.\n1.3,"a, b"\n1.4\n'
     reports = write(tmp_path / "王小明.csv", text)
-    assert reports.find("study_uid", "1.2") == ()
-    assert reports.find("study_uid", "1.3") == ("a, b",)
+    assert find(reports, "1.2") == ("", "")
+    assert find(reports, "1.3") == ("a, b", "")
     assert reports.malformed == {
         2: "malformed_row: line 2 has 3 fields, its header 2; correct it",
         4: "malformed_row: line 4 has 1 fields, its header 2; correct it",
@@ -46,7 +53,7 @@ def test_a_row_with_an_unquoted_comma_is_refused_and_not_cut(tmp_path):
 def test_json_lines_say_the_same(tmp_path):
     lines = '{"study_uid": "1.2", "report": "正常。"}', "", "[1]", "no JSON", '{"accession": 7}'
     reports = write(tmp_path / "r.jsonl", "\n".join(lines))
-    assert reports.find("study_uid", "1.2") == ("正常。",)
+    assert find(reports, "1.2") == ("正常。", "")
     assert list(reports.malformed) == [3, 4, 5]
     assert not any("r.jsonl" in problem for problem in reports.malformed.values())
 
@@ -55,8 +62,21 @@ def test_json_lines_say_the_same(tmp_path):
 def test_a_line_of_json_ends_at_a_line_feed_alone(tmp_path, separator):
     row = {"study_uid": "1.2", "accession": None, "report": f"a{separator}b"}
     reports = write(tmp_path / "r.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
-    assert reports.find("study_uid", "1.2") == (f"a{separator}b",)
+    assert find(reports, "1.2") == (f"a{separator}b", "")
     assert not reports.malformed
+
+
+def test_an_accession_number_of_several_patients_says_whose_report_it_is_of_none(tmp_path):
+    reports = write(tmp_path / "r.csv", "study_uid,accession,report\n,7,a\n1.3,7,b\n,8,c\n")
+    for patient, accessions in (("p", "78"), ("q", "7"), ("p", "8")):
+        reports.note_patient(patient, accessions)
+    assert find(reports, "1.3", "7") == ("b", "")
+    assert reports.unused_lines() == [2, 4]
+    report, problem = find(reports, "1.2", "7", "8")
+    assert not report
+    assert problem.startswith("ambiguous_accession: several patients use the accession number")
+    assert "7" not in problem
+    assert find(reports, "1.4", "8") == ("c", "")
 
 
 @pytest.mark.parametrize(
