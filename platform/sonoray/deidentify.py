@@ -36,7 +36,7 @@ class DeidentifyConfig(Config):
     burned_in_text_margin: float = Field(default=0.25, ge=0, le=2)
     """By how much a box is wider than its line of text, on each side, over the line's height."""
     texts: Literal["clean", "keep"] = "clean"
-    """Whether `sonoray.report_text` cleans reports, questions, answers and labels."""
+    """Whether `sonoray.report_text` cleans reports, questions, answers, topics and labels."""
     dates: Literal["removed", "shifted"] = "removed"
     """Whether the days of examinations and in cleaned texts are removed or move back by a number of
     days of the patient's own. Shifted, they keep the intervals between his studies, which is what
@@ -78,6 +78,7 @@ def clean_study(raw: RawStudy, key: IdentityKey, config: DeidentifyConfig) -> Cl
                     question=clean(turn.question),
                     answer=clean(turn.answer),
                     options=tuple(map(clean, turn.options)),
+                    topic=clean(turn.topic),
                 )
                 for turn in raw.turns
             ),
@@ -150,11 +151,7 @@ def describe(
 
 def _own_identifiers(raw: RawStudy) -> Identifiers:
     """The references of a study: of a table, whatever somebody wrote into its columns."""
-    refs = [ref for ref in (raw.patient_ref, raw.ref) if "\0" not in ref]
-    numbers = [ref for ref in refs if any(character.isdigit() for character in ref)]
-    return Identifiers(
-        names=tuple(ref for ref in refs if ref not in numbers), numbers=tuple(numbers)
-    )
+    return Identifiers.of(*(ref for ref in (raw.patient_ref, raw.ref) if "\0" not in ref))
 
 
 def _shifted_day(day: str, days: int) -> str | None:

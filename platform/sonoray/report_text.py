@@ -156,6 +156,12 @@ class Identifiers:
     places: tuple[str, ...] = field(default=(), repr=False)
     """Institutions."""
 
+    @classmethod
+    def of(cls, *refs: str) -> "Identifiers":
+        """References of whatever kind: one with a digit is a number, any other a name."""
+        numbers = tuple(ref for ref in refs if any(map(str.isdigit, ref)))
+        return cls(names=tuple(ref for ref in refs if ref not in numbers), numbers=numbers)
+
     def joined(self, other: "Identifiers") -> "Identifiers":
         """All values of both, each once."""
         return Identifiers(

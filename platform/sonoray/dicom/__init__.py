@@ -6,7 +6,7 @@ single objects only; `sonoray.sources.dicom` groups them to studies.
 
 De-identification is by construction: `header.TAGS` lists every attribute that is read, and `labels`
 is the only way out for what they say. Identifiers go to ingest, which hashes them; names go there
-too where a text has to be searched for them (`header.IDENTIFYING`).
+too, since texts and labels are searched for them (`header.IDENTIFYING`).
 
 What is not accepted is a `RejectedImageError` with one of the reasons `not_dicom`, `not_an_image`,
 `too_many_bytes`, `encrypted`, `unsupported_compression`, `unsupported_syntax`, `unreadable`,

@@ -1,10 +1,9 @@
 """Reading a DICOM header safely: listed attributes alone, and nothing unpacked on the way.
 
 pydicom parses; this module decides what it sees. Attributes that are not in `TAGS` are skipped
-unread, private ones always. A patient's name is never in memory, unless texts beside the archive
-have to be searched for it: then, and for nothing else, the attributes of `IDENTIFYING` are read
-too. The deflated transfer syntax is refused, because it
-would be unpacked without a limit before the first attribute is known.
+unread, private ones always. Names and what else identifies (`IDENTIFYING`) are read where the
+study's texts and labels have to be searched for them, and for nothing else. The deflated transfer
+syntax is refused, because it would be unpacked without a limit before the first attribute is known.
 
 Source: DICOM PS3.10 section 7 (file format), PS3.5 section 7 (data elements).
 """
@@ -135,7 +134,7 @@ NUMBERS = (
 PLACES = ("InstitutionName", "InstitutionAddress")
 """Attributes that name institutions."""
 IDENTIFYING = (*PERSONS, *NUMBERS, *PLACES)
-"""What is read where texts have to be searched for it."""
+"""What a study's texts and labels are searched for."""
 
 
 def _tag(keyword: str) -> int:

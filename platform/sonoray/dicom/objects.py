@@ -49,7 +49,7 @@ class ObjectInfo:
     accession: str = field(repr=False)
     study_date: str = field(repr=False)
     identifiers: Identifiers
-    """What its texts are searched for; empty unless that was asked for."""
+    """What its texts are searched for."""
     order: tuple[int, int]
     """Series number, instance number; -1 where there is none."""
     labels: Mapping[str, str]
@@ -76,16 +76,14 @@ class DecodedObject:
     """Whether the frames were cut to the scan area."""
 
 
-def describe_object(
-    entry: Entry, config: DicomConfig, limits: ImageLimits, *, identifying: bool = False
-) -> ObjectInfo:
-    """Read the header of an object, with `identifying` also who it is of and by.
+def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> ObjectInfo:
+    """Read the header of an object.
 
     Raises:
         RejectedImageError: it is no DICOM object that can be read.
     """
     with entry.open() as file:
-        header = read_header(file, identifying=identifying)
+        header = read_header(file, identifying=True)
     data = header.dataset
     try:
         pixels = read_pixel_format(header, limits, config.limits)
@@ -98,7 +96,7 @@ def describe_object(
         patient_id=read_text(data, "PatientID", config.charset),
         accession=read_text(data, "AccessionNumber", config.charset),
         study_date=read_text(data, "StudyDate", config.charset),
-        identifiers=_identifiers(data, config.charset) if identifying else Identifiers(),
+        identifiers=_identifiers(data, config.charset),
         order=(_number(data, "SeriesNumber"), _number(data, "InstanceNumber")),
         labels=read_labels(header, config.charset),
         problem=problem,

@@ -19,8 +19,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,6 +69,8 @@ class _Group:
     objects: list[tuple[ObjectInfo, Entry]] = field(default_factory=list)
     lost: list[RawImage] = field(default_factory=list)
     """Objects that never came, each with its problem."""
+    identifiers: Identifiers = field(default_factory=Identifiers)
+    """What all its objects name."""
 
     @property
     def patients(self) -> set[str]:
@@ -152,7 +153,6 @@ class StudyReader:
         groups: dict[str, _Group] = {}
         strays: list[RawImage] = []
         ahead: deque[tuple[Entry, Future[ObjectInfo]]] = deque()
-        has_reports = self._reports_path is not None  # no text, nothing to search it for
 
         def take() -> None:
             entry, future = ahead.popleft()
@@ -164,12 +164,12 @@ class StudyReader:
                 strays.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
             else:
                 group = groups.setdefault(info.study_uid, _Group(info.study_uid))
-                group.objects.append((info, entry))
+                group.identifiers = group.identifiers.joined(info.identifiers)
+                # once a study and not in each of its objects, all of which stay in memory
+                group.objects.append((replace(info, identifiers=Identifiers()), entry))
 
         for entry in entries:
-            described = pool.submit(
-                describe_object, entry, self._config, self._limits, identifying=has_reports
-            )
+            described = pool.submit(describe_object, entry, self._config, self._limits)
             ahead.append((entry, described))
             if len(ahead) > 8 * (os.cpu_count() or 1):
                 take()
@@ -257,9 +257,7 @@ class StudyReader:
             labels=_agreed_labels(infos),
             provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
             "objects",
-            identifiers=reduce(
-                Identifiers.joined, (info.identifiers for info in infos), Identifiers()
-            ),
+            identifiers=group.identifiers,
             study_date=min(filter(None, (info.study_date for info in infos)), default=""),
             problem=problem or unclear,
         )

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
+from sonoray.report_text import Identifiers
 from sonoray.sources.base import RawStudy
 from sonoray.sources.files import (
     Item,
@@ -105,7 +106,8 @@ class LlavaSource:
         """Yield one study per item, in order."""
         for entry in self._entries:
             if entry.value is None:
-                yield unusable(entry.ref, entry.problem)
+                where = f"item{entry.ref.removeprefix(self._path.name)}"
+                yield unusable(entry.ref, entry.problem.replace(entry.ref, where))
             else:
                 yield self._study(entry.ref, entry.value)
 
@@ -120,7 +122,9 @@ class LlavaSource:
             patient_ref=f"{self.name}/{item.id}" if item.patient is None else str(item.patient),
             images=tuple(load_image(self._images, name, labels=captions) for name in item.names),
             turns=() if problem else _turns(item),
-            provenance=f"{self.name}, item {ref}",
+            # no name of the file: it may be a patient's
+            provenance=f"{self.name}, item{ref.removeprefix(self._path.name)}",
+            identifiers=Identifiers.of(str(item.id)),
             problem=problem,
         )
 

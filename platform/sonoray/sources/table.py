@@ -24,6 +24,7 @@ given.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -180,7 +181,7 @@ class TableSource:
             images=tuple(load_image(self._images, name) for name in names),
             turns=() if problem else _turns(rows),
             labels={name: value for row in rows for name, value in row.labels.items() if value},
-            provenance=f"{self.name}, {entries[0].ref}",
+            provenance=f"{self.name}, {_line(entries[0].ref)}",
             problem=problem,
         )
 
@@ -234,9 +235,15 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 def _parse(fields: Entry[Fields]) -> Entry[_Row]:
-    if fields.problem or fields.value is None:
-        return Entry(ref=fields.ref, value=None, problem=fields.problem)
-    return parse_item(fields.value, _Row, fields.ref)
+    entry: Entry[_Row] = Entry(ref=fields.ref, value=None, problem=fields.problem)
+    if fields.value is not None and not fields.problem:
+        entry = parse_item(fields.value, _Row, fields.ref)
+    return replace(entry, problem=entry.problem.replace(entry.ref, _line(entry.ref)))
+
+
+def _line(ref: str) -> str:
+    """Where a row stands, without the name of the file, which may be a patient's."""
+    return f"line {ref.rpartition(':')[2]}"
 
 
 def _names(row: _Row) -> list[str]:

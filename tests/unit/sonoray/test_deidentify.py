@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from sonoray.ingest import IngestConfig, ingest
 from sonoray.report_text import Identifiers
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.dicom import DicomSource
+from sonoray.sources.llava import LlavaSource
+from sonoray.sources.table import TableSource
 from sonoray.study import STUDY_DATE_LABEL, Task, Turn, iter_studies
 from sonoray.workspace import Workspace
 
@@ -216,6 +219,64 @@ def test_an_archive_is_cleaned_of_private_tags_and_of_what_its_headers_name(tmp_
     shown = str(tables) + (output.path / "manifest.json").read_text()
     for secret in ("Bantel", "Qxvor", "hidden", "ACC-77", "PX-0042", "Nordklinik", "20240305"):
         assert secret not in shown
+
+
+def stored_text(output):
+    """Everything that ingest wrote of a dataset but the pixels."""
+    tables = [pq.read_table(file) for file in sorted(output.path.rglob("*.parquet"))]
+    rows = [table.drop_columns(["pixels"] if "pixels" in table.column_names else []).to_pylist()
+            for table in tables]  # fmt: skip
+    return str(rows) + (output.path / "manifest.json").read_text()
+
+
+def test_labels_of_an_archive_are_cleaned_of_what_its_headers_name(tmp_path, make_object):
+    (tmp_path / "1.dcm").write_bytes(
+        make_object(
+            tissue(0)[None],
+            PatientName="Bantel^Qxvor",
+            PerformingPhysicianName="Zwo",
+            ManufacturerModelName="E9 of Zwo for Qxvor",
+        )
+    )
+    output = run(tmp_path, DicomSource(tmp_path))
+    (study,) = iter_studies(output.path, complete=False)
+    assert study.labels["model"] == "E9 of [姓名] for [姓名]"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_table_leaves_neither_its_name_nor_a_name_in_a_topic(tmp_path, suffix):
+    names = ("study", "patient", "question", "answer", "topic")
+    good = ("s1", "Qxvor", "结节？", "有", "Qxvor 2024-03-05")
+    bad = ("s2", "Zwo", "结节？", "", "")
+    table = tmp_path / f"Bantel{suffix}"
+    lines = [",".join(row) for row in (names, good, bad)]
+    if suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in (good, bad)]
+    table.write_text("\n".join(lines))
+    output = run(tmp_path, TableSource(table))
+    (study,) = iter_studies(output.path, complete=False)
+    assert study.turns[0].topic == "[姓名] [日期]"
+    first = 1 if suffix == ".jsonl" else 2
+    assert study.provenance.startswith(f"table, line {first};")
+    shown = stored_text(output)
+    assert f"line {first + 1}: answer is empty" in shown
+    for secret in ("Bantel", "Qxvor", "Zwo", "2024"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("name", ["Bantel.json", "Bantel.jsonl"])
+def test_conversations_are_cleaned_of_the_items_own_name(tmp_path, name):
+    talk = [{"from": "human", "value": "问"}, {"from": "gpt", "value": "Qxvor has a nodule."}]
+    items = [{"id": "Qxvor", "conversations": talk}, {"id": "Zwo"}]
+    text = json.dumps(items) if name.endswith("json") else "\n".join(map(json.dumps, items))
+    (tmp_path / name).write_text(text)
+    output = run(tmp_path, LlavaSource(tmp_path / name))
+    (study,) = iter_studies(output.path, complete=False)
+    assert study.turns[0].answer == "[姓名] has a nodule."
+    place = "item[0]" if name.endswith("json") else "item:1"
+    assert study.provenance.startswith(f"llava, {place};")
+    for secret in ("Bantel", "Qxvor", "Zwo"):
+        assert secret not in stored_text(output)
 
 
 @pytest.mark.parametrize(
