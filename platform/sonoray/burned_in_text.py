@@ -13,7 +13,7 @@ scanner's point spread, tissue is broad, ticks and calipers stand alone. So, in 
    line. Without the common edge a line would run on along bright tissue;
 4. a line is text where a logistic score of six measures says so: number of glyphs, length, contrast
    over that of the picture's own texture, sharpness of the edges, strokes per length, and how far
-   tops or baselines scatter. Of two lines in one place, the better stays.
+   tops or baselines scatter. A line that better ones cover whole is left out.
 
 What a colour Doppler draws is thin, bright and sharp as well. Its colours run from one to another,
 where those of text are one, so glyphs in areas of mixed colours are left out (`_colour_flow`).
@@ -69,8 +69,6 @@ _SHORTEST = 1.2
 """Length of a line over its height."""
 _SCATTER = 0.25
 """Of the higher of two glyphs, plus a pixel: how far apart tops or baselines may be."""
-_SAME_PLACE = 0.5
-"""Share of a box above which, covered by a better one, it says nothing new."""
 _MOST_SCATTER = 0.2
 """Of a line's height: by how much its tops and its baselines may both scatter."""
 _TALLEST = 1.5
@@ -132,7 +130,8 @@ def find_text(pixels: Pixels, *, margin: float = 0.25) -> list[Box]:
             at least 2 pixels. It takes in accents, dots and dashes, which are no glyphs.
 
     Returns:
-        Boxes within the picture, from top to bottom; none lies in another by more than half.
+        Boxes within the picture, from top to bottom. They may overlap, as where one contrast finds
+        the beginning of a line and another its end.
     """
     found: list[tuple[float, Box]] = []
     flow = _colour_flow(pixels)
@@ -145,8 +144,11 @@ def find_text(pixels: Pixels, *, margin: float = 0.25) -> list[Box]:
             if glyphs is not None:
                 found.extend(_find_lines(glyphs, texture, margin, plane.shape))
     boxes: list[Box] = []
+    covered = np.zeros(pixels.shape[:2], bool)
     for _, box in sorted(found, key=lambda each: (-each[0], each[1])):
-        if not any(_common(box, better) > _SAME_PLACE * _area(box) for better in boxes):
+        place = covered[box.upper : box.lower, box.left : box.right]
+        if not place.all():
+            place[:] = True
             boxes.append(box)
     return sorted(boxes)
 
@@ -387,14 +389,3 @@ def _score(
     )
     scores: NDArray[Any] = _BIAS + _WEIGHTS @ np.stack(measures)
     return scores
-
-
-def _area(box: Box) -> int:
-    return (box.right - box.left) * (box.lower - box.upper)
-
-
-def _common(one: Box, other: Box) -> int:
-    """Pixels of both."""
-    width = min(one.right, other.right) - max(one.left, other.left)
-    height = min(one.lower, other.lower) - max(one.upper, other.upper)
-    return max(width, 0) * max(height, 0)
