@@ -85,6 +85,7 @@ def archive(tmp_path):
     for seed, patient in ((3, "PX48210377"), (4, "Krumbwurz")):
         write_object(
             deep / f"Krumbwurz {seed}.dcm", seed, StudyInstanceUID="1.2.840.99731.4.8",
+            AccessionNumber="ACC7731907",
             PatientID=patient,
         )  # fmt: skip
     write_object(deep / "nobody Zwirnpolt.dcm", 5, StudyInstanceUID="", PatientID="")
