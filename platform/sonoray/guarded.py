@@ -12,6 +12,7 @@ the innocent tasks with it; hence one thread with one process and one pipe for e
 
 import multiprocessing
 import resource
+import signal
 import threading
 import warnings
 from collections.abc import Callable
@@ -48,6 +49,7 @@ class GuardedPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="guard")
         self._own = threading.local()
         self._processes: list[_Process] = []
+        self._is_over = False
 
     def __enter__(self) -> Self:
         return self
@@ -59,9 +61,12 @@ class GuardedPool:
         traceback: TracebackType | None,
     ) -> None:
         self._threads.shutdown(wait=error is None, cancel_futures=True)
-        for process in list(self._processes):  # their threads discard those that they wait for
+        self._is_over = True
+        for process in list(self._processes):
+            process.kill()
+        self._threads.shutdown()  # each has discarded the process that it waited for
+        for process in self._processes:
             process.stop()
-        self._threads.shutdown()
 
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run `function` in a guarded process.
@@ -78,6 +83,8 @@ class GuardedPool:
         if process is None:
             process = self._own.process = _Process(self._memory_bytes)
             self._processes.append(process)
+            if self._is_over:  # the pool ended while this one was started
+                process.kill()
         try:
             problem, result = process.call((function, args, kwargs), self._timeout_s)
         except _LostError as error:
@@ -134,8 +141,12 @@ class _Process:
             ) from None
         return answer
 
+    def kill(self) -> None:
+        """End the process, whatever it does; who waits for its answer is told that it is lost."""
+        self._process.kill()
+
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process and let go of it; once, and by nobody else meanwhile."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -143,13 +154,14 @@ class _Process:
 
 def _serve(pipe: Connection, memory_bytes: int) -> None:
     """Answer tasks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the pool's end kills
     warnings.simplefilter("ignore")  # libraries quote what they complain about
     limit_memory(memory_bytes)
     pipe.send("ready")
     while True:
         try:
             function, args, kwargs = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # whoever asked is gone
             return
         try:
             answer = ("", function(*args, **kwargs))
@@ -163,7 +175,10 @@ def _serve(pipe: Connection, memory_bytes: int) -> None:
             )
         except Exception as error:  # libraries raise anything on damaged files
             answer = (_describe(error), None)
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return
 
 
 def limit_memory(memory_bytes: int) -> None:
