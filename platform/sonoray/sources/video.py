@@ -3,8 +3,9 @@
 `.mp4`, `.avi`, `.gif` and the other endings of `SUFFIXES`, at any depth. Every file is a study, or
 all files of one folder are (`video.study`). The patient is the folder below the given one that the
 file lies in, `PATIENT/loop.mp4` or `PATIENT/2024-05-01/loop.mp4`, or what the table `patients.csv`
-in the given folder says: columns `file` (path below the folder) and `patient`. Where there is a
-table it counts alone. A video without a patient is quarantined, since splits are made by patient.
+in the given folder says: columns `file` (path below the folder) and `patient`. For the videos that
+it names the table counts, an empty patient too; for all others the folder. A video without a
+patient is quarantined, since splits are made by patient.
 
 Videos carry no text here, so the studies are images alone. To train on them, list their frames in a
 table (`sonoray.sources.table`).
@@ -147,9 +148,10 @@ class VideoSource:
     def _read_patients(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the patient of each file, and problems of the table by row."""
         table = self._folder / TABLE
+        folders = {file: PurePosixPath(file).parts[:-1] for file in self._videos}
+        by_folder = {file: parts[0] for file, parts in folders.items() if parts}
         if not table.is_file():
-            folders = {file: PurePosixPath(file).parts[:-1] for file in self._videos}
-            return {file: parts[0] for file, parts in folders.items() if parts}, {}
+            return by_folder, {}
         patients: dict[str, str] = {}
         problems: dict[str, str] = {}
         for entry in read_csv(table, ("file", "patient")):
@@ -162,7 +164,7 @@ class VideoSource:
                 problems[entry.ref] = f"missing_file: {TABLE} names {file!r}, which is not there"
             elif patients.setdefault(file, patient) != patient:
                 problems[entry.ref] = f"conflicting_rows: {TABLE} gives {file!r} two patients"
-        return patients, problems
+        return by_folder | patients, problems
 
 
 def _images(file: str, future: Future[Frames]) -> list[RawImage]:

@@ -153,12 +153,17 @@ def test_the_patient_is_the_folder_or_what_the_table_says(tmp_path, summary_of):
     (root / "patients.csv").write_text("file,patient\nd.avi,p9\np1/a.avi,p9\ngone.avi,p1\n")
     listed = {study.ref: study for study in VideoSource(root).iter_studies()}
     assert listed["d.avi"].patient_ref == listed["p1/a.avi"].patient_ref == "p9"
-    assert listed["p2/c.avi"].problem.startswith("no_patient:")
+    folders = {file: listed[file].patient_ref for file in ("p1/day/b.avi", "p2/c.avi")}
+    assert folders == {"p1/day/b.avi": "p1", "p2/c.avi": "p2"}  # as they are not in the table
     assert listed["patients.csv:4"].problem.startswith("missing_file:")
     whole = VideoSource(root, config=VideoConfig(study="folder"))
     problems = {study.ref: study.problem[:10] for study in whole.iter_studies()}
     assert problems["p1"] == ""
-    assert problems["p1/day"] == "no_patient"
+    assert problems["p1/day"] == ""
+    (root / "patients.csv").write_text("file,patient\np1/day/b.avi,\n")
+    emptied = {study.ref: study for study in VideoSource(root).iter_studies()}
+    assert emptied["p1/day/b.avi"].problem.startswith("no_patient:")
+    assert emptied["p1/a.avi"].patient_ref == "p1"
 
 
 def test_what_cannot_be_seen_is_counted_and_names_may_be_of_any_encoding(tmp_path, summary_of):
