@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import inspect
 import logging
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
@@ -243,11 +244,7 @@ class _Intake:
         studies = _account(self._studies, len(self._kept))
         assert len(self._quarantine) == images.quarantined + studies.quarantined
         if not self._kept:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in self._reasons.most_common())
-            raise DataError(
-                f"source {self._source.name!r}: none of {studies.seen} studies could be kept "
-                f"({reasons or 'it yields nothing'}); check the path and the files"
-            )
+            raise DataError(f"source {self._source.name!r}: {self._why_nothing()}")
         patients = sorted({study.patient_key for study in self._kept})
         groups = self._link_patients(patients, config.near_duplicate_distance)
         split_of = {
@@ -276,6 +273,17 @@ class _Intake:
             "mask_conflicts": self._table.num_mask_conflicts,
             "near_duplicates": {"groups": len(linked), "patients": sum(linked)},
         }
+
+    def _why_nothing(self) -> str:
+        if isinstance(self._source, RemoteSource) and not self._studies["seen"]:
+            return "no study with objects matches the query; change it with --query"
+        why = ", ".join(f"{reason} {n}" for reason, n in self._reasons.most_common())
+        for row in self._quarantine[:1]:  # cleaned, where names are a secret
+            why += f"; the first: {textwrap.shorten(row['message'], 160, placeholder=' …')}"
+        return (
+            f"none of {self._studies['seen']} studies could be kept "
+            f"({why or 'it yields nothing'}); check the path and the files"
+        )
 
     def _scoped(self, ref: str) -> str:
         """Identifiers of public sets count from 1, so the set's name is part of them.

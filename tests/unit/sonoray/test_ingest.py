@@ -3,6 +3,7 @@ import io
 import pickle
 import weakref
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -238,6 +239,33 @@ def test_a_source_of_which_nothing_can_be_kept_is_an_error_and_leaves_nothing(wo
         bring(workspace, *studies)
     assert list(workspace.stages.iterdir()) == []
     assert workspace.dataset_names() == []
+
+
+def test_where_nothing_can_be_kept_the_first_reject_is_told_without_what_it_quotes(workspace):
+    problem = f"unreadable: file 'ZHANG SAN.png'\nis {'very ' * 60}damaged"
+    lost = study("s1", RawImage(ref="1.png", data=b"", problem=problem))
+    with pytest.raises(DataError) as caught:
+        ingest(ListSource([lost], public=False), workspace, CONFIG)
+    message = str(caught.value)
+    assert "(unreadable 1, empty_study 1; the first: file […] is very very" in message
+    assert message.endswith("very …); check the path and the files")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 300
+
+
+class EmptyServer(ListSource):
+    """A server on which nothing matches."""
+
+    def fetched(self, folder, key, *, is_needed):
+        return nullcontext()
+
+    def fetch_counts(self):
+        raise AssertionError("nothing was fetched")
+
+
+def test_a_query_that_matches_nothing_is_called_so(workspace):
+    with pytest.raises(DataError, match="no study with objects matches the query; change it with"):
+        ingest(EmptyServer([], public=False), workspace, CONFIG)
 
 
 def test_a_repeated_image_counts_once_within_its_study(workspace):
