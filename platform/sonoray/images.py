@@ -194,7 +194,7 @@ def _check_size(size: int, limits: ImageLimits) -> None:
     if size > limits.max_bytes:
         raise RejectedImageError(
             f"too_many_bytes: {size:,} bytes, at most {limits.max_bytes:,}; "
-            "store it smaller or raise max_bytes"
+            "store it smaller or raise ingest.images.max_bytes"
         )
 
 

@@ -343,7 +343,7 @@ class _Intake:
         ):
             logger.warning(
                 "dataset %s: near duplicates link %.0f %% of the patients into one split; "
-                "look at the images or lower near_duplicate_distance",
+                "look at the images or lower ingest.near_duplicate_distance",
                 self._source.name,
                 100 * largest,
             )

@@ -110,16 +110,32 @@ def list_entries(path: Path, limits: DicomLimits) -> Iterator[FileEntry | Archiv
     """Yield what lies in a folder, or in an archive, in an order that does not change.
 
     Raises:
-        DataError: the path is neither, or the archive is damaged or above the limits.
+        DataError: the path is neither, as a single object, or the archive is damaged or above the
+            limits.
     """
     if path.is_dir():
         yield from _list_folder(path, limits)
+    elif _is_object(path):
+        raise DataError(
+            f"{str(path)!r} is a single DICOM object; give the folder that holds it, or a zip"
+        )
     elif path.is_file():
         yield from _list_archive(path, limits)
     else:
         raise DataError(
             f"no folder or zip archive {str(path)!r}; give the one that has the objects"
         )
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a file calls itself a DICOM object, by its ending or its preamble (PS3.10, 7.1)."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+    except OSError:  # reading it as an archive says so
+        return False
 
 
 def _list_folder(folder: Path, limits: DicomLimits) -> Iterator[FileEntry]:

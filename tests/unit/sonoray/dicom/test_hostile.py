@@ -189,6 +189,10 @@ def test_an_archive_above_the_limits_is_one_clear_error(tmp_path):
     (tmp_path / "b.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match="no zip archive that can be read"):
         list(list_entries(tmp_path / "b.zip", DicomLimits()))
+    for name, data in (("b.dcm", b"no preamble"), ("IM0001", bytes(128) + b"DICM")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match="single DICOM object; give the folder that holds it"):
+            list(list_entries(tmp_path / name, DicomLimits()))
     with pytest.raises(DataError, match="no folder or zip archive"):
         list(list_entries(tmp_path / "c", DicomLimits()))
 
