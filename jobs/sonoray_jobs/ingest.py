@@ -177,6 +177,10 @@ def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
         raise ConfigError(f"source {name!r} needs its address; run: sonoray ingest {name} URL")
     if "path" in given and "path" not in kind.takes:
         raise ConfigError(f"source {name!r} reads no files; leave {str(options.path)!r} out")
+    for option, value in options.to_json().items():
+        # what the road keeps of it is UTF-8; a link or the current folder may have other bytes
+        if isinstance(value, str) and not _is_utf8(value):
+            raise ConfigError(f"{option} {value!r} is not UTF-8; rename the file or folder")
     for option in given:
         if option not in kind.takes:
             raise ConfigError(f"source {name!r} takes no --{option}; leave it out")
@@ -190,6 +194,15 @@ def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
     if options.images is not None and not options.images.is_dir():
         raise ConfigError(f"--images {str(options.images)!r} is no folder; check the path")
     return kind.build(road, **given)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written: other bytes of an argument come as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _phantom(road: RoadConfig) -> Source:

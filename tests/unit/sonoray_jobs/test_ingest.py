@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_every_source_is_built_and_says_what_it_misses(tmp_path, name, options, 
 def test_a_wrong_source_or_option_is_named_with_its_fix(name, options, message):
     with pytest.raises(ConfigError, match=message):
         build_source(name, given(**options), ROAD)
+
+
+@pytest.mark.parametrize("option", ["path", "images", "reports"])
+def test_a_path_that_is_not_utf8_is_refused_before_anything_is_read(tmp_path, option):
+    name = tmp_path / os.fsdecode(b"d\xff")
+    options = SourceOptions(**{"path": tmp_path, option: name})
+    with pytest.raises(
+        ConfigError, match=rf"^{option} '.*d\\udcff' is not UTF-8; rename"
+    ) as caught:
+        build_source("dicom" if option == "reports" else "table", options, ROAD)
+    assert str(caught.value).isprintable()
 
 
 def test_a_table_goes_in_under_the_name_that_it_is_given(tmp_path):
