@@ -6,9 +6,12 @@ constant answer or a random pick reaches.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonoray_jobs.ablation.report import NO_MODEL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = 2
 _PANEL_INCHES = (6.0, 3.2)
@@ -16,6 +19,11 @@ _PANEL_INCHES = (6.0, 3.2)
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """Write the picture as PNG."""
+    make_figure(report).savefig(path, dpi=120, metadata={"Software": None})
+
+
+def make_figure(report: Mapping[str, Any]) -> "Figure":
+    """Draw the panels of a report, as `sonoray_jobs.ablation.report.make_report` returns it."""
     from matplotlib.figure import Figure
 
     comparisons = report["comparisons"]
@@ -43,7 +51,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     figure.legend(
         legend.values(), legend.keys(), loc="outside lower center", ncols=min(4, len(legend))
     )
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return figure
 
 
 def _draw_panel(axes: Any, comparisons: list[Mapping[str, Any]], name: str) -> None:  # noqa: ANN401

@@ -71,3 +71,9 @@ def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
 )
 def test_pools_fill_the_cluster_unless_their_size_is_given(settings, cluster, actors):
     assert embed._room_for(EmbedConfig(**settings), cluster).actors == actors
+
+
+def test_actors_that_ask_for_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"embed\.actor_cpus 0 needs embed\.actor_gpus above 0"):
+        EmbedConfig(actor_cpus=0)
+    assert EmbedConfig(actor_cpus=0, actor_gpus=0.5).actor_gpus == 0.5

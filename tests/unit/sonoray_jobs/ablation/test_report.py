@@ -10,7 +10,7 @@ from PIL import Image
 from sonoray.metrics import Bootstrap
 from sonoray.stages import StageOutput
 from sonoray_jobs.ablation.children import Child, Outcome
-from sonoray_jobs.ablation.figure import draw
+from sonoray_jobs.ablation.figure import draw, make_figure
 from sonoray_jobs.ablation.report import make_report, overview, to_markdown
 from sonoray_jobs.ablation.variants import Ablation, EvaluationSet, Setting, Variant
 from sonoray_jobs.road import RoadConfig
@@ -198,3 +198,14 @@ def test_the_picture_has_a_panel_for_every_group(report, tmp_path):
         assert picture.info.get("Software") is None
         colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours  # both variants' bars
+
+
+def test_the_picture_names_what_it_shows_and_hides_an_empty_panel(report):
+    for comparison in report["comparisons"]:
+        comparison["groups"].pop()
+    figure = make_figure(report)
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("blend", "concat", "constant answer, random pick"),
+    ]
