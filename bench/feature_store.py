@@ -1,6 +1,7 @@
 """Write and random-read rate of the feature store, beside Parquet and, where installed, Lance.
 
-Run: `.venv/bin/python bench/feature_store.py [--rows 10000] [--repeats 20] [--writers 4]`
+Run: `.venv/bin/python bench/feature_store.py [--rows 10000] [--repeats 20] [--writers 4]
+[--root s3://bucket/prefix]`; an object store's endpoint and keys come from the environment.
 
 Every layout gets the same float16 features (36 tokens x 256 channels) in batches of 64: from one
 process, then the same rows from several at once (`--writers`, started together, each its share, all
@@ -17,14 +18,17 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from sonoray.feature_store import Features, FeatureStore
 
@@ -38,9 +42,9 @@ class Layout:
     """One way to keep features."""
 
     name: str
-    write: Callable[[Path, range], None]
-    """Writes the rows of a range below a folder."""
-    open: Callable[[Path], Reader]
+    write: Callable[[str, range], None]
+    """Writes the rows of a range below a folder or a URI."""
+    open: Callable[[str], Reader]
     needs: str = "sonoray"
     """Module without which there is nothing to measure."""
 
@@ -54,26 +58,39 @@ def _batches(rows: range) -> Iterator[tuple[Ids, Features]]:
         yield [f"{number:064x}" for number in numbers], values
 
 
-def _write_store(root: Path, rows: range) -> None:
+def _system(root: str) -> tuple[FileSystem, str]:
+    """A file system for a folder or a URI, and the place in its manner."""
+    return FileSystem.from_uri(root) if "://" in root else (LocalFileSystem(), root)
+
+
+def _write_store(root: str, rows: range) -> None:
     writer = _open_store(root)
     for ids, features in _batches(rows):
         writer.write(ids, features)
 
 
-def _open_store(root: Path) -> FeatureStore:
+def _open_store(root: str) -> FeatureStore:
     return FeatureStore(root, "bench", TOKENS, CHANNELS)
 
 
-def _write_parquet(root: Path, rows: range) -> None:
+def _write_parquet(root: str, rows: range) -> None:
     schema = pa.schema([("image_id", pa.string()), ("features", pa.binary(TOKENS * CHANNELS * 2))])
-    path = root / f"part-{rows.start:08d}.parquet"
-    with pq.ParquetWriter(path, schema, compression="none") as writer:
+    system, place = _system(root)
+    path = f"{place}/part-{rows.start:08d}.parquet"
+    with pq.ParquetWriter(path, schema, compression="none", filesystem=system) as writer:
         for ids, features in _batches(rows):
             writer.write_table(pa.table([ids, [row.tobytes() for row in features]], schema=schema))
 
 
-def _open_parquet(root: Path) -> Reader:
-    files = [pq.ParquetFile(path, memory_map=True) for path in sorted(root.glob("*.parquet"))]
+def _open_parquet(root: str) -> Reader:
+    system, place = _system(root)
+    paths = sorted(info.path for info in system.get_file_info(FileSelector(place)) if info.size)
+    files = [
+        pq.ParquetFile(path, memory_map=True)
+        if isinstance(system, LocalFileSystem)
+        else pq.ParquetFile(system.open_input_file(path))
+        for path in paths
+    ]
     index = {}
     for number, file in enumerate(files):
         for group in range(file.num_row_groups):
@@ -82,36 +99,46 @@ def _open_parquet(root: Path) -> Reader:
 
     def read(ids: Ids) -> Features:
         out = np.empty((len(ids), TOKENS * CHANNELS), np.float16)
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        wanted: dict[int, dict[int, list[tuple[int, int]]]] = {}
         for position, key in enumerate(ids):
             number, group, row = index[key]
-            wanted.setdefault((number, group), []).append((position, row))
-        for (number, group), places in wanted.items():
-            column = files[number].read_row_group(group, ["features"])["features"].chunk(0)
-            for position, row in places:
-                out[position] = np.frombuffer(column[row].as_buffer(), np.float16)
+            wanted.setdefault(number, {}).setdefault(group, []).append((position, row))
+        for number, groups in wanted.items():
+            # the groups of a file in one call, which asks an object store for several at a time
+            column = files[number].read_row_groups(list(groups), ["features"])["features"]
+            sizes = [files[number].metadata.row_group(group).num_rows for group in groups]
+            starts = np.cumsum([0, *sizes])
+            places = list(chain.from_iterable(groups.values()))
+            rows = [
+                start + row
+                for start, of_group in zip(starts, groups.values(), strict=False)
+                for _, row in of_group
+            ]
+            values = np.frombuffer(column.take(rows).combine_chunks().buffers()[1], np.float16)
+            out[[position for position, _ in places]] = values.reshape(len(rows), -1)
         return out.reshape(-1, TOKENS, CHANNELS)
 
     return read
 
 
-def _write_lance(root: Path, rows: range) -> None:
+def _write_lance(root: str, rows: range) -> None:
     import lance as lance_format
 
     size = TOKENS * CHANNELS
     schema = pa.schema([("image_id", pa.string()), ("f", pa.list_(pa.float16(), size))])
-    path = root / "all.lance"
-    if not path.exists():
+    path = f"{root}/all.lance"
+    system, place = _system(path)
+    if not system.get_file_info(FileSelector(place, allow_not_found=True)):
         lance_format.write_dataset(schema.empty_table(), path, mode="overwrite")
     for ids, features in _batches(rows):
         column = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), size)
         lance_format.write_dataset(pa.table([ids, column], schema=schema), path, mode="append")
 
 
-def _open_lance(root: Path) -> Reader:
+def _open_lance(root: str) -> Reader:
     import lance as lance_format
 
-    dataset = lance_format.dataset(root / "all.lance")
+    dataset = lance_format.dataset(f"{root}/all.lance")
     keys = dataset.to_table(columns=["image_id"])[0].to_pylist()
     index = {key: row for row, key in enumerate(keys)}
 
@@ -131,12 +158,14 @@ LAYOUTS = (
 
 
 def _measure(layout: Layout, args: argparse.Namespace) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with _place(args.root) as root:
         start = time.perf_counter()
         layout.write(root, range(args.rows))
         write_s = time.perf_counter() - start
-        size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+        system, place = _system(root)
+        size = sum(
+            info.size or 0 for info in system.get_file_info(FileSelector(place, recursive=True))
+        )
         rng = np.random.default_rng(1)
         start = time.perf_counter()
         read = layout.open(root)
@@ -149,7 +178,7 @@ def _measure(layout: Layout, args: argparse.Namespace) -> str:
             features = read(ids)
             times.append(time.perf_counter() - start)
         assert features.shape == (READ, TOKENS, CHANNELS)
-    together_s = _write_together(layout, args.rows, args.writers)
+    together_s = _write_together(layout, args.rows, args.writers, args.root)
     return (
         f"{layout.name:<8} {size / args.rows / 1e3:6.2f} kB a row  "
         f"write {args.rows / write_s:7.0f} rows/s, {args.writers} writers "
@@ -159,16 +188,31 @@ def _measure(layout: Layout, args: argparse.Namespace) -> str:
     )
 
 
-def _write_together(layout: Layout, rows: int, writers: int) -> float:
+@contextmanager
+def _place(root: str) -> Iterator[str]:
+    """An empty place, which does not stay."""
+    if not root:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+        return
+    place = f"{root.rstrip('/')}/{uuid.uuid4().hex}"
+    yield place
+    system, path = _system(place)
+    for info in system.get_file_info(FileSelector(path, recursive=True)):
+        if info.is_file:
+            system.delete_file(info.path)
+
+
+def _write_together(layout: Layout, rows: int, writers: int, root: str) -> float:
     """Seconds from the first writer's start to the last one's end; all rows must be there."""
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        layout.write(Path(folder), range(0))  # the dataset exists when writers meet
+    with _place(root) as place:
+        layout.write(place, range(0))  # the dataset exists when writers meet
         gate, spans = context.Barrier(writers), context.Queue()
         bounds = [rows * number // writers for number in range(writers + 1)]
         shares = [range(*bounds[number : number + 2]) for number in range(writers)]
         processes = [
-            context.Process(target=_write_share, args=(layout.name, folder, share, gate, spans))
+            context.Process(target=_write_share, args=(layout.name, place, share, gate, spans))
             for share in shares
         ]
         for process in processes:
@@ -177,16 +221,16 @@ def _write_together(layout: Layout, rows: int, writers: int) -> float:
         for process in processes:
             process.join()
         numbers = np.random.default_rng(2).permutation(rows)
-        features = layout.open(Path(folder))([f"{number:064x}" for number in numbers])
+        features = layout.open(place)([f"{number:064x}" for number in numbers])
         np.testing.assert_array_equal(features[:, 0, 0], numbers % 1024)
     return max(end for _, end in took) - min(start for start, _ in took)
 
 
-def _write_share(name: str, folder: str, rows: range, gate: object, spans: object) -> None:
+def _write_share(name: str, place: str, rows: range, gate: object, spans: object) -> None:
     (layout,) = (layout for layout in LAYOUTS if layout.name == name)
     gate.wait()  # type: ignore[attr-defined]
     start = time.time()
-    layout.write(Path(folder), rows)
+    layout.write(place, rows)
     spans.put((start, time.time()))  # type: ignore[attr-defined]
 
 
@@ -195,6 +239,7 @@ def _main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument("--root", default="", help="folder or s3:// URI; a temporary folder")
     args = parser.parse_args()
     for layout in LAYOUTS:
         if find_spec(layout.needs) is None:

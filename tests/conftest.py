@@ -7,9 +7,16 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -114,3 +121,77 @@ def finished_road(
         evaluated=shown.results["evaluate"],
         exported=shown.results["export"],
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """An empty prefix of a bucket on a real S3 server, of one test."""
+
+    client: Any
+    """boto3's."""
+    uri: str
+
+    def names(self, pattern: str) -> list[str]:
+        """Last parts of all keys below the prefix that match."""
+        found = self.client.list_objects_v2(Bucket="tests", Prefix=self._prefix).get("Contents", ())
+        names = sorted(each["Key"].rpartition("/")[2] for each in found)
+        return [name for name in names if fnmatch(name, pattern)]
+
+    def read(self, name: str) -> bytes:
+        return bytes(self.client.get_object(Bucket="tests", Key=self._key(name))["Body"].read())
+
+    def write(self, name: str, content: bytes) -> None:
+        self.client.put_object(Bucket="tests", Key=self._key(name), Body=content)
+
+    def delete(self, name: str) -> None:
+        self.client.delete_object(Bucket="tests", Key=self._key(name))
+
+    @property
+    def _prefix(self) -> str:
+        return self.uri.removeprefix("s3://tests/")
+
+    def _key(self, name: str) -> str:
+        found = self.client.list_objects_v2(Bucket="tests", Prefix=self._prefix)["Contents"]
+        (key,) = (each["Key"] for each in found if each["Key"].endswith(f"/{name}"))
+        return str(key)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of an S3 server of this test run, a process of its own on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 120  # the machine may be busy
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                    break
+                except OSError:
+                    if server.poll() is not None or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def prefix(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Prefix:
+    """A place for objects; this process and its children find the server and the keys."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "key-of-the-test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",  # nobody is asked but this server
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="tests")
+    return Prefix(client=client, uri=f"s3://tests/{uuid.uuid4().hex}")

@@ -37,7 +37,7 @@ def main() -> None:
         dataclasses.replace(tower, load=partial(load_noted, tower, given.log))
         for tower in open_towers(home, features, road)
     ]
-    print(json.dumps(embed_dataset(features, output, towers, road.embed).to_json()))
+    print(json.dumps(embed_dataset(output, towers, road.embed).to_json()))
 
 
 def load_noted(tower: TowerStage, log: Path) -> Encoder:

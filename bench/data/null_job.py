@@ -29,7 +29,7 @@ def main() -> None:
     output = null_dataset(home, given.num_studies)  # found again where it was made before
     result = {"num_images": output.manifest["summary"]["unique_images"]}
     if given.step == "embed":
-        result = embed_dataset(home, output, null_towers(home), EmbedConfig()).to_json()
+        result = embed_dataset(output, null_towers(home), EmbedConfig()).to_json()
     result |= {"elapsed_s": time.perf_counter() - start, "peak_bytes": peak_bytes()}
     print(json.dumps(result))
 

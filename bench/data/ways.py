@@ -52,7 +52,7 @@ def main() -> None:
     towers = open_towers(home, features, road)
     result: dict[str, Any]
     if given.way == "pipeline":
-        result = embed_dataset(features, output, towers, road.embed).to_json()
+        result = embed_dataset(output, towers, road.embed).to_json()
     elif given.way == "plain_loop":
         result = plain_loop(output.path, towers, road.embed)
     else:
@@ -77,7 +77,7 @@ def stored_bytes(stores: list[FeatureStore]) -> int:
 
 
 def _batches(store: FeatureStore) -> list[Path]:
-    return list(store.folder.glob("batch-*.arrow"))
+    return list(Path(store.place).glob("batch-*.arrow"))
 
 
 _encoders: dict[str, Encoder] = {}

@@ -11,7 +11,6 @@ committed batch ended, and a changed tower starts a store of its own.
 """
 
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -76,7 +75,12 @@ def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[st
         DataError: the towers were not bootstrapped yet.
     """
     fingerprints = tower_fingerprints(find_parts(workspace, road, dataset))
-    return stores_of(workspace.features, road, fingerprints)
+    return stores_of(features_root(workspace, road), road, fingerprints)
+
+
+def features_root(workspace: Workspace, road: RoadConfig) -> str:
+    """What holds the stores of all towers: a folder, or the URI of an object store."""
+    return road.embed.store or str(workspace.features)
 
 
 def tower_fingerprints(parts: Mapping[str, StageOutput]) -> dict[str, str]:
@@ -85,7 +89,7 @@ def tower_fingerprints(parts: Mapping[str, StageOutput]) -> dict[str, str]:
 
 
 def stores_of(
-    root: Path, road: RoadConfig, fingerprints: Mapping[str, str]
+    root: Path | str, road: RoadConfig, fingerprints: Mapping[str, str]
 ) -> dict[str, FeatureStore]:
     """Open the stores of the towers with these fingerprints, in the road's shapes."""
     model = road.model
@@ -116,10 +120,10 @@ def run(
     """
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
-    stores = stores_of(workspace.features, road, tower_fingerprints(parts))
+    stores = stores_of(features_root(workspace, road), road, tower_fingerprints(parts))
     folders = {tower: parts[tower].path for tower in TOWERS}
     towers = tower_stages(road, folders, stores)
-    return embed_dataset(workspace, output, towers, road.embed, address)
+    return embed_dataset(output, towers, road.embed, address)
 
 
 def tower_stages(
@@ -140,7 +144,6 @@ def tower_stages(
 
 
 def embed_dataset(
-    workspace: Workspace,
     output: StageOutput,
     towers: Sequence[TowerStage],
     config: EmbedConfig,
@@ -149,7 +152,6 @@ def embed_dataset(
     """Run any towers over an ingested dataset, each into its own store.
 
     Args:
-        workspace: whose disk must hold the features.
         output: the dataset.
         towers: what to run; a tower is whatever its `load` returns.
         config: batches and room.
@@ -163,7 +165,7 @@ def embed_dataset(
     stores = [tower.store for tower in towers]
     sealed = [store.num_sealed(output.key) for store in stores]
     if None in sealed:
-        done = _compute(workspace, output.path, towers, config, address)
+        done = _compute(output.path, towers, config, address)
         for store in stores:
             store.seal(output.key, done.num_images)
     else:
@@ -187,7 +189,6 @@ def read_image_ids(folder: Path) -> list[str]:
 
 
 def _compute(
-    workspace: Workspace,
     folder: Path,
     towers: Sequence[TowerStage],
     config: EmbedConfig,
@@ -213,7 +214,7 @@ def _compute(
         to_write = sum(
             store.predict_bytes(plan.num_lacking(tower)) for tower, store in stores.items()
         )
-        _check_disk(workspace.root, to_write)
+        _check_room(towers[0].store, to_write)
         logger.info("features will take %.1f MB", to_write / 1e6)
         computed, busy_s = Counter[str](dict.fromkeys(stores, 0)), Counter[str]()
         num_rows = 0
@@ -271,10 +272,12 @@ def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> 
     return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
 
 
-def _check_disk(root: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(root).free
-    if needed_bytes * 1.1 > free:
+def _check_room(store: FeatureStore, needed_bytes: int) -> None:
+    """Refuse what does not fit beside `store`, where all the towers' stores lie."""
+    free = store.free_bytes()
+    if free is not None and needed_bytes * 1.1 > free:
         raise DataError(
-            f"features need {needed_bytes / 1e9:.1f} GB, the disk of {str(root)!r} has "
-            f"{free / 1e9:.1f} GB free; choose another --workspace or --set embed.dtype=int8"
+            f"features need {needed_bytes / 1e9:.1f} GB, the disk of {store.place!r} has "
+            f"{free / 1e9:.1f} GB free; set embed.store to a folder with more, or use "
+            "--set embed.dtype=int8"
         )

@@ -7,13 +7,14 @@ phantom. Every command reads the same file and finds what
 earlier commands made by content, so nothing has to be passed from one to the next by hand.
 """
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llava_ultra.config import (
     ClipPretrainConfig,
@@ -63,8 +64,19 @@ class EmbedConfig(Config):
     """Logical CPUs of an actor."""
     actor_gpus: float = Field(default=0, ge=0)
     """GPU share of an actor; above 0 each tower has a pool of its own there, else one has all."""
+    store: str = ""
+    """Where features go: the workspace where empty, a folder that all nodes see, or
+    `s3://bucket/prefix`. Endpoint and keys stand in the environment of every node
+    (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`)."""
     dtype: FormatName = "float16"
     """How features are stored; int8 takes half of float16's space (`sonoray.feature_format`)."""
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, store: str) -> str:
+        if not re.fullmatch(r"|/.*|s3://[^/?#@]+(/[^?#]*)?", store):
+            raise ValueError("it must be the path of a folder from /, or s3://bucket/prefix")
+        return store
 
     @model_validator(mode="after")
     def _check(self) -> "EmbedConfig":

@@ -21,7 +21,7 @@ from sonoray.stages import StageOutput, source_digest, write_json
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
 from sonoray_jobs.communication import prebuild_communication
-from sonoray_jobs.embed import open_stores, read_image_ids, tower_fingerprints
+from sonoray_jobs.embed import features_root, open_stores, read_image_ids, tower_fingerprints
 from sonoray_jobs.lengths import check_lengths, read_tokenizer
 from sonoray_jobs.loading import training_studies
 from sonoray_jobs.road import RoadConfig
@@ -188,7 +188,7 @@ def run(
         road=road,
         dataset=output.path,
         language=parts["language"].path,
-        features=workspace.features,
+        features=features_root(workspace, road),
         fingerprints=fingerprints,
     )
 

@@ -45,8 +45,8 @@ class TrainJob(Config):
     """Dataset folder."""
     language: Path
     """Folder of the base language model."""
-    features: Path
-    """Root of the feature store."""
+    features: str
+    """Root of the feature stores, a folder or a URI."""
     fingerprints: dict[str, str]
     """Tower fingerprints, `clip` and `sam`."""
 

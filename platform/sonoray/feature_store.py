@@ -1,22 +1,18 @@
 """The feature store: frozen tower outputs by image id, written once, read at random.
 
 Place in the flow: the embed stage writes what is `missing`; training and evaluation read by id.
-One folder per tower fingerprint (which covers weights, preprocessing, layer and grid) and format
-(`sonoray.feature_format`):
+One place per tower fingerprint (which covers weights, preprocessing, layer and grid) and format
+(`sonoray.feature_format`), in a folder or an object store (`sonoray.feature_files`):
 
 ```
 <root>/<fingerprint>-<format>/meta.json    shape and format, checked by everyone who opens it
             /batch-<ids>.arrow             one committed batch: image_id, features
-            /.batch-<ids>-*.partial        a batch being written; no reader sees it
             /seal-<dataset>.json           the batches that hold all of a dataset's images
 ```
 
-A batch is one uncompressed Arrow IPC file, named by a hash of its ids, synced and then renamed into
-place. The rename is the commit: a writer that dies leaves a partial file that nobody reads and that
-a later writer removes after a day. Writers share no state, so any number may run: the same batch
-from two of them is one file, and an id that stands in two batches is read once. A write that fails
-for a moment (`TRANSIENT`) is tried again. Rows are read through a memory map, so a random read
-touches only its own pages.
+A batch is named by a hash of its ids and committed as a whole. Writers share no state, so any
+number may run: the same batch from two of them is one file, and an id that stands in two batches is
+read once. A write that fails for a moment (`TRANSIENT`) is tried again.
 
 Why this layout: 10,000 images of (36, 256) float16, written in batches of 64 and read 256 at random
 through a warm page cache (`bench/feature_store.py`, seven runs on 2 cores shared with other work,
@@ -37,31 +33,25 @@ bytes of memory.
 import errno
 import functools
 import hashlib
-import json
-import os
 import re
 import time
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from sonoray.errors import ConfigError, DataError
-from sonoray.feature_format import FORMATS, Features, FormatName, Stored
-from sonoray.stages import write_json
+from sonoray.feature_files import OBJECT_STORE, FeatureFiles, FolderFiles, ObjectFiles
+from sonoray.feature_format import FORMATS, Features, FormatName
 
 _META = "meta.json"
-_BATCH_GLOB = "batch-*.arrow"
 TRANSIENT = frozenset(
     {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT}
 )
-"""Errors of network file systems that pass; `errno` values."""
+"""Errors of network file systems that pass; `errno` values. S3's client retries by itself."""
 _RETRY_AFTER_S = (0.1, 1.0, 5.0)
-_STALE_S = 24 * 3600.0
-"""Age at which a partial file belongs to no living writer (a batch takes seconds)."""
 _ID_BYTES = 68
 """A sha256 in hex and its Arrow offset."""
 
@@ -69,30 +59,31 @@ _ID_BYTES = 68
 class FeatureStore:
     """Features of one tower, by image id.
 
-    Opening touches nothing on disk, and a store pickles as its five arguments: Ray tasks open it
-    for themselves.
+    Opening writes nothing, and a store pickles as its five arguments: Ray tasks open it for
+    themselves.
     """
 
     def __init__(
         self,
-        root: Path,
+        root: Path | str,
         fingerprint: str,
         num_tokens: int,
         num_channels: int,
         kept_as: FormatName = "float16",
     ) -> None:
-        """Open the store of one tower; the folder is made by the first write.
+        """Open the store of one tower; its place is made by the first write.
 
         Args:
-            root: folder that holds the stores of all towers.
-            fingerprint: the tower's fingerprint, which begins the folder's name.
+            root: what holds the stores of all towers, a folder or `s3://bucket/prefix`.
+            fingerprint: the tower's fingerprint, which begins the name of its place.
             num_tokens: P, tokens per image.
             num_channels: C, channels per token.
             kept_as: how features are stored, one of `FORMATS`.
 
         Raises:
             ConfigError: an argument cannot be used.
-            DataError: a store with this fingerprint exists and has another shape.
+            DataError: a store with this fingerprint exists and has another shape, or cannot be
+                read.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", fingerprint):
             raise ConfigError(
@@ -106,17 +97,21 @@ class FeatureStore:
         self._args = (root, fingerprint, num_tokens, num_channels, kept_as)
         self._format = FORMATS[kept_as]
         self.fingerprint = fingerprint
-        self.folder = root / f"{fingerprint}-{kept_as}"
         self.shape = (num_tokens, num_channels)
         self.dtype = self._format.read_as
         self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "format": kept_as}
         self._index: dict[str, tuple[str, int]] = {}
         self._indexed: set[str] = set()
-        self._swept = False
-        self._check_meta()
+        self._files = self._place(root, f"{fingerprint}-{kept_as}")
+        self._made = self._check_meta()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore, self._args
+
+    @property
+    def place(self) -> str:
+        """The folder or the URI that holds this tower's batches."""
+        return self._files.name
 
     def ids(self) -> set[str]:
         """All ids committed by now."""
@@ -156,12 +151,13 @@ class FeatureStore:
                 f"{self._format.name} (largest {limit:g}); store them as float32 or look at the "
                 "tower"
             )
-        commit = functools.partial(self._commit, ids, values)
+        commit = functools.partial(self._files.commit, _batch_name(ids), ids, values)
         self._persist(commit, f"does not take {values.nbytes:,} bytes")
 
     def holds(self, ids: Sequence[str]) -> bool:
-        """Whether exactly this batch is committed; one look at the disk, however big the store."""
-        return (self.folder / f"{_batch_name(ids)}.arrow").is_file()
+        """Whether exactly this batch is committed; one look, however big the store."""
+        with self._reading():
+            return self._files.has(_batch_name(ids))
 
     def seal(self, dataset: str, num_images: int) -> None:
         """Note that all images of a dataset are committed.
@@ -173,21 +169,21 @@ class FeatureStore:
         Raises:
             DataError: the disk does not take it.
         """
-        batches = sorted(path.name for path in self.folder.glob(_BATCH_GLOB))
-        seal = {"num_images": num_images, "batches": batches}
+        with self._reading():
+            seal = {"num_images": num_images, "batches": sorted(self._files.batches())}
         self._persist(
-            functools.partial(write_json, self._seal_of(dataset), seal), "cannot be sealed"
+            functools.partial(self._files.write_json, _seal_name(dataset), seal), "cannot be sealed"
         )
 
     def num_sealed(self, dataset: str) -> int | None:
         """Images of a sealed dataset; None where it is not, or where a batch is gone since."""
-        try:
-            seal = json.loads(self._seal_of(dataset).read_text(encoding="utf-8"))
-            batches, num_images = set(seal["batches"]), int(seal["num_images"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        there = {path.name for path in self.folder.glob(_BATCH_GLOB)}
-        return num_images if batches <= there else None
+        with self._reading():
+            try:
+                seal = self._files.read_json(_seal_name(dataset))
+                batches, num_images = set(seal["batches"]), int(seal["num_images"])
+            except (ValueError, KeyError, TypeError):
+                return None
+            return num_images if batches <= self._files.batches() else None
 
     def read(self, ids: Sequence[str]) -> Features:
         """Return the features of `ids`, `(N, P, C)` in the store's dtype; ids may repeat.
@@ -199,19 +195,20 @@ class FeatureStore:
             absent = self.missing(ids)
             if absent:
                 raise DataError(
-                    f"{len(absent)} of {len(ids)} images have no features in {str(self.folder)!r} "
+                    f"{len(absent)} of {len(ids)} images have no features in {self.place!r} "
                     f"(first: {absent[0]!r}); run: sonoray embed"
                 )
-        rows: dict[str, tuple[list[int], list[int]]] = {}
+        positions: dict[str, list[int]] = {}
+        wanted: dict[str, list[int]] = {}
         for position, image_id in enumerate(ids):
-            name, row = self._index[image_id]
-            positions, sources = rows.setdefault(name, ([], []))
-            positions.append(position)
-            sources.append(row)
+            batch, row = self._index[image_id]
+            positions.setdefault(batch, []).append(position)
+            wanted.setdefault(batch, []).append(row)
         out: Features = np.empty((len(ids), *self.shape), dtype=self.dtype)
-        for name, (positions, sources) in rows.items():
-            stored = _map_features(self.folder / name)[sources]
-            out[positions] = self._format.decode(stored.reshape(len(sources), self.shape[0], -1))
+        with self._reading():
+            for places, rows in zip(positions.values(), self._files.read_rows(wanted), strict=True):
+                stored = rows.reshape(len(places), self.shape[0], -1)
+                out[places] = self._format.decode(stored)
         return out
 
     def predict_bytes(self, num_images: int) -> int:
@@ -219,102 +216,76 @@ class FeatureStore:
         per_image = self.shape[0] * self._format.bytes_per_token(self.shape[1])
         return num_images * (per_image + _ID_BYTES)
 
-    def _check_meta(self) -> None:
-        try:
-            found = json.loads((self.folder / _META).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            found = "not readable"
-        if found != self._meta:
+    def free_bytes(self) -> int | None:
+        """Bytes that its place still takes; None for an object store."""
+        return self._files.free_bytes()
+
+    def _place(self, root: Path | str, name: str) -> FeatureFiles:
+        if not str(root).startswith(OBJECT_STORE):
+            return FolderFiles(Path(root) / name)
+        row = (self.shape[1] + self._format.extra) * self.shape[0]
+        return ObjectFiles(f"{str(root).rstrip('/')}/{name}", row, self._format.stored)
+
+    def _check_meta(self) -> bool:
+        """Whether the store exists."""
+        with self._reading():
+            try:
+                found = self._files.read_json(_META)
+            except ValueError:
+                found = "not readable"
+        if found not in (None, self._meta):
             raise DataError(
-                f"feature store {str(self.folder)!r} holds {found}, asked for {self._meta}; "
+                f"feature store {self.place!r} holds {found}, asked for {self._meta}; "
                 "use the same tower config or another fingerprint"
             )
+        return found is not None
 
-    def _seal_of(self, dataset: str) -> Path:
-        return self.folder / f"seal-{dataset}.json"
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"feature store {self.place!r} cannot be read ({_reason(error)}); check that it "
+                "can be reached, and its keys"
+            ) from None
 
     def _persist(self, write: Callable[[], None], refusal: str) -> None:
-        """Write to the folder, again where that fails for a moment."""
+        """Write to the store's place, again where that fails for a moment."""
         for wait_s in (*_RETRY_AFTER_S, None):
             try:
-                self._create()
+                if not self._made:
+                    self._files.write_json(_META, self._meta)
+                    self._made = True
                 write()
                 return
             except OSError as error:
                 if error.errno not in TRANSIENT or wait_s is None:
                     raise DataError(
-                        f"feature store {str(self.folder)!r} {refusal} ({error.strerror}); mend "
+                        f"feature store {self.place!r} {refusal} ({_reason(error)}); mend "
                         "that and run: sonoray embed (what is committed stays)"
                     ) from None
                 time.sleep(wait_s)
 
-    def _create(self) -> None:
-        if (self.folder / _META).is_file():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _META, self._meta)
-
-    def _commit(self, ids: Sequence[str], values: Stored) -> None:
-        if not self._swept:  # once: it looks at every file of the folder
-            _remove_stale(self.folder)
-            self._swept = True
-        column = pa.FixedSizeListArray.from_arrays(
-            pa.array(values.reshape(-1)), values.shape[1] * values.shape[2]
-        )
-        batch = pa.record_batch([pa.array(ids, pa.string()), column], ["image_id", "features"])
-        name = _batch_name(ids)
-        partial = self.folder / f".{name}-{uuid.uuid4().hex}.partial"
-        try:
-            with partial.open("wb") as file:
-                with pa.ipc.new_file(file, batch.schema) as writer:
-                    writer.write_batch(batch)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self.folder / f"{name}.arrow")
-        finally:
-            partial.unlink(missing_ok=True)
-
     def _refresh(self) -> None:
         """Index the batches committed since the last look."""
         self._check_meta()
-        for path in sorted(self.folder.glob(_BATCH_GLOB)):
-            if path.name in self._indexed:
-                continue
-            ids = _open_batch(path).column("image_id").to_pylist()
-            for row, image_id in enumerate(ids):
-                self._index.setdefault(image_id, (path.name, row))
-            self._indexed.add(path.name)  # last: another thread must not skip a half-indexed file
+        with self._reading():
+            new = sorted(self._files.batches() - self._indexed)
+            for batch, ids in zip(new, self._files.read_ids(new), strict=True):
+                for row, image_id in enumerate(ids):
+                    self._index.setdefault(image_id, (batch, row))
+                self._indexed.add(batch)  # last: another thread must not skip a half-indexed one
 
 
 def _batch_name(ids: Sequence[str]) -> str:
     return f"batch-{hashlib.sha256(chr(0).join(ids).encode()).hexdigest()[:32]}"
 
 
-def _open_batch(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no stubs
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"feature batch {str(path)!r} cannot be read ({type(error).__name__}); "
-            "remove the file and run: sonoray embed"
-        ) from None
+def _seal_name(dataset: str) -> str:
+    return f"seal-{dataset}.json"
 
 
-@functools.lru_cache(maxsize=4096)  # batches never change; the system allows 65,530 maps
-def _map_features(path: Path) -> Stored:
-    """Memory-mapped features of a batch as they are stored, `(N, P * W)`."""
-    column = _open_batch(path).column("features")
-    values: Stored = column.values.to_numpy(zero_copy_only=True)
-    return values.reshape(len(column), -1)
-
-
-def _remove_stale(folder: Path) -> None:
-    oldest = time.time() - _STALE_S
-    for path in folder.glob(".*.partial"):
-        try:
-            if path.stat().st_mtime < oldest:
-                path.unlink(missing_ok=True)
-        except FileNotFoundError:  # its writer has just renamed it
-            continue
+def _reason(error: OSError) -> str:
+    """The system's words; a file system of pyarrow's puts its own into one long line."""
+    return error.strerror or str(error)

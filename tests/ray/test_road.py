@@ -132,7 +132,7 @@ def test_a_rerun_embeds_only_what_was_lost(finished_road, tmp_path):
     stores = embed.open_stores(workspace, finished_road.road, DATASET)
     ids = embed.read_image_ids(workspace.dataset(DATASET).path)
     whole = stores["sam"].read(ids)
-    lost, *left = sorted(stores["sam"].folder.glob("batch-*.arrow"))
+    lost, *left = sorted(Path(stores["sam"].place).glob("batch-*.arrow"))
     assert left
     lost.unlink()
     store = embed.open_stores(workspace, finished_road.road, DATASET)["sam"]
@@ -140,7 +140,7 @@ def test_a_rerun_embeds_only_what_was_lost(finished_road, tmp_path):
     assert 0 < num_lost < len(ids)
     again = embed.run(**arguments(finished_road, workspace))
     assert again.num_computed == {"clip": 0, "sam": num_lost}
-    assert set(left) < set(store.folder.glob("batch-*.arrow"))
+    assert set(left) < set(Path(store.place).glob("batch-*.arrow"))
     np.testing.assert_allclose(store.read(ids), whole, rtol=2**-10, atol=1e-5)
 
 

@@ -182,7 +182,8 @@ def test_the_rate_is_that_between_the_first_commit_and_the_last(tmp_path):
     for start in (0, 2):
         for store in stores:
             store.write([str(start), str(start + 1)], np.zeros((2, 1, 1)))
-            (newest,) = set(store.folder.glob("batch-*")) - set(store.folder.glob("batch-*.done"))
+            folder = Path(store.place)
+            (newest,) = set(folder.glob("batch-*")) - set(folder.glob("batch-*.done"))
             os.utime(newest, (moment, moment))
             newest.rename(newest.with_name(newest.name + ".done"))
             moment += 2.0

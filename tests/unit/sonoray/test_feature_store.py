@@ -32,7 +32,7 @@ def values_of(ids, shape=(TOKENS, CHANNELS)):
 
 
 def batch_files(store):
-    return sorted(store.folder.glob("batch-*.arrow"))
+    return sorted(Path(store.place).glob("batch-*.arrow"))
 
 
 WRITER = """
@@ -200,7 +200,7 @@ def test_the_predicted_size_is_what_the_disk_holds(tmp_path, kept_as):
     for start in range(0, 256, 64):
         ids = [f"{n:064x}" for n in range(start, start + 64)]
         store.write(ids, values_of(ids, (36, 256)))
-    size = sum(file.stat().st_size for file in store.folder.iterdir())
+    size = sum(file.stat().st_size for file in Path(store.place).iterdir())
     assert store.predict_bytes(256) == pytest.approx(size, rel=0.01)
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_batch_is_named(tmp_path):
 def test_damaged_meta_is_refused(tmp_path):
     store = open_store(tmp_path)
     store.write(["a"], values_of(["a"]))
-    (store.folder / "meta.json").write_text("{")
+    (Path(store.place) / "meta.json").write_text("{")
     with pytest.raises(DataError, match="not readable"):
         open_store(tmp_path)
 
@@ -225,7 +225,7 @@ def test_partial_files_are_invisible_and_old_ones_go(tmp_path):
     store = open_store(tmp_path)
     store.write(["a"], values_of(["a"]))
     names = ("batch-young", "batch-old", "seal-old.json.0123abcd")
-    young, old, old_seal = (store.folder / f".{name}.partial" for name in names)
+    young, old, old_seal = (Path(store.place) / f".{name}.partial" for name in names)
     for path in (young, old, old_seal):
         path.write_bytes(b"half a file")
     for path in (old, old_seal):
@@ -263,7 +263,7 @@ except DataError as error:
     )
     store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
     assert store.ids() == {"a"}
-    assert len(list(store.folder.iterdir())) == 2
+    assert len(list(Path(store.place).iterdir())) == 2
 
 
 def test_kill_nine_loses_nothing_committed_and_shows_nothing_half_written(tmp_path):
@@ -286,7 +286,7 @@ def test_kill_nine_loses_nothing_committed_and_shows_nothing_half_written(tmp_pa
     for image_id, value in zip(committed, features, strict=True):
         assert (value == int(image_id.split("-")[0]) % 1000).all()
     assert len(committed) == 8 * len(batch_files(store))  # whole batches only
-    assert json.loads((store.folder / "meta.json").read_text())["num_tokens"] == 64
+    assert json.loads((Path(store.place) / "meta.json").read_text())["num_tokens"] == 64
 
 
 def test_two_processes_write_and_a_third_reads_meanwhile(tmp_path):
@@ -304,7 +304,7 @@ def test_two_processes_write_and_a_third_reads_meanwhile(tmp_path):
         assert writer.returncode == 0
     assert looks > 1
     assert store.ids() == {f"{number}-{row}" for number in range(60) for row in range(8)}
-    assert list(store.folder.glob("*.partial")) == []
+    assert list(Path(store.place).glob("*.partial")) == []
     assert len(batch_files(store)) == 60
 
 
@@ -333,14 +333,14 @@ def test_a_sealed_dataset_stays_sealed_until_a_batch_is_gone(tmp_path):
     assert store.num_sealed("d1") is None
     (tmp_path / "away").rename(sealed)
     assert store.num_sealed("d1") == 2
-    (store.folder / "seal-d1.json").write_text("{", encoding="utf-8")
+    (Path(store.place) / "seal-d1.json").write_text("{", encoding="utf-8")
     assert store.num_sealed("d1") is None
 
 
 def test_a_seal_that_the_disk_does_not_take_is_one_line(tmp_path):
     store = open_store(tmp_path)
     store.write(["a"], values_of(["a"]))
-    (store.folder / "seal-d1.json").mkdir()
+    (Path(store.place) / "seal-d1.json").mkdir()
     with pytest.raises(DataError, match=r"cannot be sealed \(Is a directory\); mend that and run"):
         store.seal("d1", 1)
 
@@ -386,4 +386,4 @@ def test_a_write_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, f
         assert store.ids() == {"a"}
     assert waits == sorted(waits)
     assert len(waits) == (3 if lasts else failures)
-    assert not list(store.folder.glob(".*.partial"))
+    assert not list(Path(store.place).glob(".*.partial"))

@@ -103,7 +103,7 @@ def test_a_file_of_several_forward_batches_holds_the_same_bits(folder, tmp_path)
         for piece in make_plan(folder, {"clip": store}, images_per_file).pieces:
             clip(decode(folder, piece))
         read.append(store.read(["a", "b", "c"]))
-        assert len(list(store.folder.glob("batch-*"))) == 4 // images_per_file
+        assert len(list(Path(store.place).glob("batch-*"))) == 4 // images_per_file
     assert read[0].tobytes() == read[1].tobytes()
     together = read[0][:, 0, 1]
     assert together[0] == together[1] != together[2]

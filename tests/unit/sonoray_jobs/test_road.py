@@ -14,6 +14,12 @@ def test_every_packaged_road_loads(name):
     assert load_road(name).dataset
 
 
+@pytest.mark.parametrize("store", ["relative/folder", "gs://bucket", "s3://", "s3://key:word@b/x"])
+def test_features_go_to_a_folder_or_a_bucket(store):
+    with pytest.raises(ConfigError, match=r"embed\.store = .*from /, or s3://bucket/prefix"):
+        load_road("tiny", [f"embed.store={store}"])
+
+
 def test_overrides_reach_nested_values():
     road = load_road("tiny", ["train.studies_per_step=4", "model.fusion.type=clip_only"])
     assert road.train.studies_per_step == 4
