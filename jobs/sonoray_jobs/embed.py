@@ -219,6 +219,8 @@ def _compute(
         computed, busy_s = Counter[str](dict.fromkeys(stores, 0)), Counter[str]()
         num_rows = 0
         if plan.pieces:
+            for store in stores.values():
+                store.make()
             pipeline = run_pipeline(plan.pieces, folder, towers, config.batch_size, room)
             for done in progress(pipeline, "embed images", plan.num_rows, size=_num_images):
                 computed.update(done.computed)

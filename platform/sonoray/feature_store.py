@@ -123,6 +123,14 @@ class FeatureStore:
         self._refresh()
         return [image_id for image_id in dict.fromkeys(ids) if image_id not in self._index]
 
+    def make(self) -> None:
+        """Make its place, so that what refuses it shows before anything is computed.
+
+        Raises:
+            DataError: it cannot be made.
+        """
+        self._persist(lambda: None, "cannot be made")
+
     def write(self, ids: Sequence[str], features: Features) -> None:
         """Commit one batch.
 
@@ -287,5 +295,6 @@ def _seal_name(dataset: str) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """The system's words; a file system of pyarrow's puts its own into one long line."""
-    return error.strerror or str(error)
+    """The system's words; those of an object store stand within pyarrow's."""
+    told = re.search(r"AWS Error (.+?)(?: \(Request ID: \S+\))?$", str(error))
+    return told[1] if told else error.strerror or str(error)

@@ -173,8 +173,10 @@ def test_a_sealed_dataset_is_open_again_where_a_batch_is_gone(prefix):
 
 
 def test_a_bucket_that_is_not_there_and_a_server_that_is_not_are_one_line(prefix, monkeypatch):
-    with pytest.raises(DataError, match=r"'s3://not-there/x/tower-float16' .*NO_SUCH_BUCKET"):
-        open_store("s3://not-there/x").write(["1"], values_of(["1"]))
+    with pytest.raises(
+        DataError, match=r"tower-float16' cannot be made \(NO_SUCH_BUCKET.*exist\);"
+    ):
+        open_store("s3://not-there/x").make()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(
         DataError, match=r"cannot be read .*NETWORK_CONNECTION.*check that"
