@@ -268,10 +268,10 @@ def _slake(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked aga
     return SlakeSource(**given)
 
 
-def _table(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+def _table(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.sources.table import TableSource
 
-    return TableSource(**given)
+    return TableSource(video=road.video, **given)
 
 
 def _usreport(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`

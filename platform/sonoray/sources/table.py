@@ -6,7 +6,7 @@
 |---|---|
 | `study` | name of the study; the rows that share it are one study |
 | `patient` | who it is of, the same in every study of that patient: splits are made by it |
-| `image`, `images` | one path, or several separated by `;` (in JSON a list) |
+| `image`, `images` | one path, or several separated by `;` (in JSON a list); also of videos |
 | `report` | the report: becomes the answer of a report question |
 | `question`, `answer` | one question of the study |
 | `options` | the answers that it admits, separated by `;` (in JSON a list): makes it closed |
@@ -20,7 +20,8 @@ each question. What they say of patient, report and labels must agree; a row may
 study of which one row is wrong is quarantined whole.
 
 Image paths are relative to the folder of images, which is that of the table unless another is
-given.
+given. A path that ends as a video does (`sonoray.sources.cine`) stands for frames of it, chosen as
+the configuration's section `video` says.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model
 
 from sonoray.errors import DataError
 from sonoray.sources.base import RawStudy
+from sonoray.sources.cine import Loops, decoding, is_video, with_loops
 from sonoray.sources.files import (
     Entry,
     Item,
@@ -44,6 +46,7 @@ from sonoray.sources.files import (
     unusable,
 )
 from sonoray.study import Task, Turn
+from sonoray.video import VideoConfig
 
 REPORT_QUESTION = "请写出这次超声检查的报告。"
 COLUMNS = (
@@ -125,13 +128,20 @@ class TableSource:
 
     public = False
 
-    def __init__(self, path: Path, images: Path | None = None, name: str = "table") -> None:
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None = None,
+        name: str = "table",
+        video: VideoConfig | None = None,
+    ) -> None:
         """Read the table; no image is opened.
 
         Args:
             path: `.csv`, `.tsv` or `.jsonl`.
             images: folder that the images' paths are relative to; by default that of the table.
             name: the dataset's name.
+            video: which frames are taken of videos, and what is accepted.
 
         Raises:
             DataError: the table cannot be read, or its columns are not as above.
@@ -139,6 +149,7 @@ class TableSource:
         self.name = name
         self._path = path
         self._images = path.parent if images is None else images
+        self._video = VideoConfig() if video is None else video
         self._studies: dict[str, list[Entry[_Row]]] = {}
         self._nameless: list[Entry[_Row]] = []
         for fields in _read_fields(path):
@@ -154,31 +165,46 @@ class TableSource:
         return len(self._studies) + len(self._nameless)
 
     def config(self) -> dict[str, Any]:
-        """Nothing shapes the output but the files."""
-        return {}
+        """What decides about frames, where the table names videos; else nothing but the files."""
+        return decoding(self._video) if any(map(is_video, self._all_names())) else {}
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the table and the images that it names."""
-        rows = [entry.value for rows in self._studies.values() for entry in rows if entry.value]
-        images = find_files(self._images, [name for row in rows for name in _names(row)])
+        images = find_files(self._images, self._all_names())
         return digest_files({self._path.name: self._path, **images})
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per name in the order of their first rows, then rows without one."""
-        for study, entries in self._studies.items():
-            yield self._study(study, entries)
+        yield from with_loops(self._studies, self._videos, self._study, self._video)
         for entry in self._nameless:
             yield unusable(entry.ref, entry.problem)
 
-    def _study(self, study: str, entries: Sequence[Entry[_Row]]) -> RawStudy:
+    def _all_names(self) -> list[str]:
+        """Paths of all images and videos that the table names, in order."""
+        return [name for study in self._studies for name in self._names(study)]
+
+    def _names(self, study: str) -> list[str]:
+        """Those of a study, each once."""
+        rows = (entry.value for entry in self._studies[study] if entry.value)
+        return list(dict.fromkeys(name for row in rows for name in _paths(row)))
+
+    def _videos(self, study: str) -> dict[str, Path]:
+        """Videos of a study that are there."""
+        return find_files(self._images, filter(is_video, self._names(study)))
+
+    def _study(self, study: str, loops: Loops) -> RawStudy:
+        entries = self._studies[study]
         rows = [entry.value for entry in entries if entry.value]
-        names = dict.fromkeys(name for row in rows for name in _names(row))
         problem = next((entry.problem for entry in entries if entry.problem), "")
         problem = problem or _find_conflict(study, rows)
         return RawStudy(
             ref=study,
             patient_ref=next((row.patient for row in rows if row.patient), study),
-            images=tuple(load_image(self._images, name) for name in names),
+            images=tuple(
+                image
+                for name in self._names(study)
+                for image in loops.get(name) or [load_image(self._images, name)]
+            ),
             turns=() if problem else _turns(rows),
             labels={name: value for row in rows for name, value in row.labels.items() if value},
             provenance=f"{self.name}, {_line(entries[0].ref)}",
@@ -246,7 +272,7 @@ def _line(ref: str) -> str:
     return f"line {ref.rpartition(':')[2]}"
 
 
-def _names(row: _Row) -> list[str]:
+def _paths(row: _Row) -> list[str]:
     return [*([row.image] if row.image else []), *row.images]
 
 

@@ -1,44 +1,32 @@
 """A folder of videos: cine loops as a scanner or a phone exports them.
 
-`.mp4`, `.avi`, `.gif` and the other endings of `SUFFIXES`, at any depth. Every file is a study, or
-all files of one folder are (`video.study`). The patient is the folder below the given one that the
-file lies in, `PATIENT/loop.mp4` or `PATIENT/2024-05-01/loop.mp4`, or what the table `patients.csv`
-in the given folder says: columns `file` (path below the folder) and `patient`. For the videos that
-it names the table counts, an empty patient too; for all others the folder. A video without a
-patient is quarantined, since splits are made by patient.
+`.mp4`, `.avi`, `.gif` and the other endings of `sonoray.sources.cine`, at any depth. Every file is
+a study, or all files of one folder are (`video.study`). The patient is the folder below the given
+one that the file lies in, `PATIENT/loop.mp4` or `PATIENT/2024-05-01/loop.mp4`, or what the table
+`patients.csv` in the given folder says: columns `file` (path below the folder) and `patient`. For
+the videos that it names the table counts, an empty patient too; for all others the folder. A video
+without a patient is quarantined, since splits are made by patient.
 
-Videos carry no text here, so the studies are images alone. To train on them, list their frames in a
-table (`sonoray.sources.table`).
+Videos carry no text here, so the studies are images alone. To train on them, name them in a table
+beside texts (`sonoray.sources.table`).
 
 Frames are whole pictures; text that the scanner drew into them, names too, is left to
 `sonoray.deidentify`.
 """
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sonoray.config import content_hash
 from sonoray.errors import DataError
 from sonoray.folders import list_files
-from sonoray.guarded import GuardedPool
-from sonoray.images import Pixels, RejectedImageError
-from sonoray.sources.base import RawImage, RawStudy
+from sonoray.sources.base import RawStudy
+from sonoray.sources.cine import SUFFIXES, Loops, decoding, is_video, with_loops
 from sonoray.sources.files import digest_files, read_csv, unusable
-from sonoray.stages import source_digest
-from sonoray.video import VideoConfig, read_frames
-
-_CODE = ("sonoray.video", "sonoray.dicom.frames")
-"""Modules that choose and decode frames, beside this one."""
+from sonoray.video import VideoConfig
 
 TABLE = "patients.csv"
-SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-
-Frames = list[tuple[int, Pixels]]
 
 
 class VideoSource:
@@ -67,7 +55,7 @@ class VideoSource:
         for found in sorted(list_files(path), key=lambda each: each.path):
             if found.problem:
                 self._others[found.ref] = found.problem
-            elif found.path.suffix.lower() in SUFFIXES:
+            elif is_video(found.path.name):
                 self._videos[found.ref] = found.path
             elif found.ref != TABLE:
                 problem = f"unknown_file: {found.ref!r} is no video; remove it"
@@ -91,9 +79,7 @@ class VideoSource:
 
     def config(self) -> dict[str, Any]:
         """What is taken and accepted, and what decodes."""
-        code = {module: source_digest(module) for module in _CODE}
-        video = self._config.model_dump(mode="json")
-        return {"video": video, "decoder": version("av"), "code": code}
+        return decoding(self._config)
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the videos and the table, and over what else there is."""
@@ -103,25 +89,14 @@ class VideoSource:
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per file or folder in name order, then what is no video."""
-        workers = os.cpu_count() or 1
-        pending: deque[tuple[str, list[Future[Frames]]]] = deque()
-        with GuardedPool(
-            workers=workers,
-            memory_bytes=self._config.worker_memory_bytes,
-            timeout_s=self._config.worker_timeout_s,
-        ) as pool:
-            for study, files in self._studies.items():
-                paths = [self._videos[file] for file in files]
-                frames = [pool.submit(read_frames, path, self._config) for path in paths]
-                pending.append((study, frames))
-                if len(pending) > workers:
-                    yield self._study(*pending.popleft())
-            for study, frames in pending:
-                yield self._study(study, frames)
+        yield from with_loops(self._studies, self._paths, self._study, self._config)
         for ref, problem in (*self._others.items(), *self._problems.items()):
             yield unusable(ref, problem)
 
-    def _study(self, study: str, frames: list[Future[Frames]]) -> RawStudy:
+    def _paths(self, study: str) -> dict[str, Path]:
+        return {file: self._videos[file] for file in self._studies[study]}
+
+    def _study(self, study: str, loops: Loops) -> RawStudy:
         files = self._studies[study]
         patients = {self._patients.get(file, "") for file in files}
         problem = ""
@@ -135,11 +110,7 @@ class VideoSource:
         return RawStudy(
             ref=study,
             patient_ref=study if problem else patients.pop(),
-            images=tuple(
-                image
-                for file, future in zip(files, frames, strict=True)
-                for image in _images(file, future)
-            ),
+            images=tuple(image for file in files for image in loops[file]),
             turns=(),
             provenance=f"{self.name}, frames of video, {self._config.sampling}",
             problem=problem,
@@ -165,19 +136,3 @@ class VideoSource:
             elif patients.setdefault(file, patient) != patient:
                 problems[entry.ref] = f"conflicting_rows: {TABLE} gives {file!r} two patients"
         return by_folder | patients, problems
-
-
-def _images(file: str, future: Future[Frames]) -> list[RawImage]:
-    try:
-        frames = future.result()
-    except RejectedImageError as error:
-        return [RawImage(ref=file, data=b"", problem=str(error))]
-    return [
-        RawImage(
-            # the first is called as the file is, by which a reject is found when it is accepted
-            ref=f"{file}#{position}" if number else file,
-            data=pixels,
-            frame_index=position,
-        )
-        for number, (position, pixels) in enumerate(frames)
-    ]

@@ -3,10 +3,12 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sonoray.errors import DataError
 from sonoray.sources.table import REPORT_QUESTION, TableSource
 from sonoray.study import Task
+from sonoray.video import VideoConfig
 
 HEADER = "study,patient,image,images,report,question,answer,options,task,topic,label:site"
 GOOD = "a,p1,,,未见异常。,,,,,,甲状腺"
@@ -133,3 +135,39 @@ def test_whatever_stands_in_a_row_no_study_is_lost_and_nothing_breaks(tmp_path, 
     studies = list(source.iter_studies())
     assert len(studies) == len(source) >= 1
     assert all(study.problem or study.patient_ref for study in studies)
+
+
+def test_a_video_stands_for_frames_of_it_beside_images_and_text(tmp_path, picture, summary_of):
+    loop = [Image.new("L", (48, 40), level) for level in range(20, 200, 20)]
+    loop[0].save(tmp_path / "loop.gif", save_all=True, append_images=loop[1:], duration=100)
+    picture(tmp_path / "still.png")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    path = write(
+        tmp_path,
+        "a,p1,still.png,loop.gif,左室收缩正常。,,,,,,心脏",
+        "b,p2,broken.mp4,,左室扩大。,,,,,,心脏",
+        "c,p3,gone.avi,,左室扩大。,,,,,,心脏",
+    )
+    source = TableSource(path, video=VideoConfig(max_frames=3))
+    first, broken, gone = source.iter_studies()
+    assert [image.ref for image in first.images] == [
+        "still.png",
+        "loop.gif",
+        "loop.gif#4",
+        "loop.gif#7",
+    ]
+    assert [image.frame_index for image in first.images] == [0, 1, 4, 7]
+    assert [int(image.data[0, 0, 0]) for image in first.images[1:]] == [40, 100, 160]
+    assert first.turns[0].answer == "左室收缩正常。"
+    assert broken.images[0].problem.startswith("unreadable:")
+    assert gone.images[0].problem.startswith("missing_file:")
+    summary = summary_of(source)
+    assert summary["images"] == {"seen": 6, "kept": 4, "duplicate": 0, "quarantined": 2}
+
+
+def test_settings_of_videos_count_where_a_table_names_some(tmp_path):
+    few, many = VideoConfig(max_frames=1), VideoConfig(max_frames=9)
+    stills = write(tmp_path, "a,p1,a.png,,,,,,,,")
+    assert TableSource(stills, video=few).config() == TableSource(stills, video=many).config()
+    loops = write(tmp_path, "a,p1,a.avi,,,,,,,,")
+    assert TableSource(loops, video=few).config() != TableSource(loops, video=many).config()

@@ -201,7 +201,7 @@ def test_other_decoding_code_makes_another_dataset(tmp_path, monkeypatch):
     source = VideoSource()
     source._config = VideoConfig()
     before = source.config()
-    monkeypatch.setattr("sonoray.sources.video.source_digest", lambda module: f"other {module}")
+    monkeypatch.setattr("sonoray.sources.cine.source_digest", lambda module: f"other {module}")
     after = source.config()
     assert set(before["code"]) == {"sonoray.video", "sonoray.dicom.frames"}
     assert before != after
