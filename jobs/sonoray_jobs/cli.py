@@ -21,6 +21,7 @@ from typing import Annotated
 
 import typer
 
+from sonoray import __version__
 from sonoray.errors import ConfigError
 from sonoray_jobs.ablation.command import ablate
 from sonoray_jobs.data_commands import audit, ingest, quarantine
@@ -47,11 +48,23 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sonoray {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     *,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show debug logs and what workers print.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
 ) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ def test_help_answers_in_under_a_second_and_lists_every_command():
     assert (cpu_of_children() - before) / 3 < 1
     assert min(walls) < 3
     assert set(COMMANDS) <= set(child.stdout.split())
+
+
+def test_the_version_is_that_of_the_installed_package(sonoray):
+    assert sonoray("--version") == (0, f"sonoray {version('sonoray')}\n", "")
 
 
 def test_importing_the_command_line_imports_nothing_heavy():
