@@ -38,11 +38,12 @@ from sonoray_jobs.options import (
     job_command,
     show,
 )
+from sonoray_jobs.usage import Commands
 
 app = typer.Typer(
     name="sonoray",
+    cls=Commands,
     help="Ultrasound vision-language models on Ray: from images to a served assistant.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -210,17 +210,6 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["trane"], ["train", "--epochs", "3"], ["serve", "--port", "0"], ["ask"], ["ingest"]],
-    ids=" ".join,
-)
-def test_wrong_usage_exits_with_2_and_points_to_the_help(sonoray, arguments):
-    code, _, err = sonoray(*arguments)
-    assert code == 2
-    assert "--help" in err
-
-
 def test_a_workspace_that_is_a_file_is_one_line(sonoray, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
