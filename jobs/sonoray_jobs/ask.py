@@ -9,6 +9,7 @@ proxy the environment names: a patient's images must not take a detour.
 import base64
 import dataclasses
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,17 +106,20 @@ def run(
     api_key_file: Path | None = None,
     address: str | None = None,
 ) -> Reply:
-    """Ask about image files or about a study of a dataset; `road` and `address` are not used.
+    """Ask about image files or about a study of a dataset; `address` is not used.
+
+    Of `road` the service's limit counts: a file above it would be refused there, once it is read.
 
     Raises:
         ConfigError: the key file is not usable.
-        DataError: neither or both of images and study are given, or one cannot be read.
+        DataError: neither or both of images and study are given, or one is no file, too large or
+            cannot be read.
         ServingError: the service cannot be reached or refuses; with its own reason.
     """
     if bool(images) == (study is not None):
         raise DataError("give either the study's image files or --study, one of the two")
     pictures = (
-        [_picture(path) for path in images]
+        [_picture(path, road.serve.limits.max_image_bytes) for path in images]
         if study is None
         else study_pictures(workspace, dataset, study)
     )
@@ -237,8 +241,17 @@ def _key(file: Path | None) -> str:
     return os.environ.get(KEY_VARIABLE) or "none"
 
 
-def _picture(path: Path) -> Picture:
+def _picture(path: Path, max_bytes: int) -> Picture:
     try:
+        status = path.stat()  # before it is opened: a pipe would wait, a device never ends
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"image {str(path)!r} is no file; give the image file itself")
+        if status.st_size > max_bytes:
+            raise DataError(
+                f"image {str(path)!r} has {status.st_size:,} bytes, the service takes at most "
+                f"{max_bytes:,}; store it smaller, or raise serve.limits.max_image_bytes there "
+                "and here"
+            )
         return Picture(name=str(path), data=path.read_bytes())
     except OSError as error:
         raise DataError(

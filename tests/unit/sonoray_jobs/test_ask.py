@@ -1,6 +1,7 @@
 """What `ask` refuses, and how a reply is shown."""
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ from sonoray.images import encode_png
 from sonoray.workspace import Workspace
 from sonoray_jobs import ask as job
 from sonoray_jobs.ask import ImageUse, Picture, Reply, ask, run
-from sonoray_jobs.road import load_road
+from sonoray_jobs.road import RoadConfig, load_road
 from sonoray_jobs.serve import free_port
 from sonoray_serve.testing import random_study
 
+TINY = load_road("tiny")
 PICTURE = Picture(name="a.png", data=encode_png(random_study(1)[0]))
 
 
-def run_ask(tmp_path: Path, **options: Any) -> Reply:
+def run_ask(tmp_path: Path, *, road: RoadConfig = TINY, **options: Any) -> Reply:
     return run(
         workspace=Workspace.open(tmp_path / "workspace"),
-        road=load_road("tiny"),
+        road=road,
         question="?",
         url=f"http://127.0.0.1:{free_port()}/v1",
         **options,
@@ -62,6 +64,28 @@ def test_files_that_are_no_images_are_named(tmp_path: Path):
         run_ask(tmp_path, images=[missing])
     with pytest.raises(DataError, match=r"text\.png.*no PNG, JPEG or BMP"):
         run_ask(tmp_path, images=[text])
+
+
+def test_what_is_no_file_is_named_and_not_opened(tmp_path: Path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)  # opening it would wait for a writer for ever
+    for path in (pipe, Path("/dev/zero"), tmp_path):
+        with pytest.raises(DataError, match=rf"image '{path}' is no file; give"):
+            run_ask(tmp_path, images=[path])
+
+
+def test_a_file_above_the_services_limit_is_named_and_not_read(tmp_path: Path):
+    limit = TINY.serve.limits.max_image_bytes
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(5_000_000_000)  # a hole: it takes no disk, and reading it all the memory
+    with pytest.raises(DataError, match=rf"large\.png' has 5,000,000,000 bytes.* {limit:,};"):
+        run_ask(tmp_path, images=[large])
+    lowered = load_road("tiny", [f"serve.limits.max_image_bytes={len(PICTURE.data)}"])
+    just = tmp_path / "just.png"
+    just.write_bytes(PICTURE.data)
+    with pytest.raises(ServingError, match="no service answers"):
+        run_ask(tmp_path, images=[just], road=lowered)
 
 
 def test_unknown_dataset_and_open_key_file_are_named(tmp_path: Path):
