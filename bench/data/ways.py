@@ -139,7 +139,8 @@ def data_loader(png: Path, npy: Path, home: Workspace, road: RoadConfig) -> dict
     import torch
     from torch.utils.data import DataLoader
 
-    from llava_ultra.towers import ClipTower, SamTower
+    from llava_ultra.clip_tower import ClipTower
+    from llava_ultra.sam_tower import SamTower
 
     torch.set_grad_enabled(False)
     torch.set_num_threads(os.cpu_count() or 1)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
 from sonoray.feature_store import FeatureStore
@@ -27,6 +27,10 @@ from sonoray_jobs.bootstrap import find_parts
 from sonoray_jobs.embed_pipeline import Done, Encoder, Room, TowerStage, run_pipeline
 from sonoray_jobs.embed_plan import Plan, make_plan
 from sonoray_jobs.road import EmbedConfig, RoadConfig
+
+if TYPE_CHECKING:
+    from llava_ultra.clip_tower import ClipTower
+    from llava_ultra.sam_tower import SamTower
 
 logger = logging.getLogger(__name__)
 
@@ -266,12 +270,23 @@ def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> 
         ValueError: files are missing, or it is not the tower that the store belongs to.
     """
     from llava_ultra.digest import check_digest
-    from llava_ultra.towers import ClipTower, SamTower, encode_canvases
+    from llava_ultra.towers import encode_canvases
 
-    loaded = ClipTower.load(folder) if tower == "clip" else SamTower.load(folder)
+    loaded = _load_tower(tower, folder)
     check_digest(str(folder), found=loaded.fingerprint, expected=store.fingerprint)
     loaded = loaded.to(device)
     return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
+
+
+def _load_tower(tower: str, folder: Path) -> "ClipTower | SamTower":
+    """Load a tower, and of the two libraries the one that it is made of."""
+    if tower == "clip":
+        from llava_ultra.clip_tower import ClipTower
+
+        return ClipTower.load(folder)
+    from llava_ultra.sam_tower import SamTower
+
+    return SamTower.load(folder)
 
 
 def _check_room(store: FeatureStore, needed_bytes: int) -> None:

@@ -76,8 +76,9 @@ def run(
 
     def make(folder: Path) -> dict[str, Any]:
         from llava_ultra.artifact import save_artifact
+        from llava_ultra.clip_tower import ClipTower
         from llava_ultra.language import load_language
-        from llava_ultra.towers import ClipTower, SamTower
+        from llava_ultra.sam_tower import SamTower
         from sonoray_jobs.trained import load_trained, locate
 
         model, _ = load_trained(locate(workspace, road, dataset, trained))

@@ -34,6 +34,7 @@ _CODE = {
     "sam": [
         *_LOOP,
         *_PIXELS,
+        "llava_ultra.sam_tower",
         "llava_ultra.chat",
         "llava_ultra.language",
         "llava_ultra.pretrain.words",
@@ -42,6 +43,7 @@ _CODE = {
     "clip": [
         *_LOOP,
         *_PIXELS,
+        "llava_ultra.clip_tower",
         "llava_ultra.chat",
         "llava_ultra.language",
         "llava_ultra.pretrain.clip",

@@ -17,7 +17,7 @@ from sonoray.stages import StageOutput
 
 if TYPE_CHECKING:
     from llava_ultra.config import ClipConfig, ModelConfig, SamConfig
-    from llava_ultra.towers import ClipTower, SamTower
+    from llava_ultra.towers import Tower
 
 READOUT: Mapping[str, set[str]] = {
     "clip": {"feature_layer", "feature_layers", "class_token"},
@@ -36,7 +36,7 @@ def trained_part(part: str, config: _TowerConfig) -> _TowerConfig:
     return config.model_copy(update={name: fields[name].default for name in READOUT[part]})
 
 
-def save_trained(folder: Path, tower: "ClipTower | SamTower", image_ids: Sequence[str]) -> None:
+def save_trained(folder: Path, tower: "Tower", image_ids: Sequence[str]) -> None:
     """Write a pretrained tower, and which of the images it saw its standardiser is fitted on."""
     from llava_ultra.towers import FIT_IMAGES
 
@@ -49,10 +49,12 @@ def read_out(
     folder: Path, part: str, model: "ModelConfig", dataset: Path, trained: StageOutput
 ) -> dict[str, Any]:
     """Write a pretrained tower as `model` reads it; returns the summary of the part."""
+    from llava_ultra.clip_tower import ClipTower
     from llava_ultra.pixels import to_canvases
-    from llava_ultra.towers import ClipTower, SamTower, fit_standardiser
+    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.towers import fit_standardiser
 
-    tower: ClipTower | SamTower
+    tower: Tower
     if part == "clip":
         tower = ClipTower.load(trained.path).read_as(model.clip)
     else:
@@ -66,7 +68,7 @@ def read_out(
 
 def save_adopted(
     folder: Path,
-    tower: "ClipTower | SamTower",
+    tower: "Tower",
     source: str,
     dataset: Path,
     image_ids: Sequence[str],

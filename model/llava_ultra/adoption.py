@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llava_ultra.clip_tower import ClipTower
+from llava_ultra.sam_tower import SamTower
 from llava_ultra.tower_config import ChannelStatistics, ClipConfig, SamConfig
-from llava_ultra.towers import ClipTower, SamTower
 
 SAM_MEAN: ChannelStatistics = (0.48501961, 0.45607843, 0.40588235)
 SAM_STD: ChannelStatistics = (0.22892157, 0.22392157, 0.225)

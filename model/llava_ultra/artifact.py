@@ -4,7 +4,7 @@
 manifest.json            format, name, model config, site cue, digests of every part, provenance
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
-clip/ sam/               the towers (llava_ultra.towers)
+clip/ sam/               the towers (llava_ultra.clip_tower, llava_ultra.sam_tower)
 language/                tokenizer and base decoder (transformers layout)
 ```
 
@@ -29,12 +29,14 @@ from torch import Tensor
 
 from llava_ultra.batch import TextBatch
 from llava_ultra.chat import IGNORED, encode_chat
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import ModelConfig
 from llava_ultra.digest import check_digest, state_digest
 from llava_ultra.generation import Decoding, stream
 from llava_ultra.language import Language, add_lora, load_language, save_language
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
-from llava_ultra.towers import ClipTower, SamTower, encode_images
+from llava_ultra.sam_tower import SamTower
+from llava_ultra.towers import encode_images
 
 FORMAT = 3
 """Version of the folder's layout."""

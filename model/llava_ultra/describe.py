@@ -28,11 +28,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import AdaptiveSampling, LanguageConfig, ModelConfig, images_kept
 from llava_ultra.language import add_lora, llama_config
 from llava_ultra.model import LENGTH_GROUPS, LlavaUltra
+from llava_ultra.sam_tower import SamTower
 from llava_ultra.sampling import grounding_loss
-from llava_ultra.towers import ClipTower, SamTower
 
 _META = torch.device("meta")
 

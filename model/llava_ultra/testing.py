@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from llava_ultra.artifact import save_artifact
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
@@ -29,7 +30,7 @@ from llava_ultra.language import (
     train_tokenizer,
 )
 from llava_ultra.model import LlavaUltra
-from llava_ultra.towers import ClipTower, SamTower
+from llava_ultra.sam_tower import SamTower
 
 TEXTS = (
     "病灶是良性还是恶性?",

@@ -11,9 +11,11 @@ import torch
 from safetensors import safe_open
 
 from llava_ultra.artifact import VisualStudy, load_assistant
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.language import add_lora, load_language
 from llava_ultra.model import LlavaUltra, trainable_parameters
-from llava_ultra.towers import ClipTower, SamTower, encode_images
+from llava_ultra.sam_tower import SamTower
+from llava_ultra.towers import encode_images
 from sonoray.errors import ConfigError, DataError, TrackingError
 from sonoray.image_table import read_images
 from sonoray.study import Task, iter_studies, with_site_cue

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.chat import encode_text
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.pixels import normalise, random_views, to_canvases
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers import ClipTower
 
 _TOKEN_STD = 0.3
 """Standard deviation of the token embeddings at the start."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llava_ultra.config import SamConfig, SamPretrainConfig
 from llava_ultra.pixels import normalise, random_views, to_canvases, to_masks
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers import SamTower
+from llava_ultra.sam_tower import SamTower
 
 _SUBGRID = 4
 """Mask values along each side of a grid cell: with 16-pixel patches, one for 4 x 4 pixels."""

@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from transformers import SamVisionConfig, SamVisionModel
 
 from llava_ultra.adoption import SAM_MEAN, adopt_clip, adopt_sam, read_weights, sam_encoder_state
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import ClipConfig, SamConfig
-from llava_ultra.towers import ClipTower, SamTower, encode_images, fit_adopted
+from llava_ultra.sam_tower import SamTower
+from llava_ultra.towers import encode_images, fit_adopted
 
 SOURCE = "ViT-S-32-alt"
 SAM = {

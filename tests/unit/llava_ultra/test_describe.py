@@ -4,6 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ultra.batch import TextBatch, VisualBatch
 from llava_ultra.chat import IGNORED
+from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
@@ -25,7 +26,6 @@ from llava_ultra.describe import (
 from llava_ultra.language import save_language
 from llava_ultra.model import CONNECTOR_PARTS
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model, tiny_towers
-from llava_ultra.towers import ClipTower
 
 LOAD = Load(studies=3, images=4, questions=1, text_tokens=20)
 

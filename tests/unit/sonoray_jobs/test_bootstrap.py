@@ -103,7 +103,8 @@ def test_towers_of_others_are_copied_and_only_standardised(dataset, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from llava_ultra.towers import ClipTower, SamTower
+    from llava_ultra.clip_tower import ClipTower
+    from llava_ultra.sam_tower import SamTower
 
     published = open_clip.create_model("ViT-S-32-alt", pretrained=None)
     save_file(published.state_dict(), tmp_path / "clip.safetensors")
@@ -160,15 +161,16 @@ def with_tower(part: str, **values: object) -> RoadConfig:
 def test_another_readout_of_a_tower_trains_nothing_anew(
     part, changes, dataset, monkeypatch, tmp_path
 ):
-    from llava_ultra import towers
+    from llava_ultra.clip_tower import ClipTower
     from llava_ultra.pretrain import clip, sam
+    from llava_ultra.sam_tower import SamTower
 
     trained = []
     module = {"clip": clip, "sam": sam}[part]
     pretrain = getattr(module, f"pretrain_{part}")
     remember = lambda *given, **named: trained.append(part) or pretrain(*given, **named)  # noqa: E731
     monkeypatch.setattr(module, f"pretrain_{part}", remember)
-    kind = {"clip": towers.ClipTower, "sam": towers.SamTower}[part]
+    kind = {"clip": ClipTower, "sam": SamTower}[part]
 
     def make(config):
         stages = (

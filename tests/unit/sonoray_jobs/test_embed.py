@@ -1,5 +1,8 @@
 """What the embed stage stores, without a cluster: every layer and token that a tower hands out."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -54,6 +57,31 @@ def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
     other.save(tmp_path / "part")
     with pytest.raises(ValueError, match=f"{other.fingerprint[:16]} does not match the expected"):
         embed.load_encoder(name, tmp_path / "part", store, "cpu")
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from sonoray.feature_store import FeatureStore
+from sonoray_jobs.embed import load_encoder
+folder, fingerprint, tokens, channels = sys.argv[1:]
+store = FeatureStore(Path(folder), fingerprint, int(tokens), int(channels))
+load_encoder("sam", Path(folder) / "part", store, "cpu")
+print(*sys.modules)
+"""
+
+
+def test_an_actor_with_sam_alone_does_not_import_clips_library(tmp_path):
+    config = tiny_config()
+    _, sam = tiny_towers(config, tiny_language(config))
+    sam.save(tmp_path / "part")
+    given = [str(tmp_path), sam.fingerprint, str(sam.num_tokens), str(sam.num_channels)]
+    child = subprocess.run(
+        [sys.executable, "-c", LOAD, *given], capture_output=True, text=True, check=True
+    )
+    loaded = set(child.stdout.split())
+    assert "segment_anything" in loaded
+    assert not {"open_clip", "transformers"} & loaded
 
 
 @pytest.mark.parametrize(
