@@ -88,6 +88,7 @@ def test_a_busy_cluster_is_refused_with_numbers_and_passes_once_it_is_free(ray_l
     monkeypatch.setattr(cluster, "CPU_WAIT_S", 10.0)
     threading.Timer(1.0, lambda: ray.kill(busy)).start()
     cluster.require_cpus(4, "training")
+    assert ray.available_resources()["CPU"] == 4
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["address", "RAY_ADDRESS"])

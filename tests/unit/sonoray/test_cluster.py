@@ -87,10 +87,14 @@ def test_a_port_of_something_else_is_no_gcs(listener):
         cluster.check_address(address)
 
 
-def test_a_grpc_port_passes_once_a_node_runs_here(listener, fake_raylet):
+def test_a_grpc_port_passes_once_a_node_runs_here(listener, fake_raylet, monkeypatch):
     address, answers = listener
     answers.append(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))  # an HTTP/2 server's SETTINGS frame
+    found = []
+    look = cluster.local_ray_addresses
+    monkeypatch.setattr(cluster, "local_ray_addresses", lambda: found.extend(look()) or found)
     cluster.check_address(address)
+    assert fake_raylet in found
 
 
 def test_a_cluster_without_a_node_here_is_refused(listener, monkeypatch):
@@ -177,9 +181,13 @@ def test_what_a_cluster_lacks_is_said_with_numbers(monkeypatch, num_cpus, num_gp
 
 
 def test_fractions_that_just_fit_pass_and_no_gpu_is_asked_of_a_cluster_without(monkeypatch):
+    asked = []
     for name in ("cluster_resources", "available_resources"):
-        monkeypatch.setattr(ray, name, lambda: {"CPU": 0.3})
+        monkeypatch.setattr(ray, name, lambda name=name: asked.append(name) or {"CPU": 0.3})
     cluster.require_cpus(3 * 0.1, "training")
+    assert asked == ["cluster_resources", "available_resources"]  # both, and free at the first look
+    with pytest.raises(ClusterError, match=r"needs 0\.3001 CPUs and the Ray cluster has 0\.3"):
+        cluster.require_cpus(0.3001, "training")
 
 
 def test_development_environment_ships_the_four_packages():

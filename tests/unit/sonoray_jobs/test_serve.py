@@ -110,8 +110,13 @@ def test_address_that_is_not_ours_is_named(host: str, port: int):
         job.check_port(host, port)
 
 
-def test_free_port_is_free():
-    job.check_port("127.0.0.1", job.free_port())
+def test_free_port_is_free_until_somebody_takes_it():
+    port = job.free_port()
+    job.check_port("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)) as server:
+        assert server.getsockname() == ("127.0.0.1", port)
+        with pytest.raises(ServingError, match=f"port {port}"):
+            job.check_port("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("missing", ["nothing", "empty"])
@@ -196,9 +201,14 @@ def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
         load_model(source)
 
 
-def report(monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus) -> None:
-    """Let Ray Serve say these about the application, one after another, and the last for ever."""
-    left = list(statuses)
+def report(
+    monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus
+) -> list[ApplicationStatus]:
+    """Let Ray Serve say these about the application, one after another, and the last for ever.
+
+    Returns what it has said, as it says it.
+    """
+    left, said = list(statuses), []
 
     def status() -> ServeStatus:
         deployments = {
@@ -210,8 +220,9 @@ def report(monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus) -> Non
             )
             for name in ("vision", "engine")
         }
+        said.append(left.pop(0) if len(left) > 1 else left[0])
         application = ApplicationStatusOverview(
-            status=left.pop(0) if len(left) > 1 else left[0],
+            status=said[-1],
             message="it fails\nTraceback",
             last_deployed_time_s=0.0,
             deployments=deployments,
@@ -219,11 +230,13 @@ def report(monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus) -> Non
         return ServeStatus(applications={APP_NAME: application})
 
     monkeypatch.setattr("ray.serve.status", status)
+    return said
 
 
 def test_start_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    report(monkeypatch, ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING)
+    said = report(monkeypatch, ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING)
     job._wait_running(60.0)
+    assert said == [ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING]
 
 
 def test_wait_for_a_start_ends(monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 from ray.job_submission import JobStatus
 
 from sonoray.errors import ClusterError, JobFailedError
+from sonoray_jobs import submit
 from sonoray_jobs.failures import find_failure
 from sonoray_jobs.submit import Submission, _await_end, run
 
@@ -15,20 +16,21 @@ SUBMISSION = Submission(submission_id="raysubmit_1", address="http://127.0.0.1:8
 
 
 class Ended:
-    """What a client says of a job that has ended."""
+    """What a client says of a job, one status after another, up to its end."""
 
-    def __init__(self, status, code):
-        self.info = JobDetails(
-            type=JobType.SUBMISSION,
-            entrypoint="python -m sonoray_jobs.cli embed",
-            status=status,
-            message="exit code\nand the log",
-            driver_exit_code=code,
-        )
+    def __init__(self, *statuses, code):
+        self.left = list(statuses)
+        self.code = code
 
     def get_job_info(self, submission_id):
         assert submission_id == SUBMISSION.submission_id
-        return self.info
+        return JobDetails(
+            type=JobType.SUBMISSION,
+            entrypoint="python -m sonoray_jobs.cli embed",
+            status=self.left.pop(0),
+            message="exit code\nand the log",
+            driver_exit_code=self.code,
+        )
 
 
 @pytest.mark.parametrize(
@@ -43,12 +45,15 @@ class Ended:
 )
 def test_a_job_that_failed_hands_its_own_exit_code_on(status, code, expected):
     with pytest.raises(JobFailedError, match=f"ended as {status}: exit code and the log") as caught:
-        _await_end(Ended(status, code), SUBMISSION)
+        _await_end(Ended(status, code=code), SUBMISSION)
     assert find_failure(caught.value).exit_code == expected
 
 
-def test_a_job_that_succeeded_raises_nothing():
-    _await_end(Ended(JobStatus.SUCCEEDED, 0), SUBMISSION)
+def test_a_job_is_waited_for_and_its_success_raises_nothing(monkeypatch):
+    monkeypatch.setattr(submit, "POLL_INTERVAL_S", 0.0)
+    client = Ended(JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED, code=0)
+    _await_end(client, SUBMISSION)
+    assert client.left == []
 
 
 class Refusing(BaseHTTPRequestHandler):
