@@ -4,9 +4,11 @@ import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,14 +36,17 @@ def commands_in(text: str) -> set[str]:
     return {name for name, _ in invocations_in(text)}
 
 
+def code_in(text: str) -> str:
+    """Return the blocks and the words that are set as code, one a line."""
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL)
+    return "\n".join(blocks + re.findall(r"`([^`\n]+)`", text))
+
+
 def invocations_in(text: str) -> list[tuple[str, str]]:
     """Return the name and the arguments of every command in code, and of what is submitted."""
-    code = "\n".join(
-        re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
-    )
     found = []
     pattern = r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z]+)(.*)$"
-    for name, line in re.findall(pattern, code, re.MULTILINE):
+    for name, line in re.findall(pattern, code_in(text), re.MULTILINE):
         own, _, passed = line.partition(" -- ")
         found.append((name, own))
         if name == "submit" and passed:
@@ -83,6 +88,29 @@ def test_every_named_option_is_one_of_its_command(page):
         known = {flag for each in options for flag in [*each.opts, *each.secondary_opts]}
         named = set(re.findall(r"(?<!\S)--[a-z-]+", arguments))
         assert named <= known, f"sonoray {name}{arguments}"
+
+
+def is_setting(annotation: Any, path: str) -> bool:
+    """Whether a dotted path leads to a field, through unions, arrays and tables."""
+    name, _, rest = path.partition(".")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(name)
+        return field is not None and (not rest or is_setting(field.annotation, rest))
+    if get_origin(annotation) is dict:  # of the user's own names
+        return True
+    inside = rest if name.isdecimal() else path
+    return any(is_setting(part, inside) for part in get_args(annotation))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_named_setting_exists(page):
+    from sonoray_jobs.road import RoadConfig
+
+    sections = "|".join(RoadConfig.model_fields)
+    pattern = rf"(?<![\w./-])(?:{sections})(?:\.[a-z0-9_]+)+"
+    named = set(re.findall(pattern, code_in(page.read_text(encoding="utf-8"))))
+    files = {name for name in named if name.endswith((".py", ".json"))}
+    assert not sorted(name for name in named - files if not is_setting(RoadConfig, name))
 
 
 def test_the_readme_names_every_command():
