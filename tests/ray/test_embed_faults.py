@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sonoray.errors import DataError
 from sonoray.workspace import Workspace
 from sonoray_jobs import embed
 from sonoray_jobs.ablation.variants import with_values
@@ -209,17 +210,32 @@ def check_refusal(caught: pytest.ExceptionInfo[Exception], reason: str) -> None:
 def test_a_full_disk_ends_the_job_with_one_line_and_the_next_goes_on(
     finished_road, road, whole, tmp_path
 ):
-    """A file system of half the size that the features need; then it grows."""
+    """One of half the size is refused before the job; on a large one another program fills it."""
     workspace = finished_road.copy(tmp_path, "datasets", "stages")
     half = f"{sum(map(len, whole.values())) // 2048}k"
     with file_system(workspace.features, half) as remount:
+        with pytest.raises(DataError, match=r"features need .* the disk of .* set embed\.store"):
+            embed.run(workspace=workspace, road=road, dataset=DATASET)
+        assert not batches(workspace)
+        remount("size=8m")
+        others = workspace.features / "of another program"
+
+        def fill() -> None:
+            wait_for(lambda: batches(workspace), "batch")
+            with contextlib.suppress(OSError), others.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+
+        filler = threading.Thread(target=fill)
+        filler.start()
         with pytest.raises(Exception, match="No space left on device") as caught:
             embed.run(workspace=workspace, road=road, dataset=DATASET)
+        filler.join()
         check_refusal(caught, "No space left on device")
         left = batches(workspace)
         assert left
         assert left.items() < whole.items()
-        remount("size=64m")
+        others.unlink()
         embed.run(workspace=workspace, road=road, dataset=DATASET)
         assert batches(workspace) == whole
 

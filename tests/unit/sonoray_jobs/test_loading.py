@@ -135,5 +135,6 @@ def test_what_no_worker_could_train_on_is_refused_before(dataset):
 
 def test_a_training_plans_the_studies_it_is_restricted_to(dataset):
     road = RoadConfig(train=settings(only={"organ": "liver"}))
-    job = TrainJob(road=road, dataset=dataset, language=dataset, features=dataset, fingerprints={})
+    places = {"dataset": dataset, "language": dataset, "features": str(dataset)}
+    job = TrainJob(road=road, fingerprints={}, **places)
     assert _train_ids(job) == ["liver"]

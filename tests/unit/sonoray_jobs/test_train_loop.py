@@ -135,7 +135,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
         road=road_of(),
         dataset=folder / "dataset",
         language=folder / "language",
-        features=folder / "features",
+        features=str(folder / "features"),
         fingerprints={"clip": "clip", "sam": "sam"},
     )
     ids = [image.image_id for study in studies for image in study.images]
