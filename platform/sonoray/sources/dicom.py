@@ -348,7 +348,7 @@ def _strays(images: Sequence[RawImage]) -> RawStudy:
 
 
 def _leftovers(reports: Reports) -> Iterator[RawStudy]:
-    problems = dict(reports.malformed)
+    problems = dict(reports.refused)
     for line in reports.unused_lines():
         problems[line] = (
             f"no_images: no study takes the report of line {line}; its identifier is not among the "

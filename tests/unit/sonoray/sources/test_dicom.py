@@ -205,6 +205,28 @@ def test_no_patient_gets_the_report_of_another(tmp_path, make_object, make_pictu
     assert not any(study.problem for study in studies)
 
 
+def test_a_report_with_the_identifiers_of_two_patients_goes_to_neither(
+    tmp_path, make_object, make_picture
+):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for number in range(2):
+        data = make_object(
+            make_picture(number)[None],
+            StudyInstanceUID=f"1.{number}",
+            PatientID=f"P{number}",
+            AccessionNumber=f"A{number}",
+        )
+        (folder / f"{number}.dcm").write_bytes(data)
+    table = tmp_path / "r.csv"
+    table.write_text("study_uid,accession,report\n1.0,A1,malignant\n1.1,A1,benign\n")
+    first, second, row = DicomSource(folder, reports=table).iter_studies()
+    assert (first.turns, first.problem) == ((), "")
+    assert second.turns[0].answer == "benign"
+    assert (row.ref, row.turns) == ("reports:2", ())
+    assert row.problem.startswith("conflicting_identifiers: line 2 has the study_uid of one study")
+
+
 def test_the_digest_follows_files_reports_and_configuration(archive, tmp_path):
     table = tmp_path / "r.csv"
     table.write_text("study_uid,report\n1.1,a\n")

@@ -34,9 +34,9 @@ def test_reports_are_found_by_either_identifier(tmp_path, encoding):
     assert find(reports, "A7") == find(reports, "", "1.2") == ("", "")
     assert find(reports, "1.1", "A6", "A7") == ("双肾正常。", "")
     assert reports.unused_lines() == []
-    assert list(reports.malformed) == [5, 6]
-    assert "no identifier" in reports.malformed[5]
-    assert "no report" in reports.malformed[6]
+    assert list(reports.refused) == [5, 6]
+    assert "no identifier" in reports.refused[5]
+    assert "no report" in reports.refused[6]
 
 
 def test_a_row_with_an_unquoted_comma_is_refused_and_not_cut(tmp_path):
@@ -44,7 +44,7 @@ def test_a_row_with_an_unquoted_comma_is_refused_and_not_cut(tmp_path):
     reports = write(tmp_path / "王小明.csv", text)
     assert find(reports, "1.2") == ("", "")
     assert find(reports, "1.3") == ("a, b", "")
-    assert reports.malformed == {
+    assert reports.refused == {
         2: "malformed_row: line 2 has 3 fields, its header 2; correct it",
         4: "malformed_row: line 4 has 1 fields, its header 2; correct it",
     }
@@ -54,8 +54,8 @@ def test_json_lines_say_the_same(tmp_path):
     lines = '{"study_uid": "1.2", "report": "正常。"}', "", "[1]", "no JSON", '{"accession": 7}'
     reports = write(tmp_path / "r.jsonl", "\n".join(lines))
     assert find(reports, "1.2") == ("正常。", "")
-    assert list(reports.malformed) == [3, 4, 5]
-    assert not any("r.jsonl" in problem for problem in reports.malformed.values())
+    assert list(reports.refused) == [3, 4, 5]
+    assert not any("r.jsonl" in problem for problem in reports.refused.values())
 
 
 @pytest.mark.parametrize("separator", "\u0085\u2028\u2029")
@@ -63,7 +63,7 @@ def test_a_line_of_json_ends_at_a_line_feed_alone(tmp_path, separator):
     row = {"study_uid": "1.2", "accession": None, "report": f"a{separator}b"}
     reports = write(tmp_path / "r.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
     assert find(reports, "1.2") == (f"a{separator}b", "")
-    assert not reports.malformed
+    assert not reports.refused
 
 
 def test_an_accession_number_of_several_patients_says_whose_report_it_is_of_none(tmp_path):
@@ -77,6 +77,23 @@ def test_an_accession_number_of_several_patients_says_whose_report_it_is_of_none
     assert problem.startswith("ambiguous_accession: several patients use the accession number")
     assert "7" not in problem
     assert find(reports, "1.4", "8") == ("c", "")
+
+
+def test_a_row_whose_identifiers_name_two_studies_is_refused_and_given_to_neither(tmp_path):
+    text = "study_uid,accession,report\n1.1,B,a\n1.2,B,b\n1.3,A,c\n1.4,Z,d\n1.1,Z,e\n1.1,A,f\n"
+    reports = write(tmp_path / "r.csv", text)
+    for patient, accessions in (("p", "A"), ("q", "B"), ("r", ""), ("s", "")):
+        reports.note_patient(patient, accessions)
+    assert find(reports, "1.1", "A") == ("f", "")
+    assert find(reports, "1.2", "B") == ("b", "")
+    assert find(reports, "1.3") == ("", "")
+    assert find(reports, "1.4") == ("d", "")  # nobody here has the number, the study has none
+    assert list(reports.refused) == [2, 6, 4]
+    assert all(
+        problem.startswith(f"conflicting_identifiers: line {line} has the study_uid of one study")
+        for line, problem in reports.refused.items()
+    )
+    assert reports.unused_lines() == []
 
 
 @pytest.mark.parametrize(
