@@ -33,7 +33,8 @@ from urllib3.exceptions import (
 )
 
 from sonoray.dicomweb.address import PASSWORD_VARIABLE, TOKEN_VARIABLE, USER_VARIABLE, Address
-from sonoray.dicomweb.multipart import CutOffError, NoObjectError
+from sonoray.dicomweb.bare import CutOffError
+from sonoray.dicomweb.multipart import NoObjectError
 from sonoray.dicomweb.settings import DicomWebConfig
 from sonoray.errors import DataError, JobFailedError, SonoError
 
@@ -56,6 +57,9 @@ class Answer:
     content_type: str
     warning: str
     """The `Warning` header, by which a search says that there is more."""
+    is_announced: bool
+    """Whether it says where the body ends, by a length or in chunked coding: `chunks` then fails
+    where it ends early. Otherwise it ends with the connection, whole or cut off."""
     chunks: Iterator[bytes]
 
 
@@ -159,6 +163,7 @@ class DicomWebClient:
             answer = Answer(
                 content_type=response.headers.get("Content-Type", ""),
                 warning=response.headers.get("Warning", ""),
+                is_announced=response.chunked or response.length_remaining is not None,
                 chunks=self._read(response, deadline),
             )
             result = receive(answer)

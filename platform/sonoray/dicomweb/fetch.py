@@ -99,7 +99,10 @@ def fetch_objects(
 
 
 def _receive(answer: Answer, uid: str, spool: Spool) -> None:
-    spool.add(uid, lambda write: copy_object(answer.content_type, answer.chunks, write))
+    def copy(write: Callable[[bytes], None]) -> None:
+        copy_object(answer.content_type, answer.chunks, write, is_announced=answer.is_announced)
+
+    spool.add(uid, copy)
 
 
 def _run_ahead(

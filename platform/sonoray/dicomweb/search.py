@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from pydicom.datadict import tag_for_keyword
 
+from sonoray.dicomweb.bare import CutOffError
 from sonoray.dicomweb.client import Answer, DicomWebClient, FetchFailedError
-from sonoray.dicomweb.multipart import CutOffError
 from sonoray.dicomweb.settings import DicomWebConfig
 from sonoray.errors import ConfigError, DataError
 
@@ -157,6 +157,8 @@ def _read_items(answer: Answer, max_bytes: int) -> list[Any]:
             raise FetchFailedError(
                 f"an answer above {max_bytes:,} bytes: raise dicomweb.max_search_bytes"
             )
+    if not body and not answer.is_announced:
+        raise CutOffError
     if not body:  # 204: nothing matches
         return []
     try:

@@ -125,6 +125,26 @@ def test_answers_that_do_not_end_well_are_asked_for_again(
 
 
 @pytest.mark.parametrize(
+    ("body", "headers", "is_announced"),
+    [
+        (b"ab", {}, True),
+        (b"2\r\nab\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked", "Content-Length": ""}, True),
+        (b"ab", {"Content-Length": ""}, False),
+    ],
+)
+def test_an_answer_tells_whether_its_end_was_announced(
+    serve, reply, connect, body, headers, is_announced
+):
+    client = connect(serve(lambda *_: reply(body=body, headers=headers)).url)
+    found = client.get(
+        ("studies",),
+        lambda answer: (b"".join(answer.chunks), answer.is_announced),
+        accept="application/dicom",
+    )
+    assert found == (b"ab", is_announced)
+
+
+@pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({}, "asks for credentials .HTTP 401.; set SONORAY_DICOMWEB_TOKEN, or"),

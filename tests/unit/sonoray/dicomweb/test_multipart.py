@@ -1,6 +1,7 @@
 import pytest
 
-from sonoray.dicomweb.multipart import CutOffError, NoObjectError, copy_object
+from sonoray.dicomweb.bare import CutOffError
+from sonoray.dicomweb.multipart import NoObjectError, copy_object
 
 KIND = 'multipart/related; type="application/dicom"; boundary="b-1"'
 OBJECT = bytes(range(256)) * 20 + b"\r\n--b-0\r\n--b"
@@ -8,11 +9,11 @@ HEAD = b"--b-1\r\nContent-Type: application/dicom\r\n\r\n"
 WHOLE = HEAD + OBJECT + b"\r\n--b-1--\r\n"
 
 
-def copy(body, size, kind=KIND):
+def copy(body, size, kind=KIND, *, is_announced=True):
     """Copy a body that comes in pieces of `size` bytes; the object."""
     found = bytearray()
     pieces = (body[start : start + size] for start in range(0, len(body), size))
-    copy_object(kind, pieces, found.extend)
+    copy_object(kind, pieces, found.extend, is_announced=is_announced)
     return bytes(found)
 
 
@@ -32,6 +33,14 @@ def test_a_body_that_was_cut_off_is_never_an_object(size):
         with pytest.raises(CutOffError):
             copy(WHOLE[:end], size)
     assert copy(WHOLE[:-2], size) == OBJECT
+
+
+def test_a_bare_body_without_a_length_has_to_be_a_whole_file(make_object, make_picture):
+    file, kind = make_object(make_picture()[None]), "application/dicom"
+    assert copy(file, 100, kind, is_announced=False) == file
+    with pytest.raises(CutOffError):
+        copy(file[:-1], 100, kind, is_announced=False)
+    assert copy(WHOLE, 100, is_announced=False) == OBJECT
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_faults_that_pass_change_nothing_and_are_counted(orthanc, proxy, workspa
         {"status": 503, "headers": {"Retry-After": "1"}},
         {"status": 429},
         {"body": b"cut", "headers": {"Content-Length": "99", "Content-Type": "application/dicom"}},
+        {"body": b"cut", "headers": {"Content-Length": "", "Content-Type": "application/dicom"}},
         {"body": b"--b\r\n\r\nDICM", "headers": {"Content-Type": "multipart/related; boundary=b"}},
         {"status": 500},
     )

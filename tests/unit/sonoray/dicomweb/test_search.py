@@ -112,6 +112,7 @@ def test_nothing_found_is_no_error(serve, reply, connect):
         ({"body": b"<html>", "headers": {"Content-Type": "text/html"}}, "the answer is HTML"),
         ({"body": b"12!", "headers": {"Content-Type": "text/plain"}}, "the answer is no JSON"),
         ({"body": b"[{", "headers": {"Content-Type": "application/json"}}, "cut off"),
+        ({"body": b"", "headers": {"Content-Length": ""}}, "cut off"),
         ({"json_value": {"a": 1}}, "the answer is no list"),
         ({"json_value": ["x"]}, "no usable UID 0020000D"),
         ({"json_value": [item(study="../../secret")]}, "no usable UID 0020000D"),
