@@ -254,9 +254,10 @@ def locate(
 
     Raises:
         DataError: there is no such dataset, it does not say where it came from, it came from a
-            server, the source cannot be read, or the key is missing.
+            server, the source cannot be read, or the key is missing or another one.
     """
-    rejects = read_rejects(workspace.dataset(dataset).path)
+    output = workspace.dataset(dataset)
+    rejects = read_rejects(output.path)
     origin = workspace.dataset_origin(dataset)
     kind = origin.pop("source")
     source = ingest.build_source(kind, ingest.SourceOptions.from_json(origin), road)
@@ -266,6 +267,12 @@ def locate(
             f"fetched again by: sonoray quarantine retry {dataset}"
         )
     key = IdentityKey.public() if source.public else IdentityKey.load(workspace, create=False)
+    if key.fingerprint not in output.manifest["inputs"]:
+        raise DataError(
+            f"the identity key of workspace {str(workspace.root)!r} is not the one under which the "
+            f"names of dataset {dataset!r} were hashed; restore that one as identity.key, or "
+            f"ingest again under this one: sonoray quarantine retry {dataset}"
+        )
     names: dict[tuple[str, str], str] = {}
     for study in source.iter_studies():
         files = [image.ref for image in study.images]

@@ -273,6 +273,19 @@ def test_without_key_or_source_nothing_is_located_and_no_key_is_made(private, tm
         locate(workspace=private, road=ROAD, dataset="lab")
 
 
+def test_names_that_another_key_hashed_are_not_called_gone(private):
+    key = private.root / "identity.key"
+    secret = key.read_text()
+    key.write_text("0" * 64)
+    with pytest.raises(DataError, match=r"not the one under which .* 'lab' were hashed; restore"):
+        locate(workspace=private, road=ROAD, dataset="lab")
+    assert retry(workspace=private, road=ROAD, dataset="lab").ingested.studies.quarantined == 1
+    assert len(locate(workspace=private, road=ROAD, dataset="lab").rows) == 2
+    key.write_text(secret)
+    with pytest.raises(DataError, match="not the one under which"):
+        locate(workspace=private, road=ROAD, dataset="lab")
+
+
 def test_objects_of_a_server_are_not_fetched_to_be_named(private):
     output = private.dataset("lab")
     private.point_dataset("lab", output, {"source": "dicomweb", "url": "http://127.0.0.1:9/x"})
