@@ -60,7 +60,8 @@ def quarantine(
     action: Annotated[
         Action,
         typer.Argument(
-            help="list; retry: ingest the same source again; locate: name a private source's files."
+            help="list; retry: ingest the same source again; locate: name the files of a private "
+            "source, or the objects of a server."
         ),
     ],
     dataset: DatasetArgument,
@@ -76,7 +77,8 @@ def quarantine(
 
     A retry reads the source as it is now, with this configuration. The dataset's name moves to the
     new version only if that succeeds. The rows of a private source have keyed hashes for names;
-    locate reads it again and prints the names, which identify, on this terminal alone.
+    locate reads it again, or asks the server what it has, and prints the names, which identify, on
+    this terminal alone.
 
     Examples:
         sonoray quarantine list busbra --reason unreadable

@@ -2,10 +2,11 @@
 
 Someone mends the files, or raises a limit, and tries again: the source is ingested once more, from
 where it came from and with the configuration of now. What was rejected before is then looked for in
-the new dataset. `locate` tells the operator which files the hashed names of a private source are.
+the new dataset. `locate` tells the operator which files, or which objects of a server, the hashed
+names of a private source are.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from sonoray.errors import DataError
 from sonoray.identity import IdentityKey
 from sonoray.metrics.table import Table
-from sonoray.sources.base import RemoteSource
+from sonoray.sources.base import RemoteSource, Source
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ingest
@@ -136,7 +137,7 @@ class Located:
     rows: Sequence[tuple[Reject, str]]
     """Each reject with its name in the source; a study also with those of its first images."""
     missing: int
-    """Rejects that the source does not yield any more."""
+    """Rejects that the source does not have now."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -144,7 +145,7 @@ class Located:
         table = Table(header=("reason", "item", "where", "what"), rows=cells)
         return [
             f"dataset {self.dataset}: {len(self.rows)} rejects found in the source, "
-            f"{self.missing} not there any more",
+            f"{self.missing} not there now",
             *(table.text() if cells else []),
         ]
 
@@ -241,10 +242,11 @@ def retry(
 def locate(
     *, workspace: Workspace, road: RoadConfig, dataset: str, address: str | None = None
 ) -> Located:
-    """Say which files and rows of the source the rejects are.
+    """Say which files and rows of the source, or which objects of a server, the rejects are.
 
     The quarantine table of a private source has keyed hashes, so that it can be shared. This reads
-    the source again and hashes its names with the key of the workspace; nothing is written.
+    the source again, or asks the server what it has, and hashes the names with the key of the
+    workspace; nothing is written, and no object is fetched.
 
     Args:
         workspace: where the dataset and the key are.
@@ -253,19 +255,15 @@ def locate(
         address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
-        DataError: there is no such dataset, it does not say where it came from, it came from a
-            server, the source cannot be read, or the key is missing or another one.
+        DataError: there is no such dataset, it does not say where it came from, the source cannot
+            be read or searched, or the key is missing or another one.
+        JobFailedError: the server is gone.
     """
     output = workspace.dataset(dataset)
     rejects = read_rejects(output.path)
     origin = workspace.dataset_origin(dataset)
     kind = origin.pop("source")
     source = ingest.build_source(kind, ingest.SourceOptions.from_json(origin), road)
-    if isinstance(source, RemoteSource):
-        raise DataError(
-            f"dataset {dataset!r} came from a server, and locate names files; its rejects are "
-            f"fetched again by: sonoray quarantine retry {dataset}"
-        )
     key = IdentityKey.public() if source.public else IdentityKey.load(workspace, create=False)
     if key.fingerprint not in output.manifest["inputs"]:
         raise DataError(
@@ -273,12 +271,11 @@ def locate(
             f"names of dataset {dataset!r} were hashed; restore that one as identity.key, or "
             f"ingest again under this one: sonoray quarantine retry {dataset}"
         )
-    names: dict[tuple[str, str], str] = {}
-    for study in source.iter_studies():
-        files = [image.ref for image in study.images]
-        whole = ", ".join([study.ref, *files[:_FILES_SHOWN], *["..."][: len(files) > _FILES_SHOWN]])
-        names["study", key.source_ref(study.ref)] = whole
-        names |= {("image", key.source_ref(file)): file for file in files}
+    names = (
+        _names_listed(source, key, rejects)
+        if isinstance(source, RemoteSource)
+        else _names_read(source, key)
+    )
     keys = [(row, (row.item, row.source_ref)) for row in rejects]
     found = [(row, names[key]) for row, key in keys if key in names]
     return Located(dataset=dataset, rows=found, missing=len(rejects) - len(found))
@@ -301,6 +298,39 @@ def read_rejects(folder: Path) -> list[Reject]:
             f"dataset folder {str(folder)!r} has no quarantine table that this version reads; "
             "run: sonoray ingest"
         ) from None
+
+
+def _names_read(source: Source, key: IdentityKey) -> dict[tuple[str, str], str]:
+    """Names of all items of a source, by kind and hashed name."""
+    names: dict[tuple[str, str], str] = {}
+    for study in source.iter_studies():
+        files = [image.ref for image in study.images]
+        whole = ", ".join([study.ref, *files[:_FILES_SHOWN], *["..."][: len(files) > _FILES_SHOWN]])
+        names["study", key.source_ref(study.ref)] = whole
+        names |= {("image", key.source_ref(file)): file for file in files}
+    return names
+
+
+def _names_listed(
+    source: RemoteSource, key: IdentityKey, rejects: Sequence[Reject]
+) -> dict[tuple[str, str], str]:
+    """Where a server has the rejects and all studies, by kind and hashed name."""
+    names: dict[tuple[str, str], str] = {}
+    lost: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rejects:
+        if row.item == "image":
+            lost[row.study_id].add(row.source_ref)
+    for study in source.iter_listed():
+        names["study", key.source_ref(study.ref)] = study.where
+        images = lost[key.study_id(study.ref)]
+        for ref, where in study.images:
+            if not images:
+                break
+            hashed = key.source_ref(ref)
+            if hashed in images:
+                images.remove(hashed)
+                names["image", hashed] = where
+    return names
 
 
 def _reject_table(rows: Sequence[Reject]) -> list[str]:

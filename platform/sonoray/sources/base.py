@@ -111,6 +111,18 @@ class FetchCounts:
     """Folder of the objects that wait for another try; empty where nothing waits."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedStudy:
+    """A study as a server lists it, of which nothing was fetched."""
+
+    ref: str = field(repr=False)
+    """As `RawStudy.ref` would be."""
+    where: str = field(repr=False)
+    """Where it is on the server, in words for whoever may know it."""
+    images: Iterator[tuple[str, str]] = field(repr=False)
+    """What `RawImage.ref` may be of its images, each with where that is; the likeliest first."""
+
+
 @runtime_checkable
 class RemoteSource(Source, Protocol):
     """A source whose files are brought here before they are read, and removed after that.
@@ -139,4 +151,13 @@ class RemoteSource(Source, Protocol):
 
     def fetch_counts(self) -> FetchCounts:
         """What it took so far."""
+        ...
+
+    def iter_listed(self) -> Iterator[ListedStudy]:
+        """Ask the server what there is, and yield what `iter_studies` would, unread.
+
+        Raises:
+            DataError: the server cannot be searched.
+            JobFailedError: it is gone.
+        """
         ...

@@ -39,6 +39,7 @@ from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.reports import Reports
 from sonoray.stages import source_digest
 from sonoray.study import Task, Turn
+from sonoray.text_files import read_text
 
 _QUESTION = "请写出这次超声检查的报告。"
 _DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
@@ -49,6 +50,9 @@ _PROVENANCE = (
 )
 
 Entry = FileEntry | ArchiveEntry
+
+NO_STUDY = "files of no study"
+"""What the study of all objects is called that name none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +127,11 @@ class StudyReader:
         if self._reports_path is not None:
             digest.update(b"reports\0" + _file_digest(self._reports_path))
         return digest.hexdigest()
+
+    def report_lines(self) -> range:
+        """Lines that the table of reports has."""
+        path = self._reports_path
+        return range(1, 1) if path is None else range(1, read_text(path).count("\n") + 2)
 
     def iter_studies(
         self, entries: Sequence[Entry], lost: Iterable[LostObject] = ()
@@ -314,11 +323,21 @@ class DicomSource:
         return self._reader.iter_studies(self._entries)
 
 
+def frame_ref(ref: str, index: int) -> str:
+    """What a frame of an object is called, counted from 0."""
+    return f"{ref}#{index}"
+
+
+def report_ref(line: int) -> str:
+    """What a row of the table of reports is called."""
+    return f"reports:{line}"
+
+
 def _images(ref: str, decoded: DecodedObject) -> Iterator[RawImage]:
     for number, frame in enumerate(decoded.frames):
         yield RawImage(
             # the first is called as the object is, by which a reject is found when it is accepted
-            ref=f"{ref}#{frame.index}" if number else ref,
+            ref=frame_ref(ref, frame.index) if number else ref,
             data=frame.pixels,
             frame_index=frame.index,
             labels=decoded.labels,
@@ -339,8 +358,8 @@ def _strays(images: Sequence[RawImage]) -> RawStudy:
     reasons = Counter(image.problem.partition(":")[0] for image in images)
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     return RawStudy(
-        ref="files of no study",
-        patient_ref="files of no study",
+        ref=NO_STUDY,
+        patient_ref=NO_STUDY,
         images=tuple(images),
         turns=(),
         problem=f"no_study: {len(images)} files belong to no study ({listed})",
@@ -355,7 +374,7 @@ def _leftovers(reports: Reports) -> Iterator[RawStudy]:
             "objects, or is an accession number of several patients"
         )
     for line, problem in sorted(problems.items()):
-        ref = f"reports:{line}"
+        ref = report_ref(line)
         yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)
 
 

@@ -27,8 +27,8 @@ from sonoray.dicomweb.settings import DicomWebConfig
 from sonoray.dicomweb.spool import Spool, open_spool
 from sonoray.identity import IdentityKey
 from sonoray.images import DEFAULT_LIMITS, ImageLimits
-from sonoray.sources.base import FetchCounts, RawStudy
-from sonoray.sources.dicom import LostObject, StudyReader
+from sonoray.sources.base import FetchCounts, ListedStudy, RawStudy
+from sonoray.sources.dicom import NO_STUDY, LostObject, StudyReader, frame_ref, report_ref
 from sonoray.stages import source_digest
 
 
@@ -148,6 +148,32 @@ class DicomWebSource:
         yield from self._reader.iter_studies(entries, lost)
         for uid, problem in self._listing.failed_studies:
             yield RawStudy(ref=uid, patient_ref=uid, images=(), turns=(), problem=problem)
+
+    def iter_listed(self) -> Iterator[ListedStudy]:
+        """Yield what the server lists, without an object; see `RemoteSource`."""
+        studies: dict[str, list[Instance]] = {uid: [] for uid, _ in self._listing.failed_studies}
+        for each in self._listing.instances:
+            studies.setdefault(each.study_uid, []).append(each)
+        for uid, instances in sorted(studies.items()):
+            yield ListedStudy(ref=uid, where=f"study {uid}", images=self._places(instances))
+        everything = self._places(self._listing.instances, max_frames=1)
+        yield ListedStudy(ref=NO_STUDY, where=NO_STUDY, images=everything)
+        for line in self._reader.report_lines():
+            where = f"line {line} of the table of reports"
+            yield ListedStudy(ref=report_ref(line), where=where, images=iter(()))
+
+    def _places(
+        self, instances: Sequence[Instance], max_frames: int | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """Objects, then the frames that each may have, those of small numbers first."""
+        for index in range(max_frames or self._dicom.limits.max_frames):
+            for each in instances:
+                where = f"study {each.study_uid} series {each.series_uid} instance "
+                where += each.instance_uid
+                if index:
+                    yield frame_ref(each.instance_uid, index), f"{where} frame {index + 1}"
+                else:
+                    yield each.instance_uid, where
 
     def _tell_objects(self) -> Iterator[bytes]:
         problems = {} if self._fetched is None else self._fetched.problems

@@ -262,6 +262,9 @@ class EmptyServer(ListSource):
     def fetch_counts(self):
         raise AssertionError("nothing was fetched")
 
+    def iter_listed(self):
+        yield from ()
+
 
 def test_a_query_that_matches_nothing_is_called_so(workspace):
     with pytest.raises(DataError, match="no study with objects matches the query; change it with"):

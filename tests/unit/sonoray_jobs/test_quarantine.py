@@ -286,8 +286,9 @@ def test_names_that_another_key_hashed_are_not_called_gone(private):
         locate(workspace=private, road=ROAD, dataset="lab")
 
 
-def test_objects_of_a_server_are_not_fetched_to_be_named(private):
+def test_a_server_that_does_not_answer_names_nothing(private):
     output = private.dataset("lab")
     private.point_dataset("lab", output, {"source": "dicomweb", "url": "http://127.0.0.1:9/x"})
-    with pytest.raises(DataError, match="sonoray quarantine retry lab"):
-        locate(workspace=private, road=ROAD, dataset="lab")
+    road = RoadConfig.model_validate({"dicomweb": {"tries": 1}})
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        locate(workspace=private, road=road, dataset="lab")

@@ -21,7 +21,7 @@ from sonoray.sources.dicom import DicomSource
 from sonoray.study import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.ingest import SourceOptions, run
-from sonoray_jobs.quarantine import read_rejects, retry
+from sonoray_jobs.quarantine import locate, read_rejects, retry
 from sonoray_jobs.road import RoadConfig, load_road
 
 ROAD = RoadConfig.model_validate(
@@ -202,6 +202,66 @@ def test_what_cannot_be_fetched_is_quarantined_and_fetched_by_a_retry(proxy, wor
     assert [retried.gone, retried.still, retried.newly] == [[], [], []]
     assert retried.new_studies == 2
     assert not spool.exists()
+
+
+def test_rejects_are_named_by_their_place_on_the_server_and_nothing_is_fetched(
+    proxy, workspace, reply, tmp_path
+):
+    """Lost objects, a study without a list, frames of a rejected study, a row of reports."""
+    is_broken = True
+
+    def fault(request, _):
+        is_lost = instance_of(request) == "1.2.1.0.2" or request.path.endswith("/1.2.2/instances")
+        return reply(404) if is_broken and is_lost else None
+
+    table = tmp_path / "r.csv"
+    table.write_text("study_uid,report\n1.2.4,a\n1.2.4,b\n\n9.9,c\n")
+    server = proxy(fault)
+    result = bring(workspace, server.url, reports=table)
+    assert vars_of(result.studies)["quarantined"] == 3
+    files = {file: file.read_bytes() for file in workspace.root.rglob("*") if file.is_file()}
+    is_broken = False
+    server.requests.clear()
+    found = locate(workspace=workspace, road=ROAD, dataset="dicomweb")
+    assert not [request for request in server.requests if instance_of(request)]
+    assert sorted((row.item, row.reason, where) for row, where in found.rows) == [
+        ("image", "fetch_failed", "study 1.2.1 series 1.2.1.0 instance 1.2.1.0.2"),
+        ("image", "study_rejected", "study 1.2.4 series 1.2.4.1 instance 1.2.4.1.1"),
+        ("image", "study_rejected", "study 1.2.4 series 1.2.4.1 instance 1.2.4.1.1 frame 2"),
+        ("study", "conflicting_reports", "study 1.2.4"),
+        ("study", "fetch_failed", "study 1.2.2"),
+        ("study", "no_images", "line 5 of the table of reports"),
+    ]
+    assert found.missing == 0
+    assert {file: file.read_bytes() for file in files} == files
+
+
+def test_objects_that_are_no_dicom_are_named_too_and_those_that_went_are_counted(
+    proxy, workspace, reply
+):
+    hidden = ""
+
+    def fault(request, _):
+        if instance_of(request) == "1.2.3.1.1":
+            return reply(body=b"no object", headers={"Content-Type": "application/dicom"})
+        if instance_of(request) == "1.2.3.0.2":
+            return reply(404)
+        if hidden and request.path.endswith("/studies"):
+            return reply(json_value=[])
+        return None
+
+    bring(workspace, proxy(fault).url)
+    found = locate(workspace=workspace, road=ROAD, dataset="dicomweb")
+    assert sorted((row.reason, where) for row, where in found.rows) == [
+        ("fetch_failed", "study 1.2.3 series 1.2.3.0 instance 1.2.3.0.2"),
+        ("no_study", "files of no study"),
+        ("not_dicom", "study 1.2.3 series 1.2.3.1 instance 1.2.3.1.1"),
+    ]
+    hidden = "all"
+    gone = locate(workspace=workspace, road=ROAD, dataset="dicomweb")
+    assert [where for _, where in gone.rows] == ["files of no study"]
+    assert gone.missing == 2
+    assert "1 rejects found in the source, 2 not there now" in gone.lines()[0]
 
 
 def test_an_object_above_the_limit_is_quarantined(orthanc, workspace):
