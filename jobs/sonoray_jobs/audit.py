@@ -223,6 +223,7 @@ def _write(
     from sonoray.audit.findings import Audit, find_all
     from sonoray.audit.links import Links
     from sonoray.audit.looks import Looks, find_looks
+    from sonoray.audit.samples import Samples
     from sonoray.audit.terms import TermCheck
     from sonoray.image_table import read_images
     from sonoray.progress import progress
@@ -232,7 +233,7 @@ def _write(
     summary = ingested.manifest["summary"]
     total = summary["studies"]["kept"]
     looks = Looks.read(find_looks(ingested, workspace, max_distance=distance).path)
-    census, terms = Census(num_samples=NUM_SAMPLES), TermCheck(max_listed=MAX_LISTED)
+    census, terms = Census(), TermCheck(max_listed=MAX_LISTED)
     links = Links(looks, max_listed=MAX_LISTED)
     studies = iter_studies(ingested.path, complete=False)
     for study in progress(studies, "count studies", total):
@@ -247,8 +248,10 @@ def _write(
     }
     found: dict[bytes, str] = {}
     again = progress(iter_studies(ingested.path, complete=False), "compare studies", total)
+    label = counts.sampled_label()
+    samples = Samples(label.name if label else None, num_images=NUM_SAMPLES)
     report = links.finish(
-        find_texts(again, wanted, found),
+        samples.watch(find_texts(again, wanted, found)),
         categories={label.name for label in counts.labels if label.num_values},
     )
     marked = looks.mask_shares[np.nan_to_num(looks.mask_shares) > 0]
@@ -272,13 +275,11 @@ def _write(
         "near_duplicate_distance": distance,
         "findings": [asdict(each) for each in find_all(audit)],
     }
-    label = counts.sampled_label()
-    samples = census.samples(label.name if label else None)
-    pairs = _pairs(values)
-    shown = {image_id for ids in (*samples.values(), *pairs.values()) for image_id in ids}
+    rows, pairs = samples.rows(), _pairs(values)
+    shown = {image_id for ids in (*rows.values(), *pairs.values()) for image_id in ids}
     pictures = read_images(ingested.path, sorted(shown & looks.positions.keys()))
     draw_overview(values, folder / OVERVIEW)
-    draw_sheet(label.name if label else "", samples, pictures, folder / SHEET)
+    draw_sheet(label.name if label else "", rows, pictures, folder / SHEET)
     evidence = draw_pairs(pairs, pictures)
     page = render_page(values, folder / OVERVIEW, folder / SHEET, evidence)
     (folder / PAGE).write_text(page, encoding="utf-8")

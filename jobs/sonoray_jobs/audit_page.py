@@ -75,8 +75,8 @@ def render_page(
         _section(
             "Sample images",
             _note(
-                "A random draw, one image of a study, one that shows the finding where that is "
-                "known. Yellow: the outline of the mask."
+                "A random draw, of as many studies as fit; images that show the finding first, "
+                "where that is known. Yellow: the outline of the mask."
             ),
             _image(sheet.read_bytes(), "sample images by label and split"),
         ),

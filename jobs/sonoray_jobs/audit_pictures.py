@@ -79,11 +79,11 @@ def draw_sheet(
 
     Args:
         label: name of the label; empty where there is none, and rows are splits.
-        samples: image ids by value and split.
+        samples: image ids by value and split; the value is empty for studies without the label.
         pictures: the decoded images.
         path: the PNG.
     """
-    values = list(dict.fromkeys(value for value, _ in sorted(samples)))
+    values = sorted({value for value, _ in samples}, key=lambda value: (not value, value))
     rows = [
         (value, split, [i for i in samples[value, split] if i in pictures])
         for value in values
@@ -97,7 +97,8 @@ def draw_sheet(
     for number, (value, split, ids) in enumerate(rows):
         top = number * height
         pen.rectangle((_GAP, top + 8, _GAP + 10, top + 18), fill=COLOURS[split])
-        title = f"{split}   {label}: {_drawable(value, values)}" if label else split
+        group = f"{label}: {_drawable(value, values)}" if value else f"no {label}"
+        title = f"{split}   {group}" if label else split
         pen.text((_GAP + 18, top + 4), title, fill="black", font=font)
         for column, image_id in enumerate(ids):
             place = (_GAP + column * (_THUMB + _GAP), top + _HEADER)

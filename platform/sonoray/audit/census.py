@@ -5,7 +5,6 @@ more than `MAX_VALUES` values (a size in millimetres) is a measurement: its valu
 """
 
 import hashlib
-import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,13 +101,8 @@ class Counts:
 class Census:
     """Counts studies: `add` each, then `finish`."""
 
-    def __init__(self, *, num_samples: int) -> None:
-        """Start with no study.
-
-        Args:
-            num_samples: images drawn for the contact sheet, by label, value and split.
-        """
-        self._num_samples = num_samples
+    def __init__(self) -> None:
+        """Start with no study."""
         self._patients: defaultdict[str, set[bytes]] = defaultdict(set)
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._per_study: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -118,7 +112,6 @@ class Census:
         self._open: set[str] = set()
         self._empty: Counter[str] = Counter()
         self._answers: dict[str, dict[str, Counter[bytes]]] = {}
-        self._samples: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
 
     def add(self, study: Study) -> None:
         """Count one study."""
@@ -140,7 +133,6 @@ class Census:
             self._count_labels(True, others, split)
         for topic, text in _texts(study):
             self._count_text(topic, text, split)
-        self._sample(study)
 
     def finish(self) -> Counts:
         """Return all counts."""
@@ -165,18 +157,6 @@ class Census:
             ),
             topics=tuple(self._topic(topic) for topic in self._answers),
         )
-
-    def samples(self, label: str | None) -> dict[tuple[str, str], list[str]]:
-        """Return image ids for the contact sheet, by value of the label and split.
-
-        Those with the smallest hashes: a random draw, and the same one every time. Each is of
-        another study, and shows the finding where that is known.
-        """
-        return {
-            (value, split): [image_id for _, image_id in sorted(drawn, reverse=True)]
-            for (name, value, split), drawn in self._samples.items()
-            if name == (label or "")
-        }
 
     def _count_labels(self, of_images: bool, labels: Mapping[str, str], split: str) -> None:
         for name, value in labels.items():
@@ -212,21 +192,6 @@ class Census:
             },
             top=tuple(TopText(digest, count) for digest, count in top),
         )
-
-    def _sample(self, study: Study) -> None:
-        showing = [each for each in study.images if each.labels.get("shows_finding") != "0"]
-        image_id = min((each.image_id for each in showing or study.images), default=None)
-        if image_id is None:
-            return
-        for name, value in [("", ""), *study.labels.items()]:
-            if name and len(self._labels[False, name]) > MAX_SAMPLED_VALUES:
-                continue
-            drawn = self._samples.setdefault((name, value, study.split), [])
-            item = (-int(_digest(image_id).hex(), 16), image_id)
-            if item not in drawn:
-                heapq.heappush(drawn, item)
-            if len(drawn) > self._num_samples:
-                heapq.heappop(drawn)
 
 
 _CAPTIONS = "caption of an image"

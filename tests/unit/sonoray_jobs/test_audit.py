@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,25 @@ def test_the_page_needs_nothing_else(tmp_path):
         with Image.open(io.BytesIO(base64.b64decode(each))) as image:
             image.verify()
     assert result.page.endswith("audit.html")
+
+
+def test_the_sheet_has_a_full_row_of_each_value_and_one_of_studies_without(tmp_path):
+    def many(number, pathology):
+        images = tuple(
+            RawImage(ref=f"{number}-{each}.png", data=picture(100 * number + each))
+            for each in range(3)
+        )
+        labels = {"pathology": pathology} if pathology else {}
+        return raw(number, images=images, turns=(), labels=labels)
+
+    kinds = ("benign", "malignant", "") * 3 + ("",)
+    studies = [many(number, kind) for number, kind in enumerate(kinds)]
+    result = audited(tmp_path, studies, splits=lambda _: "train", html=tmp_path / "out")
+    with Image.open(Path(result.page).with_name("list-contact_sheet.png")) as sheet:
+        bright = np.asarray(sheet.convert("L"))
+    places = [(26 + 180 * row, 4 + 154 * column) for row in range(3) for column in range(8)]
+    assert bright.shape == (3 * 180 + 4, 8 * 154 + 4)
+    assert all(bright[top : top + 150, left : left + 150].std() > 5 for top, left in places)
 
 
 def test_the_page_goes_where_it_is_asked_for(tmp_path):

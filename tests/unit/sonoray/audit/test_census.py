@@ -14,15 +14,15 @@ def study(name, split="train", *, answers=(), images=(), labels=None, patient=No
     )  # fmt: skip
 
 
-def count(*studies, num_samples=2):
-    census = Census(num_samples=num_samples)
+def count(*studies):
+    census = Census()
     for each in studies:
         census.add(each)
-    return census, census.finish()
+    return census.finish()
 
 
 def test_studies_images_and_patients_by_split():
-    _, counts = count(
+    counts = count(
         study("s1", images=[("a", 10, {}), ("b", 12, {})], answers=["x"], patient="p"),
         study("s2", images=[("a", 10, {})], patient="p"),
         study("s3", "test", answers=["x"]),
@@ -42,7 +42,7 @@ def test_labels_by_value_and_split_and_measurements_without():
               images=[(f"i{n}", 8, {"side": "left", "caption": str(n)})])
         for n in range(50)
     ]  # fmt: skip
-    _, counts = count(*studies)
+    counts = count(*studies)
     kind, size, side = counts.labels
     assert (kind.name, kind.num_values, kind.of_images) == ("kind", 2, False)
     assert kind.values == {
@@ -58,7 +58,7 @@ def test_labels_by_value_and_split_and_measurements_without():
 def test_texts_that_repeat_up_to_blanks_and_width():
     train = ["未见异常。", "未见 异常。", "低回声。", "结节。"]
     test = ["未见异常。", "低回声。", "新的。", "新的。"]
-    _, counts = count(study("s1", answers=train), study("s2", "test", answers=test))
+    counts = count(study("s1", answers=train), study("s2", "test", answers=test))
     (topic,) = counts.topics
     assert topic.questions == {"train": 4, "validation": 0, "test": 4}
     assert (topic.distinct, topic.empty, topic.is_closed) == (4, 0, False)
@@ -69,7 +69,7 @@ def test_texts_that_repeat_up_to_blanks_and_width():
 
 
 def test_a_topic_that_training_lacks_has_no_constant_answer():
-    _, counts = count(study("s1", "test", answers=["x", " "]))
+    counts = count(study("s1", "test", answers=["x", " "]))
     (topic,) = counts.topics
     assert topic.constant_share == {"train": None, "validation": None, "test": None}
     assert topic.seen_share == {"validation": None, "test": None}
@@ -82,7 +82,7 @@ def test_captions_are_a_topic_and_closed_topics_are_known():
     whole = Study(
         study_id="s", patient_key="p", split="train", dataset="d", images=(image,), turns=(turn,)
     )
-    _, counts = count(whole)
+    counts = count(whole)
     assert [(t.topic, t.is_closed) for t in counts.topics] == [
         ("kind", True), ("caption of an image", False),
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_captions_are_a_topic_and_closed_topics_are_known():
 
 def test_the_texts_behind_the_hashes_are_found_on_the_way():
     studies = [study("s1", answers=["甲", "乙", "甲"]), study("s2", "test", answers=["丙"])]
-    _, counts = count(*studies)
+    counts = count(*studies)
     found: dict[bytes, str] = {}
     wanted = {"report": {counts.topics[0].top[0].digest}}
     assert list(find_texts(studies, wanted, found)) == studies
@@ -98,19 +98,3 @@ def test_the_texts_behind_the_hashes_are_found_on_the_way():
     nothing: dict[bytes, str] = {}
     list(find_texts(studies, {"other": wanted["report"]}, nothing))
     assert nothing == {}
-
-
-def test_samples_are_the_same_draw_whatever_the_order_and_show_the_finding():
-    studies = [
-        study(f"s{n}", labels={"kind": "ab"[n % 2]},
-              images=[(f"plain{n}", 8, {"shows_finding": "0"}), (f"i{n}", 8, {})])
-        for n in range(30)
-    ]  # fmt: skip
-    draws = [count(*order, num_samples=3)[0].samples("kind") for order in (studies, studies[::-1])]
-    assert draws[0] == draws[1]
-    assert set(draws[0]) == {("a", "train"), ("b", "train")}
-    for (value, _), ids in draws[0].items():
-        assert len(set(ids)) == 3
-        assert all(i.startswith("i") and int(i[1:]) % 2 == "ab".index(value) for i in ids)
-    assert draws[0]["a", "train"] != ["i0", "i2", "i4"]
-    assert count(*studies)[0].samples(None).keys() == {("", "train")}
