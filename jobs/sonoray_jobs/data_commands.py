@@ -131,8 +131,9 @@ def ingest(
 ) -> Result:
     """Read a source into studies: decode, hash, split by patient, quarantine what is unusable.
 
-    The source's name becomes the dataset's unless --name gives another. Nothing is dropped without
-    being counted. docs/sources.md lists the sources and what each expects.
+    The source's name becomes the dataset's unless --name gives another. A name that stood for other
+    data moves to these; a line says so, and the other data stay in the workspace. Nothing is
+    dropped without being counted. docs/sources.md lists the sources and what each expects.
 
     Examples:
         sonoray ingest phantom

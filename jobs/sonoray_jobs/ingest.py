@@ -4,6 +4,7 @@ Steps 1 and 2 of the road; the work is `sonoray.ingest`. It runs in the driver, 
 public sources decode in seconds, and a dataset needs one writer of its tables.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Set
@@ -58,6 +59,16 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Before:
+    """A dataset whose name means another one now; its files stay."""
+
+    what: str
+    """`dicom /data/a`, or that it is an earlier version of the same source."""
+    path: str
+    """Its folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Ingested:
     """What became of the source."""
 
@@ -81,11 +92,18 @@ class Ingested:
     elapsed_s: float
     fetch: FetchCounts | None = None
     """What a source that reads from a server did there."""
+    before: Before | None = None
+    """What the dataset's name meant until now; None where that is the same, or nothing."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
         state = "unchanged" if self.reused else f"{self.elapsed_s:.1f} s"
         rows = [f"dataset {self.dataset} ({state}): {self.path}"]
+        if self.before is not None:
+            rows.append(
+                f"the name {self.dataset} meant {self.before.what} until now, which stays in "
+                f"{self.before.path}"
+            )
         if self.fetch is not None:
             rows += _fetch_lines(self.fetch)
         for name, counts in (("studies", self.studies), ("images", self.images)):
@@ -142,6 +160,7 @@ def run(
     start = time.monotonic()
     source = build_source(dataset, options, road)
     origin = {"source": dataset, **options.to_json()}
+    before = _find_before(workspace, source.name, origin)
     output = ingest(source, workspace, road.ingest, origin=origin, again=again)
     summary = output.manifest["summary"]
     return Ingested(
@@ -157,7 +176,24 @@ def run(
         reused=output.reused,
         elapsed_s=time.monotonic() - start,
         fetch=source.fetch_counts() if isinstance(source, RemoteSource) else None,
+        before=before if before and before.path != str(output.path) else None,
     )
+
+
+def _find_before(workspace: Workspace, name: str, origin: Mapping[str, Any]) -> Before | None:
+    """What the dataset `name` means before it comes from `origin`."""
+    if name not in workspace.dataset_names():
+        return None
+    pointer = workspace.dataset_pointer(name)
+    old = pointer.get("origin") or {"source": "another source"}
+    is_same = old == json.loads(json.dumps(origin))
+    what = "an earlier version of this source" if is_same else _describe(old)
+    return Before(what=what, path=str(workspace.stages / pointer["stage"]))
+
+
+def _describe(origin: Mapping[str, Any]) -> str:
+    """Kind and place of a source; a query may name a patient and is left out."""
+    return " ".join([origin["source"], *(origin[key] for key in ("path", "url") if key in origin)])
 
 
 def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:

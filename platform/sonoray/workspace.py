@@ -86,9 +86,7 @@ class Workspace:
         Raises:
             DataError: there is no such dataset, or it was ingested without saying from where.
         """
-        self.dataset(name)  # says which ones there are
-        pointer = json.loads((self.root / "datasets" / f"{name}.json").read_text(encoding="utf-8"))
-        origin: dict[str, Any] | None = pointer.get("origin")
+        origin: dict[str, Any] | None = self.dataset_pointer(name).get("origin")
         if origin is None:
             raise DataError(
                 f"dataset {name!r} does not say where it came from; run once: sonoray ingest {name}"
@@ -101,15 +99,24 @@ class Workspace:
         Raises:
             DataError: there is no such dataset; the message lists those that exist.
         """
-        pointer = self.root / "datasets" / f"{name}.json"
-        if not pointer.is_file():
+        path = self.stages / self.dataset_pointer(name)["stage"]
+        return StageOutput(path=path, manifest=read_manifest(path), reused=True)
+
+    def dataset_pointer(self, name: str) -> dict[str, Any]:
+        """Return what `point_dataset` wrote: `stage`, the folder's name, `key` and `origin`.
+
+        Raises:
+            DataError: there is no such dataset; the message lists those that exist.
+        """
+        path = self.root / "datasets" / f"{name}.json"
+        if not path.is_file():
             known = ", ".join(self.dataset_names()) or "none yet"
             raise DataError(
                 f"no dataset {name!r} in workspace {str(self.root)!r} (there: {known}); "
                 f"run: sonoray ingest {_how_to_ingest(name)}"
             )
-        path = self.stages / json.loads(pointer.read_text(encoding="utf-8"))["stage"]
-        return StageOutput(path=path, manifest=read_manifest(path), reused=True)
+        pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return pointer
 
     def dataset_names(self) -> list[str]:
         """Names of all datasets, sorted."""

@@ -80,6 +80,35 @@ def test_a_table_goes_in_under_the_name_that_it_is_given(tmp_path):
     assert result.studies.kept == 1
 
 
+def test_a_name_that_moves_says_what_it_meant_before(tmp_path):
+    workspace = Workspace.open(tmp_path / "workspace")
+
+    def bring(folder, report):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        table = tmp_path / folder / "t.csv"
+        table.write_text(f"study,patient,report\na,p,{report}\n", encoding="utf-8")
+        options = SourceOptions(path=table, name="kidney")
+        return run(workspace=workspace, road=ROAD, dataset="table", options=options)
+
+    first = bring("one", "正常。")
+    assert first.before is None
+    assert bring("one", "正常。").before is None
+    second = bring("two", "囊肿。")
+    line = (
+        f"the name kidney meant table {tmp_path}/one/t.csv until now, which stays in {first.path}"
+    )
+    assert line in second.lines()
+    assert second.to_json()["before"]["path"] == first.path
+    assert Path(first.path, "manifest.json").is_file()
+    third = bring("two", "结石。")
+    assert f"earlier version of this source until now, which stays in {second.path}" in str(
+        third.lines()
+    )
+    assert bring("three", "结石。").before is None  # the same content from elsewhere
+    workspace.point_dataset("kidney", workspace.dataset("kidney"))
+    assert bring("one", "正常。").before.what == "another source"
+
+
 def test_the_phantom_goes_in_and_a_second_time_nothing_is_done(tmp_path):
     workspace = Workspace.open(tmp_path)
     first = run(workspace=workspace, road=ROAD, dataset="phantom")
