@@ -253,10 +253,10 @@ def _busbra(_: RoadConfig, *, path: Path) -> Source:
     return BusBraSource(path)
 
 
-def _busi(_: RoadConfig, *, path: Path) -> Source:
+def _busi(road: RoadConfig, *, path: Path) -> Source:
     from sonoray.sources.busi import BusiSource
 
-    return BusiSource(path)
+    return BusiSource(path, limits=road.ingest.images)
 
 
 def _dicom(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import DataError
-from sonoray.images import Pixels, RejectedImageError, decode_file
+from sonoray.images import DEFAULT_LIMITS, ImageLimits, Pixels, RejectedImageError, decode_file
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.files import digest_files, load_image, unusable
 from sonoray.study import SITE_LABEL, Task, Turn
@@ -38,8 +38,12 @@ class BusiSource:
     name = "busi"
     public = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         """Read the file names; no image is opened.
+
+        Args:
+            folder: that of the three classes.
+            limits: what is accepted as a mask that is merged with others; ingest reads the rest.
 
         Raises:
             DataError: a folder is missing, or none of them holds an image.
@@ -51,6 +55,7 @@ class BusiSource:
                 f"{', '.join(CLASSES)}"
             )
         self._folder = folder
+        self._limits = limits
         self._files = sorted(
             path for name in CLASSES for path in (folder / name).iterdir() if path.is_file()
         )
@@ -120,7 +125,7 @@ class BusiSource:
         if image.problem or not masks:
             return image
         try:
-            mask = _merge(masks)
+            mask = _merge(masks, self._limits)
         except RejectedImageError as error:
             return replace(image, data=b"", problem=f"bad_mask: {error}; export it again")
         return replace(image, mask=mask)
@@ -129,7 +134,7 @@ class BusiSource:
         return str(path.relative_to(self._folder))
 
 
-def _merge(files: Sequence[Path]) -> Path | Pixels:
+def _merge(files: Sequence[Path], limits: ImageLimits) -> Path | Pixels:
     """Return the union of masks; a single one stays as it is.
 
     Raises:
@@ -137,7 +142,7 @@ def _merge(files: Sequence[Path]) -> Path | Pixels:
     """
     if len(files) == 1:
         return files[0]
-    masks = [_to_plane(decode_file(file)) for file in files]
+    masks = [_to_plane(decode_file(file, limits)) for file in files]
     if len({mask.shape for mask in masks}) > 1:
         sizes = ", ".join(f"{mask.shape[1]} x {mask.shape[0]}" for mask in masks)
         raise RejectedImageError(f"masks of one image have {sizes} pixels")

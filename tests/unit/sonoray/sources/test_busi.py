@@ -3,8 +3,11 @@ import pytest
 from PIL import Image
 
 from sonoray.errors import DataError
+from sonoray.images import ImageLimits
 from sonoray.sources.busi import BusiSource
 from sonoray.study import Task
+from sonoray_jobs.ingest import SourceOptions, build_source
+from sonoray_jobs.road import RoadConfig
 
 
 def write_mask(path, rows, size=(48, 40)):
@@ -38,6 +41,17 @@ def test_an_image_is_a_study_and_its_masks_are_merged(folder):
     assert set(np.unique(merged)) == {0, 255}
     single = np.asarray(Image.open(studies[1].images[0].mask))
     assert list(np.flatnonzero(single[:, 0])) == [2, 3, 4]
+
+
+def test_masks_that_are_merged_are_read_within_the_limits_that_were_set(folder):
+    write_mask(folder / "benign" / "benign (1)_mask_1.png", slice(20, 30))
+    limits = ImageLimits(max_bytes=50)
+    (image, *_) = (study.images[0] for study in BusiSource(folder, limits=limits).iter_studies())
+    assert image.problem.startswith("bad_mask: too_many_bytes: ")
+    assert "at most 50" in image.problem
+    road = RoadConfig.model_validate({"ingest": {"images": {"max_bytes": 50}}})
+    built = build_source("busi", SourceOptions(path=folder), road)
+    assert next(built.iter_studies()).images[0].problem == image.problem
 
 
 def test_what_is_wrong_is_counted_with_its_reason(folder, summary_of):
