@@ -247,10 +247,10 @@ def _phantom(road: RoadConfig) -> Source:
     return PhantomSource(road.phantom)
 
 
-def _busbra(_: RoadConfig, *, path: Path) -> Source:
+def _busbra(road: RoadConfig, *, path: Path) -> Source:
     from sonoray.sources.busbra import BusBraSource
 
-    return BusBraSource(path)
+    return BusBraSource(path, limits=road.ingest.images)
 
 
 def _busi(road: RoadConfig, *, path: Path) -> Source:
@@ -286,34 +286,34 @@ def _dicomweb(
     )
 
 
-def _llava(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+def _llava(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.sources.llava import LlavaSource
 
-    return LlavaSource(**given)
+    return LlavaSource(limits=road.ingest.images, **given)
 
 
-def _pocovid(_: RoadConfig, *, path: Path) -> Source:
+def _pocovid(road: RoadConfig, *, path: Path) -> Source:
     from sonoray.sources.pocovid import PocovidSource
 
-    return PocovidSource(path)
+    return PocovidSource(path, limits=road.ingest.images)
 
 
-def _slake(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+def _slake(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.sources.slake import SlakeSource
 
-    return SlakeSource(**given)
+    return SlakeSource(limits=road.ingest.images, **given)
 
 
 def _table(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.sources.table import TableSource
 
-    return TableSource(video=road.video, **given)
+    return TableSource(video=road.video, limits=road.ingest.images, **given)
 
 
-def _usreport(_: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+def _usreport(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.sources.usreport import UsReportSource
 
-    return UsReportSource(**given)
+    return UsReportSource(limits=road.ingest.images, **given)
 
 
 def _video(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`

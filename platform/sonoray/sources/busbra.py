@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.images import DEFAULT_LIMITS, ImageLimits
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.files import Row, digest_files, read_csv
 from sonoray.study import Task, Turn
@@ -82,13 +83,18 @@ class BusBraSource:
     name = "busbra"
     public = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         """Read the table and the file names; no image is opened.
+
+        Args:
+            folder: that of the table.
+            limits: what is accepted as an image.
 
         Raises:
             DataError: the folder, its table or a column is missing, or the table is no CSV.
         """
         self._folder = folder
+        self._limits = limits
         self._rows, self._malformed = _read_table(folder / _TABLE)
         self._images = _files_by_stem(folder, "images")
         self._masks = _files_by_stem(folder, "masks")
@@ -107,8 +113,10 @@ class BusBraSource:
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of the table, images and masks."""
-        paths = (self._folder / _TABLE, *self._images.values(), *self._masks.values())
-        return digest_files({str(path.relative_to(self._folder)): path for path in paths})
+        paths = (*self._images.values(), *self._masks.values())
+        images = {str(path.relative_to(self._folder)): path for path in paths}
+        table = {_TABLE: self._folder / _TABLE}
+        return digest_files(table, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per case in table order, then what has no usable row."""

@@ -43,7 +43,7 @@ class BusiSource:
 
         Args:
             folder: that of the three classes.
-            limits: what is accepted as a mask that is merged with others; ingest reads the rest.
+            limits: what is accepted as an image or a mask.
 
         Raises:
             DataError: a folder is missing, or none of them holds an image.
@@ -84,7 +84,8 @@ class BusiSource:
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of images and masks."""
-        return digest_files({self._ref(path): path for path in self._files})
+        images = {self._ref(path): path for path in self._files}
+        return digest_files({}, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per image in file order, then masks without one and other files."""

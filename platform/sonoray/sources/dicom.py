@@ -16,6 +16,7 @@ nothing, while the same person with and without an issuer would not.
 
 import hashlib
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -36,6 +37,7 @@ from sonoray.guarded import GuardedPool
 from sonoray.images import DEFAULT_LIMITS, ImageLimits, RejectedImageError
 from sonoray.report_text import Identifiers
 from sonoray.sources.base import RawImage, RawStudy
+from sonoray.sources.files import tell_content
 from sonoray.sources.reports import Reports
 from sonoray.stages import source_digest
 from sonoray.study import Task, Turn
@@ -125,7 +127,7 @@ class StudyReader:
         for each in objects:
             digest.update(each)
         if self._reports_path is not None:
-            digest.update(b"reports\0" + _file_digest(self._reports_path))
+            digest.update(f"reports\0{tell_content(self._reports_path)}".encode())
         return digest.hexdigest()
 
     def report_lines(self) -> range:
@@ -310,12 +312,14 @@ class DicomSource:
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of all files, and over the reading code."""
-        files = [entry.path for entry in self._entries if isinstance(entry, FileEntry)]
+        files = [
+            (each.path, each.max_bytes) for each in self._entries if isinstance(each, FileEntry)
+        ]
         if self._path.is_file():
-            files = [self._path]
+            files = [(self._path, sys.maxsize)]
         return self._reader.input_digest(
-            os.fsencode(file.relative_to(self._path)) + b"\0" + _file_digest(file) + b"\n"
-            for file in files
+            os.fsencode(path.relative_to(self._path)) + f"\0{tell_content(path, limit)}\n".encode()
+            for path, limit in files
         )
 
     def iter_studies(self) -> Iterator[RawStudy]:
@@ -376,12 +380,3 @@ def _leftovers(reports: Reports) -> Iterator[RawStudy]:
     for line, problem in sorted(problems.items()):
         ref = report_ref(line)
         yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)
-
-
-def _file_digest(path: Path) -> bytes:
-    """Sha256 of a file's content; of nothing where it cannot be read, as a lost link."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return b"unreadable"

@@ -13,6 +13,8 @@ import csv
 import hashlib
 import io
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -103,17 +105,31 @@ def unusable(ref: str, problem: str) -> RawStudy:
     return RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)
 
 
-def digest_files(files: Mapping[str, Path]) -> str:
-    """Sha256 (hex) over the names and contents of files, in order."""
+def digest_files(files: Mapping[str, Path], *limited: tuple[Mapping[str, Path], int]) -> str:
+    """Sha256 (hex) over the names and contents of files, in order.
+
+    Args:
+        files: read whatever their size, as tables.
+        limited: others, as images, with the most bytes that one of them may have: of one above
+            that the size counts, for which it will be refused.
+    """
     digest = hashlib.sha256()
-    for name, path in files.items():
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:  # reading it is refused later, with the study that needs it
-            content = str(error.strerror)
-        digest.update(f"{name}\0{content}\n".encode())
+    for group, limit in ((files, sys.maxsize), *limited):
+        for name, path in group.items():
+            digest.update(f"{name}\0{tell_content(path, limit)}\n".encode())
     return digest.hexdigest()
+
+
+def tell_content(path: Path, max_bytes: int = sys.maxsize) -> str:
+    """Sha256 (hex) of a file's content, or why it will be refused: its size, or the fault."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > max_bytes:
+                return f"{size} bytes"
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return str(error.strerror)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
+from sonoray.images import DEFAULT_LIMITS, ImageLimits
 from sonoray.report_text import Identifiers
 from sonoray.sources.base import RawStudy
 from sonoray.sources.files import (
@@ -73,19 +74,28 @@ class LlavaSource:
 
     public = False
 
-    def __init__(self, path: Path, images: Path | None = None, name: str = "llava") -> None:
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None = None,
+        name: str = "llava",
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
         """Read the conversations; no image is opened.
 
         Args:
             path: `.json` with a list of items, or `.jsonl` with one item per line.
             images: folder that the images' paths are relative to; by default that of `path`.
             name: the dataset's name.
+            limits: what is accepted as an image.
 
         Raises:
             DataError: the file cannot be read or is no list of items.
         """
         self.name = name
         self._path = path
+        self._limits = limits
         self._images = path.parent if images is None else images
         self._entries = read_items(path, _Conversation)
 
@@ -100,7 +110,9 @@ class LlavaSource:
     def input_digest(self) -> str:
         """Sha256 (hex) over the file and the images that it names."""
         names = [name for entry in self._entries if entry.value for name in entry.value.names]
-        return digest_files({self._path.name: self._path, **find_files(self._images, names)})
+        images = find_files(self._images, names)
+        table = {self._path.name: self._path}
+        return digest_files(table, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per item, in order."""

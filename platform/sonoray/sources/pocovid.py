@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.images import DEFAULT_LIMITS, ImageLimits
 from sonoray.sources.base import RawImage, RawStudy
 from sonoray.sources.files import Entry, Row, digest_files, load_image, read_csv, unusable
 from sonoray.study import SITE_LABEL, Task, Turn
@@ -63,13 +64,18 @@ class PocovidSource:
     name = "pocovid"
     public = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         """Read the table and the file names; no image is opened.
+
+        Args:
+            folder: that of the table.
+            limits: what is accepted as an image.
 
         Raises:
             DataError: the table, a column of it or the folder of the frames is missing.
         """
         self._folder = folder
+        self._limits = limits
         tables = [folder / name for name in TABLES if (folder / name).is_file()]
         if not tables:
             raise DataError(f"no table {' or '.join(TABLES)} in {str(folder)!r}; give its folder")
@@ -102,8 +108,9 @@ class PocovidSource:
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of the table and the frames."""
-        paths = (self._table, *self._files)
-        return digest_files({str(path.relative_to(self._folder)): path for path in paths})
+        images = {str(path.relative_to(self._folder)): path for path in self._files}
+        table = {self._table.name: self._table}
+        return digest_files(table, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per recording in file order, then the rows that have none."""

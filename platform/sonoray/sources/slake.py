@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sonoray.errors import ConfigError, DataError
+from sonoray.images import DEFAULT_LIMITS, ImageLimits
 from sonoray.sources.base import RawStudy
 from sonoray.sources.files import (
     Entry,
@@ -83,13 +84,21 @@ class SlakeSource:
     name = "slake"
     public = True
 
-    def __init__(self, path: Path, images: Path | None = None, language: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None = None,
+        language: str | None = None,
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
         """Read the questions; no image is opened.
 
         Args:
             path: one of the files, or the folder that holds some of them.
             images: folder of the images; None leaves them out.
             language: `zh` or `en`; None takes both.
+            limits: what is accepted as an image.
 
         Raises:
             ConfigError: the language is unknown.
@@ -100,6 +109,7 @@ class SlakeSource:
                 f"language {language!r} is unknown; use one of {', '.join(LANGUAGES)}"
             )
         self._images = images
+        self._limits = limits
         self._languages = LANGUAGES if language is None else (language,)
         found = [path] if path.is_file() else [path / name for name in _FILES]
         self._paths = [file for file in found if file.is_file()]
@@ -125,9 +135,9 @@ class SlakeSource:
     def input_digest(self) -> str:
         """Sha256 (hex) over the question files and the images that they name."""
         files = {path.name: path for path in self._paths}
-        if self._images is not None:
-            files |= find_files(self._images, [name for name, _ in self._groups])
-        return digest_files(files)
+        names = [name for name, _ in self._groups]
+        images = {} if self._images is None else find_files(self._images, names)
+        return digest_files(files, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per image and language in file order, then the malformed questions."""

@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model_validator
 
 from sonoray.errors import DataError
+from sonoray.images import DEFAULT_LIMITS, ImageLimits
 from sonoray.sources.base import RawStudy
 from sonoray.sources.cine import Loops, decoding, is_video, with_loops
 from sonoray.sources.files import (
@@ -134,6 +135,8 @@ class TableSource:
         images: Path | None = None,
         name: str = "table",
         video: VideoConfig | None = None,
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         """Read the table; no image is opened.
 
@@ -142,12 +145,14 @@ class TableSource:
             images: folder that the images' paths are relative to; by default that of the table.
             name: the dataset's name.
             video: which frames are taken of videos, and what is accepted.
+            limits: what is accepted as an image.
 
         Raises:
             DataError: the table cannot be read, or its columns are not as above.
         """
         self.name = name
         self._path = path
+        self._limits = limits
         self._images = path.parent if images is None else images
         self._video = VideoConfig() if video is None else video
         self._studies: dict[str, list[Entry[_Row]]] = {}
@@ -170,8 +175,14 @@ class TableSource:
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the table and the images that it names."""
-        images = find_files(self._images, self._all_names())
-        return digest_files({self._path.name: self._path, **images})
+        found = find_files(self._images, self._all_names())
+        videos = {name: path for name, path in found.items() if is_video(name)}
+        images = {name: path for name, path in found.items() if not is_video(name)}
+        return digest_files(
+            {self._path.name: self._path},
+            (images, self._limits.max_bytes),
+            (videos, self._video.max_bytes),
+        )
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per name in the order of their first rows, then rows without one."""

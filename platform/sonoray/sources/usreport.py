@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sonoray.errors import DataError
+from sonoray.images import DEFAULT_LIMITS, ImageLimits
 from sonoray.sources.base import RawStudy
 from sonoray.sources.files import (
     Entry,
@@ -67,17 +68,21 @@ class UsReportSource:
     name = "usreport"
     public = True
 
-    def __init__(self, path: Path, images: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, images: Path | None = None, *, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> None:
         """Read the reports; no image is opened.
 
         Args:
             path: folder of the JSON files, or one of them.
             images: folder of the images; None leaves them out.
+            limits: what is accepted as an image.
 
         Raises:
             DataError: there is no such file, or none can be read.
         """
         self._images = images
+        self._limits = limits
         self._paths = [path] if path.is_file() else sorted(path.glob("*.json"))
         self._entries: dict[Path, list[Entry[_Report]]] = {}
         self._unreadable: dict[Path, str] = {}
@@ -101,6 +106,7 @@ class UsReportSource:
     def input_digest(self) -> str:
         """Sha256 (hex) over the report files and the images that they name."""
         files = {path.name: path for path in self._paths}
+        images: dict[str, Path] = {}
         for path, entries in self._entries.items():
             folder = self._image_folder(path)
             if folder is not None:
@@ -108,8 +114,8 @@ class UsReportSource:
                     name for entry in entries if entry.value for name in entry.value.image_path
                 ]
                 found = find_files(folder, names)
-                files |= {f"{path.stem}/{name}": file for name, file in found.items()}
-        return digest_files(files)
+                images |= {f"{path.stem}/{name}": file for name, file in found.items()}
+        return digest_files(files, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per item in file order, then what stands for unreadable files."""

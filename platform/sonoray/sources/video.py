@@ -84,7 +84,8 @@ class VideoSource:
     def input_digest(self) -> str:
         """Sha256 (hex) over the videos and the table, and over what else there is."""
         table = self._folder / TABLE
-        files = digest_files(self._videos | ({TABLE: table} if table.is_file() else {}))
+        tables = {TABLE: table} if table.is_file() else {}
+        files = digest_files(tables, (self._videos, self._config.max_bytes))
         return content_hash({"files": files, "others": self._others})
 
     def iter_studies(self) -> Iterator[RawStudy]:

@@ -69,6 +69,60 @@ def test_a_path_that_is_not_utf8_is_refused_before_anything_is_read(tmp_path, op
     assert str(caught.value).isprintable()
 
 
+LLAVA_ITEM = {
+    "id": 1,
+    "image": "1.png",
+    "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a"}],
+}
+SLAKE_ITEM = {
+    "img_name": "1.png", "question": "?", "answer": "a", "q_lang": "en", "answer_type": "OPEN",
+    "content_type": "Size", "location": "Lung", "modality": "CT",
+}  # fmt: skip
+USREPORT_ITEM = {
+    "uid": 1, "finding": "a", "image_path": ["1.png"], "labels": 1, "split": "train",
+}  # fmt: skip
+FOLDERS = {
+    "busbra": ({"bus_data.csv": "ID,Case,Histology,Pathology,BIRADS,Device,Side\n1,1,,,,,"},
+               ["images/1.png", "masks/1.png"], {}),
+    "busi": ({}, [f"{kind}/1.png" for kind in ("benign", "malignant", "normal")], {}),
+    "dicom": ({}, ["a/1.dcm", "2.dcm"], {}),
+    "llava": ({"t.json": json.dumps([LLAVA_ITEM])}, ["1.png"], {"path": "t.json"}),
+    "pocovid": ({"metadata_dev.csv": "Filename,Label,Type,Probe,Patient ID / Name,Gender,Age,"
+                 "InThisRepo\na,,,,,,,"},
+                ["image_dataset/covid/a.mp4_frame0.png"], {}),
+    "slake": ({"train.json": json.dumps([SLAKE_ITEM])}, ["1.png"], {"images": ""}),
+    "table": ({"t.csv": "study,patient,image\na,p,1.png\nb,q,2.mp4"}, ["1.png", "2.mp4"],
+              {"path": "t.csv"}),
+    "usreport": ({"Thyroid_trainval.json": json.dumps({"train": [USREPORT_ITEM]})}, ["1.png"],
+                 {"images": ""}),
+    "video": ({}, ["p/1.mp4"], {}),
+}  # fmt: skip
+"""By source: its tables, its images, and options beside the folder."""
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_file_above_its_limit_is_told_by_its_size_and_not_read(tmp_path, kind):
+    texts, images, options = FOLDERS[kind]
+    paths = {key: tmp_path / value for key, value in options.items()}
+    given = SourceOptions(**{"path": tmp_path, **paths})
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+
+    def digest(letter, max_bytes):
+        for name in images:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(100 * letter)
+        values = {
+            "ingest": {"images": {"max_bytes": max_bytes}},
+            "video": {"max_bytes": max_bytes},
+            "dicom": {"limits": {"max_object_bytes": max_bytes}},
+        }
+        return build_source(kind, given, RoadConfig.model_validate(values)).input_digest()
+
+    assert digest("a", 99) == digest("b", 99)
+    assert digest("a", 100) != digest("b", 100)
+
+
 def test_a_table_goes_in_under_the_name_that_it_is_given(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("study,patient,report\na,p,未见异常。\n", encoding="utf-8")

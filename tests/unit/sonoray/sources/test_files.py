@@ -199,3 +199,18 @@ def test_the_digest_follows_names_contents_and_order(tmp_path):
     first.write_text("c")
     digests.add(digest_files({"1": first, "2": second}))
     assert len(digests) == 5
+
+
+def test_of_an_image_that_is_too_large_the_size_alone_counts(tmp_path):
+    table, image = tmp_path / "t", tmp_path / "i"
+
+    def digest(content, max_bytes=4):
+        table.write_bytes(content)
+        image.write_bytes(content)
+        return digest_files({}, ({"i": image}, max_bytes))
+
+    assert digest(b"aaaaa") == digest(b"bbbbb") != digest(b"bbbbbb")
+    assert digest(b"aaaa") != digest(b"bbbb")
+    assert digest(b"aaaaa", 5) != digest(b"bbbbb", 5) != digest(b"bbbbb", 4)
+    large = {digest_files({"t": table}) for _ in map(digest, (b"aaaaa", b"bbbbb"))}
+    assert len(large) == 2  # a table is read whatever its size
