@@ -105,7 +105,7 @@ def doctor(
     raise typer.Exit(0 if report.healthy else 1)
 
 
-@job_command(app)
+@job_command(app, makes_workspace=True)
 def demo(
     common: Common,
     *,
@@ -242,7 +242,7 @@ def compare(
     return run(**common, first=first, second=second, split=split, show=disagreements)
 
 
-job_command(app)(ingest)
+job_command(app, makes_workspace=True)(ingest)
 job_command(app)(audit)
 job_command(app)(quarantine)
 app.command("describe")(describe)

@@ -237,6 +237,7 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
     folder = _folder(name)
     if folder is not None:
         return _read_named(folder)
+    workspace.require()
     found = [
         Evaluation.read(path.parent) for path in workspace.stages.glob(f"{_STAGE}*/{MANIFEST}")
     ]

@@ -15,6 +15,7 @@ from typing import Any
 from sonoray.errors import ConfigError
 from sonoray.ingest import Accounting, ingest
 from sonoray.sources.base import FetchCounts, RemoteSource, Source
+from sonoray.text_files import is_utf8
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 
@@ -215,7 +216,7 @@ def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
         raise ConfigError(f"source {name!r} reads no files; leave {str(options.path)!r} out")
     for option, value in options.to_json().items():
         # what the road keeps of it is UTF-8; a link or the current folder may have other bytes
-        if isinstance(value, str) and not _is_utf8(value):
+        if isinstance(value, str) and not is_utf8(value):
             raise ConfigError(f"{option} {value!r} is not UTF-8; rename the file or folder")
     for option in given:
         if option not in kind.takes:
@@ -230,15 +231,6 @@ def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
     if options.images is not None and not options.images.is_dir():
         raise ConfigError(f"--images {str(options.images)!r} is no folder; check the path")
     return kind.build(road, **given)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether it can be written: other bytes of an argument come as halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _phantom(road: RoadConfig) -> Source:

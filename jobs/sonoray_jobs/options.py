@@ -107,8 +107,13 @@ class Common(TypedDict):
     address: str | None
 
 
-def job_command(app: typer.Typer) -> Callable[[Callable[Concatenate[Common, P], Result]], None]:
+def job_command(
+    app: typer.Typer, *, makes_workspace: bool = False
+) -> Callable[[Callable[Concatenate[Common, P], Result]], None]:
     """Register the decorated function as a subcommand with the options of every job.
+
+    Only a command that brings data makes a workspace that does not exist: to the others it would
+    be an empty one, which a slip of the keyboard named.
 
     typer reads a command's options from its signature, so the shared ones are written once, here,
     and joined to the signature of the function that calls the job.
@@ -133,7 +138,8 @@ def job_command(app: typer.Typer) -> Callable[[Callable[Concatenate[Common, P], 
                 return
             from sonoray.workspace import Workspace
 
-            common = Common(workspace=Workspace.open(workspace), road=road, address=address)
+            opened = Workspace.open(workspace, create=makes_workspace)
+            common = Common(workspace=opened, road=road, address=address)
             run: Callable[..., Result] = function
             # stdout is the result's alone, while Ray prints the raylet's remarks there
             with redirect_stdout(sys.stderr):

@@ -1,4 +1,4 @@
-"""Reading text files: UTF-8, or GB18030, in which Chinese systems still export.
+"""Text from outside: files in UTF-8, or GB18030, in which Chinese systems still export.
 
 GB18030 gives almost any bytes a meaning, so a file that is UTF-8 but for a few bytes is called
 damaged instead of being read so.
@@ -10,6 +10,15 @@ from pathlib import Path
 from sonoray.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it can be written: other bytes of an argument come as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(path: Path) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.stages import StageOutput, read_manifest, write_json
+from sonoray.text_files import is_utf8
 
 DEFAULT_WORKSPACE = Path(".sonoray")
 
@@ -32,13 +33,23 @@ class Workspace:
     root: Path
 
     @classmethod
-    def open(cls, root: Path = DEFAULT_WORKSPACE) -> "Workspace":
-        """Create the folder where needed and return it with an absolute path.
+    def open(cls, root: Path = DEFAULT_WORKSPACE, *, create: bool = True) -> "Workspace":
+        """Return the workspace with an absolute path.
+
+        Args:
+            root: its folder.
+            create: whether it is made where it does not exist; what only reads asks `require`.
 
         Raises:
-            DataError: the path is a file or cannot be written.
+            DataError: the path is a file, cannot be written or is not UTF-8.
         """
         root = root.expanduser().resolve()
+        if not is_utf8(str(root)):  # many a file names it, and they are all UTF-8
+            raise DataError(
+                f"workspace {str(root)!r} is not UTF-8; choose another with --workspace"
+            )
+        if not create:
+            return cls(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -47,6 +58,21 @@ class Workspace:
                 "choose another with --workspace"
             ) from None
         return cls(root)
+
+    def require(self, command: str = "sonoray ingest phantom") -> None:
+        """Make sure that the folder exists.
+
+        Args:
+            command: one that makes it, for the message.
+
+        Raises:
+            DataError: it does not.
+        """
+        if not self.root.is_dir():
+            raise DataError(
+                f"there is no workspace {str(self.root)!r}; name another with --workspace, or "
+                f"make it: {command}"
+            )
 
     def spool(self, name: str) -> Path:
         """Folder in which the objects of the dataset `name` wait (`sonoray.dicomweb`)."""
@@ -108,12 +134,14 @@ class Workspace:
         Raises:
             DataError: there is no such dataset; the message lists those that exist.
         """
+        command = f"sonoray ingest {_how_to_ingest(name)}"
+        self.require(command)
         path = self.root / "datasets" / f"{name}.json"
         if not path.is_file():
             known = ", ".join(self.dataset_names()) or "none yet"
             raise DataError(
                 f"no dataset {name!r} in workspace {str(self.root)!r} (there: {known}); "
-                f"run: sonoray ingest {_how_to_ingest(name)}"
+                f"run: {command}"
             )
         pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return pointer

@@ -81,7 +81,7 @@ def resolve_folder(model: str, workspace: Path) -> Path:
         CheckpointError: there is no exported model.
     """
     if model.startswith(REGISTRY_SCHEME):
-        return Tracking.open(Workspace.open(workspace)).resolve_model(model)
+        return Tracking.open(Workspace.open(workspace, create=False)).resolve_model(model)
     folder = Path(model).expanduser().resolve()
     manifest_digest(folder)
     return folder

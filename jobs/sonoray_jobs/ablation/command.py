@@ -78,7 +78,7 @@ def ablate(
     from sonoray_jobs.road import load_road
 
     road = load_road(config, overrides or [])
-    opened = Workspace.open(workspace)
+    opened = Workspace.open(workspace, create=not dry_run)
     choice = Choice(
         name=name,
         dataset=dataset or road.dataset,

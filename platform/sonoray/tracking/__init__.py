@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.tracking import registry, runs
-from sonoray.tracking.connection import Store, connect, default_uri, is_server, shown_uri
+from sonoray.tracking.connection import (
+    Store,
+    connect,
+    default_uri,
+    is_server,
+    own_uri,
+    shown_uri,
+)
 from sonoray.tracking.registry import RegisteredVersion
 from sonoray.tracking.runs import child_tags
 from sonoray.workspace import Workspace
@@ -44,8 +51,12 @@ class Tracking:
 
         Raises:
             TrackingError: the store does not answer; within 10 s, naming it and the fix.
+            DataError: it would be made in a workspace that does not exist.
         """
-        return cls(workspace=workspace, store=connect(uri or default_uri(workspace.root)))
+        uri = uri or default_uri(workspace.root)
+        if uri == own_uri(workspace.root):
+            workspace.require()
+        return cls(workspace=workspace, store=connect(uri))
 
     @property
     def uri(self) -> str:

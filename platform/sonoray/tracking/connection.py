@@ -32,7 +32,12 @@ _SQLITE = "sqlite:///"
 
 def default_uri(workspace: Path) -> str:
     """Return the environment's tracking URI or, where none is set, the workspace's own store."""
-    return os.environ.get(TRACKING_URI_VARIABLE) or f"{_SQLITE}{workspace / 'mlflow.db'}"
+    return os.environ.get(TRACKING_URI_VARIABLE) or own_uri(workspace)
+
+
+def own_uri(workspace: Path) -> str:
+    """Return the URI of the workspace's own store."""
+    return f"{_SQLITE}{workspace / 'mlflow.db'}"
 
 
 def is_server(uri: str) -> bool:

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -208,6 +209,45 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     for word in words:
         assert word in err
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["quarantine", "list", "busbra"], "busbra PATH"),
+        (["quarantine", "locate", "kidney"], "SOURCE PATH --name kidney"),
+        (["quarantine", "retry", "busbra"], "busbra PATH"),
+        (["audit", "phantom"], "phantom"),
+        (["compare", "a", "b"], "phantom"),
+        (["train"], "phantom"),
+        (["ask", "--study", "x", "--question", "?"], "phantom"),
+        (["serve", "--insecure-local"], "phantom"),
+        (["ablate", "visual", "--dataset", "busbra", "--dry-run"], "busbra PATH"),
+    ],
+    ids=lambda value: " ".join(value)[:20],
+)
+def test_a_workspace_that_does_not_exist_is_one_line_and_is_not_made(
+    sonoray, tmp_path, monkeypatch, arguments, command
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = tmp_path / "typo"
+    code, out, err = sonoray(*arguments, "--workspace", str(workspace))
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        f"error: there is no workspace {str(workspace)!r}; name another with --workspace, or make "
+        f"it: sonoray ingest {command}\n"
+    )
+    assert not workspace.exists()
+
+
+@pytest.mark.parametrize("arguments", [["ingest", "phantom"], ["audit", "phantom"]])
+def test_a_workspace_that_is_not_utf8_is_one_line_and_is_not_made(sonoray, tmp_path, arguments):
+    workspace = tmp_path / os.fsdecode(b"ws\xff")
+    code, _, err = sonoray(*arguments, "--workspace", str(workspace))
+    assert code == 2
+    assert "ws\\udcff' is not UTF-8; choose another with --workspace\n" in err
+    assert err.isascii()
+    assert not workspace.exists()
 
 
 def test_a_workspace_that_is_a_file_is_one_line(sonoray, tmp_path):
