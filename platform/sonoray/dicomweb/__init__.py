@@ -2,9 +2,8 @@
 
 `address` checks the URL and holds the credentials, `client` makes single requests with tries and
 counts them, `search` turns a query into a list of instances, `multipart` takes an object out of an
-answer, `bare` finds the end of one whose length nobody announced, `spool` is the folder where
-objects wait, `fetch` fills it with several requests at a time. What becomes of the objects is
-`sonoray.sources.dicomweb`'s matter.
+answer, `spool` is the folder where objects wait, `fetch` fills it with several requests at a time.
+What becomes of the objects is `sonoray.sources.dicomweb`'s matter.
 
 No message and no log of this package names a UID, a query's value, a credential or what a server
 says in words: any of them may identify a patient.

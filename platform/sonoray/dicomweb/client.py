@@ -33,8 +33,7 @@ from urllib3.exceptions import (
 )
 
 from sonoray.dicomweb.address import PASSWORD_VARIABLE, TOKEN_VARIABLE, USER_VARIABLE, Address
-from sonoray.dicomweb.bare import CutOffError
-from sonoray.dicomweb.multipart import NoObjectError
+from sonoray.dicomweb.multipart import CutOffError, NoObjectError
 from sonoray.dicomweb.settings import DicomWebConfig
 from sonoray.errors import DataError, JobFailedError, SonoError
 

@@ -1,17 +1,19 @@
 """The one object of a WADO-RS answer, streamed: `multipart/related`, or the object bare.
 
 Nothing is held but a chunk and the length of a delimiter. The answer has to end as RFC 2046
-section 5.1.1 says, so that one that was cut off is never taken for an object; a bare object whose
-length is not announced, as its elements say (`bare`).
+section 5.1.1 says, so that one that was cut off is never taken for an object; a bare object has to
+announce its length.
 """
 
 from collections.abc import Callable, Iterator
 from email.message import Message
 
-from sonoray.dicomweb.bare import copy_file, next_chunk
-
 _MAX_HEAD_BYTES = 65_536
 """Most bytes before the object begins."""
+
+
+class CutOffError(Exception):
+    """The answer ended before the object did."""
 
 
 class NoObjectError(Exception):
@@ -42,11 +44,11 @@ def copy_object(
     media_type, boundary = header.get_content_type(), header.get_boundary()
     if not content_type:
         raise NoObjectError("an answer without a content type")
-    if media_type == "application/dicom" and is_announced:  # against PS3.18, but seen
+    if media_type == "application/dicom":  # against PS3.18, but seen
+        if not is_announced:  # it ends with the connection, and whoever closed that is unknown
+            raise CutOffError
         for chunk in chunks:
             write(chunk)
-    elif media_type == "application/dicom":
-        copy_file(chunks, write)
     elif media_type == "multipart/related" and boundary:
         _copy_part(f"\r\n--{boundary}".encode(), chunks, write)
     else:
@@ -63,11 +65,11 @@ def _copy_part(delimiter: bytes, chunks: Iterator[bytes], write: Callable[[bytes
         safe = max(len(held) - len(delimiter) + 1, 0)  # the rest may be the delimiter's beginning
         write(bytes(held[:safe]))
         del held[:safe]
-        held += next_chunk(chunks)
+        held += _next(chunks)
     write(bytes(held[:end]))
     del held[: end + len(delimiter)]
     while len(held) < 2:
-        held += next_chunk(chunks)
+        held += _next(chunks)
     if held[:2] != b"--":
         raise NoObjectError("an answer of several parts")
     for _ in chunks:  # to the end, where the announced length is checked
@@ -79,5 +81,12 @@ def _read_until(mark: bytes, held: bytearray, chunks: Iterator[bytes]) -> None:
     while (found := held.find(mark)) < 0:
         if len(held) > _MAX_HEAD_BYTES:
             raise NoObjectError("a multipart answer without its own delimiter")
-        held += next_chunk(chunks)
+        held += _next(chunks)
     del held[: found + len(mark)]
+
+
+def _next(chunks: Iterator[bytes]) -> bytes:
+    chunk = next(chunks, None)
+    if chunk is None:
+        raise CutOffError
+    return chunk

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from pydicom.datadict import tag_for_keyword
 
-from sonoray.dicomweb.bare import CutOffError
 from sonoray.dicomweb.client import Answer, DicomWebClient, FetchFailedError
+from sonoray.dicomweb.multipart import CutOffError
 from sonoray.dicomweb.settings import DicomWebConfig
 from sonoray.errors import ConfigError, DataError
 
