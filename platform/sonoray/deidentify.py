@@ -15,7 +15,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from sonoray.burned_in_text import cover, find_text
 from sonoray.config import Config
 from sonoray.identity import IdentityKey
 from sonoray.images import Pixels, RejectedImageError
@@ -103,6 +102,9 @@ def clean_picture(pixels: Pixels, config: DeidentifyConfig) -> tuple[Pixels, boo
     """
     if config.burned_in_text == "keep":
         return pixels, False
+    # scipy loads here: every command reads this module's config, and few look at pictures
+    from sonoray.burned_in_text import cover, find_text
+
     boxes = find_text(pixels, margin=config.burned_in_text_margin)
     if boxes and config.burned_in_text == "quarantine":
         raise RejectedImageError(

@@ -105,6 +105,13 @@ def test_importing_the_command_line_leaves_every_heavy_library_out():
     }
 
 
+def test_reading_a_configuration_leaves_every_heavy_library_out():
+    """Nearly every command reads one, also where there is nothing to do."""
+    loaded = modules_after("from sonoray_jobs.road import load_road; load_road('tiny')")
+    assert "sonoray.deidentify" in loaded
+    assert not loaded & {"torch", "transformers", "ray", "mlflow", "scipy", "sklearn", "av"}
+
+
 def test_importing_the_model_leaves_ray_and_the_platform_out():
     names = dotted_names(ROOT / "model" / "llava_ultra")
     loaded = modules_after("\n".join(f"import {name}" for name in names))
