@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Ray per test run, a tiny road gone once."""
+"""Fixtures of the whole suite: one Ray and one S3 server per test run, a tiny road gone once."""
 
 import os
 

@@ -74,8 +74,11 @@ class EmbedConfig(Config):
     @field_validator("store")
     @classmethod
     def _check_store(cls, store: str) -> str:
-        if not re.fullmatch(r"|/.*|s3://[^/?#@]+(/[^?#]*)?", store):
-            raise ValueError("it must be the path of a folder from /, or s3://bucket/prefix")
+        if not re.fullmatch(r"|/.*|s3://[a-z0-9.-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*/?", store):
+            raise ValueError(
+                "it must be the path of a folder from /, or s3://bucket/prefix of letters, digits, "
+                ". _ = -"
+            )
         return store
 
     @model_validator(mode="after")

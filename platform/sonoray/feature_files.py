@@ -8,11 +8,11 @@ of writers may run:
 - **Folder.** A file is written under another name, synced, and renamed into place. Rows are read
   through a memory map, so that a random read touches only its own pages.
 - **Object store** (`s3://`, through pyarrow). An object is there when its upload has ended. The
-  batch `batch-x.arrow` counts from the moment that `batch-x.json` is there, with its ids and the
-  place where its features begin: a reader's index takes these few kB, a read the rows that it
-  wants, those that lie near each other in one request, `_REQUESTS` at a time. Endpoint, region and
-  keys come from where every S3 client looks for them (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`,
-  `~/.aws`), and never from a configuration.
+  batch `batch-x.arrow` counts from the moment that `batch-x.json` is there, with its ids, its size
+  and the place where its features begin: a reader's index takes these few kB, a read the rows that
+  it wants, those that lie near each other in one request, `_REQUESTS` at a time. Keys and region
+  come from where every S3 client looks for them (`AWS_ACCESS_KEY_ID`, ..., `~/.aws`), the endpoint
+  from `AWS_ENDPOINT_URL` alone, none of them from a configuration.
 """
 
 import functools
@@ -165,7 +165,8 @@ class ObjectFiles:
         self.name = uri
         self._width, self._dtype = width, dtype
         self._row_bytes = width * dtype.itemsize
-        self._features_at: dict[str, int] = {}
+        self._layouts: dict[str, tuple[int, int]] = {}
+        """By batch: where its features begin, and its size, in bytes."""
         self._open = functools.lru_cache(maxsize=4096)(self._open_batch)
 
     def batches(self) -> set[str]:
@@ -184,18 +185,21 @@ class ObjectFiles:
 
     def commit(self, batch: str, ids: Sequence[str], values: Stored) -> None:
         """See `FeatureFiles`."""
+        if self.has(batch):  # one that is there is not touched, whatever happens meanwhile
+            return
         sink = pa.BufferOutputStream()
         _write_arrow(sink, ids, values)
         file = sink.getvalue()
         features = pa.ipc.open_file(pa.BufferReader(file)).get_batch(0).column("features")
         features_at = features.values.buffers()[1].address - file.address
         self._put(f"{batch}.arrow", file)
-        self.write_json(f"{batch}.json", {"ids": list(ids), "features_at": features_at})
+        index = {"ids": list(ids), "features_at": features_at, "bytes": file.size}
+        self.write_json(f"{batch}.json", index)
 
     def read_ids(self, batches: Sequence[str]) -> Iterator[list[str]]:
         """See `FeatureFiles`."""
         for batch, index in zip(batches, _all_at_once(self._read_index, batches), strict=True):
-            self._features_at[batch] = index["features_at"]
+            self._layouts[batch] = (index["features_at"], index["bytes"])
             yield index["ids"]
 
     def read_rows(self, wanted: Mapping[str, Sequence[int]]) -> Iterator[Stored]:
@@ -238,6 +242,12 @@ class ObjectFiles:
         return system, prefix
 
     def _put(self, name: str, content: Any) -> None:  # noqa: ANN401 - bytes or Arrow's buffer
+        # In a thread, which no signal reaches: an exception between opening and writing ends the
+        # upload, and pyarrow makes an empty object of it.
+        list(_all_at_once(self._upload, [(name, content)]))
+
+    def _upload(self, asked: tuple[str, Any]) -> None:
+        name, content = asked
         system, prefix = self._system
         with system.open_output_stream(f"{prefix}/{name}") as stream:
             stream.write(content)
@@ -245,23 +255,30 @@ class ObjectFiles:
     def _read_index(self, batch: str) -> dict[str, Any]:
         try:
             index: dict[str, Any] = self.read_json(f"{batch}.json")
-            return {"ids": list(index["ids"]), "features_at": int(index["features_at"])}
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(f"{self.name}/{batch}.json", error) from None
+            sizes = {name: int(index[name]) for name in ("features_at", "bytes")}
+            return {"ids": list(index["ids"]), **sizes}
+        except (ValueError, KeyError, TypeError):
+            raise _damaged(f"{self.name}/{batch}.json", "its index is no index") from None
 
     def _open_batch(self, batch: str) -> Any:  # noqa: ANN401 - pyarrow has no stubs
         system, prefix = self._system
-        return system.open_input_file(f"{prefix}/{batch}.arrow")
+        try:
+            file = system.open_input_file(f"{prefix}/{batch}.arrow")
+            found = f"it has {file.size()} bytes"
+        except FileNotFoundError:
+            found = "it is gone"
+        size = self._layouts[batch][1]
+        if found != f"it has {size} bytes":
+            # without its index it counts no longer, and the next job writes both
+            raise _damaged(f"{self.name}/{batch}.json", f"of the batch of {size} bytes, {found}")
+        return file
 
     def _read_run(self, asked: tuple[str, range]) -> Stored:
-        """Read neighbouring rows of a batch, `(n, P * W)`."""
+        """Read rows of a batch that lie side by side, `(n, P * W)`."""
         batch, run = asked
-        begin = self._features_at[batch] + run.start * self._row_bytes
-        try:
-            content = self._open(batch).read_at(len(run) * self._row_bytes, begin)
-            return np.frombuffer(content, self._dtype).reshape(len(run), self._width)
-        except ValueError as error:  # shorter than it was
-            raise _damaged(f"{self.name}/{batch}.arrow", error) from None
+        begin = self._layouts[batch][0] + run.start * self._row_bytes
+        content = self._open(batch).read_at(len(run) * self._row_bytes, begin)
+        return np.frombuffer(content, self._dtype).reshape(len(run), self._width)
 
 
 def runs_of(rows: Iterable[int], gap: int) -> list[range]:
@@ -294,7 +311,7 @@ def _open_batch(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no stubs
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     except (OSError, pa.ArrowInvalid) as error:
-        raise _damaged(str(path), error) from None
+        raise _damaged(str(path), type(error).__name__) from None
 
 
 @functools.lru_cache(maxsize=4096)  # batches never change; the system allows 65,530 maps
@@ -305,10 +322,9 @@ def _map_features(path: Path) -> Stored:
     return values.reshape(len(column), -1)
 
 
-def _damaged(name: str, error: Exception) -> DataError:
+def _damaged(name: str, why: str) -> DataError:
     return DataError(
-        f"feature batch {name!r} cannot be read ({type(error).__name__}); "
-        "remove the file and run: sonoray embed"
+        f"feature batch {name!r} cannot be read ({why}); remove the file and run: sonoray embed"
     )
 
 

@@ -33,6 +33,7 @@ bytes of memory.
 import errno
 import functools
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -124,11 +125,12 @@ class FeatureStore:
         return [image_id for image_id in dict.fromkeys(ids) if image_id not in self._index]
 
     def make(self) -> None:
-        """Make its place, so that what refuses it shows before anything is computed.
+        """Write to its place, so that what refuses it shows before anything is computed.
 
         Raises:
             DataError: it cannot be made.
         """
+        self._made = False
         self._persist(lambda: None, "cannot be made")
 
     def write(self, ids: Sequence[str], features: Features) -> None:
@@ -239,7 +241,7 @@ class FeatureStore:
         with self._reading():
             try:
                 found = self._files.read_json(_META)
-            except ValueError:
+            except (json.JSONDecodeError, UnicodeDecodeError):
                 found = "not readable"
         if found not in (None, self._meta):
             raise DataError(
@@ -255,7 +257,7 @@ class FeatureStore:
         except OSError as error:
             raise DataError(
                 f"feature store {self.place!r} cannot be read ({_reason(error)}); check that it "
-                "can be reached, and its keys"
+                "can be reached, and your rights there"
             ) from None
 
     def _persist(self, write: Callable[[], None], refusal: str) -> None:

@@ -19,8 +19,8 @@ from sonoray.stages import source_digest
 from sonoray.video import VideoConfig, read_frames
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-_CODE = ("sonoray.video", "sonoray.dicom.frames")
-"""Modules that choose and decode frames."""
+_CODE = ("sonoray.video", "sonoray.dicom.frames", "sonoray.sources.cine")
+"""Modules that choose, decode and name frames."""
 
 Loops = Mapping[str, list[RawImage]]
 """By video, its frames; or one image with the problem where it has none."""
@@ -61,6 +61,9 @@ def with_loops(
         timeout_s=config.worker_timeout_s,
     ) as pool:
 
+        def num_loops() -> int:
+            return sum(len(loops) for _, loops in pending)
+
         def finish() -> RawStudy:
             study, loops = pending.popleft()
             return build(study, {ref: _images(ref, loop) for ref, loop in loops.items()})
@@ -70,7 +73,8 @@ def with_loops(
                 ref: pool.submit(read_frames, path, config) for ref, path in videos(study).items()
             }
             pending.append((study, loops))
-            if len(pending) > workers:
+            # a study may have many loops, whose frames wait decoded
+            while len(pending) > 1 and max(len(pending), num_loops()) > workers:
                 yield finish()
         while pending:
             yield finish()

@@ -131,9 +131,11 @@ class StudyReader:
         return digest.hexdigest()
 
     def report_lines(self) -> range:
-        """Lines that the table of reports has."""
-        path = self._reports_path
-        return range(1, 1) if path is None else range(1, read_text(path).count("\n") + 2)
+        """Lines that the table of reports has, or a few more."""
+        if self._reports_path is None:
+            return range(0)
+        text = read_text(self._reports_path)
+        return range(1, text.count("\n") + text.count("\r") + 2)
 
     def iter_studies(
         self, entries: Sequence[Entry], lost: Iterable[LostObject] = ()

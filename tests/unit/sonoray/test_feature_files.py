@@ -1,10 +1,10 @@
 """Feature stores in a folder and in an object store: the same promises, on a real S3 server."""
 
 import itertools
-import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def open_store(root: str, kept_as: Any = "float16", channels: int = CHANNELS) ->
 def values_of(ids: list[str]) -> np.ndarray:
     """Features that follow from the ids: each value tells its image, its token and its channel."""
     places = np.arange(TOKENS * CHANNELS).reshape(TOKENS, CHANNELS) / 64
-    return np.stack([int(key) % 100 + places for key in ids]).astype(np.float32)
+    return np.stack([int(key) % 10 + places for key in ids]).astype(np.float32)
 
 
 def start_writer(root: str, start: int, count: int) -> "subprocess.Popen[str]":
@@ -113,30 +113,75 @@ def test_a_sealed_dataset_is_told_from_another(root):
 def test_two_processes_write_while_a_third_reads(root):
     """The writers' batches 10 to 19 are the same."""
     writers = [start_writer(root, start=start, count=20) for start in (0, 10)]
-    store = open_store(root)
+    store, looks = open_store(root), 0
     while any(writer.poll() is None for writer in writers):
         seen = sorted(store.ids())[-16:]
         for image_id, value in zip(seen, store.read(seen), strict=True):
             assert (value == int(image_id.split("-")[0])).all()
+        looks += bool(seen)
+    assert looks > 1
     assert [writer.communicate() and writer.returncode for writer in writers] == [0, 0]
     assert store.ids() == {f"{number}-{row}" for number in range(30) for row in range(8)}
 
 
 def test_kill_nine_loses_nothing_committed_and_shows_nothing_half_written(root):
+    """A real writer is killed at five different moments; what it had reported must be there."""
     reported = []
-    for attempt in range(3):
-        writer = start_writer(root, start=100 * attempt, count=100)
-        reported += [int(writer.stdout.readline()) for _ in range(2 + attempt)]
+    for attempt in range(5):
+        writer = start_writer(root, start=1000 * attempt, count=1000)
+        reported += [int(writer.stdout.readline()) for _ in range(3)]
+        time.sleep(0.003 * attempt)
         writer.send_signal(signal.SIGKILL)
-        writer.communicate()
+        rest, _ = writer.communicate()
         assert writer.returncode == -signal.SIGKILL
+        reported += [int(line) for line in rest.split("\n") if line and rest.endswith("\n")]
     store = open_store(root)
     expected = [f"{number}-{row}" for number in reported for row in range(8)]
     assert store.missing(expected) == []
     committed = sorted(store.ids())
     assert len(committed) % 8 == 0
     for image_id, value in zip(committed, store.read(committed), strict=True):
-        assert (value == int(image_id.split("-")[0])).all()
+        assert (value == int(image_id.split("-")[0]) % 1000).all()
+
+
+def test_an_interrupted_writer_leaves_nothing_that_is_half_written(root):
+    """Ctrl-C, and how Ray ends a worker: an exception between any two steps of the main thread."""
+    is_armed = False
+
+    def write(image_id: str) -> None:
+        store = open_store(root)
+        store.make()
+        store.write([image_id], values_of([image_id]))
+
+    write("0")
+    start = time.monotonic()
+    write("1")
+    whole_s = time.monotonic() - start
+    num_interrupted = 0
+
+    def interrupt(*_: object) -> None:
+        if is_armed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(2, 102):
+            try:
+                is_armed = True
+                signal.setitimer(signal.ITIMER_REAL, whole_s * number / 60)
+                write(str(number))
+                is_armed = False
+            except KeyboardInterrupt:
+                is_armed = False
+                num_interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    write("102")
+    assert num_interrupted
+    found = sorted(open_store(root).ids())
+    assert {"0", "1", "102"} <= set(found)
+    np.testing.assert_array_equal(open_store(root).read(found), values_of(found))
 
 
 def test_an_upload_without_its_index_is_no_batch_and_may_come_again(prefix):
@@ -150,17 +195,48 @@ def test_an_upload_without_its_index_is_no_batch_and_may_come_again(prefix):
     np.testing.assert_array_equal(open_store(prefix.uri).read(["1"]), values_of(["1"]))
 
 
-def test_a_damaged_batch_is_named(prefix):
-    open_store(prefix.uri).write(["1", "2"], values_of(["1", "2"]))
+@pytest.mark.parametrize("left", [0, 700, None])
+def test_a_damaged_batch_is_named_and_its_removal_mends_the_store(prefix, left):
+    """Its object is cut off, or gone."""
+    store = open_store(prefix.uri)
+    store.write(["1", "2"], values_of(["1", "2"]))
+    store.seal("d1", 2)
     (batch,) = prefix.names("batch-*.arrow")
     (index,) = prefix.names("batch-*.json")
-    place = json.loads(prefix.read(index))["features_at"]
-    prefix.write(batch, prefix.read(batch)[: place + 10])
-    with pytest.raises(DataError, match=rf"{batch}' cannot be read .*run: sonoray embed"):
+    if left is None:
+        prefix.delete(batch)
+    else:
+        prefix.write(batch, prefix.read(batch)[:left])
+    found = "it is gone" if left is None else f"it has {left} bytes"
+    with pytest.raises(DataError, match=rf"{index}' .*{found}.*remove the file and run: sonoray"):
         open_store(prefix.uri).read(["1"])
-    prefix.write(index, b"{")
+    prefix.delete(index)
+    assert open_store(prefix.uri).missing(["1"]) == ["1"]
+    assert store.num_sealed("d1") is None
+    store.write(["1", "2"], values_of(["1", "2"]))
+    np.testing.assert_array_equal(open_store(prefix.uri).read(["2"]), values_of(["2"]))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]"])
+def test_a_damaged_index_is_named(prefix, content):
+    open_store(prefix.uri).write(["1"], values_of(["1"]))
+    (index,) = prefix.names("batch-*.json")
+    prefix.write(index, content)
     with pytest.raises(DataError, match=rf"{index}' cannot be read .*run: sonoray embed"):
         open_store(prefix.uri).ids()
+
+
+def test_a_place_that_takes_nothing_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    """Also where the store stands already."""
+    open_store(str(tmp_path)).make()
+    store = open_store(str(tmp_path))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(DataError, match=r"cannot be made \(Permission denied\); mend that"):
+        store.make()
 
 
 def test_a_sealed_dataset_is_open_again_where_a_batch_is_gone(prefix):

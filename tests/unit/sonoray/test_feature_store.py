@@ -1,8 +1,6 @@
 import errno
-import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,29 +31,6 @@ def values_of(ids, shape=(TOKENS, CHANNELS)):
 
 def batch_files(store):
     return sorted(Path(store.place).glob("batch-*.arrow"))
-
-
-WRITER = """
-import sys
-import numpy as np
-from pathlib import Path
-from sonoray.feature_store import FeatureStore
-
-root, start, count, size = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-store = FeatureStore(root, "tower", 64, 64, "float16")
-for number in range(start, start + count):
-    ids = [f"{number}-{row}" for row in range(size)]
-    store.write(ids, np.full((size, 64, 64), number % 1000, np.float32))
-    print(number, flush=True)
-"""
-
-
-def start_writer(root, start, count, size=8):
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(root), str(start), str(count), str(size)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -264,48 +239,6 @@ except DataError as error:
     store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
     assert store.ids() == {"a"}
     assert len(list(Path(store.place).iterdir())) == 2
-
-
-def test_kill_nine_loses_nothing_committed_and_shows_nothing_half_written(tmp_path):
-    """A real writer is killed at five different moments; what it had reported must be there."""
-    reported = []
-    for attempt in range(5):
-        writer = start_writer(tmp_path, start=1000 * attempt, count=1000)
-        for _ in range(3):
-            reported.append(int(writer.stdout.readline()))
-        time.sleep(0.003 * attempt)
-        writer.send_signal(signal.SIGKILL)
-        rest, _ = writer.communicate()
-        assert writer.returncode == -signal.SIGKILL
-        reported += [int(line) for line in rest.split("\n") if line and rest.endswith("\n")]
-    store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
-    expected = [f"{number}-{row}" for number in reported for row in range(8)]
-    assert store.missing(expected) == []
-    committed = sorted(store.ids())
-    features = store.read(committed)
-    for image_id, value in zip(committed, features, strict=True):
-        assert (value == int(image_id.split("-")[0]) % 1000).all()
-    assert len(committed) == 8 * len(batch_files(store))  # whole batches only
-    assert json.loads((Path(store.place) / "meta.json").read_text())["num_tokens"] == 64
-
-
-def test_two_processes_write_and_a_third_reads_meanwhile(tmp_path):
-    """The writers' batches 20 to 39 are the same."""
-    writers = [start_writer(tmp_path, start=start, count=40) for start in (0, 20)]
-    store = FeatureStore(tmp_path, "tower", 64, 64, "float16")
-    looks = 0
-    while any(writer.poll() is None for writer in writers):
-        seen = sorted(store.ids())[-64:]
-        for image_id, value in zip(seen, store.read(seen), strict=True):
-            assert (value == int(image_id.split("-")[0]) % 1000).all()
-        looks += 1
-    for writer in writers:
-        writer.communicate()
-        assert writer.returncode == 0
-    assert looks > 1
-    assert store.ids() == {f"{number}-{row}" for number in range(60) for row in range(8)}
-    assert list(Path(store.place).glob("*.partial")) == []
-    assert len(batch_files(store)) == 60
 
 
 def test_the_same_batch_from_two_writers_is_one_file(tmp_path):

@@ -14,10 +14,29 @@ def test_every_packaged_road_loads(name):
     assert load_road(name).dataset
 
 
-@pytest.mark.parametrize("store", ["relative/folder", "gs://bucket", "s3://", "s3://key:word@b/x"])
+@pytest.mark.parametrize(
+    "store",
+    [
+        "relative/folder",
+        "gs://bucket",
+        "s3://",
+        "s3://key:word@b/x",
+        "s3://key:wo/rd@b/x",
+        "s3://b:9000/x",
+        "s3://b//x",
+        "s3://b/x/../y",
+        "s3://b/a b",
+        "s3://b/日本",
+    ],
+)
 def test_features_go_to_a_folder_or_a_bucket(store):
     with pytest.raises(ConfigError, match=r"embed\.store = .*from /, or s3://bucket/prefix"):
         load_road("tiny", [f"embed.store={store}"])
+
+
+@pytest.mark.parametrize("store", ["", "/a b/c", "s3://bucket", "s3://b-1.x/a/.b/c=d/"])
+def test_a_place_that_may_hold_features_is_kept(store):
+    assert load_road("tiny", [f"embed.store={store}"]).embed.store == store
 
 
 def test_overrides_reach_nested_values():

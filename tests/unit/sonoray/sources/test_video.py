@@ -203,7 +203,8 @@ def test_other_decoding_code_makes_another_dataset(tmp_path, monkeypatch):
     before = source.config()
     monkeypatch.setattr("sonoray.sources.cine.source_digest", lambda module: f"other {module}")
     after = source.config()
-    assert set(before["code"]) == {"sonoray.video", "sonoray.dicom.frames"}
+    modules = {"sonoray.video", "sonoray.dicom.frames", "sonoray.sources.cine"}
+    assert set(before["code"]) == modules
     assert before != after
     assert {**after, "code": before["code"]} == before
 
