@@ -182,14 +182,17 @@ def run(
 
 
 def _find_before(workspace: Workspace, name: str, origin: Mapping[str, Any]) -> Before | None:
-    """What the dataset `name` means before it comes from `origin`."""
+    """What the dataset `name` means before it comes from `origin`; None where it is not there."""
     if name not in workspace.dataset_names():
         return None
     pointer = workspace.dataset_pointer(name)
+    folder = workspace.stages / pointer["stage"]
+    if not folder.is_dir():
+        return None
     old = pointer.get("origin") or {"source": "another source"}
     is_same = old == json.loads(json.dumps(origin))
     what = "an earlier version of this source" if is_same else _describe(old)
-    return Before(what=what, path=str(workspace.stages / pointer["stage"]))
+    return Before(what=what, path=str(folder))
 
 
 def _describe(origin: Mapping[str, Any]) -> str:
