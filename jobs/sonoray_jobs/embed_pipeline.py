@@ -14,10 +14,10 @@ and can say which step was busy.
 
 On CPUs a pool for each tower has nothing to win: its processes share the same cores, load torch
 once more each, and wait for each other where one tower is heavier. One pool with an actor a core
-that runs all towers reaches 0.93 of a plain loop's images/s instead of 0.68, on 10,000 phantom
-images and two cores (docs/performance.md). Where a decoding task and an actor ask for the same
-share of CPUs, as by default, Ray Data lets the actors decode, too. On GPUs a tower has what its
-actors ask for to itself, and decoding the CPUs.
+that runs all towers reaches 0.90 to 0.93 of a plain loop's images/s instead of 0.68, on 10,000
+phantom images and two cores (docs/performance.md). Where a decoding task and an actor ask for the
+same share of CPUs, as by default, Ray Data lets the actors decode, too. On GPUs a tower has what
+its actors ask for to itself, and decoding the CPUs.
 """
 
 import time

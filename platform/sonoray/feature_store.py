@@ -14,20 +14,25 @@ A batch is named by a hash of its ids and committed as a whole. Writers share no
 number may run: the same batch from two of them is one file, and an id that stands in two batches is
 read once. A write that fails for a moment (`TRANSIENT`) is tried again.
 
-Why this layout: 10,000 images of (36, 256) float16, written in batches of 64 and read 256 at random
-through a warm page cache (`bench/feature_store.py`, seven runs on 2 cores shared with other work,
-hence the spread):
+Why this layout: 10,000 images of (36, 256) float16, written in batches of 64 by one process and by
+four, and read 256 at random (`bench/feature_store.py`, 2 cores; medians of five runs in a folder,
+through a warm page cache, and of three on a server of the S3 protocol on the same machine, which
+adds no distance but takes its share of the cores):
 
-| layout                 | write, rows/s   | open, ms | read 256 rows, median ms |
-|------------------------|-----------------|----------|--------------------------|
-| this store             | 4,100 to 13,100 | 29 to 96 | 1.8 to 7.0               |
-| Parquet, groups of 64  | 8,500 to 31,500 | 7 to 168 | 20 to 62                 |
-| Lance 14               | 3,500 to  8,900 | 30 to 109| 25 to 68                 |
+| layout                | where  | rows/s | by four | open, ms | read 256, ms |
+|-----------------------|--------|--------|---------|----------|--------------|
+| this store            | folder | 13,600 |  12,400 |       29 |          2.1 |
+| Parquet, groups of 64 | folder | 33,200 |  13,400 |       35 |           40 |
+| Lance 14              | folder |  8,930 |   7,060 |       29 |           16 |
+| this store            | S3     |  3,110 |   3,700 |      147 |          132 |
+| Parquet, groups of 64 | S3     | 16,600 |   7,190 |      242 |          202 |
+| Lance 14              | S3     |  2,370 |   2,540 |      291 |          146 |
 
-Within one run Lance read 7 to 18 times slower than this store; Parquet must read a group of rows
-for one row. The first read of a batch costs about 0.3 ms more, to open it; 4,096 batches stay open,
-so keep batches at tens of MB, or at 64 images where these are small. An id in the index takes 220
-bytes of memory.
+All take 18.5 to 18.6 kB a row. Parquet must read a group of rows for one row, and has its rows
+only when a file of hundreds of batches is closed, so that a killed writer loses them all. Reading
+is what training waits for. The first read of a batch costs about 0.3 ms more, to open it; 4,096
+batches stay open, so keep batches at tens of MB, or at 64 images where these are small. An id in
+the index takes 220 bytes of memory.
 """
 
 import errno
@@ -257,7 +262,7 @@ class FeatureStore:
         except OSError as error:
             raise DataError(
                 f"feature store {self.place!r} cannot be read ({_reason(error)}); check that it "
-                "can be reached, and your rights there"
+                "can be reached, and your rights there; what is committed stays"
             ) from None
 
     def _persist(self, write: Callable[[], None], refusal: str) -> None:
