@@ -86,6 +86,8 @@ class Ingested:
     """Kept studies that are text alone."""
     reasons: Mapping[str, int]
     """By reason: rows of the quarantine table."""
+    spellings: Mapping[str, int]
+    """Names of patients that differ in case, width or blanks alone, and patients who bear them."""
     near_duplicates: Mapping[str, int]
     """Groups of patients who share a near-duplicate image, and patients in them."""
     reused: bool
@@ -121,8 +123,13 @@ class Ingested:
             )
         if self.near_duplicates["patients"]:
             rows.append(
-                f"near duplicates keep {self.near_duplicates['patients']} patients in "
+                f"near duplicates or names keep {self.near_duplicates['patients']} patients in "
                 f"{self.near_duplicates['groups']} groups together"
+            )
+        if self.spellings["patients"]:
+            rows.append(
+                f"the names of {self.spellings['patients']} patients differ in case, width or "
+                f"blanks alone ({self.spellings['groups']} names); give each person one name"
             )
         if self.reasons:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
@@ -174,6 +181,7 @@ def run(
         without_images=summary["without_images"],
         reasons=summary["reasons"],
         near_duplicates=summary["near_duplicates"],
+        spellings=summary["spellings"],
         reused=output.reused,
         elapsed_s=time.monotonic() - start,
         fetch=source.fetch_counts() if isinstance(source, RemoteSource) else None,

@@ -35,7 +35,8 @@ from sonoray.errors import DataError
 from sonoray.identity import IdentityKey, SplitFractions, assign_split
 from sonoray.image_table import ImageTableWriter
 from sonoray.images import PASSING_REASONS, ImageLimits
-from sonoray.near_duplicates import NUM_BITS, connected_labels, group_near_duplicates
+from sonoray.near_duplicates import NUM_BITS
+from sonoray.patients import count_linked, link_patients, plain_spelling
 from sonoray.prepare import Outcome, PreparedImage, RejectedImage, prepare_all
 from sonoray.progress import progress
 from sonoray.sources.base import RawStudy, RemoteSource, Source
@@ -61,6 +62,7 @@ _CODE = (
     "images",
     "identity",
     "near_duplicates",
+    "patients",
     "study",
     "sources.files",
     "folders",
@@ -114,8 +116,8 @@ def ingest(
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `splits` (patients,
     studies and images of each), `without_text` and `without_images` (kept studies that lack one
     half), `reasons` of the quarantine, `unique_images`, `masks`, `mask_conflicts` (copies of an
-    image with another mask; the first one counts) and `near_duplicates` (groups of several
-    patients, patients in them).
+    image with another mask; the first one counts), `near_duplicates` (groups of several linked
+    patients, patients in them) and `spellings` (the same of those linked by their names alone).
 
     Raises:
         DataError: the source cannot be read at all, or not one study of it can be kept.
@@ -189,6 +191,7 @@ class _Intake:
         self._kept: list[Study] = []
         self._study_ids: set[str] = set()
         self._contents: set[str] = set()
+        self._spellings: dict[str, str] = {}
 
     def add(self, raw: RawStudy, outcomes: Sequence[Outcome]) -> None:
         """Account for one study and its images."""
@@ -229,6 +232,8 @@ class _Intake:
             return
         self._study_ids.add(study.study_id)
         self._contents.add(content)
+        spelling = self._key.patient_key(self._scoped(plain_spelling(raw.patient_ref)))
+        self._spellings[study.patient_key] = spelling
         images = tuple(self._table.add(item) for item in accepted.values())
         self._kept.append(dataclasses.replace(study, images=images))
 
@@ -245,11 +250,15 @@ class _Intake:
         assert len(self._quarantine) == images.quarantined + studies.quarantined
         if not self._kept:
             raise DataError(f"source {self._source.name!r}: {self._why_nothing()}")
-        patients = sorted({study.patient_key for study in self._kept})
-        groups = self._link_patients(patients, config.near_duplicate_distance)
+        groups = link_patients(
+            self._kept,
+            self._spellings,
+            self._table.perceptual_hashes,
+            config.near_duplicate_distance,
+        )
         split_of = {
             patient: assign_split(group, config.splits, config.seed)
-            for patient, group in zip(patients, groups, strict=True)
+            for patient, group in groups.items()
         }
         kept = [
             dataclasses.replace(study, split=split_of[study.patient_key]) for study in self._kept
@@ -257,10 +266,9 @@ class _Intake:
         write_studies(self._folder, kept)
         table = pa.Table.from_pylist(self._quarantine, schema=QUARANTINE_SCHEMA)
         pq.write_table(table, self._folder / "quarantine.parquet")
-        sizes = Counter(groups)
-        linked = [size for size in sizes.values() if size > 1]
+        largest = max(Counter(groups.values()).values()) / len(groups)
         splits = _count_splits(kept)
-        self._warn(splits, config.splits, largest=max(sizes.values()) / len(patients))
+        self._warn(splits, config.splits, largest=largest)
         return {
             "images": dataclasses.asdict(images),
             "studies": dataclasses.asdict(studies),
@@ -271,7 +279,8 @@ class _Intake:
             "unique_images": self._table.num_images,
             "masks": self._table.num_masks,
             "mask_conflicts": self._table.num_mask_conflicts,
-            "near_duplicates": {"groups": len(linked), "patients": sum(linked)},
+            "near_duplicates": count_linked(groups),
+            "spellings": count_linked(self._spellings),
         }
 
     def _why_nothing(self) -> str:
@@ -307,21 +316,6 @@ class _Intake:
                 "message": message.strip(),
             }
         )
-
-    def _link_patients(self, patients: Sequence[str], max_distance: int) -> list[str]:
-        """For each of the sorted `patients`, return the smallest key of its linked group."""
-        position = {patient: number for number, patient in enumerate(patients)}
-        looks = group_near_duplicates(list(self._table.perceptual_hashes.values()), max_distance)
-        look_of = dict(zip(self._table.perceptual_hashes, looks, strict=True))
-        # A blank frame has no hash: even pixel for pixel the same, it says nothing of the patient.
-        edges = (
-            (position[study.patient_key], len(patients) + look_of[image.image_id])
-            for study in self._kept
-            for image in study.images
-            if self._table.perceptual_hashes[image.image_id]
-        )
-        labels = connected_labels(len(patients) + len(looks), edges)
-        return [patients[label] for label in labels[: len(patients)]]
 
     def _warn(
         self,

@@ -363,6 +363,21 @@ def test_patients_with_one_picture_share_the_split_of_the_smallest_key(workspace
     assert summary["near_duplicates"] == {"groups": 10, "patients": 20}
 
 
+@pytest.mark.parametrize("public", [False, True])
+def test_one_patient_in_two_spellings_is_in_one_split(workspace, public):
+    """Ten pairs of names that typing varies, and ten names that are alike and not the same."""
+    config = IngestConfig(splits=SplitFractions(train=0.5, validation=0, test=0.5))
+    names = [name for n in range(10) for name in (f"P{n}", f" ｐ{n}", f"P-{n}")]
+    studies = [study(f"s{n}", image(n), patient=name) for n, name in enumerate(names)]
+    output, summary = bring(workspace, *studies, config=config, public=public)
+    splits = {kept.study_id: kept.split for kept in iter_studies(output.path)}
+    key = IdentityKey.public() if public else IdentityKey.load(workspace)
+    found = [splits[key.study_id(f"list\0s{n}" if public else f"s{n}")] for n in range(30)]
+    assert found[::3] == found[1::3]
+    assert found[::3] != found[2::3]
+    assert summary["spellings"] == summary["near_duplicates"] == {"groups": 10, "patients": 20}
+
+
 def test_black_frames_link_nobody(workspace):
     """Black frames of two sizes, ten of each: equal in every pixel, and no evidence of anything."""
     black = [np.zeros((32, 20 + n % 2), np.uint8) for n in range(20)]
