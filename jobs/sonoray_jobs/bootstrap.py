@@ -150,7 +150,7 @@ def make_part(
     learning, reading = stages
     studies = list(iter_studies(dataset.path, split="train"))
     if not studies:
-        raise DataError(f"dataset {str(dataset.path)!r} has no training studies; ingest more")
+        raise DataError(_why_no_studies(dataset))
 
     def learn() -> StageOutput:
         return run_stage(
@@ -167,6 +167,21 @@ def make_part(
 def conversations_of(studies: Sequence[Study]) -> list[list[tuple[str, str]]]:
     """The (question, answer) texts of each study."""
     return [[(turn.question, turn.answer) for turn in study.turns] for study in studies]
+
+
+def _why_no_studies(dataset: StageOutput) -> str:
+    """What a dataset lacks that has no complete training study."""
+    every = list(iter_studies(dataset.path, split="train", complete=False))
+    lacking = {
+        "images": sum(not study.images for study in every),
+        "texts": sum(not study.turns for study in every),
+    }
+    told = ", ".join(f"{count} without {what}" for what, count in lacking.items() if count)
+    return (
+        f"dataset {str(dataset.path)!r} has no training study with images and texts "
+        f"({len(every)} in all{told and ': ' + told}); ingest it with both (--reports, --images), "
+        "or more of it"
+    )
 
 
 def _make_language(
@@ -215,8 +230,9 @@ def _make_sam(
     shows_lesion = _lesions(dataset, wanted)
     if not shows_lesion:
         raise DataError(
-            f"dataset {str(dataset)!r} has no lesion masks to train SAM on; ingest a source with "
-            "masks (BUS-BRA and the phantom have them)"
+            f"dataset {str(dataset)!r} has no lesion masks to train SAM on; learn it from one that "
+            "has (sonoray ingest phantom, then --set bootstrap.dataset=phantom here and in what "
+            "follows), or give published weights (model.sam.weights)"
         )
     settings = road.bootstrap.sam
     masked = list(shows_lesion)

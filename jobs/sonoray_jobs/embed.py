@@ -55,6 +55,8 @@ class Embedded:
         """What a person reads."""
         computed = ", ".join(f"{tower} {count}" for tower, count in self.num_computed.items())
         busy = ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.busy_s.items())
+        if not any(self.num_computed.values()):
+            return [f"all {self.num_images} images were embedded before"]
         return [
             f"embedded {self.num_images} images in {self.elapsed_s:.1f} s "
             f"(computed: {computed}; the rest was cached)",

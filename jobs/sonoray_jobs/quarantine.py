@@ -6,6 +6,7 @@ the new dataset. `locate` tells the operator which files, or which objects of a 
 names of a private source are.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,9 @@ _SHOWN = 20
 """Rows of each kind that a retry prints; `--json` has all."""
 _FILES_SHOWN = 3
 """Images of a located study that are named with it."""
+_HASH = re.compile("[0-9a-f]{64}")
+_HASH_SHOWN = 12
+"""Digits of a hashed name that a person sees; `--json` has all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +70,7 @@ class Listed:
             *table.text(),
             *(["", *_reject_table(shown)] if shown else []),
             *([f"and {more} more; --show N, or --json for all"] if more else []),
+            *([f"names: sonoray quarantine locate {self.dataset}"] if _has_hashes(shown) else []),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -105,7 +110,7 @@ class Retried:
         rows.append(
             f"of {len(self.accepted) + len(self.gone) + len(self.still)} rejected before: "
             f"{len(self.accepted)} accepted now, {len(self.still)} still rejected, "
-            f"{len(self.gone)} gone; newly rejected: {len(self.newly)}"
+            f"{len(self.gone)} gone or now duplicates; newly rejected: {len(self.newly)}"
         )
         rows.append(f"studies: {self.new_studies} new, {self.lost_studies} no longer there")
         for title, rejects in (("accepted now", self.accepted), ("newly rejected", self.newly)):
@@ -333,6 +338,18 @@ def _names_listed(
     return names
 
 
+def _has_hashes(rows: Sequence[Reject]) -> bool:
+    return any(_HASH.fullmatch(each.source_ref) for each in rows)
+
+
 def _reject_table(rows: Sequence[Reject]) -> list[str]:
-    cells = tuple((each.reason, each.item, each.source_ref, each.message) for each in rows)
+    cells = tuple(
+        (
+            each.reason,
+            each.item,
+            _HASH.sub(lambda found: found[0][:_HASH_SHOWN], each.source_ref),
+            each.message,
+        )
+        for each in rows
+    )
     return Table(header=("reason", "item", "where", "what"), rows=cells).text()

@@ -137,12 +137,29 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
         return validate_config(model, values, str(path))
     defaults = model.model_construct().model_dump(mode="json")
     changed = apply_overrides(values, overrides, defaults)
-    origin = " ".join(f"--set {text}" for text in overrides)
+    origin = " ".join(f"--set {text}" for text in _concerned(model, changed, overrides))
     try:
         model.model_validate(values)
     except ValidationError:  # the file may be what is wrong
         origin = f"{path} {origin}"
     return validate_config(model, changed, origin)
+
+
+def _concerned(
+    model: type[C], values: Mapping[str, Any], overrides: Sequence[str]
+) -> Sequence[str]:
+    """Those overrides that wrong values come from; all of them where that does not show."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        wrong = [[str(part) for part in detail["loc"]] for detail in error.errors()]
+        keys = {text: text.partition("=")[0].strip().split(".") for text in overrides}
+        return [
+            text
+            for text, key in keys.items()
+            if any(key[: len(loc)] == loc[: len(key)] for loc in wrong)
+        ] or overrides
+    return overrides
 
 
 def changed_settings(first: Any, second: Any, key: str = "") -> dict[str, tuple[Any, Any]]:  # noqa: ANN401 - JSON values

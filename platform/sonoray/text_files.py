@@ -1,7 +1,7 @@
 """Text from outside: files in UTF-8, or GB18030, in which Chinese systems still export.
 
 GB18030 gives almost any bytes a meaning, so a file that is UTF-8 but for a few bytes is called
-damaged instead of being read so.
+damaged instead of being read so, and one that becomes private characters is refused.
 """
 
 import logging
@@ -37,6 +37,10 @@ def read_text(path: Path) -> str:
         ) from None
     if not data.strip():
         raise DataError(f"file {str(path)!r} is empty; export it again")
+    if b"\0" in data:  # which UTF-8 would take for characters
+        raise DataError(
+            f"file {str(path)!r} is not readable: no text, or one in UTF-16; save it as UTF-8"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -55,5 +59,10 @@ def read_text(path: Path) -> str:
             f"file {str(path)!r} is not readable: neither UTF-8 (byte {first}) nor GB18030 "
             f"(byte {error.start}); save it as UTF-8"
         ) from None
+    if any("\ue000" <= character <= "\uf8ff" for character in text):
+        raise DataError(
+            f"file {str(path)!r} is not readable: neither UTF-8 (byte {first}) nor GB18030, which "
+            "makes characters of it that no text has (Big5, perhaps); save it as UTF-8"
+        )
     logger.info("%s is not UTF-8; read as GB18030", path.name)
     return text

@@ -138,10 +138,11 @@ class Workspace:
         self.require(command)
         path = self.root / "datasets" / f"{name}.json"
         if not path.is_file():
-            known = ", ".join(self.dataset_names()) or "none yet"
+            known = self.dataset_names()
+            choose = "name one of them with --dataset, or " if known else ""
             raise DataError(
-                f"no dataset {name!r} in workspace {str(self.root)!r} (there: {known}); "
-                f"run: {command}"
+                f"no dataset {name!r} in workspace {str(self.root)!r} (there: "
+                f"{', '.join(known) or 'none yet'}); {choose}run: {command}"
             )
         pointer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return pointer

@@ -52,7 +52,8 @@ def pretrain_clip(
     images, captions = images[: config.max_examples], captions[: config.max_examples]
     if len(images) < config.batch_size:
         raise ValueError(
-            f"{len(images)} images are fewer than clip batch_size {config.batch_size}; lower it"
+            f"{len(images)} images are fewer than bootstrap.clip.batch_size "
+            f"{config.batch_size}; lower it"
         )
     torch.manual_seed(config.seed)
     tower = ClipTower(

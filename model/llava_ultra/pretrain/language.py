@@ -60,8 +60,8 @@ def pretrain_language(
     examples = examples[: config.max_examples]
     if len(examples) < config.batch_size:
         raise ValueError(
-            f"{len(examples)} texts are fewer than language batch_size {config.batch_size}; "
-            "lower it"
+            f"{len(examples)} texts are fewer than bootstrap.language.batch_size "
+            f"{config.batch_size}; lower it"
         )
     torch.manual_seed(config.seed)
     model = build_language_model(model_config, tokenizer)

@@ -100,8 +100,8 @@ def pretrain_sam(
     images, masks = images[: config.max_examples], masks[: config.max_examples]
     if len(images) < config.batch_size:
         raise ValueError(
-            f"{len(images)} images with masks are fewer than sam batch_size {config.batch_size}; "
-            "lower it"
+            f"{len(images)} images with masks are fewer than bootstrap.sam.batch_size "
+            f"{config.batch_size}; lower it"
         )
     for level in config.mask_levels:
         if not any((mask == level).any() for mask in masks):

@@ -129,7 +129,8 @@ class DicomWebClient:
         """
         url = "/".join([self._address.url, *(quote(part, safe="") for part in path)])
         if fields:
-            url += "?" + urlencode(fields)
+            # some servers take values as they stand; these may stand in a query (RFC 3986, 3.4)
+            url += "?" + urlencode(fields, safe="*?,:/")
         for number in range(1, self._config.tries + 1):
             try:
                 result = self._try(url, accept, receive)

@@ -209,6 +209,10 @@ def read_csv(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> lis
             f"table {str(path)!r} is not readable as CSV: {error} in line {reader.line_num}; "
             "correct it"
         ) from None
+    if len(header) == 1 and (other := next((each for each in ";\t|" if each in header[0]), "")):
+        raise DataError(
+            f"table {str(path)!r} separates its columns with {other!r}; save it with {delimiter!r}"
+        )
     if missing := [name for name in columns if name not in header]:
         raise DataError(
             f"table {str(path)!r} lacks the columns {', '.join(missing)}; its first line has "

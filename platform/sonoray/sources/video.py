@@ -58,7 +58,8 @@ class VideoSource:
             elif is_video(found.path.name):
                 self._videos[found.ref] = found.path
             elif found.ref != TABLE:
-                problem = f"unknown_file: {found.ref!r} is no video; remove it"
+                known = ", ".join(SUFFIXES)
+                problem = f"unknown_file: {found.ref!r} is none of {known}; convert it"
                 self._others[found.ref] = problem
         if not self._videos:
             unseen = sum(problem.startswith("unreadable") for problem in self._others.values())

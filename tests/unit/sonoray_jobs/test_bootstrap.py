@@ -1,5 +1,6 @@
 """What bootstrap does without a cluster: each part's maker, its stage and its report."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -286,3 +287,20 @@ def test_sam_trains_on_fewer_blank_images_where_asked(dataset, tmp_path):
     lines = bootstrap.Bootstrapped(outputs={"sam": output}).lines()
     assert lines[1] == "sam: no mask holds [77] of bootstrap.sam.mask_levels"
     assert summary["num_examples"] == shown.count("1") < len(shown)
+
+
+def test_a_dataset_that_cannot_teach_is_told_what_it_lacks_and_the_way_out(dataset, tmp_path):
+    workspace = Workspace.open(tmp_path / "workspace")
+    rows = "".join(f"s{n},p{n},甲状腺未见异常。\n" for n in range(12))
+    (tmp_path / "t.csv").write_text(f"study,patient,report\n{rows}", encoding="utf-8")
+    options = ingest.SourceOptions(path=tmp_path / "t.csv")
+    ingest.run(workspace=workspace, road=road(), dataset="table", options=options)
+    output = workspace.dataset("table")
+    told = bootstrap._why_no_studies(output)
+    assert re.search(r"no training study .*\((\d+) in all: \1 without images\); ingest it", told)
+    (tmp_path / "images").mkdir()
+    table = pa.table({"image_id": ["a"], "mask_png": pa.nulls(1, pa.binary())})
+    pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
+    pictures = list(iter_studies(dataset.path, split="train"))
+    with pytest.raises(DataError, match=r"no lesion masks .*--set bootstrap\.dataset=phantom"):
+        bootstrap._make_sam(tmp_path, road(), tmp_path, pictures, lambda *_: None)

@@ -65,6 +65,12 @@ def instance_of(request):
     return parts[-1] if "series" in parts else ""
 
 
+def test_a_wildcard_reaches_the_server_as_it_stands(orthanc, workspace):
+    every = bring(workspace, orthanc.url, ROAD, query=("PatientID=P*",), name="every")
+    one = bring(workspace, orthanc.url, ROAD, query=("PatientID=?1",), name="one")
+    assert every.studies.seen > one.studies.seen > 0
+
+
 def test_the_same_objects_give_the_same_studies_as_from_a_folder(orthanc, workspace, tmp_path):
     dicom = DicomConfig(missing_patient="per_study")
     reports = tmp_path / "reports.csv"

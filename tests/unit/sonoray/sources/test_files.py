@@ -92,10 +92,16 @@ def test_texts_are_read_in_both_encodings(tmp_path, caplog):
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"\xff\xfe\x00a", r"neither UTF-8 \(byte 0\) nor GB18030 \(byte 0\)"),
+        ("病人".encode("utf-16"), r"neither UTF-8 \(byte 0\) nor GB18030 \(byte 0\)"),
+        (b"\xff\xfe\x00a", "not readable: no text, or one in UTF-16; save it as UTF-8"),
+        (
+            "study,病人".encode("utf-16-le"),
+            "not readable: no text, or one in UTF-16; save it as UTF-8",
+        ),
+        ("甲狀腺左葉低回聲結節".encode("big5"), "that no text has"),
         (CHINESE.encode().replace("大".encode(), b"\xe5\xa4"), "UTF-8, but damaged at byte 9"),
     ],
-    ids=["nothing", "blank", "utf-16", "damaged"],
+    ids=["nothing", "blank", "utf-16", "binary", "utf-16 unmarked", "big5", "damaged"],
 )
 def test_a_text_that_cannot_be_read_is_one_clear_error(tmp_path, data, message):
     path = tmp_path / "t.csv"
@@ -176,12 +182,12 @@ def test_rows_keep_their_line_and_their_quoted_line_breaks(tmp_path):
     ("text", "message"),
     [
         ("a,b\n", "has no rows"),
-        ("a;b\n1;2\n", "lacks the columns a, b; its first line has a;b"),
+        ("a b\n1 2\n", "lacks the columns a, b; its first line has a b"),
         ("a,b,a\n1,2,3\n", "has the columns a twice"),
         ('a,b\n1,"2\n', "not readable as CSV: unexpected end of data"),
         ("a,b\n1," + "x" * 200_000, "not readable as CSV: field larger"),
     ],
-    ids=["no-rows", "semicolons", "twice", "quote", "long"],
+    ids=["no-rows", "columns", "twice", "quote", "long"],
 )
 def test_a_table_that_cannot_be_read_is_one_clear_error(tmp_path, text, message):
     path = tmp_path / "t.csv"
@@ -214,3 +220,11 @@ def test_of_an_image_that_is_too_large_the_size_alone_counts(tmp_path):
     assert digest(b"aaaaa", 5) != digest(b"bbbbb", 5) != digest(b"bbbbb", 4)
     large = {digest_files({"t": table}) for _ in map(digest, (b"aaaaa", b"bbbbb"))}
     assert len(large) == 2  # a table is read whatever its size
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_another_separator_is_named(tmp_path, separator):
+    path = tmp_path / "t.csv"
+    path.write_text(separator.join(["study", "patient"]) + "\n" + separator.join("ab"))
+    with pytest.raises(DataError, match=r"separates its columns with .*; save it with ','"):
+        read_csv(path, ("study",))

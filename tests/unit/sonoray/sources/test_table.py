@@ -107,7 +107,7 @@ def test_a_row_twice_is_said_once(tmp_path):
         ("study,patient", "lacks the columns one of image, images, report, question"),
         ("study,patient,question", "lacks the columns answer"),
         ("study,patient,report,label:", "column 'label:' without a name"),
-        ("study;patient;report", "unknown columns 'study;patient;report'"),
+        ("study;patient;report", "separates its columns with ';'; save it with ','"),
     ],
 )
 def test_wrong_columns_are_one_clear_error(tmp_path, header, message):
