@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -156,9 +157,9 @@ class Prefix:
         return str(key)
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """URL of an S3 server of this test run, a process of its own on loopback."""
+@contextmanager
+def _running_s3() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """An S3 server on loopback: its URL and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -174,9 +175,22 @@ def s3_server() -> Iterator[str]:
                     if server.poll() is not None or time.monotonic() > deadline:
                         raise
                     time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", server
         finally:
             server.terminate()
+
+
+@pytest.fixture(scope="session")
+def start_s3() -> Callable[[], AbstractContextManager[tuple[str, "subprocess.Popen[bytes]"]]]:
+    """Starts an S3 server of a test's own."""
+    return _running_s3
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of the S3 server of this test run."""
+    with _running_s3() as (url, _):
+        yield url
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.errors import ConfigError, DataError
+from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.feature_files import OBJECT_STORE, FeatureFiles, FolderFiles, ObjectFiles
 from sonoray.feature_format import FORMATS, Features, FormatName
 
@@ -88,8 +88,8 @@ class FeatureStore:
 
         Raises:
             ConfigError: an argument cannot be used.
-            DataError: a store with this fingerprint exists and has another shape, or cannot be
-                read.
+            DataError: a store with this fingerprint exists and has another shape, or its place
+                cannot be reached. Where that happens later, methods raise `JobFailedError`.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", fingerprint):
             raise ConfigError(
@@ -109,6 +109,7 @@ class FeatureStore:
         self._index: dict[str, tuple[str, int]] = {}
         self._indexed: set[str] = set()
         self._files = self._place(root, f"{fingerprint}-{kept_as}")
+        self._made = False
         self._made = self._check_meta()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -260,7 +261,8 @@ class FeatureStore:
         try:
             yield
         except OSError as error:
-            raise DataError(
+            # where it was there before, the job failed, and not its settings
+            raise (JobFailedError if self._made else DataError)(
                 f"feature store {self.place!r} cannot be read ({_reason(error)}); check that it "
                 "can be reached, and your rights there; what is committed stays"
             ) from None

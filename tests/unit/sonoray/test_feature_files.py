@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sonoray.errors import DataError
+from sonoray.errors import DataError, JobFailedError
 from sonoray.feature_files import runs_of
 from sonoray.feature_format import FORMATS
 from sonoray.feature_store import FeatureStore
@@ -28,6 +28,8 @@ from sonoray.feature_store import FeatureStore
 root, start, count = sys.argv[1], *map(int, sys.argv[2:4])
 store = FeatureStore(root, "tower", 4, 8)
 for number in range(start, start + count):
+    if number == start + count // 2:
+        sys.stdin.readline()  # whoever started it has seen the first half
     ids = [f"{number}-{row}" for row in range(8)]
     store.write(ids, np.full((8, 4, 8), number % 1000, np.float32))
     print(number, flush=True)
@@ -53,6 +55,7 @@ def values_of(ids: list[str]) -> np.ndarray:
 def start_writer(root: str, start: int, count: int) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, root, str(start), str(count)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -119,7 +122,11 @@ def test_two_processes_write_while_a_third_reads(root):
         for image_id, value in zip(seen, store.read(seen), strict=True):
             assert (value == int(image_id.split("-")[0])).all()
         looks += bool(seen)
-    assert looks > 1
+        if looks == 2:
+            for writer in writers:
+                writer.stdin.write("\n")
+                writer.stdin.flush()
+    assert looks >= 2
     assert [writer.communicate() and writer.returncode for writer in writers] == [0, 0]
     assert store.ids() == {f"{number}-{row}" for number in range(30) for row in range(8)}
 
@@ -259,6 +266,23 @@ def test_a_bucket_that_is_not_there_and_a_server_that_is_not_are_one_line(prefix
     ) as refused:
         open_store(prefix.uri)
     assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_dies_fails_the_job_and_not_its_settings(prefix, start_s3, monkeypatch):
+    import boto3
+
+    with start_s3() as (url, server):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        boto3.client("s3").create_bucket(Bucket="mortal")
+        store = open_store("s3://mortal/x")
+        store.write(["1"], values_of(["1"]))
+        server.kill()
+        server.wait()
+        with pytest.raises(
+            JobFailedError, match=r"cannot be read .*what is committed stays"
+        ) as gone:
+            store.ids()
+    assert gone.value.exit_code == 1
 
 
 def test_nobody_knows_how_much_an_object_store_takes(prefix, tmp_path):
