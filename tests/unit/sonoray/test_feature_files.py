@@ -191,6 +191,15 @@ def test_an_interrupted_writer_leaves_nothing_that_is_half_written(root):
     np.testing.assert_array_equal(open_store(root).read(found), values_of(found))
 
 
+def test_a_batch_that_is_there_is_not_written_again(prefix):
+    store = open_store(prefix.uri)
+    store.write(["1"], values_of(["1"]))
+    (batch,) = prefix.names("batch-*.arrow")
+    prefix.write(batch, b"touched")
+    store.write(["1"], values_of(["1"]))
+    assert prefix.read(batch) == b"touched"
+
+
 def test_an_upload_without_its_index_is_no_batch_and_may_come_again(prefix):
     store = open_store(prefix.uri)
     store.write(["1"], values_of(["1"]))

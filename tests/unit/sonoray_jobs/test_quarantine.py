@@ -238,6 +238,10 @@ def private(tmp_path):
 
 def test_the_rejects_of_a_private_source_are_named_to_the_operator_alone(private):
     listed = list_rows(workspace=private, road=ROAD, dataset="lab")
+    shown = "\n".join(listed.lines())
+    assert shown.endswith("names: sonoray quarantine locate lab")
+    assert all(each.source_ref[:12] in shown for each in listed.rows)
+    assert not any(each.source_ref in shown for each in listed.rows)
     assert "Qxvor" not in str(listed.to_json())
     files = {file: file.read_bytes() for file in private.root.rglob("*") if file.is_file()}
     found = locate(workspace=private, road=ROAD, dataset="lab")

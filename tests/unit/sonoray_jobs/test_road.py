@@ -97,3 +97,11 @@ def test_the_help_names_every_packaged_road():
     (option,) = get_args(ConfigOption)[1:]
     named = set(re.findall(r"\w+", option.help))
     assert set(packaged_roads()) <= named
+
+
+def test_an_error_quotes_the_override_that_it_is_about():
+    good, wrong = "phantom.num_patients=20", "embed.batch_size=-1"
+    with pytest.raises(ConfigError, match=rf"^--set {wrong}: embed\.batch_size = -1"):
+        load_road("tiny", [good, wrong])
+    with pytest.raises(ConfigError, match=r"^--set nothing\.such=1: unknown key"):
+        load_road("tiny", [good, "nothing.such=1"])
