@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llava_ultra.batch import collate_features, collate_texts
-from sonoray.study import Study, iter_studies
+from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.ablation.parallel import place
 from sonoray_jobs.answering import read_features

@@ -1,4 +1,4 @@
-"""How much burned-in text `sonoray.burned_in_text` finds, and what it takes for text.
+"""How much burned-in text `sonoray.privacy.burned_in_text` finds, and what it takes for text.
 
 Run: `.venv/bin/python bench/burned_in_text.py --data ../shared/data`
 
@@ -34,10 +34,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sonoray.burned_in_text import Box, find_text
-from sonoray.images import decode_image, encode_png
+from sonoray.images.decode import decode_image, encode_png
+from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.phantom import PhantomConfig
-from sonoray.sources.phantom import PhantomSource
+from sonoray.privacy.burned_in_text import Box, find_text
 
 FONTS = {
     "latin": ("DejaVuSans.ttf", "LiberationSans-Regular.ttf"),

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.feature_format import FORMATS, FeatureFormat, Features
-from sonoray.feature_store import FeatureStore
-from sonoray.study import Study, iter_studies
+from sonoray.features.formats import FORMATS, FeatureFormat, Features
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.ablation.parallel import place
 from sonoray_jobs.answering import AnswerActor, pack_studies

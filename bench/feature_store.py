@@ -9,7 +9,7 @@ rows read back and compared), then random reads of 256 rows through a fresh read
 the features as fixed-size binary in row groups of 64, uncompressed, a file for each writer, since
 two cannot write one file; it has its rows on disk only when the file is closed. Lance appends every
 batch to one dataset, which all writers commit to. The page cache is warm: what differs is the
-layout, not the disk. The figures in `sonoray.feature_store` are from 2 cores of a shared machine.
+layout, not the disk. The figures in `sonoray.features.store` are from 2 cores of a shared machine.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
-from sonoray.feature_store import Features, FeatureStore
+from sonoray.features.store import Features, FeatureStore
 
 TOKENS, CHANNELS, BATCH, READ = 36, 256, 64, 256
 Ids = list[str]

@@ -21,7 +21,7 @@ from torch import nn
 
 from llava_ultra.config import ModelConfig, images_kept
 from llava_ultra.describe import Load, build_parts, trace_encoder, trace_prefill
-from sonoray.metrics.table import Table
+from sonoray.metrics.tables import Table
 from sonoray_jobs.road import load_road
 
 PARTS = ("clip", "sam", "language")

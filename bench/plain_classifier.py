@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from llava_ultra.pixels import normalise, random_views, to_canvases
 from llava_ultra.precision import matmul_precision
 from sonoray.errors import DataError
-from sonoray.image_table import read_images
-from sonoray.study import Study, iter_studies
+from sonoray.study.contract import Study, iter_studies
+from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 
 WIDTHS = (16, 24, 32, 32, 64, 64, 96, 96)

@@ -24,8 +24,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sonoray.errors import DataError
-from sonoray.feature_store import FeatureStore
-from sonoray.study import Study, iter_studies
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import open_stores
 from sonoray_jobs.road import load_road

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from sonoray.cluster import ray_session
+from sonoray.cluster.session import ray_session
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, demo, embed, evaluate, export, train
 from sonoray_jobs.road import RoadConfig
@@ -30,6 +30,20 @@ from sonoray_jobs.road import RoadConfig
 # The same examples in every run, and no deadline: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Return a file or folder of the shared data by name; skip where it is missing."""
+    beside = request.config.rootpath.parent / "shared" / "data"
+    shared = Path(os.environ.get("SONORAY_SHARED_DATA", beside))
+
+    def find(name: str) -> Path:
+        if not (shared / name).exists():
+            pytest.skip(f"no {name} below {shared}; set SONORAY_SHARED_DATA")
+        return shared / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ Pure arithmetic; `scale.py` collects the inputs. Start-up is left out: seconds, 
 
 from dataclasses import dataclass
 
-from sonoray.metrics.table import Table
+from sonoray.metrics.tables import Table
 
 INDEX_BYTES = 220
-"""Memory of an id in the index of an open store (`sonoray.feature_store`)."""
+"""Memory of an id in the index of an open store (`sonoray.features.store`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,7 +39,7 @@ import numpy as np
 from material import phantom_dataset, random_towers
 from record import RESULTS, machine, write_result
 
-from sonoray.scratch import scratch_folder
+from sonoray.cluster.scratch import scratch_folder
 from sonoray.stages import StageOutput, file_digests
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import TOWERS

@@ -14,15 +14,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from sonoray.feature_store import FeatureStore
-from sonoray.image_table import ImageTableWriter
-from sonoray.images import encode_png, image_id
-from sonoray.ingest import IngestConfig, ingest
+from sonoray.features.store import FeatureStore
+from sonoray.images.decode import encode_png, image_id
+from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.phantom import PhantomConfig
-from sonoray.prepare import PreparedImage
-from sonoray.sources.phantom import PhantomSource
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study import Study, StudyImage, Task, Turn, write_studies
+from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
+from sonoray.study.image_table import ImageTableWriter, PreparedImage
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import TOWERS, stores_of, tower_stages
 from sonoray_jobs.embed_pipeline import Encoder, TowerStage

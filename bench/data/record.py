@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sonoray.cluster import memory_limit_bytes
+from sonoray.cluster.session import memory_limit_bytes
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "pillow")

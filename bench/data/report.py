@@ -19,7 +19,7 @@ from typing import Any
 from cost_model import Costs, Inputs, cost_table, size
 from record import RESULTS
 
-from sonoray.metrics.table import Table
+from sonoray.metrics.tables import Table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("performance.md", "scale.md")

@@ -28,9 +28,9 @@ from cost_model import Inputs, compute, cost_table
 from record import RESULTS, machine, write_result
 
 from llava_ultra.pixels import letterbox
-from sonoray.images import decode_stored, encode_png
+from sonoray.images.decode import decode_stored, encode_png
 from sonoray.phantom import PhantomConfig, plan_study, render_view
-from sonoray.study import Study, StudyImage, write_studies
+from sonoray.study.contract import Study, StudyImage, write_studies
 from sonoray_jobs import describe
 from sonoray_jobs.embed import TOWERS, stores_of
 from sonoray_jobs.road import RoadConfig, load_road

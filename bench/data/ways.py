@@ -24,7 +24,7 @@ from material import open_towers
 from PIL import Image
 from record import peak_bytes
 
-from sonoray.feature_store import FeatureStore
+from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput, read_manifest
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import embed_dataset

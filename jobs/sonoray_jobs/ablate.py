@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonoray.config import content_hash, validate_config
+from sonoray.config.canonical import content_hash
+from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
 from sonoray.metrics import Bootstrap
 from sonoray.phantom import PhantomConfig
@@ -266,7 +267,7 @@ def _run(
 
     import ray
 
-    from sonoray.cluster import ray_session
+    from sonoray.cluster.session import ray_session
 
     failures: dict[str, str] = {}
     with ray_session(address):

@@ -23,9 +23,9 @@ import torch
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling
 from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
-from sonoray.config import content_hash
-from sonoray.feature_store import FeatureStore
-from sonoray.study import Study, Turn
+from sonoray.config.canonical import content_hash
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study, Turn
 from sonoray_jobs.trained import TrainedParts, load_trained
 
 _NO_LIMIT = 10**9

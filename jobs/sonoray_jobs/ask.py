@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sonoray.errors import DataError, ServingError
-from sonoray.study import iter_studies
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 from sonoray_serve.auth import is_loopback, read_api_keys

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
-from sonoray.metrics.table import Table
+from sonoray.metrics.tables import Table
 from sonoray.stages import Stage, StageOutput, file_digests, run_stage, write_json
-from sonoray.study import SPLITS, iter_studies
+from sonoray.study.contract import SPLITS, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 
@@ -37,8 +37,8 @@ PAGE, OVERVIEW, SHEET, VALUES = "audit.html", "overview.png", "contact_sheet.png
 _CODE = (
     "sonoray.audit",
     "sonoray.metrics.text",
-    "sonoray.near_duplicates",
-    "sonoray.study",
+    "sonoray.study.near_duplicates",
+    "sonoray.study.contract",
     "sonoray_jobs.audit",
     "sonoray_jobs.audit_page",
     "sonoray_jobs.audit_pictures",
@@ -222,11 +222,11 @@ def _write(
     from sonoray.audit.census import Census, find_texts
     from sonoray.audit.findings import Audit, find_all
     from sonoray.audit.links import Links
-    from sonoray.audit.looks import Looks, find_looks
+    from sonoray.audit.lookalikes import Looks, find_looks
     from sonoray.audit.samples import Samples
     from sonoray.audit.terms import TermCheck
-    from sonoray.image_table import read_images
-    from sonoray.progress import progress
+    from sonoray.cluster.progress import progress
+    from sonoray.study.image_table import read_images
     from sonoray_jobs.audit_page import render_page
     from sonoray_jobs.audit_pictures import draw_overview, draw_pairs, draw_sheet
 

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sonoray.metrics.table import Table
+from sonoray.metrics.tables import Table
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from sonoray.images import Pixels
-from sonoray.study import SPLITS
+from sonoray.images.decode import Pixels
+from sonoray.study.contract import SPLITS
 from sonoray_jobs.gallery import find_font
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
-from sonoray.image_table import read_images
-from sonoray.images import decode_stored
+from sonoray.images.decode import decode_stored
 from sonoray.stages import Stage, StageOutput, find_stage, run_stage
-from sonoray.study import Study, Turn, iter_studies
+from sonoray.study.contract import Study, Turn, iter_studies
+from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 from sonoray_jobs.leakage import check_unseen
 from sonoray_jobs.lengths import check_lengths
@@ -103,8 +103,8 @@ def run(
 
     import ray
 
-    from sonoray.cluster import ray_session
-    from sonoray.step_board import StepBoard
+    from sonoray.cluster.session import ray_session
+    from sonoray.cluster.step_board import StepBoard
 
     with ray_session(address):
         board = StepBoard.start()

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_ultra.model import LlavaUltra, trainable_parameters
-from sonoray.config import Config, validate_config
+from sonoray.config.load import validate_config
+from sonoray.config.model import Config
 from sonoray.errors import CheckpointError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.config import changed_settings
+from sonoray.config.canonical import changed_settings
 from sonoray.errors import DataError
 from sonoray.metrics import (
     AnswerRecord,
@@ -22,10 +22,10 @@ from sonoray.metrics import (
     compare_answers,
 )
 from sonoray.metrics.paired import is_right
-from sonoray.metrics.table import comparison_table, disagreement_table
+from sonoray.metrics.tables import comparison_table, disagreement_table
 from sonoray.metrics.text import normalise
 from sonoray.stages import MANIFEST, read_manifest
-from sonoray.study import SPLITS
+from sonoray.study.contract import SPLITS
 from sonoray.workspace import Workspace
 from sonoray_jobs.predictions import SETTINGS, read_predictions, to_record
 from sonoray_jobs.road import RoadConfig

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sonoray.study import Study, Task, iter_studies, with_site_cue
+from sonoray.study.contract import Study, Task, iter_studies
+from sonoray.study.prompt import with_site_cue
 from sonoray.workspace import Workspace
 from sonoray_jobs import ask, bootstrap, embed, evaluate, export, ingest, train
 from sonoray_jobs.options import Result
@@ -112,7 +113,7 @@ def run(
     Raises:
         SonoError: what the failing step raises.
     """
-    from sonoray.cluster import ray_session
+    from sonoray.cluster.session import ray_session
     from sonoray.tracking import Tracking
 
     seconds: dict[str, float] = {}

@@ -9,8 +9,8 @@ from typing import Any
 
 from llava_ultra.config import ModelConfig, images_kept
 from sonoray.errors import ConfigError
-from sonoray.feature_format import FORMATS
-from sonoray.metrics.table import Table
+from sonoray.features.formats import FORMATS
+from sonoray.metrics.tables import Table
 from sonoray_jobs.road import RoadConfig
 from sonoray_jobs.zero_memory import (
     BYTES,

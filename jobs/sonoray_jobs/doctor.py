@@ -24,14 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sonoray.cluster import (
-    local_ray_addresses,
+from sonoray.cluster.address import local_ray_addresses
+from sonoray.cluster.session import (
     memory_limit_bytes,
     object_store_bytes,
     path_with_interpreter,
     ray_session,
-    token_path,
 )
+from sonoray.cluster.token import token_path
 from sonoray.errors import ClusterError
 
 GIB = 1024**3

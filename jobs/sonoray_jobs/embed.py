@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
-from sonoray.feature_store import FeatureStore
+from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts
@@ -203,8 +203,8 @@ def _compute(
     """Plan and compute; the sum over all pieces, and all the dataset's images."""
     import ray
 
-    from sonoray.cluster import ray_session, require_cpus
-    from sonoray.progress import progress
+    from sonoray.cluster.progress import progress
+    from sonoray.cluster.session import ray_session, require_cpus
 
     stores = {tower.name: tower.store for tower in towers}
     with ray_session(address):

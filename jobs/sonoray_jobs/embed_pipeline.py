@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.feature_store import FeatureStore
-from sonoray.images import decode_stored
+from sonoray.features.store import FeatureStore
+from sonoray.images.decode import decode_stored
 from sonoray_jobs.embed_plan import Piece, read_piece
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sonoray.feature_store import FeatureStore
+from sonoray.features.store import FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

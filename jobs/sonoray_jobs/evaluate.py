@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.config import content_hash
+from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
-from sonoray.labels import describe_labels
 from sonoray.metrics import (
     Bootstrap,
     Estimate,
@@ -26,11 +25,13 @@ from sonoray.metrics import (
     text_metrics,
     text_table,
 )
-from sonoray.metrics.bootstrap import estimate, mean_metric
 from sonoray.metrics.plots import plot_closed, plot_history, plot_roc
-from sonoray.metrics.table import Table, f1_table, overlap_table, seen_table
+from sonoray.metrics.resampling import estimate, mean_metric
+from sonoray.metrics.tables import Table, f1_table, overlap_table, seen_table
 from sonoray.stages import Stage, StageOutput, run_stage, write_json
-from sonoray.study import Study, iter_studies, with_site_cue
+from sonoray.study.contract import Study, iter_studies
+from sonoray.study.labels import describe_labels
+from sonoray.study.prompt import with_site_cue
 from sonoray.workspace import Workspace
 from sonoray_jobs.embed import open_stores
 from sonoray_jobs.gallery import make_gallery
@@ -49,7 +50,7 @@ from sonoray_jobs.train import Trained, find_training
 
 _CODE = (
     "sonoray.metrics",
-    "sonoray.study",
+    "sonoray.study.contract",
     "sonoray_jobs.answering",
     "sonoray_jobs.evaluate",
     "sonoray_jobs.predictions",
@@ -353,8 +354,8 @@ def _answer(
     """All predictions, in the order of studies and their questions."""
     import ray
 
-    from sonoray.cluster import ray_session, require_cpus
-    from sonoray.progress import progress
+    from sonoray.cluster.progress import progress
+    from sonoray.cluster.session import ray_session, require_cpus
     from sonoray_jobs.answering import AnswerActor, pack_studies
     from sonoray_jobs.trained import locate
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.config import content_hash
+from sonoray.config.canonical import content_hash
 from sonoray.stages import Stage, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.bootstrap import find_parts

@@ -193,7 +193,7 @@ def _draw_bars(axes: "Axes", row: Mapping[str, Any]) -> None:
 def _write(
     folder: Path, chosen: Mapping[str, list[dict[str, Any]]], dataset: Path, font: Path | None
 ) -> dict[str, Any]:
-    from sonoray.image_table import read_images
+    from sonoray.study.image_table import read_images
 
     images = read_images(dataset, [i for rows in chosen.values() for i in rows[0]["image_ids"]])
     page = ["# Answers beside images", ""]

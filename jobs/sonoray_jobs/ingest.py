@@ -1,6 +1,6 @@
 """Ingest: read a source into the workspace as studies, split by patient.
 
-Steps 1 and 2 of the road; the work is `sonoray.ingest`. It runs in the driver, on threads: the
+Steps 1 and 2 of the road; the work is `sonoray.ingest.run`. It runs in the driver, on threads: the
 public sources decode in seconds, and a dataset needs one writer of its tables.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import ConfigError
-from sonoray.ingest import Accounting, ingest
-from sonoray.sources.base import FetchCounts, RemoteSource, Source
-from sonoray.text_files import is_utf8
+from sonoray.ingest.run import Accounting, ingest
+from sonoray.ingest.sources.base import FetchCounts, RemoteSource, Source
+from sonoray.ingest.text_files import is_utf8
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 
@@ -158,7 +158,7 @@ def run(
         dataset: one of `SOURCES`; also the dataset's name from then on, unless `options` name it.
         options: where the files lie, and what the source may be told.
         address: accepted as by every job; nothing runs on a cluster here.
-        again: do it a second time where rejects may pass (`sonoray.ingest`).
+        again: do it a second time where rejects may pass (`sonoray.ingest.run`).
 
     Raises:
         ConfigError: the source is unknown, or an option is missing, superfluous or malformed.
@@ -245,25 +245,25 @@ def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
 
 
 def _phantom(road: RoadConfig) -> Source:
-    from sonoray.sources.phantom import PhantomSource
+    from sonoray.ingest.sources.synthetic import PhantomSource
 
     return PhantomSource(road.phantom)
 
 
 def _busbra(road: RoadConfig, *, path: Path) -> Source:
-    from sonoray.sources.busbra import BusBraSource
+    from sonoray.ingest.published.busbra import BusBraSource
 
     return BusBraSource(path, limits=road.ingest.images)
 
 
 def _busi(road: RoadConfig, *, path: Path) -> Source:
-    from sonoray.sources.busi import BusiSource
+    from sonoray.ingest.published.busi import BusiSource
 
     return BusiSource(path, limits=road.ingest.images)
 
 
 def _dicom(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.sources.dicom import DicomSource
+    from sonoray.ingest.sources.dicom_archive import DicomSource
 
     return DicomSource(config=road.dicom, limits=road.ingest.images, **given)
 
@@ -275,9 +275,9 @@ def _dicomweb(
     query: tuple[str, ...] = (),
     **given: Any,  # noqa: ANN401 - checked against `takes`
 ) -> Source:
-    from sonoray.dicomweb.address import read_address
-    from sonoray.dicomweb.search import read_query
-    from sonoray.sources.dicomweb import DicomWebSource
+    from sonoray.ingest.dicomweb.search import read_query
+    from sonoray.ingest.dicomweb.server_url import read_address
+    from sonoray.ingest.sources.dicomweb_server import DicomWebSource
 
     return DicomWebSource(
         read_address(url, credentials_over_http=road.dicomweb.credentials_over_http),
@@ -290,37 +290,37 @@ def _dicomweb(
 
 
 def _llava(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.sources.llava import LlavaSource
+    from sonoray.ingest.sources.llava import LlavaSource
 
     return LlavaSource(limits=road.ingest.images, **given)
 
 
 def _pocovid(road: RoadConfig, *, path: Path) -> Source:
-    from sonoray.sources.pocovid import PocovidSource
+    from sonoray.ingest.published.pocovid import PocovidSource
 
     return PocovidSource(path, limits=road.ingest.images)
 
 
 def _slake(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.sources.slake import SlakeSource
+    from sonoray.ingest.published.slake import SlakeSource
 
     return SlakeSource(limits=road.ingest.images, **given)
 
 
 def _table(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.sources.table import TableSource
+    from sonoray.ingest.sources.table import TableSource
 
     return TableSource(video=road.video, limits=road.ingest.images, **given)
 
 
 def _usreport(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.sources.usreport import UsReportSource
+    from sonoray.ingest.published.usreport import UsReportSource
 
     return UsReportSource(limits=road.ingest.images, **given)
 
 
 def _video(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.sources.video import VideoSource
+    from sonoray.ingest.sources.video_folder import VideoSource
 
     return VideoSource(config=road.video, **given)
 

@@ -5,7 +5,7 @@ away.
 """
 
 from sonoray.errors import DataError
-from sonoray.study import iter_studies
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 
 JUDGED = ("validation", "test")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from llava_ultra.chat import encode_answer, encode_chat
 from llava_ultra.config import ModelConfig, images_kept
 from sonoray.errors import DataError
-from sonoray.study import Study, Turn
+from sonoray.study.contract import Study, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

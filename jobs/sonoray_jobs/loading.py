@@ -1,10 +1,10 @@
 """The training data stream of one worker: a Ray Data actor fetches a step's studies and features.
 
-Each row of the dataset is one step of the plan (`sonoray.plan`); the actor turns it into the step's
-texts and features. The worker therefore gets exactly its planned samples in exactly the planned
-order, while loading runs ahead of it on CPUs of its own. It is an actor and no task because it
-reads the studies' texts and the stores' index once: beside two trainings on two cores Ray ended
-idle task processes all the time and started others, which took a third of the machine.
+Each row of the dataset is one step of the plan (`sonoray.study.sample_order`); the actor turns it
+into the step's texts and features. The worker therefore gets exactly its planned samples in exactly
+the planned order, while loading runs ahead of it on CPUs of its own. It is an actor and no task
+because it reads the studies' texts and the stores' index once: beside two trainings on two cores
+Ray ended idle task processes all the time and started others, which took a third of the machine.
 
 Ray Data's scheduling loop has a process of its own too (the coordinator of a split in one). As a
 thread of the worker it fights for the interpreter lock with the thousands of small operators of a
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
-from sonoray.feature_store import FeatureStore
-from sonoray.plan import Step, turns_of_epoch
-from sonoray.study import Study, iter_studies, with_site_cue
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study, iter_studies
+from sonoray.study.prompt import with_site_cue
+from sonoray.study.sample_order import Step, turns_of_epoch
 from sonoray_jobs.road import TrainConfig
 
 if TYPE_CHECKING:

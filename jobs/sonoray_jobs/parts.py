@@ -6,7 +6,7 @@ A tower that is trained here has two: one that trains it and one that reads it o
 from pathlib import Path
 from typing import Any
 
-from sonoray.content import content_digest
+from sonoray.digests.content import content_digest
 from sonoray.stages import Stage, StageOutput
 from sonoray_jobs.readout import READOUT
 from sonoray_jobs.road import RoadConfig
@@ -16,7 +16,7 @@ PARTS = ("language", "sam", "clip")
 _OWN_CODE = ("sonoray_jobs.bootstrap", "sonoray_jobs.parts", "sonoray_jobs.readout")
 _LOOP = ("llava_ultra.schedule", "llava_ultra.precision", "llava_ultra.pretrain.loop")
 _PIXELS = (
-    "sonoray.images",
+    "sonoray.images.decode",
     "llava_ultra.pixels",
     "llava_ultra.tower_config",
     "llava_ultra.towers",

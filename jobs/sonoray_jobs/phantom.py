@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sonoray.errors import DataError
-from sonoray.images import encode_png
+from sonoray.images.decode import encode_png
 from sonoray.phantom import PhantomConfig, StudyPlan, build_study, plan_study, render_view
 from sonoray.phantom.lesion import Kind, SizeClass
 from sonoray.phantom.physics import Gray
-from sonoray.sources.base import RawStudy
+from sonoray.study.raw import RawStudy
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 

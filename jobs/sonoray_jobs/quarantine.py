@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
-from sonoray.identity import IdentityKey
-from sonoray.metrics.table import Table
-from sonoray.sources.base import RemoteSource, Source
-from sonoray.study import iter_studies
+from sonoray.ingest.sources.base import RemoteSource, Source
+from sonoray.metrics.tables import Table
+from sonoray.privacy.keys import IdentityKey
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ingest
 from sonoray_jobs.road import RoadConfig

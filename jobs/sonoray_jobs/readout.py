@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sonoray.image_table import read_images
 from sonoray.stages import StageOutput
+from sonoray.study.image_table import read_images
 
 if TYPE_CHECKING:
     from llava_ultra.config import ClipConfig, ModelConfig, SamConfig

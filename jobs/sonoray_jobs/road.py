@@ -23,14 +23,15 @@ from llava_ultra.config import (
     ModelConfig,
     SamPretrainConfig,
 )
-from sonoray.config import Config, load_config
-from sonoray.dicom.settings import DicomConfig
-from sonoray.dicomweb.settings import DicomWebConfig
+from sonoray.config.load import load_config
+from sonoray.config.model import Config
 from sonoray.errors import ConfigError
-from sonoray.feature_format import FormatName
-from sonoray.ingest import IngestConfig
+from sonoray.features.formats import FormatName
+from sonoray.images.video import VideoConfig
+from sonoray.ingest.dicom.dicom_config import DicomConfig
+from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
+from sonoray.ingest.run import IngestConfig
 from sonoray.phantom import PhantomConfig
-from sonoray.video import VideoConfig
 from sonoray_serve.settings import ServeConfig
 
 
@@ -69,7 +70,7 @@ class EmbedConfig(Config):
     `s3://bucket/prefix`. Endpoint and keys stand in the environment of every node
     (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`)."""
     dtype: FormatName = "float16"
-    """How features are stored; int8 takes half of float16's space (`sonoray.feature_format`)."""
+    """How features are stored; int8 takes half of float16's space (`sonoray.features.formats`)."""
 
     @field_validator("store")
     @classmethod

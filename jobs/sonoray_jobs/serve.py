@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.cluster import ray_session, require_cpus
-from sonoray.config import validate_config
+from sonoray.cluster.session import ray_session, require_cpus
+from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, ServingError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sonoray.cluster import dev_runtime_env, use_configured_token
+from sonoray.cluster.session import dev_runtime_env
+from sonoray.cluster.token import use_configured_token
 from sonoray.errors import ClusterError, ConfigError, JobFailedError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.config import content_hash
+from sonoray.config.canonical import content_hash
 from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import StageOutput, source_digest, write_json
 from sonoray.workspace import Workspace
@@ -30,15 +30,15 @@ from sonoray_jobs.training import TrainJob
 if TYPE_CHECKING:
     from ray.train import Result
 
-    from sonoray.step_board import StepBoard
+    from sonoray.cluster.step_board import StepBoard
     from sonoray.tracking.callback import MlflowRunCallback
 
 _RESULT = "result.json"
 _LOCK = ".lock"
 
 DECISIVE_CODE = (
-    "sonoray.plan",
-    "sonoray.study",
+    "sonoray.study.sample_order",
+    "sonoray.study.contract",
     "sonoray_jobs.training",
     "sonoray_jobs.loading",
     "sonoray_jobs.checkpoint",
@@ -194,7 +194,7 @@ def run(
 
     import ray
 
-    from sonoray.cluster import ray_session, require_cpus
+    from sonoray.cluster.session import ray_session, require_cpus
     from sonoray.tracking import Tracking
 
     tracking = Tracking.open(workspace, tracking_uri)
@@ -252,7 +252,7 @@ def _fit(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from sonoray.step_board import StepBoard
+    from sonoray.cluster.step_board import StepBoard
 
     settings = job.road.train
     shown = board or StepBoard.start()

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.config import Config, validate_config
+from sonoray.cluster.scratch import scratch_folder
+from sonoray.cluster.step_board import StepBoard
+from sonoray.config.load import validate_config
+from sonoray.config.model import Config
 from sonoray.errors import JobFailedError
-from sonoray.feature_store import FeatureStore
-from sonoray.plan import Step, iter_steps, num_steps
-from sonoray.scratch import scratch_folder
-from sonoray.step_board import StepBoard
+from sonoray.features.store import FeatureStore
+from sonoray.study.sample_order import Step, iter_steps, num_steps
 from sonoray_jobs.embed import stores_of
 from sonoray_jobs.loading import training_studies
 from sonoray_jobs.road import RoadConfig, TrainStage

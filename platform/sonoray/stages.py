@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.config import content_hash
+from sonoray.cluster.scratch import remove_abandoned, scratch_folder
+from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
-from sonoray.scratch import remove_abandoned, scratch_folder
 
 MANIFEST = "manifest.json"
 

@@ -2,10 +2,10 @@
 
 ```
 <workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, evaluate, export (sonoray.stages)
-           /stages/.contents/         digests of weights of others (sonoray.content)
+           /stages/.contents/         digests of weights of others (sonoray.digests.content)
            /datasets/<name>.json     which ingest output a dataset's name means now, and its origin
            /spool/<name>/            objects of a server that wait for their ingest (0700)
-           /features/<fingerprint>/  feature store, one folder per tower (sonoray.feature_store)
+           /features/<fingerprint>/  feature store, one folder per tower (sonoray.features.store)
            /runs/<name>/             Ray Train storage: checkpoints, the MLflow run id
            /mlflow.db, /artifacts/   MLflow's store, where no tracking server is configured
            /identity.key             secret of the patient keys (0600)
@@ -15,13 +15,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.ingest.text_files import is_utf8
 from sonoray.stages import StageOutput, read_manifest, write_json
-from sonoray.text_files import is_utf8
 
 DEFAULT_WORKSPACE = Path(".sonoray")
 
@@ -75,7 +74,7 @@ class Workspace:
             )
 
     def spool(self, name: str) -> Path:
-        """Folder in which the objects of the dataset `name` wait (`sonoray.dicomweb`)."""
+        """Folder in which the objects of the dataset `name` wait (`sonoray.ingest.dicomweb`)."""
         return self.root / "spool" / name
 
     @property
@@ -152,10 +151,27 @@ class Workspace:
         return sorted(path.stem for path in (self.root / "datasets").glob("*.json"))
 
 
+_NAMED_SOURCES = frozenset(
+    (
+        "busbra",
+        "busi",
+        "dicom",
+        "dicomweb",
+        "llava",
+        "pocovid",
+        "slake",
+        "table",
+        "usreport",
+        "video",
+    )
+)
+"""Sources of `sonoray ingest` whose datasets bear the source's name."""
+
+
 def _how_to_ingest(dataset: str) -> str:
     """Arguments of `sonoray ingest` that make a dataset of this name."""
     if dataset == "phantom":  # it is made, not read
         return dataset
-    if dataset.isidentifier() and find_spec(f"sonoray.sources.{dataset}"):
+    if dataset in _NAMED_SOURCES:
         return f"{dataset} PATH"
     return f"SOURCE PATH --name {dataset}"

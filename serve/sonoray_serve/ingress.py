@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from sonoray.images import Pixels
+from sonoray.images.decode import Pixels
 from sonoray_serve import api
 from sonoray_serve.chat import Answer, Chat, Deadline
 from sonoray_serve.gate import CHAT_PATH, HEALTH_PATH, Gate, to_response

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sonoray.images import Pixels
+from sonoray.images.decode import Pixels
 from sonoray_serve.problems import Problem
 
 

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sonoray.site_cue import SITE_CUE
+from sonoray.study.prompt import SITE_CUE
 
 _INVALID = "invalid_request_error"
 

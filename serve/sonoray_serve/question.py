@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sonoray.images import ImageLimits, Pixels, RejectedImageError, decode_image
-from sonoray.site_cue import names_site
+from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError, decode_image
+from sonoray.study.prompt import names_site
 from sonoray_serve.api import ChatRequest, ImagePart, Message
 from sonoray_serve.messages import ModelCard
 from sonoray_serve.problems import ApiError, Problem
@@ -25,7 +25,7 @@ _REJECTIONS = {
     "too_many_pixels": Problem.IMAGE_TOO_MANY_PIXELS,
     "too_small": Problem.IMAGE_TOO_SMALL,
 }
-"""Reasons of `sonoray.images` that have an error of their own; others share one."""
+"""Reasons of `sonoray.images.decode` that have an error of their own; others share one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

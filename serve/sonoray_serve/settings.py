@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sonoray.config import Config
+from sonoray.config.model import Config
 from sonoray_serve.auth import DIGEST_PATTERN
 
 APP_NAME = "sonoray"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.images import Pixels, encode_png
+from sonoray.images.decode import Pixels, encode_png
 
 QUESTION = "图像显示什么?"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sonoray.errors import CheckpointError
-from sonoray.images import Pixels
+from sonoray.images.decode import Pixels
 from sonoray_serve.loading import ModelSource, load_model
 from sonoray_serve.messages import EncodedStudy, Failed
 from sonoray_serve.problems import Problem, contained

@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from sonoray.study import iter_studies
+from sonoray.study.contract import iter_studies
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
 from sonoray_jobs import ablate, compare, evaluate

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from sonoray.ingest import ingest
-from sonoray.report_text import Identifiers
-from sonoray.sources.phantom import PhantomSource
+from sonoray.ingest.run import ingest
+from sonoray.ingest.sources.synthetic import PhantomSource
+from sonoray.study.identifiers import Identifiers
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate, train
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import ray
 
-from sonoray import cluster
+from sonoray.cluster import address as addresses
+from sonoray.cluster import session as cluster
 from sonoray.errors import ClusterError
 
 pytestmark = pytest.mark.ray
 
 CHILD = """
 import os, ray
-from sonoray.cluster import ray_session
+from sonoray.cluster.session import ray_session
 with ray_session({argument}) as address:
     path = ray.get(ray.remote(num_cpus=0)(lambda: os.environ["PATH"]).remote())
     session = ray._private.worker.global_worker.node.get_session_dir_path()
@@ -112,7 +113,7 @@ def test_a_private_ray_leaves_nothing_behind(ray_local):
     assert port != ray_local.rpartition(":")[2]
     assert folder == str(Path(sys.executable).parent)
     deadline = time.monotonic() + 10
-    while any(known.endswith(f":{port}") for known in cluster.local_ray_addresses()):
+    while any(known.endswith(f":{port}") for known in addresses.local_ray_addresses()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert not Path(session).parents[1].exists()

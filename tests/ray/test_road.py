@@ -17,8 +17,9 @@ from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.sam_tower import SamTower
 from llava_ultra.towers import encode_images
 from sonoray.errors import ConfigError, DataError, TrackingError
-from sonoray.image_table import read_images
-from sonoray.study import Task, iter_studies, with_site_cue
+from sonoray.study.contract import Task, iter_studies
+from sonoray.study.image_table import read_images
+from sonoray.study.prompt import with_site_cue
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate, export, train

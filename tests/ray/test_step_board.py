@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sonoray.step_board import StepBoard
+from sonoray.cluster.step_board import StepBoard
 
 pytestmark = pytest.mark.ray
 

@@ -175,7 +175,7 @@ def test_the_scale_page_says_which_rates_were_assumed():
 def test_the_rate_is_that_between_the_first_commit_and_the_last(tmp_path):
     from ways import images_per_second, stored_bytes
 
-    from sonoray.feature_store import FeatureStore
+    from sonoray.features.store import FeatureStore
 
     stores = [FeatureStore(tmp_path, name, 1, 1) for name in ("clip", "sam")]
     moment = 1_000_000.0
@@ -197,9 +197,9 @@ def test_the_rate_is_that_between_the_first_commit_and_the_last(tmp_path):
 def test_blank_studies_are_a_dataset_like_any_other(tmp_path):
     from material import NULL_SHAPE, null_dataset, null_towers
 
-    from sonoray.image_table import read_images
-    from sonoray.images import image_id
-    from sonoray.study import iter_studies
+    from sonoray.images.decode import image_id
+    from sonoray.study.contract import iter_studies
+    from sonoray.study.image_table import read_images
     from sonoray.workspace import Workspace
 
     home = Workspace.open(tmp_path)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sonoray.config import canonical_json, validate_config
+from sonoray.config.canonical import canonical_json
+from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
 from sonoray_jobs.road import RoadConfig, load_road, packaged_roads
 

@@ -12,14 +12,15 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = ("platform/sonoray", "model/llava_ultra", "jobs/sonoray_jobs", "serve/sonoray_serve")
 REGISTRIES = ("pypi" + ".org", "python" + "hosted.org", "download.py" + "torch.org")
 
 
 def listed_paths() -> set[str]:
-    """Read the README's file list: folders at the margin, their files indented, then a note."""
-    block = README.partition("\n## Files\n")[2].partition("```\n")[2].partition("```")[0]
+    """Read the file list of docs/architecture.md: folders, their files indented, then a note."""
+    block = ARCHITECTURE.partition("\n## Files\n")[2].partition("```\n")[2].partition("```")[0]
     paths, folder = set(), ""
     for line in filter(str.strip, block.splitlines()):
         name = re.split(r"\s{2,}", line.strip())[0]
@@ -56,7 +57,7 @@ def invocations_in(text: str) -> list[tuple[str, str]]:
 
 def test_the_file_list_names_existing_paths_only():
     paths = listed_paths()
-    assert "platform/sonoray/study.py" in paths
+    assert "platform/sonoray/study/contract.py" in paths
     assert not [path for path in paths if not (ROOT / path).exists()]
 
 

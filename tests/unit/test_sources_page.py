@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sonoray.ingest import IngestConfig, ingest
+from sonoray.ingest.run import IngestConfig, ingest
 from sonoray.workspace import Workspace
 from sonoray_jobs.ingest import SOURCES
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonoray.config import canonical_json
+from sonoray.config.canonical import canonical_json
 from sonoray.errors import DataError
-from sonoray.ingest import ingest, stage_of_dataset
-from sonoray.sources.phantom import PhantomSource
+from sonoray.ingest.run import ingest, stage_of_dataset
+from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.stages import StageOutput, find_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate

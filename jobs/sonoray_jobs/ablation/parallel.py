@@ -15,8 +15,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sonoray.cluster.step_board import StepBoard
 from sonoray.errors import ClusterError
-from sonoray.step_board import StepBoard
 from sonoray.workspace import Workspace
 from sonoray_jobs import evaluate, train
 from sonoray_jobs.ablation.children import SPLIT, Child

@@ -9,7 +9,7 @@ and takes percentiles of the mean: the bootstrap of crossed random effects (A. B
 pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007). S seeds show (S - 1) / S of their
 variance, so three of them leave the interval somewhat narrow, and one leaves the patients alone.
 Differences are of the same question and seed. Where all patients score alike in every seed, the
-ends are exact (`sonoray.metrics.bootstrap.unvaried`).
+ends are exact (`sonoray.metrics.resampling.unvaried`).
 """
 
 from collections import defaultdict
@@ -23,8 +23,8 @@ import numpy as np
 
 from sonoray.errors import DataError
 from sonoray.metrics import ALL_CLOSED, Bootstrap, Estimate, char_f1
-from sonoray.metrics.bootstrap import Floats, interval, unvaried
-from sonoray.study import Task
+from sonoray.metrics.resampling import Floats, interval, unvaried
+from sonoray.study.contract import Task
 
 HITS = "picked image shows the finding"
 ACCURACY, CHAR_F1, HIT = "accuracy", "character F1", "hit@1"

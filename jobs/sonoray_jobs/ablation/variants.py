@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from llava_ultra.config import AdaptiveSampling, FusionConfig
-from sonoray.config import validate_config
+from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
-from sonoray.labels import label_values
+from sonoray.study.labels import label_values
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sonoray.audit.terms import CAPTION
 from sonoray.metrics.text import normalise
-from sonoray.study import SPLITS, Study
+from sonoray.study.contract import SPLITS, Study
 
 MAX_VALUES = 40
 """Most values of a label that is counted by value."""

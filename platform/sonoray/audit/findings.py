@@ -11,7 +11,7 @@ from typing import Any
 from sonoray.audit.census import Counts, TopicCount
 from sonoray.audit.links import LinkReport
 from sonoray.audit.terms import TermCheck
-from sonoray.study import SPLITS
+from sonoray.study.contract import SPLITS
 
 CONSTANT_SHARE = 0.9
 """Share of equal answers in the test from which a closed topic says little of a model."""

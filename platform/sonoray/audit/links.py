@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sonoray.audit.looks import Looks
+from sonoray.audit.lookalikes import Looks
 from sonoray.audit.terms import CAPTION
 from sonoray.metrics.text import normalise
-from sonoray.study import SPLITS, Study, Task
+from sonoray.study.contract import SPLITS, Study, Task
 
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -9,7 +9,7 @@ and the same whatever the order of the studies.
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from sonoray.study import Study
+from sonoray.study.contract import Study
 
 
 class Samples:

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from sonoray.ingest.published.busbra import HISTOLOGY
 from sonoray.metrics.tokens import fold
 from sonoray.phantom.language import KINDS
-from sonoray.sources.busbra import HISTOLOGY
-from sonoray.study import Study
+from sonoray.study.contract import Study
 
 CAPTION = "caption"
 """Image label that is a text."""

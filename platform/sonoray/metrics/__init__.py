@@ -8,7 +8,6 @@
 - `table`, `plots`: Markdown and aligned text, and pictures without anything of a patient.
 """
 
-from sonoray.metrics.bootstrap import Bootstrap, Estimate
 from sonoray.metrics.closed import (
     ALL_CLOSED,
     AllClosed,
@@ -24,7 +23,8 @@ from sonoray.metrics.paired import (
     compare_all_closed,
     compare_answers,
 )
-from sonoray.metrics.table import Table, closed_table, text_table
+from sonoray.metrics.resampling import Bootstrap, Estimate
+from sonoray.metrics.tables import Table, closed_table, text_table
 from sonoray.metrics.text import TextMetrics, char_f1, text_metrics
 
 __all__ = [

@@ -21,14 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.errors import DataError
-from sonoray.metrics.bootstrap import (
-    Bootstrap,
-    Estimate,
-    Floats,
-    Metric,
-    estimates,
-    mean_metric,
-)
+from sonoray.metrics.resampling import Bootstrap, Estimate, Floats, Metric, estimates, mean_metric
 
 ALL_CLOSED = "all closed questions"
 """What reports call the questions of all closed topics together."""

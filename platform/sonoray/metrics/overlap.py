@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sonoray.metrics.bootstrap import Floats, Metric, mean_metric
+from sonoray.metrics.resampling import Floats, Metric, mean_metric
 
 Tokens = Sequence[str]
 References = Sequence[Sequence[Tokens]]

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import DataError
-from sonoray.metrics.bootstrap import Bootstrap, Floats, Metric, interval, resample
 from sonoray.metrics.closed import (
     ALL_CLOSED,
     AnswerRecord,
@@ -31,6 +30,7 @@ from sonoray.metrics.closed import (
     check,
     topic_options,
 )
+from sonoray.metrics.resampling import Bootstrap, Floats, Metric, interval, resample
 from sonoray.metrics.text import normalise, text_answer_metrics
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.metrics.bootstrap import Bootstrap, Estimate, Metric, among, estimates, mean_metric
 from sonoray.metrics.closed import AnswerRecord, most_frequent
 from sonoray.metrics.overlap import OVERLAP_METRICS, overlap_metrics
+from sonoray.metrics.resampling import Bootstrap, Estimate, Metric, among, estimates, mean_metric
 from sonoray.metrics.tokens import character_tokens, fold, word_tokens
 
 HEADLINES = ("exact_match", "char_f1", "char_bleu_4", "char_rouge_l", "char_cider")

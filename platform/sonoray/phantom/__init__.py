@@ -13,7 +13,7 @@ takes about 12 ms of one core, nearly the same from 96 to 384 pixels.
 - `study`: plans and renders studies; `PhantomConfig` and `iter_phantom`
 """
 
-from sonoray.phantom.study import (
+from sonoray.phantom.cohort import (
     PhantomConfig,
     StudyPlan,
     build_study,

@@ -13,7 +13,7 @@ import numpy as np
 
 from sonoray.phantom.anatomy import Organ
 from sonoray.phantom.lesion import Echogenicity, Kind, Lesion, Margin, Posterior, Side, SizeClass
-from sonoray.study import Task, Turn
+from sonoray.study.contract import Task, Turn
 
 ORGANS = {Organ.THYROID: "甲状腺", Organ.BREAST: "乳腺", Organ.LIVER: "肝脏"}
 SIDES = {Side.LEFT: "左侧", Side.RIGHT: "右侧"}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sonoray.config import content_hash
+from sonoray.config.canonical import content_hash
 from sonoray.errors import TrackingError
 from sonoray.tracking.connection import TRACKING_URI_VARIABLE, Store, shown_uri
 from sonoray.tracking.params import (

@@ -20,8 +20,8 @@ from sonoray.metrics import (
     all_closed_metrics,
     closed_metrics,
 )
-from sonoray.metrics.bootstrap import among, estimate, estimates, mean_metric, unvaried
 from sonoray.metrics.closed import auc_metric, balanced_accuracy_metric, f1_metric
+from sonoray.metrics.resampling import among, estimate, estimates, mean_metric, unvaried
 
 BENIGN, MALIGNANT = "良性", "恶性"
 QUICK = Bootstrap(num_resamples=1000)
@@ -250,7 +250,7 @@ def test_no_signal_reaches_no_auc_above_one_half() -> None:
 def test_equal_seeds_give_equal_intervals_and_blocks_do_not_matter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sonoray.metrics import bootstrap
+    from sonoray.metrics import resampling as bootstrap
 
     records = random_records(6, num_patients=40)
     first = only(records)

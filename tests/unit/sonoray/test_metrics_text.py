@@ -17,7 +17,7 @@ from sonoray.metrics import (
     text_metrics,
     text_table,
 )
-from sonoray.metrics.table import (
+from sonoray.metrics.tables import (
     comparison_table,
     disagreement_table,
     f1_table,

@@ -13,8 +13,8 @@ from llava_ultra.config import AdaptiveSampling, ModelConfig, RandomSampling
 from llava_ultra.language import save_language
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
-from sonoray.feature_store import FeatureStore
-from sonoray.study import SPLITS, Study, StudyImage, Task, Turn
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
 from sonoray_jobs.answering import AnswerActor, pack_studies
 from sonoray_jobs.checkpoint import Position, write_checkpoint
 from sonoray_jobs.road import RoadConfig

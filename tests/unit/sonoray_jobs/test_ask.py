@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sonoray.errors import ConfigError, DataError, ServingError
-from sonoray.images import encode_png
+from sonoray.images.decode import encode_png
 from sonoray.workspace import Workspace
 from sonoray_jobs import ask as job
 from sonoray_jobs.ask import ImageUse, Picture, Reply, ask, run

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from sonoray.errors import DataError
-from sonoray.ingest import IngestConfig, ingest
-from sonoray.sources.base import RawImage, RawStudy
-from sonoray.study import Task, Turn, iter_studies, write_studies
+from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.study.contract import Task, Turn, iter_studies, write_studies
+from sonoray.study.raw import RawImage, RawStudy
 from sonoray.workspace import Workspace
 from sonoray_jobs.audit import run
 from sonoray_jobs.audit_pictures import thumbnail

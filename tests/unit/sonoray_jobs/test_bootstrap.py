@@ -12,12 +12,12 @@ import pytest
 
 from llava_ultra.language import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
-from sonoray import image_table
 from sonoray.errors import DataError
-from sonoray.image_table import read_images
-from sonoray.images import encode_png
+from sonoray.images.decode import encode_png
 from sonoray.stages import StageOutput
-from sonoray.study import Turn, iter_studies
+from sonoray.study import image_table
+from sonoray.study.contract import Turn, iter_studies
+from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, ingest
 from sonoray_jobs.embed_pipeline import decode_piece
@@ -232,7 +232,7 @@ def test_every_module_that_decides_a_part_is_in_its_key(dataset):
     for part in bootstrap.PARTS:
         code = set(bootstrap.stage_of(part, road(), dataset).code)
         assert {"llava_ultra.schedule", "llava_ultra.pretrain.loop"} < code
-        assert ("sonoray.images" in code) == (part != "language")
+        assert ("sonoray.images.decode" in code) == (part != "language")
 
 
 def test_images_beyond_the_default_limits_are_read_back(tmp_path):

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
-from sonoray.burned_in_text import FILL
-from sonoray.image_table import read_images
-from sonoray.study import iter_studies
+from sonoray.privacy.burned_in_text import FILL
+from sonoray.study.contract import iter_studies
+from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 from sonoray_jobs.cli import main
 

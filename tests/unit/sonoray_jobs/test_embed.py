@@ -10,7 +10,7 @@ from llava_ultra.batch import StudyFeatures, collate_features
 from llava_ultra.config import ModelConfig
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_model, tiny_towers
 from llava_ultra.towers import encode_images
-from sonoray.feature_store import FeatureStore
+from sonoray.features.store import FeatureStore
 from sonoray_jobs import embed
 from sonoray_jobs.embed import stores_of
 from sonoray_jobs.road import EmbedConfig, RoadConfig
@@ -62,7 +62,7 @@ def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
 LOAD = """
 import sys
 from pathlib import Path
-from sonoray.feature_store import FeatureStore
+from sonoray.features.store import FeatureStore
 from sonoray_jobs.embed import load_encoder
 folder, fingerprint, tokens, channels = sys.argv[1:]
 store = FeatureStore(Path(folder), fingerprint, int(tokens), int(channels))

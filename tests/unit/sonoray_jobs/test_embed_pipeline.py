@@ -9,8 +9,8 @@ import pytest
 
 from llava_ultra.pixels import letterbox
 from llava_ultra.testing import tiny_image
-from sonoray.feature_store import FeatureStore
-from sonoray.images import encode_png
+from sonoray.features.store import FeatureStore
+from sonoray.images.decode import encode_png
 from sonoray_jobs.embed_pipeline import Row, TowerActor, TowerStage, decode_piece
 from sonoray_jobs.embed_plan import Piece, make_plan
 

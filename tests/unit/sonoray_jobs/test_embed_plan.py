@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sonoray.feature_store import FeatureStore
+from sonoray.features.store import FeatureStore
 from sonoray_jobs.embed_plan import Piece, make_plan, read_piece
 
 FILES = (9, 5)

@@ -9,7 +9,7 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study import Study, StudyImage, Task, Turn
+from sonoray.study.contract import Study, StudyImage, Task, Turn
 from sonoray_jobs.evaluate import Evaluated, asked_about, stage_of, write_report
 from sonoray_jobs.predictions import headlines, to_record
 from sonoray_jobs.road import EvaluateConfig, RoadConfig

@@ -1,7 +1,7 @@
 import pytest
 
 from sonoray.errors import ConfigError, DataError, JobFailedError, SonoError
-from sonoray.images import RejectedImageError
+from sonoray.images.decode import RejectedImageError
 from sonoray_jobs.failures import find_failure
 
 
@@ -65,7 +65,7 @@ def raised_in_ray(text):
     ("text", "message"),
     [
         (printed("sonoray.errors.DataError: no study; ingest one"), "no study; ingest one"),
-        (printed("sonoray.images.RejectedImageError: bomb: too big"), "bomb: too big"),
+        (printed("sonoray.images.decode.RejectedImageError: bomb: too big"), "bomb: too big"),
         (printed("ValueError: K is 0; use 1"), "K is 0; use 1"),
         (printed("  sonoray.errors.ConfigError: no key"), "no key"),
     ],
@@ -79,8 +79,8 @@ def test_what_ray_only_prints_is_found(text, message):
     "text",
     [
         printed("ValueError: shapes differ", file="/opt/venv/site-packages/torch/nn/linear.py"),
-        printed("sonoray.study.NoSuchError: gone"),
-        printed("sonoray.config.Config: not an error"),
+        printed("sonoray.study.contract.NoSuchError: gone"),
+        printed("sonoray.config.model.Config: not an error"),
         printed("sonoray.nothing_of_this_name.DataError: gone"),
         printed("sonoray.errors.DataError: x") + HANDLING + printed("KeyError: 'y'"),
         "ValueError: nothing says where",

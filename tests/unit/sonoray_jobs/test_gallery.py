@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sonoray.images import encode_png
+from sonoray.images.decode import encode_png
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study import IMAGE_SCHEMA
+from sonoray.study.contract import IMAGE_SCHEMA
 from sonoray_jobs import gallery
 from sonoray_jobs.gallery import draw_study, find_font, make_gallery, spaced
 

@@ -13,7 +13,7 @@ from llava_ultra.config import AdaptiveSampling, KeepAllSampling, ModelConfig, S
 from llava_ultra.language import PLACEHOLDERS, save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.errors import DataError
-from sonoray.study import Study, StudyImage, Task, Turn
+from sonoray.study.contract import Study, StudyImage, Task, Turn
 from sonoray_jobs.lengths import check_lengths, judged, read_tokenizer, taught
 
 LANGUAGE = tiny_language(tiny_config())

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sonoray.errors import DataError
-from sonoray.feature_store import FeatureStore
-from sonoray.plan import Step
-from sonoray.study import Study, StudyImage, Turn, write_studies
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study, StudyImage, Turn, write_studies
+from sonoray.study.sample_order import Step
 from sonoray_jobs import loading
 from sonoray_jobs.road import RoadConfig, TrainConfig
 from sonoray_jobs.training import TrainJob, _train_ids

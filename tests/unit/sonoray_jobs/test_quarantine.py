@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from sonoray.errors import DataError
-from sonoray.guarded import _Process
-from sonoray.study import iter_studies
+from sonoray.images.sandbox import _Process
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ingest
 from sonoray_jobs.cli import main

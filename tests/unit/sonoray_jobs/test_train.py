@@ -10,7 +10,7 @@ from llava_ultra.batch import collate_texts
 from llava_ultra.config import AdaptiveSampling, KeepAllSampling, SamplingConfig
 from llava_ultra.testing import tiny_config
 from sonoray.errors import DataError, JobFailedError
-from sonoray.study import iter_studies
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import bootstrap, embed, evaluate, ingest, train
 from sonoray_jobs import parts as parts_of

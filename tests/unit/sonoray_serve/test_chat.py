@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sonoray.images import Pixels
+from sonoray.images.decode import Pixels
 from sonoray_serve.api import LAST_EVENT, SonoRay
 from sonoray_serve.chat import Answer, Chat, Deadline
 from sonoray_serve.messages import (

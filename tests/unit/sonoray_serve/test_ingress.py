@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,9 @@ def events_of(response: httpx2.Response) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def schemas() -> dict[str, Any]:
+def schemas(shared_data: Callable[[str], Path]) -> dict[str, Any]:
     """OpenAI's published schemas, `nullable` written the way JSON Schema knows it."""
-    root = Path(__file__).resolve().parents[3]
-    shared = Path(os.environ.get("SONORAY_SHARED_DATA", root.parent / "shared" / "data"))
-    path = shared / "openai" / "chat_schemas.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there; set SONORAY_SHARED_DATA")
+    path = shared_data("openai/chat_schemas.json")
 
     def rewrite(value: Any) -> Any:
         if isinstance(value, list):

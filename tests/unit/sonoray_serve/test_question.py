@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sonoray.images import encode_png
+from sonoray.images.decode import encode_png
 from sonoray_serve.api import parse_chat_request
 from sonoray_serve.messages import ModelCard
 from sonoray_serve.problems import ApiError, Problem

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from sonoray.config import validate_config
+from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
 from sonoray_serve.app import build
 from sonoray_serve.auth import digest_key

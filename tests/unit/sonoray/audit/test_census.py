@@ -1,7 +1,7 @@
 import pytest
 
 from sonoray.audit.census import Census, find_texts
-from sonoray.study import Study, StudyImage, Task, Turn
+from sonoray.study.contract import Study, StudyImage, Task, Turn
 
 
 def study(name, split="train", *, answers=(), images=(), labels=None, patient=None):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sonoray.audit.links import Links
-from sonoray.audit.looks import Looks
-from sonoray.study import Study, StudyImage, Task, Turn
+from sonoray.audit.lookalikes import Looks
+from sonoray.study.contract import Study, StudyImage, Task, Turn
 
 A_HASH = bytes(32)
 NEAR = bytes(31) + b"\x03"

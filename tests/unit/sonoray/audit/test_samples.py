@@ -3,7 +3,7 @@ import random
 import pytest
 
 from sonoray.audit.samples import Samples
-from sonoray.study import Study, StudyImage
+from sonoray.study.contract import Study, StudyImage
 
 
 def study(name, *images, split="train", **labels):

@@ -1,17 +1,15 @@
 import csv
 import json
-import os
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from sonoray.audit.terms import CAPTION, LABEL_TERMS, TermCheck, contradictions
+from sonoray.ingest.published.busbra import BIRADS, HISTOLOGY, PATHOLOGY, BusBraSource
 from sonoray.phantom import PhantomConfig, plan_study
-from sonoray.phantom.study import study_labels
-from sonoray.sources.busbra import BIRADS, HISTOLOGY, PATHOLOGY, BusBraSource
-from sonoray.study import Study, StudyImage, Turn
+from sonoray.phantom.cohort import study_labels
+from sonoray.study.contract import Study, StudyImage, Turn
 
 OTHER = {
     "pathology": {"benign": "malignant", "malignant": "benign"},
@@ -201,19 +199,12 @@ def test_listing_is_bounded_and_counting_is_not():
     assert len(list(check.listed)) == 2
 
 
-def shared_data() -> Path:
-    root = Path(__file__).resolve().parents[4]
-    shared = Path(os.environ.get("SONORAY_SHARED_DATA", root.parent / "shared" / "data"))
-    if not (shared / "zh_captions_llava").is_dir():
-        pytest.skip(f"no machine-written captions below {shared}; set SONORAY_SHARED_DATA")
-    return shared
-
-
-def test_a_third_of_the_machine_written_captions_that_name_a_pathology_name_the_wrong_one():
-    shared = shared_data()
-    with (shared / "busbra" / "bus_data.csv").open() as file:
+def test_a_third_of_the_machine_written_captions_that_name_a_pathology_name_the_wrong_one(
+    shared_data,
+):
+    with (shared_data("busbra") / "bus_data.csv").open() as file:
         pathology = {row["ID"]: row["Pathology"] for row in csv.DictReader(file)}
-    captions = json.loads((shared / "zh_captions_llava" / "busbra.json").read_text())
+    captions = json.loads((shared_data("zh_captions_llava") / "busbra.json").read_text())
     counts: Counter[str] = Counter()
     for each in captions:
         study = study_of({"pathology": pathology[each["id"]]}, each["description"])
@@ -225,8 +216,8 @@ def test_a_third_of_the_machine_written_captions_that_name_a_pathology_name_the_
 @pytest.mark.parametrize(
     ("name", "organ"), [("Mammary", "breast"), ("Thyroid", "thyroid"), ("Liver", "liver")]
 )
-def test_no_real_report_is_said_to_be_of_another_organ(name, organ):
-    path = shared_data() / "usreport_zh" / f"{name}_trainval.json"
+def test_no_real_report_is_said_to_be_of_another_organ(name, organ, shared_data):
+    path = shared_data("usreport_zh") / f"{name}_trainval.json"
     splits = json.loads(path.read_text())
     texts = [report["finding"] for split in splits.values() for report in split]
     assert len(texts) > 1000

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,12 +40,8 @@ def values(references, answers):
     }
 
 
-def test_published_values_of_nlg_eval_to_six_digits():
-    root = Path(__file__).resolve().parents[4]
-    shared = Path(os.environ.get("SONORAY_SHARED_DATA", root.parent / "shared" / "data"))
-    folder = shared / "metrics"
-    if not folder.is_dir():
-        pytest.skip(f"no nlg-eval inputs below {shared}; set SONORAY_SHARED_DATA")
+def test_published_values_of_nlg_eval_to_six_digits(shared_data):
+    folder = shared_data("metrics")
 
     def lines(name):
         text = (folder / "nlg-eval" / "examples" / name).read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sonoray.errors import DataError
-from sonoray.study import iter_studies
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs import ablate, ingest
 from sonoray_jobs.ablation.children import Shared, make_children, shared_by, shared_towers

@@ -3,7 +3,7 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.metrics import Bootstrap
-from sonoray.metrics.bootstrap import estimate, mean_metric
+from sonoray.metrics.resampling import estimate, mean_metric
 from sonoray_jobs.ablation.scores import (
     check_same_questions,
     estimate_mean,

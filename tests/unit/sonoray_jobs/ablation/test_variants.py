@@ -13,7 +13,7 @@ from llava_ultra.config import (
 )
 from sonoray.errors import ConfigError, DataError
 from sonoray.stages import Stage, run_stage
-from sonoray.study import Study, StudyImage, Task, Turn, write_studies
+from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.ablate import Choice
 from sonoray_jobs.ablation.children import make_children

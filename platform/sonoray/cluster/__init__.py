@@ -1,0 +1,1 @@
+"""Ray from the outside: sessions, addresses, tokens, scratch folders and progress."""

@@ -1,0 +1,1 @@
+"""Typed configuration: frozen pydantic models, TOML files, dotted overrides, resolved JSON."""

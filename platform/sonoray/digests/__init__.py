@@ -1,0 +1,1 @@
+"""Digests that decide whether a result is reused."""

@@ -1,0 +1,1 @@
+"""The feature store: what the frozen towers computed, by image id and tower fingerprint."""

@@ -1,0 +1,1 @@
+"""Pixels from untrusted bytes: decoded safely, frames of videos chosen, in capped processes."""

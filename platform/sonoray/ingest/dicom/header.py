@@ -1,0 +1,293 @@
+"""Reading a DICOM header safely: listed attributes alone, and nothing unpacked on the way.
+
+pydicom parses; this module decides what it sees. Attributes that are not in `TAGS` are skipped
+unread, private ones always. Names and what else identifies (`IDENTIFYING`) are read where the
+study's texts and labels have to be searched for them, and for nothing else. The deflated transfer
+syntax is refused, because it would be unpacked without a limit before the first attribute is known.
+
+Source: DICOM PS3.10 section 7 (file format), PS3.5 section 7 (data elements).
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from pydicom import config as pydicom_config
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
+
+from sonoray.images.decode import RejectedImageError
+
+SYNTAXES: tuple[UID, ...] = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    RLELossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    *JPEGLSTransferSyntaxes,
+    JPEG2000Lossless,
+    JPEG2000,
+)
+"""Transfer syntaxes that are read."""
+
+KEYWORDS = (
+    # identity: to ingest, which hashes it, and to the table of reports
+    "StudyInstanceUID",
+    "PatientID",
+    "AccessionNumber",
+    # to ingest, which moves it or forgets it
+    "StudyDate",
+    # order and kind
+    "SOPClassUID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "BurnedInAnnotation",
+    # labels
+    "SpecificCharacterSet",
+    "Modality",
+    "BodyPartExamined",
+    "StudyDescription",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "PatientSex",
+    "PatientAge",
+    # pixels
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "SequenceOfUltrasoundRegions",
+    "ModalityLUTSequence",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
+"""Every attribute that is read of all objects."""
+
+PERSONS = (
+    "PatientName",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "ResponsiblePerson",
+    "ReferringPhysicianName",
+    "ConsultingPhysicianName",
+    "PhysiciansOfRecord",
+    "PerformingPhysicianName",
+    "NameOfPhysiciansReadingStudy",
+    "RequestingPhysician",
+    "OperatorsName",
+)
+"""Attributes that name persons."""
+NUMBERS = (
+    "PatientID",
+    "OtherPatientIDs",
+    "AccessionNumber",
+    "StudyID",
+    "AdmissionID",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+)
+"""Attributes that hold what else is a person's own."""
+PLACES = ("InstitutionName", "InstitutionAddress")
+"""Attributes that name institutions."""
+IDENTIFYING = (*PERSONS, *NUMBERS, *PLACES)
+"""What a study's texts and labels are searched for."""
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return tag
+
+
+TAGS = [_tag(keyword) for keyword in KEYWORDS]
+"""`KEYWORDS` as tags."""
+_ALL_TAGS = [*TAGS, *(_tag(keyword) for keyword in IDENTIFYING)]
+
+_PIXEL_DATA = _tag("PixelData")
+_STOP = (_tag("FloatPixelData"), _tag("DoubleFloatPixelData"), _PIXEL_DATA)
+_UNDEFINED = 0xFFFFFFFF
+_DELIMITERS = {keyword: {0x5C, 0x5E, 0x3D} for keyword in PERSONS}
+"""After which the first character set is back: in names also after `^` and `=` (PS3.5 6.2.1)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What stands before the pixels of one object."""
+
+    dataset: Dataset
+    """The attributes of `KEYWORDS` that the object has."""
+    syntax: UID
+    sop_class: str
+    """Name of the kind of object, as `Ultrasound Image Storage`."""
+    pixel_offset: int | None
+    """Where the value of the pixel data begins in the file; None where there is none."""
+    pixel_length: int
+    """Bytes of that value that the file really has; 0xFFFFFFFF for encapsulated pixels."""
+    pixel_vr: str
+    """Value representation of the pixel data, `OB` or `OW`."""
+
+    @property
+    def is_encapsulated(self) -> bool:
+        """Whether the pixel data is a sequence of fragments."""
+        return self.pixel_length == _UNDEFINED
+
+
+def read_header(file: BinaryIO, *, identifying: bool = False) -> Header:
+    """Read the header of an object; the pixels stay where they are.
+
+    Args:
+        file: the object from its beginning, seekable.
+        identifying: whether the attributes of `IDENTIFYING` are read too.
+
+    Raises:
+        RejectedImageError: it is no DICOM file, or one that is not read.
+        Exception: what pydicom raises on damaged headers; `sonoray.images.sandbox` describes it.
+    """
+    # what a value may look like is not our question, and complaints would quote it
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+    if file.read(132)[128:] != b"DICM":
+        raise RejectedImageError("not_dicom: there is no DICM after 128 bytes")
+    file.seek(0)
+    read_preamble(file, force=False)
+    meta = read_dataset(
+        file,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, _vr, _length: tag.group != 2,
+    )
+    sop_class = UID(str(meta.get("MediaStorageSOPClassUID", ""))).name or "an unknown kind"
+    if "DICOMDIR" in sop_class or "Media Storage Directory" in sop_class:
+        raise RejectedImageError(f"not_an_image: {sop_class}")
+    syntax = UID(str(meta.get("TransferSyntaxUID", "")))
+    if syntax not in SYNTAXES:
+        raise RejectedImageError(
+            f"unsupported_syntax: {syntax.name or 'none is named'}; export the object as "
+            "Explicit VR Little Endian"
+        )
+    dataset = read_dataset(
+        file,
+        is_implicit_VR=syntax.is_implicit_VR,
+        is_little_endian=syntax.is_little_endian,
+        stop_when=lambda tag, _vr, _length: tag in _STOP,
+        specific_tags=list(_ALL_TAGS if identifying else TAGS),
+    )
+    dataset.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian)
+    if not meta.get("MediaStorageSOPClassUID") and dataset.get("SOPClassUID"):
+        sop_class = UID(str(dataset.SOPClassUID)).name
+    if not syntax.is_little_endian:
+        _swap_palette(dataset)
+    offset, length, vr = _read_pixel_element(file, syntax)
+    if offset is not None and length != _UNDEFINED:
+        length = min(length, file.seek(0, os.SEEK_END) - offset)
+    return Header(
+        dataset=dataset,
+        syntax=syntax,
+        sop_class=sop_class,
+        pixel_offset=offset,
+        pixel_length=length,
+        pixel_vr=vr,
+    )
+
+
+def read_text(dataset: Dataset, keyword: str, charset: str) -> str:
+    """Return a text attribute in its character set; empty where it is absent.
+
+    Decoded here and not by pydicom, which takes code strings as Latin-1, although Chinese machines
+    write Chinese into them.
+
+    Args:
+        dataset: a header's.
+        keyword: which attribute.
+        charset: Python's name of the set of undeclared texts that are no UTF-8.
+    """
+    element = dataset.get_item(keyword)
+    value = None if element is None else element.value
+    if isinstance(element, DataElement) or not isinstance(value, bytes):
+        return "" if value is None else str(value).strip("\0 ")
+    declared = _declared_encodings(dataset)
+    if declared:
+        text = decode_bytes(value, declared, _DELIMITERS.get(keyword, {0x5C}))
+    else:
+        try:
+            text = value.decode("utf-8")
+        except UnicodeDecodeError:
+            text = value.decode(charset, errors="replace")
+    return text.strip("\0 ")
+
+
+def _swap_palette(dataset: Dataset) -> None:
+    """Bring a big endian palette, which is made of words, to the order that pydicom expects."""
+    for colour in ("Red", "Green", "Blue"):
+        keyword = f"{colour}PaletteColorLookupTableData"
+        table = dataset.get(keyword)
+        if isinstance(table, bytes) and len(table) % 2 == 0:
+            swapped = bytearray(table)
+            swapped[::2], swapped[1::2] = table[1::2], table[::2]
+            setattr(dataset, keyword, bytes(swapped))
+
+
+def _declared_encodings(dataset: Dataset) -> list[str]:
+    declared: Any = dataset.get("SpecificCharacterSet")
+    if not declared:
+        return []
+    return convert_encodings(declared if isinstance(declared, str) else list(declared))
+
+
+def _read_pixel_element(file: BinaryIO, syntax: UID) -> tuple[int | None, int, str]:
+    """Read tag, representation and length of the element that `read_dataset` stopped at."""
+    endian = "<" if syntax.is_little_endian else ">"
+    head = file.read(8)
+    if len(head) < 8:
+        return None, 0, ""
+    group, element = struct.unpack(f"{endian}HH", head[:4])
+    if (group << 16 | element) != _PIXEL_DATA:
+        return None, 0, ""
+    if syntax.is_implicit_VR:
+        (length,) = struct.unpack(f"{endian}L", head[4:])
+        return file.tell(), length, "OW"
+    (length,) = struct.unpack(f"{endian}L", file.read(4))
+    return file.tell(), length, head[4:6].decode("ascii")

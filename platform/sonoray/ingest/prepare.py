@@ -1,0 +1,147 @@
+"""From raw to prepared: decode, check, hash and encode the images of a study, in parallel.
+
+Studies of private sources pass `sonoray.privacy.deidentify` here, so that an image's identity is
+that of the pixels which are stored.
+
+Threads are enough: Pillow releases the interpreter lock while it decodes and encodes, and hashlib
+while it hashes. Order is kept, and a few studies are in flight at a time, so memory stays flat
+however long the source is; files that sources name are read here, and no sooner.
+"""
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sonoray.images.decode import (
+    ImageLimits,
+    Pixels,
+    RejectedImageError,
+    check_pixels,
+    decode_file,
+    decode_image,
+    encode_png,
+    image_id,
+)
+from sonoray.ingest.sources.base import Source
+from sonoray.privacy.deidentify import DeidentifyConfig, clean_picture, clean_study, describe
+from sonoray.privacy.keys import IdentityKey
+from sonoray.study.contract import StudyImage
+from sonoray.study.image_table import PreparedImage
+from sonoray.study.near_duplicates import perceptual_hash
+from sonoray.study.raw import RawImage, RawStudy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectedImage:
+    """An image that was not accepted."""
+
+    source_ref: str
+    problem: str
+    """`reason: detail`."""
+
+
+Outcome = PreparedImage | RejectedImage
+
+
+def prepare_all(
+    source: Source, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig
+) -> Iterator[tuple[RawStudy, list[Outcome]]]:
+    """Yield every study of `source` with one outcome per image, and without raw images, in order.
+
+    Those of a private source are de-identified as `policy` says; a public one stays as published.
+    """
+    workers = os.cpu_count() or 1
+    applied = None if source.public else policy
+    pending: deque[Future[tuple[RawStudy, list[Outcome]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="ingest") as pool:
+        for raw in source.iter_studies():
+            pending.append(pool.submit(_prepare_study, raw, key, limits, applied))
+            if len(pending) > 4 * workers:
+                yield pending.popleft().result()
+        for prepared in pending:
+            yield prepared.result()
+
+
+def _prepare_study(
+    raw: RawStudy, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig | None
+) -> tuple[RawStudy, list[Outcome]]:
+    study = None if policy is None else clean_study(raw, key, policy)
+    shown = raw if study is None else study.raw
+    outcomes = [_prepare(image, key, limits, policy) for image in shown.images]
+    # a finished study waits for its turn, and pixels take many times what their PNGs do
+    if study is None or policy is None:
+        return dataclasses.replace(raw, images=()), outcomes
+    accepted = [each for each in outcomes if isinstance(each, PreparedImage)]
+    num_cleaned = sum(each.is_cleaned for each in accepted)
+    provenance = describe(study, policy, num_cleaned=num_cleaned, num_images=len(accepted))
+    return dataclasses.replace(shown, images=(), provenance=provenance), outcomes
+
+
+def _prepare(
+    raw: RawImage, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig | None
+) -> Outcome:
+    ref = key.source_ref(raw.ref)
+    if raw.problem:
+        return RejectedImage(source_ref=ref, problem=raw.problem)
+    try:
+        return _prepare_image(raw, ref, limits, policy)
+    except RejectedImageError as error:
+        return RejectedImage(source_ref=ref, problem=str(error))
+
+
+def _prepare_image(
+    raw: RawImage, ref: str, limits: ImageLimits, policy: DeidentifyConfig | None
+) -> PreparedImage:
+    pixels, is_cleaned = _load(raw.data, limits), False
+    if policy is not None:
+        pixels, is_cleaned = clean_picture(pixels, policy)
+    mask_png = None if raw.mask is None else _encode_mask(raw.mask, pixels, limits)
+    return PreparedImage(
+        image=StudyImage(
+            image_id=image_id(pixels),
+            uri="",
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            frame_index=raw.frame_index,
+            source_ref=ref,
+            labels=raw.labels,
+        ),
+        png=encode_png(pixels),
+        mask_png=mask_png,
+        perceptual_hash=perceptual_hash(pixels),
+        is_cleaned=is_cleaned,
+    )
+
+
+def _load(data: Path | bytes | Pixels, limits: ImageLimits) -> Pixels:
+    if isinstance(data, Path):
+        return decode_file(data, limits)
+    return decode_image(data, limits) if isinstance(data, bytes) else check_pixels(data, limits)
+
+
+def _encode_mask(data: Path | bytes | Pixels, image: Pixels, limits: ImageLimits) -> bytes:
+    """Encode a mask as PNG; one that does not fit its image rejects both.
+
+    A file's mask is brought to 0 and 255, whatever its format made of them, and so is one of 0 and
+    1. Another that the source made keeps its values.
+    """
+    try:
+        mask = _load(data, limits)
+    except RejectedImageError as error:
+        raise RejectedImageError(f"bad_mask: {error}") from None
+    if mask.ndim == 3:
+        mask = mask.max(axis=2)
+    if mask.shape != image.shape[:2]:
+        raise RejectedImageError(
+            f"bad_mask: the mask has {mask.shape} rows and columns, its image {image.shape[:2]}; "
+            "export both at one size"
+        )
+    if not isinstance(data, np.ndarray) or mask.max() == 1:
+        mask = np.where(mask > mask.max() // 2, 255, 0).astype(np.uint8)
+    return encode_png(mask)

@@ -1,0 +1,1 @@
+"""Sources of published data sets, one module each, behind `sonoray.ingest.sources.base.Source`."""

@@ -1,0 +1,96 @@
+"""Frames of the video files that studies name, decoded ahead in guarded processes.
+
+What the sources of folders and of tables share: which files are videos, how their frames become
+images, and what of it decides about the result.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from sonoray.images.decode import Pixels, RejectedImageError
+from sonoray.images.sandbox import GuardedPool
+from sonoray.images.video import VideoConfig, read_frames
+from sonoray.stages import source_digest
+from sonoray.study.raw import RawImage, RawStudy
+
+SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+_CODE = ("sonoray.images.video", "sonoray.images.frames", "sonoray.ingest.sources.cine")
+"""Modules that choose, decode and name frames."""
+
+Loops = Mapping[str, list[RawImage]]
+"""By video, its frames; or one image with the problem where it has none."""
+S = TypeVar("S")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name says that it is a video."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def decoding(config: VideoConfig) -> dict[str, Any]:
+    """What decides about the frames: what is taken and accepted, and what decodes."""
+    code = {module: source_digest(module) for module in _CODE}
+    video = config.model_dump(mode="json")
+    return {"video": video, "decoder": version("av"), "code": code}
+
+
+def with_loops(
+    studies: Iterable[S],
+    videos: Callable[[S], Mapping[str, Path]],
+    build: Callable[[S, Loops], RawStudy],
+    config: VideoConfig,
+) -> Iterator[RawStudy]:
+    """Build studies in their order, the videos of the next ones being decoded meanwhile.
+
+    Args:
+        studies: whatever the source knows of each.
+        videos: those of a study, by the reference that their frames shall have.
+        build: makes the study of its decoded videos.
+        config: which frames are taken, and what is accepted.
+    """
+    workers = os.cpu_count() or 1
+    pending: deque[tuple[S, dict[str, Future[list[tuple[int, Pixels]]]]]] = deque()
+    with GuardedPool(
+        workers=workers,
+        memory_bytes=config.worker_memory_bytes,
+        timeout_s=config.worker_timeout_s,
+    ) as pool:
+
+        def num_loops() -> int:
+            return sum(len(loops) for _, loops in pending)
+
+        def finish() -> RawStudy:
+            study, loops = pending.popleft()
+            return build(study, {ref: _images(ref, loop) for ref, loop in loops.items()})
+
+        for study in studies:
+            loops = {
+                ref: pool.submit(read_frames, path, config) for ref, path in videos(study).items()
+            }
+            pending.append((study, loops))
+            # a study may have many loops, whose frames wait decoded
+            while len(pending) > 1 and max(len(pending), num_loops()) > workers:
+                yield finish()
+        while pending:
+            yield finish()
+
+
+def _images(ref: str, loop: Future[list[tuple[int, Pixels]]]) -> list[RawImage]:
+    try:
+        frames = loop.result()
+    except RejectedImageError as error:
+        return [RawImage(ref=ref, data=b"", problem=str(error))]
+    return [
+        RawImage(
+            # the first is called as the file is, by which a reject is found when it is accepted
+            ref=f"{ref}#{position}" if number else ref,
+            data=pixels,
+            frame_index=position,
+        )
+        for number, (position, pixels) in enumerate(frames)
+    ]

@@ -1,0 +1,139 @@
+"""A table of reports beside a DICOM archive: CSV or JSON lines, UTF-8 or GB18030.
+
+Columns: `study_uid` (Study Instance UID) or `accession` (Accession Number), and `report`. Others
+are not looked at. Where a row has both identifiers, the first finds the study and the second must
+not contradict it: a table that was joined wrongly would give one patient another's report. Both
+identifiers stay in memory: they find the study's report and go nowhere.
+"""
+
+from collections.abc import Iterable, Iterator, Set
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, StringConstraints
+
+from sonoray.errors import DataError
+from sonoray.ingest.sources.files import Entry, Item, parse_item, read_csv, read_items
+
+_KEYS = ("study_uid", "accession")
+
+
+def _to_text(value: Any) -> Any:  # noqa: ANN401 - pydantic checks what comes out
+    return "" if value is None else value
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True), BeforeValidator(_to_text)]
+
+
+class _Row(Item):
+    """One row."""
+
+    study_uid: _Text = ""
+    accession: _Text = ""
+    report: _Text = ""
+
+
+class Reports:
+    """The reports of a table, by study."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the whole table.
+
+        Raises:
+            DataError: it is missing, no CSV or JSON lines, or lacks a column.
+        """
+        self._lines: dict[tuple[str, str], dict[_Row, int]] = {}
+        """By identifier: the different rows that it finds, each with its first line."""
+        self._used: set[tuple[str, str]] = set()
+        self._patients: dict[str, set[str]] = {}
+        """By accession number: who uses it."""
+        self.refused: dict[int, str] = {}
+        """By line: what is wrong with a row that cannot be used; `find` adds to it."""
+        for entry in _read_rows(path):
+            line = int(entry.ref.rpartition(":")[2])
+            if entry.value is None:
+                # the file's name may be a patient's
+                self.refused[line] = entry.problem.replace(entry.ref, f"line {line}")
+                continue
+            row = entry.value
+            key = next(((name, getattr(row, name)) for name in _KEYS if getattr(row, name)), None)
+            if key is None or not row.report:
+                lacking = "identifier" if key is None else "report"
+                self.refused[line] = f"malformed_row: line {line} has no {lacking}; complete it"
+            else:
+                self._lines.setdefault(key, {}).setdefault(row, line)
+
+    def note_patient(self, patient: str, accessions: Iterable[str]) -> None:
+        """Note that a patient uses these accession numbers; before the first `find`."""
+        for accession in accessions:
+            self._patients.setdefault(accession, set()).add(patient)
+
+    def find(self, *, study_uid: str, accessions: Iterable[str]) -> tuple[str, str]:
+        """Return the report of a study, empty if there is none, and why it cannot be told.
+
+        An accession number that several patients use says of none of them which report is his:
+        systems count from one again, and archives are joined.
+        """
+        numbers = set(accessions)
+        texts = set[str]()
+        for row, line in self._take("study_uid", study_uid).items():
+            if self._contradicts(row, numbers):
+                self.refused[line] = (
+                    f"conflicting_identifiers: line {line} has the study_uid of one study and an "
+                    "accession number that is not its own; correct one of them, or leave one out"
+                )
+            else:
+                texts.add(row.report)
+        is_named = bool(texts)
+        for number in sorted(numbers):
+            if len(self._patients.get(number, ())) < 2:
+                texts |= {row.report for row in self._take("accession", number)}
+            elif not is_named and self._take("accession", number):
+                return "", (
+                    "ambiguous_accession: several patients use the accession number of the "
+                    "study's report; name the study by study_uid in the table"
+                )
+        if len(texts) > 1:
+            return "", f"conflicting_reports: {len(texts)} different reports; keep one"
+        return next(iter(texts), ""), ""
+
+    def unused_lines(self) -> list[int]:
+        """Lines of reports that no study asked for, ascending."""
+        unused = (lines for key, lines in self._lines.items() if key not in self._used)
+        return sorted(line for lines in unused for line in lines.values())
+
+    def _contradicts(self, row: _Row, numbers: Set[str]) -> bool:
+        """Whether the row's accession number is another study's, or this one has others alone."""
+        is_foreign = bool(row.accession) and row.accession not in numbers
+        return is_foreign and (bool(numbers) or row.accession in self._patients)
+
+    def _take(self, name: str, value: str) -> dict[_Row, int]:
+        """The different rows under an identifier, which count as asked for."""
+        self._used.add((name, value))
+        return dict(self._lines.get((name, value), {}))
+
+
+def _read_rows(path: Path) -> Iterator[Entry[_Row]]:
+    """Yield the rows; one that breaks its format has a problem and no value.
+
+    Raises:
+        DataError: the table is unreadable, or a column is missing.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        yield from read_items(path, _Row)
+        return
+    if suffix != ".csv":
+        raise DataError(
+            f"table of reports {str(path)!r} is no .csv or .jsonl; save it as one of them"
+        )
+    for fields in read_csv(path, ("report",)):
+        if fields.problem or fields.value is None:
+            yield Entry(ref=fields.ref, value=None, problem=fields.problem)
+        elif set(_KEYS) & set(fields.value):
+            yield parse_item(fields.value, _Row, fields.ref)
+        else:
+            raise DataError(
+                f"table of reports {str(path)!r} has the columns {', '.join(fields.value)}; it "
+                f"needs {' or '.join(_KEYS)} too"
+            )

@@ -1,0 +1,65 @@
+"""The phantom as a data source: nothing is read, everything follows from the configuration.
+
+Drawing an image takes 12 ms of CPU, so studies are drawn by one process per core, in order and at
+most a few ahead of whoever reads them. A patient hangs on its number alone: the studies are the
+same however many processes draw them.
+"""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from sonoray.phantom import PhantomConfig, build_study, iter_phantom, plan_study
+from sonoray.stages import source_digest
+from sonoray.study.raw import RawStudy
+
+_FEW_STUDIES = 24
+"""Up to so many, starting processes (1 s) costs more than they save."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomSource:
+    """Studies of `sonoray.phantom`."""
+
+    settings: PhantomConfig
+    name: str = "phantom"
+    public: bool = True
+
+    def __len__(self) -> int:
+        """Number of studies that `iter_studies` yields."""
+        return self.settings.num_patients * self.settings.studies_per_patient
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield every study once, patient by patient."""
+        if len(self) <= _FEW_STUDIES:
+            yield from iter_phantom(self.settings)
+            return
+        # spawned, not forked: the caller may hold threads, Ray's among them
+        context = multiprocessing.get_context("spawn")
+        workers = os.cpu_count() or 1
+        ahead: deque[Future[list[RawStudy]]] = deque()
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            for patient in range(self.settings.num_patients):
+                ahead.append(pool.submit(_draw_patient, self.settings, patient))
+                if len(ahead) > 4 * workers:
+                    yield from ahead.popleft().result()
+            for drawn in ahead:
+                yield from drawn.result()
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration as JSON values."""
+        return self.settings.model_dump(mode="json")
+
+    def input_digest(self) -> str:
+        """Return the digest of the generator's source: its code is its only input."""
+        return source_digest("sonoray.phantom")
+
+
+def _draw_patient(settings: PhantomConfig, patient: int) -> list[RawStudy]:
+    """All studies of one patient."""
+    numbers = range(settings.studies_per_patient)
+    return [build_study(settings, plan_study(settings, patient, number)) for number in numbers]

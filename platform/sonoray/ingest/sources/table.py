@@ -1,0 +1,330 @@
+"""A table of studies beside a folder of images: what a lab has when it has no DICOM.
+
+`.csv` or `.tsv` with a header line, or `.jsonl` with one object per line. Columns:
+
+| column | holds |
+|---|---|
+| `study` | name of the study; the rows that share it are one study |
+| `patient` | who it is of, the same in every study of that patient: splits are made by it |
+| `image`, `images` | one path, or several separated by `;` (in JSON a list); also of videos |
+| `report` | the report: becomes the answer of a report question |
+| `question`, `answer` | one question of the study |
+| `options` | the answers that it admits, separated by `;` (in JSON a list): makes it closed |
+| `task`, `topic` | `open`, `closed`, `report` or `recognition`; what scores are grouped by |
+| `label:NAME` | the label NAME of the study, as `label:site` |
+
+`study` and `patient` are required, and so is something to learn from: images, a report, or question
+and answer. Any other column is an error, since a column that is ignored is a column misspelt. The
+rows of a study add up: images in the order in which they come first, each once, and one turn for
+each question. What they say of patient, report and labels must agree; a row may leave it out. A
+study of which one row is wrong is quarantined whole.
+
+Image paths are relative to the folder of images, which is that of the table unless another is
+given. A path that ends as a video does (`sonoray.ingest.sources.cine`) stands for frames of it,
+chosen as the configuration's section `video` says.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model_validator
+
+from sonoray.errors import DataError
+from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
+from sonoray.images.video import VideoConfig
+from sonoray.ingest.sources.cine import Loops, decoding, is_video, with_loops
+from sonoray.ingest.sources.files import (
+    Entry,
+    Item,
+    digest_files,
+    find_files,
+    load_image,
+    parse_item,
+    read_csv,
+    read_items,
+    unusable,
+)
+from sonoray.study.contract import Task, Turn
+from sonoray.study.raw import RawStudy
+
+REPORT_QUESTION = "请写出这次超声检查的报告。"
+COLUMNS = (
+    "study",
+    "patient",
+    "image",
+    "images",
+    "report",
+    "question",
+    "answer",
+    "options",
+    "task",
+    "topic",
+)
+
+_CONTENT = ("image", "images", "report", "question")
+_LABEL = "label:"
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+Fields = Mapping[str, Any]
+"""A row as the file has it, by column."""
+
+
+def _to_text(value: Any) -> Any:  # noqa: ANN401 - pydantic checks what comes out
+    """Read a number as its digits and nothing as an empty text."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _to_list(value: Any) -> Any:  # noqa: ANN401 - pydantic checks what comes out
+    """Split a text at semicolons, those of a Chinese keyboard too."""
+    if isinstance(value, str):
+        return [part for part in map(str.strip, value.replace("；", ";").split(";")) if part]
+    return [] if value is None else value
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True), BeforeValidator(_to_text)]
+_List = Annotated[list[_Text], BeforeValidator(_to_list)]
+
+
+class _Row(Item):
+    """One row."""
+
+    study: _Text
+    patient: _Text = ""
+    image: _Text = ""
+    images: _List = Field(default_factory=list)
+    report: _Text = ""
+    question: _Text = ""
+    answer: _Text = ""
+    options: _List = Field(default_factory=list)
+    task: Annotated[
+        Literal["", "open", "closed", "report", "recognition"], BeforeValidator(_to_text)
+    ] = ""
+    topic: _Text = ""
+    labels: dict[str, _Text] = Field(default_factory=dict)
+    """From the columns `label:NAME`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_labels(cls, values: Fields) -> Fields:
+        labels = {k.removeprefix(_LABEL): v for k, v in values.items() if k.startswith(_LABEL)}
+        return {**values, "labels": labels}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.study:
+            raise ValueError("study is empty")
+        if bool(self.question) != bool(self.answer):
+            raise ValueError(f"{'answer' if self.question else 'question'} is empty")
+        if not self.question and (self.options or self.task or self.topic):
+            raise ValueError("options, task and topic belong to a question, which is empty")
+        return self
+
+
+class TableSource:
+    """Reads a table of studies."""
+
+    public = False
+
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None = None,
+        name: str = "table",
+        video: VideoConfig | None = None,
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
+        """Read the table; no image is opened.
+
+        Args:
+            path: `.csv`, `.tsv` or `.jsonl`.
+            images: folder that the images' paths are relative to; by default that of the table.
+            name: the dataset's name.
+            video: which frames are taken of videos, and what is accepted.
+            limits: what is accepted as an image.
+
+        Raises:
+            DataError: the table cannot be read, or its columns are not as above.
+        """
+        self.name = name
+        self._path = path
+        self._limits = limits
+        self._images = path.parent if images is None else images
+        self._video = VideoConfig() if video is None else video
+        self._studies: dict[str, list[Entry[_Row]]] = {}
+        self._nameless: list[Entry[_Row]] = []
+        for fields in _read_fields(path):
+            entry = _parse(fields)
+            study = _to_text((fields.value or {}).get("study"))
+            if isinstance(study, str) and study.strip():
+                self._studies.setdefault(study.strip(), []).append(entry)
+            else:
+                self._nameless.append(entry)
+
+    def __len__(self) -> int:
+        """Number of studies that `iter_studies` yields."""
+        return len(self._studies) + len(self._nameless)
+
+    def config(self) -> dict[str, Any]:
+        """What decides about frames, where the table names videos; else nothing but the files."""
+        return decoding(self._video) if any(map(is_video, self._all_names())) else {}
+
+    def input_digest(self) -> str:
+        """Sha256 (hex) over the table and the images that it names."""
+        found = find_files(self._images, self._all_names())
+        videos = {name: path for name, path in found.items() if is_video(name)}
+        images = {name: path for name, path in found.items() if not is_video(name)}
+        return digest_files(
+            {self._path.name: self._path},
+            (images, self._limits.max_bytes),
+            (videos, self._video.max_bytes),
+        )
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield one study per name in the order of their first rows, then rows without one."""
+        yield from with_loops(self._studies, self._videos, self._study, self._video)
+        for entry in self._nameless:
+            yield unusable(entry.ref, entry.problem)
+
+    def _all_names(self) -> list[str]:
+        """Paths of all images and videos that the table names, in order."""
+        return [name for study in self._studies for name in self._names(study)]
+
+    def _names(self, study: str) -> list[str]:
+        """Those of a study, each once."""
+        rows = (entry.value for entry in self._studies[study] if entry.value)
+        return list(dict.fromkeys(name for row in rows for name in _paths(row)))
+
+    def _videos(self, study: str) -> dict[str, Path]:
+        """Videos of a study that are there."""
+        return find_files(self._images, filter(is_video, self._names(study)))
+
+    def _study(self, study: str, loops: Loops) -> RawStudy:
+        entries = self._studies[study]
+        rows = [entry.value for entry in entries if entry.value]
+        problem = next((entry.problem for entry in entries if entry.problem), "")
+        problem = problem or _find_conflict(study, rows)
+        return RawStudy(
+            ref=study,
+            patient_ref=next((row.patient for row in rows if row.patient), study),
+            images=tuple(
+                image
+                for name in self._names(study)
+                for image in loops.get(name) or [load_image(self._images, name)]
+            ),
+            turns=() if problem else _turns(rows),
+            labels={name: value for row in rows for name, value in row.labels.items() if value},
+            provenance=f"{self.name}, {_line(entries[0].ref)}",
+            problem=problem,
+        )
+
+
+def _read_fields(path: Path) -> list[Entry[Fields]]:
+    """Read the rows and check their columns.
+
+    Raises:
+        DataError: the table is unreadable, or a column is missing or unknown.
+    """
+    suffix = path.suffix.lower()
+    entries: list[Entry[Fields]] = []
+    if suffix in _DELIMITERS:
+        rows = read_csv(path, (), delimiter=_DELIMITERS[suffix])
+        entries += [Entry(ref=e.ref, value=e.value, problem=e.problem) for e in rows]
+    elif suffix == ".jsonl":
+        for item in read_items(path, RootModel[dict[str, Any]]):
+            value = item.value.root if item.value else None
+            entries.append(Entry(ref=item.ref, value=value, problem=item.problem))
+    else:
+        raise DataError(f"table {str(path)!r} is no .csv, .tsv or .jsonl; save it as one of them")
+    columns = list(dict.fromkeys(column for entry in entries for column in entry.value or {}))
+    _check_columns(path, columns)
+    return entries
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks a column or has one that nothing reads.
+
+    Raises:
+        DataError: the message names the column and what to change.
+    """
+    labels = [column for column in columns if column.startswith(_LABEL)]
+    if unknown := [column for column in columns if column not in (*COLUMNS, *labels)]:
+        raise DataError(
+            f"table {str(path)!r} has unknown columns {', '.join(map(repr, unknown))}; known are "
+            f"{', '.join(COLUMNS)}, and label:NAME for anything else"
+        )
+    missing = [column for column in ("study", "patient") if column not in columns]
+    if "question" in columns and "answer" not in columns:
+        missing.append("answer")
+    if not set(_CONTENT) & set(columns):
+        missing.append(f"one of {', '.join(_CONTENT)}")
+    if missing:
+        raise DataError(
+            f"table {str(path)!r} lacks the columns {', '.join(missing)}; it has "
+            f"{', '.join(columns)}"
+        )
+    if _LABEL in labels:
+        raise DataError(f"table {str(path)!r} has a column {_LABEL!r} without a name; add it")
+
+
+def _parse(fields: Entry[Fields]) -> Entry[_Row]:
+    entry: Entry[_Row] = Entry(ref=fields.ref, value=None, problem=fields.problem)
+    if fields.value is not None and not fields.problem:
+        entry = parse_item(fields.value, _Row, fields.ref)
+    return replace(entry, problem=entry.problem.replace(entry.ref, _line(entry.ref)))
+
+
+def _line(ref: str) -> str:
+    """Where a row stands, without the name of the file, which may be a patient's."""
+    return f"line {ref.rpartition(':')[2]}"
+
+
+def _paths(row: _Row) -> list[str]:
+    return [*([row.image] if row.image else []), *row.images]
+
+
+def _find_conflict(study: str, rows: Sequence[_Row]) -> str:
+    """What the rows of a study do not agree on, as `reason: detail`; empty where they do."""
+    if not any(row.patient for row in rows):
+        return f"no_patient: study {study!r} names no patient; splits are made by patient"
+    said: dict[str, set[str]] = {}
+    for row in rows:
+        facts = {"patient": row.patient, "report": row.report}
+        facts |= {f"{_LABEL}{name}": value for name, value in row.labels.items()}
+        for column, value in facts.items():
+            if value:
+                said.setdefault(column, set()).add(value)
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row.question, set()).add(row.answer)
+    if conflicts := [column for column, values in said.items() if len(values) > 1]:
+        return f"conflicting_rows: the rows of study {study!r} disagree on {', '.join(conflicts)}"
+    if any(len(values) > 1 for values in answers.values()):
+        return f"conflicting_rows: study {study!r} answers one question in two ways; keep one"
+    return ""
+
+
+def _turns(rows: Sequence[_Row]) -> tuple[Turn, ...]:
+    """One turn per question, in order, and the report last."""
+    turns = [_turn(row) for row in rows if row.question]
+    turns += [
+        Turn(question=REPORT_QUESTION, answer=row.report, task=Task.REPORT, topic="report")
+        for row in rows
+        if row.report
+    ]
+    return tuple(dict.fromkeys(turns))
+
+
+def _turn(row: _Row) -> Turn:
+    task = Task(row.task or (Task.CLOSED if row.options else Task.OPEN))
+    return Turn(
+        question=row.question,
+        answer=row.answer,
+        task=task,
+        options=tuple(row.options),
+        topic=row.topic or task.value,
+    )

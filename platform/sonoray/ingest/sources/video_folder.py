@@ -1,0 +1,140 @@
+"""A folder of videos: cine loops as a scanner or a phone exports them.
+
+`.mp4`, `.avi`, `.gif` and the other endings of `sonoray.ingest.sources.cine`, at any depth. Every
+file is a study, or all files of one folder are (`video.study`). The patient is the folder below the
+given one that the file lies in, `PATIENT/loop.mp4` or `PATIENT/2024-05-01/loop.mp4`, or what the
+table `patients.csv` in the given folder says: columns `file` (path below the folder) and `patient`.
+For the videos that it names the table counts, an empty patient too; for all others the folder. A
+video without a patient is quarantined, since splits are made by patient.
+
+Videos carry no text here, so the studies are images alone. To train on them, name them in a table
+beside texts (`sonoray.ingest.sources.table`).
+
+Frames are whole pictures; text that the scanner drew into them, names too, is left to
+`sonoray.privacy.deidentify`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sonoray.config.canonical import content_hash
+from sonoray.errors import DataError
+from sonoray.images.video import VideoConfig
+from sonoray.ingest.folders import list_files
+from sonoray.ingest.sources.cine import SUFFIXES, Loops, decoding, is_video, with_loops
+from sonoray.ingest.sources.files import digest_files, read_csv, unusable
+from sonoray.study.raw import RawStudy
+
+TABLE = "patients.csv"
+
+
+class VideoSource:
+    """Reads a folder of videos."""
+
+    public = False
+
+    def __init__(self, path: Path, name: str = "video", config: VideoConfig | None = None) -> None:
+        """Read the file names and the table; no video is opened.
+
+        Args:
+            path: the folder.
+            name: the dataset's name.
+            config: which frames are taken, and what is accepted.
+
+        Raises:
+            DataError: it is no folder, holds no video, or its table cannot be read.
+        """
+        self.name = name
+        self._folder = path
+        self._config = VideoConfig() if config is None else config
+        if not path.is_dir():
+            raise DataError(f"no folder {str(path)!r}; give the one that holds the videos")
+        self._videos: dict[str, Path] = {}
+        self._others: dict[str, str] = {}
+        for found in sorted(list_files(path), key=lambda each: each.path):
+            if found.problem:
+                self._others[found.ref] = found.problem
+            elif is_video(found.path.name):
+                self._videos[found.ref] = found.path
+            elif found.ref != TABLE:
+                known = ", ".join(SUFFIXES)
+                problem = f"unknown_file: {found.ref!r} is none of {known}; convert it"
+                self._others[found.ref] = problem
+        if not self._videos:
+            unseen = sum(problem.startswith("unreadable") for problem in self._others.values())
+            raise DataError(
+                f"folder {str(path)!r} holds no video; expected are {', '.join(SUFFIXES)}"
+                + (f"; {unseen} files or folders in it cannot be read" if unseen else "")
+            )
+        self._patients, self._problems = self._read_patients()
+        self._studies: dict[str, list[str]] = {}
+        for file in self._videos:
+            whole = self._config.study == "folder"
+            study = PurePosixPath(file).parent.as_posix() if whole else file
+            self._studies.setdefault(study, []).append(file)
+
+    def __len__(self) -> int:
+        """Number of studies that `iter_studies` yields."""
+        return len(self._studies) + len(self._others) + len(self._problems)
+
+    def config(self) -> dict[str, Any]:
+        """What is taken and accepted, and what decodes."""
+        return decoding(self._config)
+
+    def input_digest(self) -> str:
+        """Sha256 (hex) over the videos and the table, and over what else there is."""
+        table = self._folder / TABLE
+        tables = {TABLE: table} if table.is_file() else {}
+        files = digest_files(tables, (self._videos, self._config.max_bytes))
+        return content_hash({"files": files, "others": self._others})
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield one study per file or folder in name order, then what is no video."""
+        yield from with_loops(self._studies, self._paths, self._study, self._config)
+        for ref, problem in (*self._others.items(), *self._problems.items()):
+            yield unusable(ref, problem)
+
+    def _paths(self, study: str) -> dict[str, Path]:
+        return {file: self._videos[file] for file in self._studies[study]}
+
+    def _study(self, study: str, loops: Loops) -> RawStudy:
+        files = self._studies[study]
+        patients = {self._patients.get(file, "") for file in files}
+        problem = ""
+        if "" in patients:
+            problem = (
+                f"no_patient: no patient is known of {study!r}; put it into a folder of the "
+                f"patient or name it in {TABLE}"
+            )
+        elif len(patients) > 1:
+            problem = f"mixed_patients: the videos of {study!r} are of {len(patients)} patients"
+        return RawStudy(
+            ref=study,
+            patient_ref=study if problem else patients.pop(),
+            images=tuple(image for file in files for image in loops[file]),
+            turns=(),
+            provenance=f"{self.name}, frames of video, {self._config.sampling}",
+            problem=problem,
+        )
+
+    def _read_patients(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the patient of each file, and problems of the table by row."""
+        table = self._folder / TABLE
+        folders = {file: PurePosixPath(file).parts[:-1] for file in self._videos}
+        by_folder = {file: parts[0] for file, parts in folders.items() if parts}
+        if not table.is_file():
+            return by_folder, {}
+        patients: dict[str, str] = {}
+        problems: dict[str, str] = {}
+        for entry in read_csv(table, ("file", "patient")):
+            row = entry.value or {}
+            file = PurePosixPath(row.get("file", "").replace("\\", "/")).as_posix()
+            patient = row.get("patient", "")
+            if entry.problem:
+                problems[entry.ref] = entry.problem
+            elif file not in self._videos:
+                problems[entry.ref] = f"missing_file: {TABLE} names {file!r}, which is not there"
+            elif patients.setdefault(file, patient) != patient:
+                problems[entry.ref] = f"conflicting_rows: {TABLE} gives {file!r} two patients"
+        return by_folder | patients, problems

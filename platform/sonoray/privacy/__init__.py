@@ -1,0 +1,1 @@
+"""What keeps patients unknown: keyed identities, cleaned texts, dates and pictures."""

@@ -1,1 +1,0 @@
-"""Where studies come from: one module per source, all behind `sonoray.sources.base.Source`."""

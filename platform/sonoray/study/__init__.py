@@ -1,0 +1,1 @@
+"""The study contract and what follows from it: rows, splits, near duplicates, order, prompts."""

@@ -1,0 +1,148 @@
+"""The image table of a dataset: each unique image once, as PNG, beside its lesion mask.
+
+Ingest writes it; the embed and bootstrap stages and the audit read its Parquet files. A file holds
+512 images in row groups of 64, so that a reader's task is one file and its memory one group; PNG
+does not compress further and the files are left uncompressed. A study's image points to its file by
+`uri`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sonoray.errors import DataError
+from sonoray.images.decode import Pixels, decode_stored
+from sonoray.study.contract import IMAGE_SCHEMA, StudyImage
+
+_ROWS_PER_FILE = 512
+_ROWS_PER_GROUP = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedImage:
+    """An image that was accepted, encoded for the table."""
+
+    image: StudyImage
+    """Its reference, still without uri."""
+    png: bytes
+    mask_png: bytes | None
+    perceptual_hash: bytes | None
+    """See `near_duplicates`."""
+    is_cleaned: bool = False
+    """Whether burned-in text was covered."""
+
+
+class ImageTableWriter:
+    """Writes each unique image once, in files of bounded size."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "images").mkdir()
+        self._uris: dict[str, str] = {}
+        self._masks: dict[str, bytes] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._writer: pq.ParquetWriter | None = None
+        self.perceptual_hashes: dict[str, bytes | None] = {}
+        """Perceptual hash by image id, in the order of the table."""
+        self.num_mask_conflicts = 0
+        """How often a later copy of an image had another mask; the first one is kept."""
+
+    @property
+    def num_images(self) -> int:
+        """Unique images so far."""
+        return len(self._uris)
+
+    @property
+    def num_masks(self) -> int:
+        """How many of them have a mask."""
+        return sum(mask != b"" for mask in self._masks.values())
+
+    def add(self, item: PreparedImage) -> StudyImage:
+        """Store the image where it is new, and return it with its uri."""
+        image = item.image
+        mask = hashlib.sha256(item.mask_png).digest() if item.mask_png else b""
+        if image.image_id in self._uris:
+            self.num_mask_conflicts += self._masks[image.image_id] != mask
+        else:
+            number = len(self._uris) // _ROWS_PER_FILE
+            self._uris[image.image_id] = f"images/part-{number:05d}.parquet"
+            self._masks[image.image_id] = mask
+            self.perceptual_hashes[image.image_id] = item.perceptual_hash
+            self._rows.append(
+                {
+                    "image_id": image.image_id,
+                    "width": image.width,
+                    "height": image.height,
+                    "png": item.png,
+                    "mask_png": item.mask_png,
+                }
+            )
+            if len(self._rows) == _ROWS_PER_GROUP:
+                self._flush()
+        return dataclasses.replace(image, uri=self._uris[image.image_id])
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._rows:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        """Write the buffered rows as one row group."""
+        path = self._folder / self._uris[self._rows[0]["image_id"]]
+        if self._writer is not None and not path.exists():
+            self._writer.close()
+            self._writer = None
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(path, IMAGE_SCHEMA, compression="none")
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=IMAGE_SCHEMA))
+        self._rows = []
+
+
+def iter_row_groups(folder: Path) -> Iterator[tuple[pq.ParquetFile, int]]:
+    """Yield every row group of a dataset's image table, in order, as its open file and its number.
+
+    Nothing is read yet: the caller takes the columns that it needs with `read_row_group`.
+    """
+    for path in sorted((folder / "images").glob("part-*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file, group
+
+
+def read_images(folder: Path, image_ids: Sequence[str]) -> dict[str, tuple[Pixels, Pixels | None]]:
+    """Decode images and their masks; only the row groups that hold one of them are read.
+
+    Returns:
+        By image id, in the order of `image_ids`: the image (uint8) and its mask (uint8, (H, W)),
+        None where it has none.
+
+    Raises:
+        DataError: the table lacks one of them.
+    """
+    wanted = dict.fromkeys(image_ids)
+    found: dict[str, tuple[Pixels, Pixels | None]] = {}
+    for file, group in iter_row_groups(folder):
+        if len(found) == len(wanted):
+            break
+        ids = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+        rows = [row for row, image_id in enumerate(ids) if image_id in wanted]
+        if not rows:
+            continue
+        columns = ["image_id", "png", "mask_png"]
+        for row in file.read_row_group(group, columns=columns).take(rows).to_pylist():
+            mask = decode_stored(row["mask_png"]) if row["mask_png"] else None
+            found[row["image_id"]] = (decode_stored(row["png"]), mask)
+    if missing := [image_id for image_id in wanted if image_id not in found]:
+        raise DataError(
+            f"image table {str(folder / 'images')!r} lacks {len(missing)} of {len(wanted)} images "
+            f"(first {missing[0]!r}); ingest the data set again"
+        )
+    return {image_id: found[image_id] for image_id in wanted}

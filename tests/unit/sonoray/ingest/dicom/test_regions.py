@@ -1,0 +1,65 @@
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from sonoray.ingest.dicom.regions import ScanArea, enclose, find_regions, read_spacing
+
+
+def region(left, upper, right, lower, *, form=1, kind=1, delta=0.025, units=3):
+    data = Dataset()
+    data.RegionSpatialFormat, data.RegionDataType = form, kind
+    data.RegionLocationMinX0, data.RegionLocationMinY0 = left, upper
+    data.RegionLocationMaxX1, data.RegionLocationMaxY1 = right, lower
+    data.PhysicalUnitsXDirection = data.PhysicalUnitsYDirection = units
+    data.PhysicalDeltaX, data.PhysicalDeltaY = delta, -2 * delta
+    return data
+
+
+def picture_with(*regions, spacing=None):
+    data = Dataset()
+    data.SequenceOfUltrasoundRegions = Sequence(regions)
+    if spacing:
+        data.PixelSpacing = spacing
+    return data
+
+
+def area_of(data):
+    return enclose(find_regions(data, rows=100, columns=200), rows=100, columns=200)
+
+
+def test_the_area_holds_all_two_dimensional_regions_and_no_others():
+    halves = region(10, 5, 80, 90), region(90, 10, 180, 95, kind=2)
+    curves = region(0, 96, 199, 99, form=3, kind=3), region(0, 0, 199, 4, form=5)
+    found = area_of(picture_with(*halves, *curves))
+    assert found == ScanArea(left=10, upper=5, right=181, lower=96)
+
+
+@pytest.mark.parametrize(
+    ("corners", "inside"),
+    [
+        ((0, 0, 199, 99), True),
+        ((0, 0, 200, 100), True),  # the first pixel outside, as some write
+        ((0, 0, 201, 99), False),
+        ((0, 0, 199, 101), False),
+        ((50, 0, 40, 99), False),
+    ],
+)
+def test_regions_of_another_picture_say_nothing(corners, inside):
+    data = picture_with(region(*corners), spacing=[0.3, 0.2])
+    found = find_regions(data, rows=100, columns=200)
+    assert bool(found) is inside
+    if inside:
+        assert area_of(data) == ScanArea(left=0, upper=0, right=200, lower=100)
+        assert read_spacing(data, found) == {"spacing_mm_x": "0.25", "spacing_mm_y": "0.5"}
+    else:
+        assert read_spacing(data, found) == {"spacing_mm_x": "0.2", "spacing_mm_y": "0.3"}
+
+
+def test_a_spacing_is_positive_known_and_one():
+    box = (0, 0, 9, 9)
+    two_scales = [region(*box), region(*box, delta=0.05)]
+    assert read_spacing(picture_with(spacing=[0.3, 0.2]), two_scales) == {}
+    in_seconds = [region(*box, units=4)]
+    assert read_spacing(picture_with(), in_seconds) == {}
+    assert read_spacing(picture_with(), [region(*box, delta=0)]) == {}
+    assert read_spacing(Dataset(), []) == {}

@@ -1,0 +1,173 @@
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sonoray.errors import DataError
+from sonoray.images.video import VideoConfig
+from sonoray.ingest.sources.table import REPORT_QUESTION, TableSource
+from sonoray.study.contract import Task
+
+HEADER = "study,patient,image,images,report,question,answer,options,task,topic,label:site"
+GOOD = "a,p1,,,未见异常。,,,,,,甲状腺"
+
+
+def write(folder, *lines, header=HEADER, encoding="utf-8"):
+    path = folder / "t.csv"
+    path.write_bytes("\n".join([header, *lines]).encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+def test_the_rows_of_a_study_add_up(tmp_path, picture, encoding):
+    for seed, name in enumerate("xyz"):
+        picture(tmp_path / "i" / f"{name}.png", seed)
+    path = write(
+        tmp_path,
+        "a,p1,i/y.png,,双侧甲状腺未见异常。,,,,,,甲状腺",
+        "b,p1,,,,良恶性？,良性,良性；恶性,,pathology,",
+        "a,,,i/x.png; i/y.png;i/z.png,,大小？,正常,,,,",
+        encoding=encoding,
+    )
+    source = TableSource(path, name="thyroid")
+    first, second = source.iter_studies()
+    assert len(source) == 2
+    assert (first.ref, first.patient_ref, second.patient_ref) == ("a", "p1", "p1")
+    assert [image.ref for image in first.images] == ["i/y.png", "i/x.png", "i/z.png"]
+    assert all(image.data for image in first.images)
+    assert first.labels == {"site": "甲状腺"}
+    asked, report = first.turns
+    assert (asked.question, asked.answer) == ("大小？", "正常")
+    assert (asked.task, asked.topic) == (Task.OPEN, "open")
+    assert (report.question, report.answer) == (REPORT_QUESTION, "双侧甲状腺未见异常。")
+    assert (report.task, report.topic) == (Task.REPORT, "report")
+    (closed,) = second.turns
+    assert (closed.task, closed.options) == (Task.CLOSED, ("良性", "恶性"))
+
+
+def test_json_lines_say_the_same(tmp_path):
+    write(tmp_path, "1,2,,,,问,是,是;否,,t,肝", "1,2,,a.png;b.png,写。,,,,,,")
+    asked = {"question": "问", "answer": "是", "options": ["是", "否"], "topic": "t"}
+    rows = [
+        {"study": 1, "patient": 2, "label:site": "肝", **asked},
+        {"study": "1", "patient": None, "images": ["a.png", "b.png"], "report": "写。"},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (told,) = TableSource(tmp_path / "t.csv").iter_studies()
+    (said,) = TableSource(tmp_path / "t.jsonl").iter_studies()
+    assert (said.patient_ref, said.turns) == (told.patient_ref, told.turns)
+    assert said.labels == told.labels == {"site": "肝"}
+    assert [image.ref for image in said.images] == [image.ref for image in told.images]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reasons"),
+    [
+        (["b,,,,写。,,,,,,"], {"no_patient": 1}),
+        ([",p,,,写。,,,,,,"], {"malformed_item": 1}),
+        (["b,p,,,写。"], {"malformed_row": 1}),
+        (["b,p,,,写。,,,,,,,"], {"malformed_row": 1}),
+        (["b,p,,,写。,,,,,,", "b,p,,"], {"malformed_row": 1}),
+        (["b,p,,,,问,,,,,"], {"malformed_item": 1}),
+        (["b,p,,,,,答,,,,"], {"malformed_item": 1}),
+        (["b,p,,,写。,,,是;否,,,"], {"malformed_item": 1}),
+        (["b,p,,,,问,答,,guess,,"], {"malformed_item": 1}),
+        (["b,p,,,,问,答,,closed,,"], {"bad_options": 1}),
+        (["b,p,,,,问,答,是;否,,,"], {"bad_options": 1}),
+        (["b,p,,,,问,是,,,,", "b,p,,,,问,否,,,,"], {"conflicting_rows": 1}),
+        (["b,p,,,写。,,,,,,", "b,q,,,,,,,,,"], {"conflicting_rows": 1}),
+        (["b,p,,,写。,,,,,,", "b,p,,,别。,,,,,,"], {"conflicting_rows": 1}),
+        (["b,p,,,写。,,,,,,肝", "b,p,,,,,,,,,脾"], {"conflicting_rows": 1}),
+        (["b,p,no.png,,写。,,,,,,"], {"missing_file": 1, "empty_study": 1}),
+        (["b,p,../t.csv,,写。,,,,,,"], {"outside_folder": 1, "empty_study": 1}),
+        (["b,p,t.csv,,写。,,,,,,"], {"unknown_format": 1, "empty_study": 1}),
+        (["b,p,,,,,,,,,"], {"empty_study": 1}),
+    ],
+)
+def test_a_bad_row_costs_its_study_and_no_other(tmp_path, summary_of, lines, reasons):
+    summary = summary_of(TableSource(write(tmp_path, GOOD, *lines)))
+    assert summary["reasons"] == reasons
+    assert summary["studies"] == {"seen": 2, "kept": 1, "duplicate": 0, "quarantined": 1}
+
+
+def test_a_row_twice_is_said_once(tmp_path):
+    question = "a,p1,,,,问,答,,,,"
+    (study,) = TableSource(write(tmp_path, GOOD, question, question, GOOD)).iter_studies()
+    assert [turn.task for turn in study.turns] == [Task.OPEN, Task.REPORT]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("study,patient,Report", r"unknown columns 'Report'; known are study, .* label:NAME"),
+        ("study,patient,finding", "unknown columns 'finding'"),
+        ("study,report", "lacks the columns patient; it has study, report"),
+        ("study,patient", "lacks the columns one of image, images, report, question"),
+        ("study,patient,question", "lacks the columns answer"),
+        ("study,patient,report,label:", "column 'label:' without a name"),
+        ("study;patient;report", "separates its columns with ';'; save it with ','"),
+    ],
+)
+def test_wrong_columns_are_one_clear_error(tmp_path, header, message):
+    row = ",".join("x" * (header.count(",") + 1))
+    with pytest.raises(DataError, match=message):
+        TableSource(write(tmp_path, row, header=header))
+
+
+def test_another_kind_of_file_is_one_clear_error(tmp_path):
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"is no \.csv, \.tsv or \.jsonl; save it as one of them"):
+        TableSource(tmp_path / "t.xlsx")
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.lists(st.text())
+KEYS = st.sampled_from([*HEADER.split(","), "label:x"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.lists(st.dictionaries(KEYS, VALUES)))
+def test_whatever_stands_in_a_row_no_study_is_lost_and_nothing_breaks(tmp_path, rows):
+    good = {"study": "good", "patient": "p", "report": "写。", "answer": None}
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [good, *rows])))
+    source = TableSource(tmp_path / "t.jsonl")
+    studies = list(source.iter_studies())
+    assert len(studies) == len(source) >= 1
+    assert all(study.problem or study.patient_ref for study in studies)
+
+
+def test_a_video_stands_for_frames_of_it_beside_images_and_text(tmp_path, picture, summary_of):
+    loop = [Image.new("L", (48, 40), level) for level in range(20, 200, 20)]
+    loop[0].save(tmp_path / "loop.gif", save_all=True, append_images=loop[1:], duration=100)
+    picture(tmp_path / "still.png")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    path = write(
+        tmp_path,
+        "a,p1,still.png,loop.gif,左室收缩正常。,,,,,,心脏",
+        "b,p2,broken.mp4,,左室扩大。,,,,,,心脏",
+        "c,p3,gone.avi,,左室扩大。,,,,,,心脏",
+    )
+    source = TableSource(path, video=VideoConfig(max_frames=3))
+    first, broken, gone = source.iter_studies()
+    assert [image.ref for image in first.images] == [
+        "still.png",
+        "loop.gif",
+        "loop.gif#4",
+        "loop.gif#7",
+    ]
+    assert [image.frame_index for image in first.images] == [0, 1, 4, 7]
+    assert [int(image.data[0, 0, 0]) for image in first.images[1:]] == [40, 100, 160]
+    assert first.turns[0].answer == "左室收缩正常。"
+    assert broken.images[0].problem.startswith("unreadable:")
+    assert gone.images[0].problem.startswith("missing_file:")
+    summary = summary_of(source)
+    assert summary["images"] == {"seen": 6, "kept": 4, "duplicate": 0, "quarantined": 2}
+
+
+def test_settings_of_videos_count_where_a_table_names_some(tmp_path):
+    few, many = VideoConfig(max_frames=1), VideoConfig(max_frames=9)
+    stills = write(tmp_path, "a,p1,a.png,,,,,,,,")
+    assert TableSource(stills, video=few).config() == TableSource(stills, video=many).config()
+    loops = write(tmp_path, "a,p1,a.avi,,,,,,,,")
+    assert TableSource(loops, video=few).config() != TableSource(loops, video=many).config()

@@ -1,0 +1,135 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sonoray.errors import ConfigError
+from sonoray.study.sample_order import iter_steps, num_steps, turns_of_epoch
+
+IDS = [f"s{number:03d}" for number in range(37)]
+
+
+def plan(rank, num_ranks, ids=IDS, size=8, epochs=range(2), seed=0):
+    return list(
+        iter_steps(
+            ids,
+            seed=seed,
+            studies_per_step=size,
+            epochs=epochs,
+            rank=rank,
+            num_ranks=num_ranks,
+        )
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(4, 60), size=st.integers(4, 20), num_ranks=st.integers(1, 4))
+def test_every_study_is_seen_once_per_epoch_by_one_rank(count, size, num_ranks):
+    ids = [f"s{number}" for number in range(count)]
+    for epoch in range(2):
+        seen = Counter(
+            study
+            for rank in range(num_ranks)
+            for step in plan(rank, num_ranks, ids, size)
+            if step.epoch == epoch
+            for study in step.study_ids
+        )
+        assert seen == Counter(ids)
+
+
+@settings(deadline=None, max_examples=30)
+@given(num_ranks=st.integers(1, 4))
+def test_the_order_does_not_depend_on_the_number_of_workers(num_ranks):
+    def global_steps(ranks):
+        columns = zip(*(plan(rank, ranks) for rank in range(ranks)), strict=True)
+        return [[study for step in column for study in step.study_ids] for column in columns]
+
+    assert global_steps(num_ranks) == global_steps(1)
+
+
+def test_no_rank_is_ever_without_a_study_and_all_have_the_same_steps():
+    plans = [plan(rank, 4) for rank in range(4)]
+    assert len({len(steps) for steps in plans}) == 1
+    assert all(step.study_ids for steps in plans for step in steps)
+    assert len(plans[0]) == 2 * num_steps(len(IDS), 8)
+
+
+def test_epochs_differ_in_order_and_repeat_with_the_seed():
+    first, second = (
+        [study for step in plan(0, 1) if step.epoch == epoch for study in step.study_ids]
+        for epoch in (0, 1)
+    )
+    assert first != second
+    assert plan(0, 1) == plan(0, 1, ids=list(reversed(IDS)))
+    assert plan(0, 1) != plan(0, 1, seed=1)
+
+
+def test_resuming_goes_on_after_the_last_whole_epoch():
+    whole = plan(1, 2)
+    assert plan(1, 2, epochs=range(1, 2)) == [step for step in whole if step.epoch == 1]
+
+
+@settings(max_examples=60)
+@given(
+    count=st.integers(8, 60),
+    size=st.integers(8, 70),
+    ranks=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    done=st.integers(0, 3),
+    seed=st.integers(0, 9),
+)
+def test_a_run_resumed_after_any_epoch_on_any_workers_sees_what_it_would_have_seen(
+    count, size, ranks, done, seed
+):
+    """Steps of the whole split, in order: the ranks' shares put together."""
+    ids = [f"s{number}" for number in range(count)]
+
+    def seen(num_ranks, epochs):
+        shares = [plan(rank, num_ranks, ids, size, epochs, seed) for rank in range(num_ranks)]
+        return [
+            (steps[0].epoch, steps[0].index, [s for step in steps for s in step.study_ids])
+            for steps in zip(*shares, strict=True)
+        ]
+
+    before, after = ranks
+    whole = seen(before, range(4))
+    assert seen(before, range(done)) + seen(after, range(done, 4)) == whole
+    for epoch in range(4):
+        steps = [studies for at, _, studies in whole if at == epoch]
+        assert Counter(study for studies in steps for study in studies) == Counter(ids)
+        sizes = {len(studies) for studies in steps}
+        assert max(sizes) - min(sizes) <= 1  # no small rest, whose gradient would weigh as much
+
+
+def test_too_many_workers_are_refused():
+    with pytest.raises(ConfigError, match="cannot feed 4 workers"):
+        plan(0, 4, size=3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    num_turns=st.integers(1, 12),
+    turns_per_epoch=st.integers(1, 12),
+    epochs=st.integers(1, 9),
+    seed=st.integers(0, 9),
+)
+def test_turns_are_asked_equally_often(num_turns, turns_per_epoch, epochs, seed):
+    asked = Counter(range(num_turns))
+    for epoch in range(epochs):
+        turns = turns_of_epoch(
+            "s1", num_turns, turns_per_epoch=turns_per_epoch, seed=seed, epoch=epoch
+        )
+        assert turns == sorted(set(turns))
+        assert len(turns) == min(num_turns, turns_per_epoch)
+        asked.update(turns)
+    assert max(asked.values()) - min(asked.values()) <= 1
+
+
+def test_studies_and_seeds_have_orders_of_their_own_and_zero_asks_all():
+    def first(study, seed):
+        return tuple(turns_of_epoch(study, 8, turns_per_epoch=3, seed=seed, epoch=0))
+
+    assert len({first(f"s{number}", 0) for number in range(20)}) > 5
+    assert len({first("s0", seed) for seed in range(20)}) > 5
+    assert first("s0", 1) == first("s0", 1)
+    assert turns_of_epoch("s0", 4, turns_per_epoch=0, seed=0, epoch=7) == [0, 1, 2, 3]
