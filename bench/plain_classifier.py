@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import Tensor, nn
 
-from llava_ultra.pixels import normalise, random_views, to_canvases
-from llava_ultra.precision import matmul_precision
+from llava_ultra.parameters.precision import matmul_precision
+from llava_ultra.towers.pixels import normalise, random_views, to_canvases
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, iter_studies
 from sonoray.study.image_table import read_images

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from record import RESULTS, machine, write_result
 
-from llava_ultra.clip_tower import ClipTower
-from llava_ultra.describe import build_parts, trace_encoder
-from llava_ultra.sam_tower import SamTower
+from llava_ultra.cost.trace import build_parts, trace_encoder
+from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.sam import SamTower
 from sonoray_jobs.road import load_road
 
 PEAK_TFLOPS = {

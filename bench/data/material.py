@@ -48,8 +48,8 @@ def random_towers(home: Workspace, road: RoadConfig) -> None:
     """Save towers of the road's shapes with random weights; the same ones every time."""
     import torch
 
-    from llava_ultra.clip_tower import ClipTower
-    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.sam import SamTower
 
     torch.manual_seed(0)
     clip = ClipTower(road.model.clip, vocab_size=road.model.language.vocab_size, end_id=2, pad_id=0)

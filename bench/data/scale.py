@@ -27,7 +27,7 @@ import numpy as np
 from cost_model import Inputs, compute, cost_table
 from record import RESULTS, machine, write_result
 
-from llava_ultra.pixels import letterbox
+from llava_ultra.towers.pixels import letterbox
 from sonoray.images.decode import decode_stored, encode_png
 from sonoray.phantom import PhantomConfig, plan_study, render_view
 from sonoray.study.contract import Study, StudyImage, write_studies

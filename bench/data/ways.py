@@ -125,7 +125,7 @@ class Pictures:
 
     def __getitem__(self, number: int) -> "tuple[str, dict[str, Tensor]]":
         """The file's name, and by tower its pixels (3, S, S)."""
-        from llava_ultra.pixels import letterbox, normalise
+        from llava_ultra.towers.pixels import letterbox, normalise
 
         file = self._files[number]
         pixels = np.asarray(Image.open(file).convert("RGB"))
@@ -139,8 +139,8 @@ def data_loader(png: Path, npy: Path, home: Workspace, road: RoadConfig) -> dict
     import torch
     from torch.utils.data import DataLoader
 
-    from llava_ultra.clip_tower import ClipTower
-    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.sam import SamTower
 
     torch.set_grad_enabled(False)
     torch.set_num_threads(os.cpu_count() or 1)

@@ -22,7 +22,7 @@ import torch
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling
-from llava_ultra.generation import Decoding, answer_log_likelihoods, generate
+from llava_ultra.decoding.text import Decoding, answer_log_likelihoods, generate
 from sonoray.config.canonical import content_hash
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, Turn

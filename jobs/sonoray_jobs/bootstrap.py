@@ -191,8 +191,8 @@ def _make_language(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    from llava_ultra.language import adopt_language, check_context, save_language
-    from llava_ultra.pretrain.language import pretrain_language
+    from llava_ultra.language.decoder import adopt_language, check_context, save_language
+    from llava_ultra.pretrain.causal import pretrain_language
 
     if source := road.model.language.source:
         language = adopt_language(source)
@@ -218,9 +218,9 @@ def _make_sam(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    from llava_ultra.adoption import adopt_sam
-    from llava_ultra.pretrain.sam import pretrain_sam, thin_blanks
+    from llava_ultra.pretrain.masks import pretrain_sam, thin_blanks
     from llava_ultra.pretrain.words import bag_of_words
+    from llava_ultra.towers.adopt import adopt_sam
 
     config = road.model.sam
     wanted = [image.image_id for study in studies for image in study.images]
@@ -270,8 +270,8 @@ def _make_clip(
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:
-    from llava_ultra.adoption import adopt_clip
-    from llava_ultra.pretrain.clip import pretrain_clip
+    from llava_ultra.pretrain.contrastive import pretrain_clip
+    from llava_ultra.towers.adopt import adopt_clip
 
     config = road.model.clip
     if config.weights:
@@ -300,7 +300,7 @@ def _make_tokenizer(
 
     It is trained from the same texts (a second's work), or taken from the same source.
     """
-    from llava_ultra.language import adopt_language, train_tokenizer
+    from llava_ultra.language.decoder import adopt_language, train_tokenizer
 
     if config.source:
         return adopt_language(config.source).tokenizer

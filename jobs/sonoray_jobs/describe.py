@@ -1,6 +1,6 @@
 """What a road's model costs: parameters, tokens, FLOPs and memory, without weights, data or Ray.
 
-The counting is `llava_ultra.describe`'s. What is added here is the road: which parameters learn,
+The counting is `llava_ultra.cost.trace`'s. What is added here is the road: which parameters learn,
 how many studies a worker takes, and what a training or a server holds in memory.
 """
 
@@ -237,7 +237,7 @@ def run(
 
     import torch
 
-    from llava_ultra.describe import (
+    from llava_ultra.cost.trace import (
         Load,
         build_parts,
         part_sizes,

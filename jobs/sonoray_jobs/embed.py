@@ -29,8 +29,8 @@ from sonoray_jobs.embed_plan import Plan, make_plan
 from sonoray_jobs.road import EmbedConfig, RoadConfig
 
 if TYPE_CHECKING:
-    from llava_ultra.clip_tower import ClipTower
-    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.sam import SamTower
 
 logger = logging.getLogger(__name__)
 
@@ -271,8 +271,8 @@ def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> 
     Raises:
         ValueError: files are missing, or it is not the tower that the store belongs to.
     """
-    from llava_ultra.digest import check_digest
-    from llava_ultra.towers import encode_canvases
+    from llava_ultra.parameters.digest import check_digest
+    from llava_ultra.towers.tower import encode_canvases
 
     loaded = _load_tower(tower, folder)
     check_digest(str(folder), found=loaded.fingerprint, expected=store.fingerprint)
@@ -283,10 +283,10 @@ def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> 
 def _load_tower(tower: str, folder: Path) -> "ClipTower | SamTower":
     """Load a tower, and of the two libraries the one that it is made of."""
     if tower == "clip":
-        from llava_ultra.clip_tower import ClipTower
+        from llava_ultra.towers.clip import ClipTower
 
         return ClipTower.load(folder)
-    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.towers.sam import SamTower
 
     return SamTower.load(folder)
 

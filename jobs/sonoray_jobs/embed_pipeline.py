@@ -124,7 +124,7 @@ def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int], batch_size
     """
     import numpy as np
 
-    from llava_ultra.pixels import letterbox
+    from llava_ultra.towers.pixels import letterbox
 
     start, piece = time.perf_counter(), row["piece"]
     ids, pngs = zip(*read_piece(folder, piece), strict=True)

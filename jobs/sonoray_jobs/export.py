@@ -71,14 +71,14 @@ def run(
         name=f"export-{road.export.name}",
         config={"name": road.export.name, **provenance},
         inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
-        code=["llava_ultra.artifact"],
+        code=["llava_ultra.export.manifest"],
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        from llava_ultra.artifact import save_artifact
-        from llava_ultra.clip_tower import ClipTower
-        from llava_ultra.language import load_language
-        from llava_ultra.sam_tower import SamTower
+        from llava_ultra.export.manifest import save_artifact
+        from llava_ultra.language.decoder import load_language
+        from llava_ultra.towers.clip import ClipTower
+        from llava_ultra.towers.sam import SamTower
         from sonoray_jobs.trained import load_trained, locate
 
         model, _ = load_trained(locate(workspace, road, dataset, trained))

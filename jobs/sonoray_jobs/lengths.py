@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_ultra.chat import encode_answer, encode_chat
 from llava_ultra.config import ModelConfig, images_kept
+from llava_ultra.language.chat import encode_answer, encode_chat
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, Turn
 

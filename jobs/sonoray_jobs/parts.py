@@ -14,39 +14,43 @@ from sonoray_jobs.road import RoadConfig
 PARTS = ("language", "sam", "clip")
 
 _OWN_CODE = ("sonoray_jobs.bootstrap", "sonoray_jobs.parts", "sonoray_jobs.readout")
-_LOOP = ("llava_ultra.schedule", "llava_ultra.precision", "llava_ultra.pretrain.loop")
+_LOOP = (
+    "llava_ultra.parameters.schedule",
+    "llava_ultra.parameters.precision",
+    "llava_ultra.pretrain.loop",
+)
 _PIXELS = (
     "sonoray.images.decode",
-    "llava_ultra.pixels",
-    "llava_ultra.tower_config",
-    "llava_ultra.towers",
-    "llava_ultra.adoption",
+    "llava_ultra.towers.pixels",
+    "llava_ultra.towers.tower_config",
+    "llava_ultra.towers.tower",
+    "llava_ultra.towers.adopt",
 )
 _CODE = {
     "language": [
         *_LOOP,
         "llava_ultra.batch",
-        "llava_ultra.chat",
-        "llava_ultra.language",
+        "llava_ultra.language.chat",
+        "llava_ultra.language.decoder",
         "llava_ultra.model",
-        "llava_ultra.pretrain.language",
+        "llava_ultra.pretrain.causal",
     ],
     "sam": [
         *_LOOP,
         *_PIXELS,
-        "llava_ultra.sam_tower",
-        "llava_ultra.chat",
-        "llava_ultra.language",
+        "llava_ultra.towers.sam",
+        "llava_ultra.language.chat",
+        "llava_ultra.language.decoder",
         "llava_ultra.pretrain.words",
-        "llava_ultra.pretrain.sam",
+        "llava_ultra.pretrain.masks",
     ],
     "clip": [
         *_LOOP,
         *_PIXELS,
-        "llava_ultra.clip_tower",
-        "llava_ultra.chat",
-        "llava_ultra.language",
-        "llava_ultra.pretrain.clip",
+        "llava_ultra.towers.clip",
+        "llava_ultra.language.chat",
+        "llava_ultra.language.decoder",
+        "llava_ultra.pretrain.contrastive",
     ],
 }
 """Modules whose source decides each part."""

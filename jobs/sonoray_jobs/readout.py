@@ -17,7 +17,7 @@ from sonoray.study.image_table import read_images
 
 if TYPE_CHECKING:
     from llava_ultra.config import ClipConfig, ModelConfig, SamConfig
-    from llava_ultra.towers import Tower
+    from llava_ultra.towers.tower import Tower
 
 READOUT: Mapping[str, set[str]] = {
     "clip": {"feature_layer", "feature_layers", "class_token"},
@@ -38,7 +38,7 @@ def trained_part(part: str, config: _TowerConfig) -> _TowerConfig:
 
 def save_trained(folder: Path, tower: "Tower", image_ids: Sequence[str]) -> None:
     """Write a pretrained tower, and which of the images it saw its standardiser is fitted on."""
-    from llava_ultra.towers import FIT_IMAGES
+    from llava_ultra.towers.tower import FIT_IMAGES
 
     tower.save(folder)
     chosen = _spread(image_ids, FIT_IMAGES)
@@ -49,10 +49,10 @@ def read_out(
     folder: Path, part: str, model: "ModelConfig", dataset: Path, trained: StageOutput
 ) -> dict[str, Any]:
     """Write a pretrained tower as `model` reads it; returns the summary of the part."""
-    from llava_ultra.clip_tower import ClipTower
-    from llava_ultra.pixels import to_canvases
-    from llava_ultra.sam_tower import SamTower
-    from llava_ultra.towers import fit_standardiser
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.pixels import to_canvases
+    from llava_ultra.towers.sam import SamTower
+    from llava_ultra.towers.tower import fit_standardiser
 
     tower: Tower
     if part == "clip":
@@ -74,7 +74,7 @@ def save_adopted(
     image_ids: Sequence[str],
 ) -> dict[str, Any]:
     """Fit the standardiser on the dataset's images and write the tower as our own safetensors."""
-    from llava_ultra.towers import ADOPTED_FIT_IMAGES, fit_adopted
+    from llava_ultra.towers.tower import ADOPTED_FIT_IMAGES, fit_adopted
 
     chosen = _spread(list(dict.fromkeys(image_ids)), ADOPTED_FIT_IMAGES)
     fit_adopted(tower, [image for image, _ in read_images(dataset, chosen).values()])

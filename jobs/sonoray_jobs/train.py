@@ -43,13 +43,13 @@ DECISIVE_CODE = (
     "sonoray_jobs.loading",
     "sonoray_jobs.checkpoint",
     "llava_ultra.batch",
-    "llava_ultra.chat",
-    "llava_ultra.fusion",
-    "llava_ultra.sampling",
-    "llava_ultra.language",
+    "llava_ultra.language.chat",
+    "llava_ultra.connector.fusion",
+    "llava_ultra.connector.sampling",
+    "llava_ultra.language.decoder",
     "llava_ultra.model",
-    "llava_ultra.precision",
-    "llava_ultra.schedule",
+    "llava_ultra.parameters.precision",
+    "llava_ultra.parameters.schedule",
 )
 """Modules whose source decides what is learned."""
 

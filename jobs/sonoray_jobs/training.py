@@ -84,7 +84,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from llava_ultra.language import add_lora, load_language
+    from llava_ultra.language.decoder import add_lora, load_language
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.checkpoint import Position, load_weights, read_position
     from sonoray_jobs.loading import iter_loaded_steps
@@ -182,8 +182,8 @@ def _run_stage(
     import torch
 
     from llava_ultra.batch import collate_features, collate_texts
-    from llava_ultra.precision import matmul_precision
-    from llava_ultra.schedule import cosine_rate
+    from llava_ultra.parameters.precision import matmul_precision
+    from llava_ultra.parameters.schedule import cosine_rate
     from sonoray_jobs.checkpoint import Position, restore_moments
 
     settings = job.road.train

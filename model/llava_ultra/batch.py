@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.chat import IGNORED, encode_answer, encode_chat
+from llava_ultra.language.chat import IGNORED, encode_answer, encode_chat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

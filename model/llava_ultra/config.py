@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from llava_ultra.tower_config import ClipConfig as ClipConfig
-from llava_ultra.tower_config import ModelPart
-from llava_ultra.tower_config import SamConfig as SamConfig
+from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
+from llava_ultra.towers.tower_config import ModelPart
+from llava_ultra.towers.tower_config import SamConfig as SamConfig
 
 
 class BlendFusion(ModelPart):
@@ -62,7 +62,7 @@ class AdaptiveSampling(ModelPart):
     """Weighted scores over a study's images, distilled, then the best `num_selected`.
 
     The paper names a feature score, an attention score, their weighting and a distillation; the
-    equations could not be found. Ours stand in `llava_ultra.sampling`.
+    equations could not be found. Ours stand in `llava_ultra.connector.sampling`.
     """
 
     type: Literal["adaptive"] = "adaptive"
@@ -210,7 +210,7 @@ class ModelConfig(ModelPart):
 
 
 MatmulPrecision = Literal["highest", "high", "medium"]
-"""See `llava_ultra.precision`."""
+"""See `llava_ultra.parameters.precision`."""
 
 
 class PretrainConfig(ModelPart):

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_ultra.batch import TextBatch, VisualBatch
-from llava_ultra.chat import IGNORED
 from llava_ultra.config import AdaptiveSampling, ModelConfig
-from llava_ultra.fusion import FusionSizes, build_fusion, check_features, with_mean_token
-from llava_ultra.sampling import Sampler, Selection, grounding_loss
+from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
+from llava_ultra.connector.sampling import Sampler, Selection, grounding_loss
+from llava_ultra.language.chat import IGNORED
 
 LENGTH_GROUPS = 2
 """Groups of rows by length in one pass of the decoder. On a CPU core a step of the tiny road takes

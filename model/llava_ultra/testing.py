@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from llava_ultra.artifact import save_artifact
-from llava_ultra.clip_tower import ClipTower
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
@@ -21,7 +19,8 @@ from llava_ultra.config import (
     SamConfig,
     SamplingConfig,
 )
-from llava_ultra.language import (
+from llava_ultra.export.manifest import save_artifact
+from llava_ultra.language.decoder import (
     Language,
     add_lora,
     build_language_model,
@@ -30,7 +29,8 @@ from llava_ultra.language import (
     train_tokenizer,
 )
 from llava_ultra.model import LlavaUltra
-from llava_ultra.sam_tower import SamTower
+from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.sam import SamTower
 
 TEXTS = (
     "病灶是良性还是恶性?",

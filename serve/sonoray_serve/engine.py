@@ -32,7 +32,7 @@ from sonoray_serve.messages import (
 from sonoray_serve.problems import InternalError, Problem, contained
 
 if TYPE_CHECKING:
-    from llava_ultra.artifact import VisualStudy
+    from llava_ultra.export.manifest import VisualStudy
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Engine:
         should_stop: Callable[[], bool],
     ) -> Iterator[Event]:
         """Decode, in the thread of a slot."""
-        from llava_ultra.chat import ConversationError
+        from llava_ultra.language.chat import ConversationError
 
         with contained(logger):
             assistant = self._model.assistant
@@ -201,7 +201,7 @@ def _to_visual(study: EncodedStudy) -> "VisualStudy":
     """Copy the arrays into tensors: what arrives from Ray's object store is read-only."""
     import torch
 
-    from llava_ultra.artifact import VisualStudy
+    from llava_ultra.export.manifest import VisualStudy
 
     return VisualStudy(
         tokens=torch.tensor(study.tokens), feature_scores=torch.tensor(study.feature_scores)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from llava_ultra.artifact import VisualStudy, load_assistant
-from llava_ultra.clip_tower import ClipTower
-from llava_ultra.language import add_lora, load_language
+from llava_ultra.export.manifest import VisualStudy, load_assistant
+from llava_ultra.language.decoder import add_lora, load_language
 from llava_ultra.model import LlavaUltra, trainable_parameters
-from llava_ultra.sam_tower import SamTower
-from llava_ultra.towers import encode_images
+from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.sam import SamTower
+from llava_ultra.towers.tower import encode_images
 from sonoray.errors import ConfigError, DataError, TrackingError
 from sonoray.study.contract import Task, iter_studies
 from sonoray.study.image_table import read_images

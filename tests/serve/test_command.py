@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_ultra.artifact import Assistant
+from llava_ultra.export.manifest import Assistant
 from sonoray.images.decode import encode_png
 from sonoray_jobs.serve import check_port, free_port, new_api_key
 from sonoray_serve.testing import QUESTION, random_study

@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from llava_ultra.artifact import Assistant
+from llava_ultra.export.manifest import Assistant
 from sonoray.images.decode import encode_png
 from sonoray_jobs.ask import Picture, ask
 from sonoray_serve.app import APP_NAME

@@ -115,5 +115,5 @@ def test_reading_a_configuration_leaves_every_heavy_library_out():
 def test_importing_the_model_leaves_ray_and_the_platform_out():
     names = dotted_names(ROOT / "model" / "llava_ultra")
     loaded = modules_after("\n".join(f"import {name}" for name in names))
-    assert "llava_ultra.fusion" in loaded
+    assert "llava_ultra.connector.fusion" in loaded
     assert not loaded & {"ray", "mlflow", "sonoray"}

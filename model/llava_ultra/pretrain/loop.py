@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from llava_ultra.config import PretrainConfig
-from llava_ultra.precision import matmul_precision
-from llava_ultra.schedule import cosine_rate
+from llava_ultra.parameters.precision import matmul_precision
+from llava_ultra.parameters.schedule import cosine_rate
 
 OnStep = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss) after each step."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.chat import encode_text
+from llava_ultra.language.chat import encode_text
 
 LEAST_SHARE = 0.01
 """Words of fewer captions than this, or missing in fewer, tell too little."""

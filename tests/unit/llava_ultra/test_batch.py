@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
-from llava_ultra.chat import IGNORED, encode_answer, encode_chat
+from llava_ultra.language.chat import IGNORED, encode_answer, encode_chat
 from llava_ultra.testing import tiny_config, tiny_language
 
 TOKENIZER = tiny_language(tiny_config()).tokenizer

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from llava_ultra.batch import StudyFeatures, VisualBatch, collate_features, collate_texts
-from llava_ultra.chat import IGNORED
 from llava_ultra.config import AdaptiveSampling, FirstSampling, KeepAllSampling
+from llava_ultra.language.chat import IGNORED
 from llava_ultra.model import LlavaUltra, positions, trainable_parameters
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 

@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llava_ultra.batch import StudyFeatures, VisualBatch, collate_features, collate_texts
-from llava_ultra.chat import IGNORED, encode_answer, encode_chat
 from llava_ultra.config import AdaptiveSampling, FirstSampling, KeepAllSampling, RandomSampling
-from llava_ultra.sampling import Sampler, pick
+from llava_ultra.connector.sampling import Sampler, pick
+from llava_ultra.language.chat import IGNORED, encode_answer, encode_chat
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 
 TOKENS, CHANNELS, WIDTH = 4, 32, 32

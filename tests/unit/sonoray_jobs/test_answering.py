@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_ultra.config import AdaptiveSampling, ModelConfig, RandomSampling
-from llava_ultra.language import save_language
+from llava_ultra.language.decoder import save_language
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
 from sonoray.features.store import FeatureStore

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llava_ultra.language import load_language, save_language
+from llava_ultra.language.decoder import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.errors import DataError
 from sonoray.images.decode import encode_png
@@ -79,7 +79,7 @@ def test_a_report_that_does_not_fit_is_refused_with_its_study(own, dataset, sour
 
 
 def test_clip_reads_with_the_tokenizer_of_the_source(dataset, source, monkeypatch, tmp_path):
-    from llava_ultra.pretrain import clip
+    from llava_ultra.pretrain import contrastive as clip
 
     read_with = []
 
@@ -104,8 +104,8 @@ def test_towers_of_others_are_copied_and_only_standardised(dataset, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from llava_ultra.clip_tower import ClipTower
-    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.sam import SamTower
 
     published = open_clip.create_model("ViT-S-32-alt", pretrained=None)
     save_file(published.state_dict(), tmp_path / "clip.safetensors")
@@ -162,9 +162,10 @@ def with_tower(part: str, **values: object) -> RoadConfig:
 def test_another_readout_of_a_tower_trains_nothing_anew(
     part, changes, dataset, monkeypatch, tmp_path
 ):
-    from llava_ultra.clip_tower import ClipTower
-    from llava_ultra.pretrain import clip, sam
-    from llava_ultra.sam_tower import SamTower
+    from llava_ultra.pretrain import contrastive as clip
+    from llava_ultra.pretrain import masks as sam
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.sam import SamTower
 
     trained = []
     module = {"clip": clip, "sam": sam}[part]
@@ -231,7 +232,7 @@ def test_weights_of_others_are_known_by_their_content(dataset, source, tmp_path)
 def test_every_module_that_decides_a_part_is_in_its_key(dataset):
     for part in bootstrap.PARTS:
         code = set(bootstrap.stage_of(part, road(), dataset).code)
-        assert {"llava_ultra.schedule", "llava_ultra.pretrain.loop"} < code
+        assert {"llava_ultra.parameters.schedule", "llava_ultra.pretrain.loop"} < code
         assert ("sonoray.images.decode" in code) == (part != "language")
 
 

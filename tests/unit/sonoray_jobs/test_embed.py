@@ -9,7 +9,7 @@ import torch
 from llava_ultra.batch import StudyFeatures, collate_features
 from llava_ultra.config import ModelConfig
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_model, tiny_towers
-from llava_ultra.towers import encode_images
+from llava_ultra.towers.tower import encode_images
 from sonoray.features.store import FeatureStore
 from sonoray_jobs import embed
 from sonoray_jobs.embed import stores_of

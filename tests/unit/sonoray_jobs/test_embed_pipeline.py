@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llava_ultra.pixels import letterbox
 from llava_ultra.testing import tiny_image
+from llava_ultra.towers.pixels import letterbox
 from sonoray.features.store import FeatureStore
 from sonoray.images.decode import encode_png
 from sonoray_jobs.embed_pipeline import Row, TowerActor, TowerStage, decode_piece

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_ultra.config import AdaptiveSampling
-from llava_ultra.language import save_language
+from llava_ultra.language.decoder import save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray_jobs.road import RoadConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fastapi import FastAPI
 
-from llava_ultra.artifact import Assistant, load_assistant
+from llava_ultra.export.manifest import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
 from sonoray_serve.auth import digest_key
 from sonoray_serve.chat import Chat

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from llava_ultra.artifact import Assistant
-from llava_ultra.chat import END, token_id
-from llava_ultra.generation import Decoding, iter_tokens
+from llava_ultra.decoding.text import Decoding, iter_tokens
+from llava_ultra.export.manifest import Assistant
+from llava_ultra.language.chat import END, token_id
 from sonoray.errors import CheckpointError
 from sonoray_serve.engine import Engine
 from sonoray_serve.loading import ModelSource

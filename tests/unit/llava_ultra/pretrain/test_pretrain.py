@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from llava_ultra.chat import encode_answer, encode_chat, encode_text
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
-from llava_ultra.language import train_tokenizer
-from llava_ultra.pretrain.clip import contrastive_loss, encode_captions, pretrain_clip
-from llava_ultra.pretrain.language import _hints, clauses, pretrain_language
+from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
+from llava_ultra.language.decoder import train_tokenizer
+from llava_ultra.parameters.schedule import cosine_rate
+from llava_ultra.pretrain.causal import _hints, clauses, pretrain_language
+from llava_ultra.pretrain.contrastive import contrastive_loss, encode_captions, pretrain_clip
 from llava_ultra.pretrain.loop import optimise, shuffled_batches
-from llava_ultra.pretrain.sam import mask_loss, pretrain_sam, thin_blanks
+from llava_ultra.pretrain.masks import mask_loss, pretrain_sam, thin_blanks
 from llava_ultra.pretrain.words import bag_of_words
-from llava_ultra.schedule import cosine_rate
 from llava_ultra.testing import TEXTS, tiny_config
 
 CONFIG = tiny_config()
@@ -96,7 +96,7 @@ def test_clip_learns_to_tell_captions_apart():
     )
     assert [step for step, _, _ in steps] == list(range(1, 81))
     ids = encode_captions(tokenizer, ["大结节", "小结节"], CONFIG.clip.context_length)
-    from llava_ultra.pixels import to_pixels
+    from llava_ultra.towers.pixels import to_pixels
 
     with torch.no_grad():
         features = tower.clip.encode_image(to_pixels(images, 32), normalize=True)

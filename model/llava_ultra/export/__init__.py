@@ -1,0 +1,1 @@
+"""The exported folder, and the assistant that runs it."""

@@ -1,0 +1,1 @@
+"""The language side: tokenizer, decoder, LoRA and the chat format."""

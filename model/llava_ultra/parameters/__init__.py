@@ -1,0 +1,1 @@
+"""What holds for the weights of every training: digests, precision, schedule."""

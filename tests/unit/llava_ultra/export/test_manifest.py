@@ -1,0 +1,186 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llava_ultra.config import ModelConfig
+from llava_ultra.export.manifest import load_assistant
+from llava_ultra.testing import tiny_artifact, tiny_config, tiny_image
+
+IMAGES = [tiny_image(seed) for seed in range(3)]
+QUESTION = [{"role": "user", "content": "病灶是良性还是恶性?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact")
+    tiny_artifact(path)
+    return path
+
+
+def copy_of(folder, target):
+    import shutil
+
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return target
+
+
+def answer(assistant):
+    prompt = assistant.prepare(assistant.encode(IMAGES), QUESTION)
+    return prompt, "".join(assistant.stream(prompt, max_tokens=20))
+
+
+def test_a_loaded_model_answers_as_another_load_of_it(folder):
+    first, second = load_assistant(folder), load_assistant(folder)
+    (prompt, text), (_, again) = answer(first), answer(second)
+    assert text == again
+    assert len(prompt.scores) == 3
+    assert sum(prompt.scores) == pytest.approx(1)
+    assert prompt.selected == [prompt.scores.index(max(prompt.scores))]
+
+
+def test_the_exported_adapter_decides_the_answer(folder, tmp_path):
+    changed = copy_of(folder, tmp_path / "changed")
+    path = changed / "adapter.safetensors"
+    state = {name: tensor * -3 for name, tensor in load_file(path).items()}
+    save_file(state, path)
+    manifest = json.loads((changed / "manifest.json").read_text())
+    from llava_ultra.parameters.digest import state_digest
+
+    manifest["digests"]["adapter"] = state_digest(state)
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    before, after = load_assistant(folder), load_assistant(changed)
+    logits = [
+        a.model.language_model(inputs_embeds=answer(before)[0].inputs_embeds).logits
+        for a in (before, after)
+    ]
+    assert not torch.allclose(*logits, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "adapter.safetensors",
+        "connector.safetensors",
+        "clip/weights.safetensors",
+        "sam/weights.safetensors",
+        "language/model.safetensors",
+    ],
+)
+def test_any_changed_weight_is_refused_with_both_digests(folder, tmp_path, file):
+    changed = copy_of(folder, tmp_path / "changed")
+    state = load_file(changed / file)
+    name = max(state, key=lambda key: state[key].numel())
+    state[name] = state[name] + 1e-4
+    save_file(state, changed / file, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"digest [0-9a-f]{16} does not match the expected"
+    ) as caught:
+        load_assistant(changed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.1'),
+        ("tokenizer.json", '"_2DS_"', '"_2DX_"'),
+        ("tokenizer_config.json", '"eos_token": "</s>"', '"eos_token": "<pad>"'),
+    ],
+)
+def test_a_changed_language_setting_is_refused(folder, tmp_path, file, before, after):
+    path = copy_of(folder, tmp_path / "changed") / "language" / file
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not match the expected"):
+        load_assistant(tmp_path / "changed")
+
+
+def test_a_swapped_tower_is_refused(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    from llava_ultra.testing import tiny_language, tiny_towers
+
+    config = tiny_config()
+    clip, _ = tiny_towers(config, tiny_language(config), seed=9)
+    changed = copy_of(folder, tmp_path / "changed")
+    clip.save(changed / "clip")  # complete and consistent in itself, but not the exported one
+    with pytest.raises(ValueError, match="does not match"):
+        load_assistant(changed)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "adapter.safetensors", "sam/tower.json"])
+def test_a_missing_file_is_named(folder, tmp_path, file):
+    changed = copy_of(folder, tmp_path / "changed")
+    (changed / file).unlink()
+    with pytest.raises(ValueError, match=file.rsplit("/", maxsplit=1)[-1]):
+        load_assistant(changed)
+
+
+def test_a_newer_format_is_refused(folder, tmp_path):
+    changed = copy_of(folder, tmp_path / "changed")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    (changed / "manifest.json").write_text(json.dumps({**manifest, "format": 4}))
+    with pytest.raises(ValueError, match="has format 4"):
+        load_assistant(changed)
+
+
+def test_an_export_says_whether_its_questions_named_the_site(folder, tmp_path):
+    changed = copy_of(folder, tmp_path / "changed")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    (changed / "manifest.json").write_text(json.dumps({**manifest, "site_cue": True}))
+    assert [load_assistant(path).site_cue for path in (folder, changed)] == [False, True]
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_too_few_or_too_many_images_are_refused(folder, count):
+    with pytest.raises(ValueError, match=f"{count} images given"):
+        load_assistant(folder).encode([tiny_image()] * count)
+
+
+def test_an_image_smaller_than_a_patch_is_refused(folder):
+    with pytest.raises(ValueError, match="8 x 40 pixels"):
+        load_assistant(folder).encode([tiny_image(0, 40, 8)])
+
+
+def test_a_conversation_longer_than_the_context_is_refused(folder):
+    assistant = load_assistant(folder)
+    long = [{"role": "user", "content": "请描述超声所见。" * 40}]
+    with pytest.raises(ValueError, match="do not fit the context"):
+        assistant.prepare(assistant.encode(IMAGES), long)
+
+
+def test_merged_layers_and_a_class_token_come_through_export(tmp_path):
+    config = tiny_config()
+    values = config.model_dump()
+    values["fusion"] = {"type": "layer_merge"}
+    values["clip"] |= {"feature_layers": [0, 1], "class_token": True}
+    values["sam"] |= {"feature_layers": [0]}
+    tiny_artifact(tmp_path, config=ModelConfig.model_validate(values))
+    assistant = load_assistant(tmp_path)
+    visual = assistant.encode(IMAGES)
+    assert visual.tokens.shape == (3, 5, 32)
+    prompt, text = answer(assistant)
+    assert prompt.num_prompt_tokens > 5
+    assert text == answer(load_assistant(tmp_path))[1]
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+def test_every_kind_of_adapter_comes_through_export(tmp_path, variant):
+    values = tiny_config().model_dump()
+    values["lora"]["variant"] = variant
+    tiny_artifact(tmp_path, config=ModelConfig.model_validate(values))
+    names = load_file(tmp_path / "adapter.safetensors")
+    assert any("magnitude" in name for name in names) == (variant == "dora")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    tiny_artifact(plain)
+    prompt, text = answer(load_assistant(tmp_path))
+    assert text == answer(load_assistant(tmp_path))[1]
+    logits = [
+        load_assistant(folder).model.language_model(inputs_embeds=prompt.inputs_embeds).logits
+        for folder in (tmp_path, plain)
+    ]
+    assert not torch.allclose(*logits, atol=1e-3)
