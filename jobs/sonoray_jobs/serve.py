@@ -30,7 +30,7 @@ from sonoray.errors import ConfigError, ServingError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road import RoadConfig
 from sonoray_serve.app import APP_NAME, LOGGING, AppArgs, ServeConfig, build
-from sonoray_serve.auth import digest_key, is_loopback, read_api_keys
+from sonoray_serve.http.auth import digest_key, is_loopback, read_api_keys
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _checked_args(
     insecure_local: bool,
 ) -> AppArgs:
     """Resolve and check the model; the arguments pin the very one that was checked."""
-    from sonoray_serve.loading import ModelSource, load_model, resolve_folder
+    from sonoray_serve.replicas.loading import ModelSource, load_model, resolve_folder
 
     values = {
         "model": model,

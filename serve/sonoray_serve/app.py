@@ -18,7 +18,7 @@ from sonoray_serve.settings import APP_NAME, AppArgs, Replicas, ServeConfig
 if TYPE_CHECKING:
     from ray.serve import Application
 
-    from sonoray_serve.loading import ModelSource
+    from sonoray_serve.replicas.loading import ModelSource
 
 __all__ = ["APP_NAME", "AppArgs", "ServeConfig", "build"]
 
@@ -38,9 +38,9 @@ def build(args: AppArgs) -> "Application":
     """
     from ray import serve
 
-    from sonoray_serve.engine import Engine
-    from sonoray_serve.ingress import Ingress
-    from sonoray_serve.vision import Vision
+    from sonoray_serve.http.ingress import Ingress
+    from sonoray_serve.replicas.engine import Engine
+    from sonoray_serve.replicas.vision import Vision
 
     config = args.config
     vision = serve.deployment(**_options("vision", config.vision, config))(Vision).bind(
@@ -82,7 +82,7 @@ def _options(name: str, replicas: Replicas, config: ServeConfig) -> dict[str, An
 
 
 def _source(args: AppArgs, replicas: Replicas) -> "ModelSource":
-    from sonoray_serve.loading import ModelSource
+    from sonoray_serve.replicas.loading import ModelSource
 
     return ModelSource(
         model=args.model,

@@ -1,2 +1,3 @@
 """The frozen encoders: what they are, how pixels reach them, how published weights become
-towers."""
+towers.
+"""

@@ -30,7 +30,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs import serve as job
 from sonoray_jobs.road import load_road
 from sonoray_serve.app import APP_NAME
-from sonoray_serve.loading import ModelSource, load_model, resolve_folder
+from sonoray_serve.replicas.loading import ModelSource, load_model, resolve_folder
 
 KEYS = ("unit-test-key-0123456789",)
 

@@ -10,13 +10,13 @@ from fastapi import FastAPI
 
 from llava_ultra.export.manifest import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
-from sonoray_serve.auth import digest_key
-from sonoray_serve.chat import Chat
-from sonoray_serve.engine import Engine
-from sonoray_serve.ingress import create_api
-from sonoray_serve.loading import ModelSource
+from sonoray_serve.flow import Chat
+from sonoray_serve.http.auth import digest_key
+from sonoray_serve.http.ingress import create_api
+from sonoray_serve.replicas.engine import Engine
+from sonoray_serve.replicas.loading import ModelSource
+from sonoray_serve.replicas.vision import Vision
 from sonoray_serve.settings import AppArgs, Limits, ServeConfig
-from sonoray_serve.vision import Vision
 
 KEY = "unit-test-key-0123456789"
 

@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sonoray_serve import api
+from sonoray_serve.http import api
+from sonoray_serve.http.problems import ApiError, InternalError, Problem, contained
+from sonoray_serve.http.question import Question, decode_study, read_question
 from sonoray_serve.messages import (
     EncodedStudy,
     EnginePort,
@@ -27,8 +29,6 @@ from sonoray_serve.messages import (
     Started,
     VisionPort,
 )
-from sonoray_serve.problems import ApiError, InternalError, Problem, contained
-from sonoray_serve.question import Question, decode_study, read_question
 from sonoray_serve.settings import Limits
 
 logger = logging.getLogger(__name__)

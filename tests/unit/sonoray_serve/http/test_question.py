@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from sonoray.images.decode import encode_png
-from sonoray_serve.api import parse_chat_request
+from sonoray_serve.http.api import parse_chat_request
+from sonoray_serve.http.problems import ApiError, Problem
+from sonoray_serve.http.question import Question, decode_study, read_question
 from sonoray_serve.messages import ModelCard
-from sonoray_serve.problems import ApiError, Problem
-from sonoray_serve.question import Question, decode_study, read_question
 from sonoray_serve.settings import Limits
 from sonoray_serve.testing import chat_body, random_study, to_data_url, user_message
 

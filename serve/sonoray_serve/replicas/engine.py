@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sonoray_serve.loading import ModelSource, load_model
+from sonoray_serve.http.problems import InternalError, Problem, contained
 from sonoray_serve.messages import (
     EncodedStudy,
     Event,
@@ -29,7 +29,7 @@ from sonoray_serve.messages import (
     Sampling,
     Started,
 )
-from sonoray_serve.problems import InternalError, Problem, contained
+from sonoray_serve.replicas.loading import ModelSource, load_model
 
 if TYPE_CHECKING:
     from llava_ultra.export.manifest import VisualStudy

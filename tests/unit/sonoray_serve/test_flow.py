@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sonoray.images.decode import Pixels
-from sonoray_serve.api import LAST_EVENT, SonoRay
-from sonoray_serve.chat import Answer, Chat, Deadline
+from sonoray_serve.flow import Answer, Chat, Deadline
+from sonoray_serve.http.api import LAST_EVENT, SonoRay
+from sonoray_serve.http.problems import ApiError, InternalError, Problem
 from sonoray_serve.messages import (
     EncodedStudy,
     Event,
@@ -22,7 +23,6 @@ from sonoray_serve.messages import (
     Sampling,
     Started,
 )
-from sonoray_serve.problems import ApiError, InternalError, Problem
 from sonoray_serve.settings import Limits
 from sonoray_serve.testing import chat_body
 

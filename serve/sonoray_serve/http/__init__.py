@@ -1,0 +1,1 @@
+"""The HTTP side: shapes, keys, limits, errors."""

@@ -1,0 +1,1 @@
+"""The deployments that hold weights, and how they load them."""
