@@ -22,9 +22,11 @@ for package in PACKAGES:
     names += [found.name for found in pkgutil.walk_packages(module.__path__, f"{package}.")]
 for name in names:
     importlib.import_module(name)
-assert {"sonoray_jobs.cli", "sonoray_serve.app", "llava_ultra.model"} <= set(names), names
+assert {"sonoray_jobs.cli.main", "sonoray_serve.app", "llava_ultra.model"} <= set(names), names
 
-configs = sorted(path.name for path in (site_packages / "sonoray_jobs" / "configs").glob("*.toml"))
+configs = sorted(
+    path.name for path in (site_packages / "sonoray_jobs" / "road" / "presets").glob("*.toml")
+)
 assert {"tiny.toml", "busbra.toml"} <= set(configs), f"the wheel carries the configs {configs} only"
 
 files = importlib.metadata.files("sonoray") or []

@@ -20,12 +20,12 @@ from torch import Tensor
 from llava_ultra.batch import collate_features, collate_texts
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.ablation.parallel import place
-from sonoray_jobs.answering import read_features
-from sonoray_jobs.embed import open_stores
-from sonoray_jobs.road import RoadConfig, load_road
-from sonoray_jobs.train import find_training
-from sonoray_jobs.trained import load_trained, locate
+from sonoray_jobs.evaluation.ablation.parallel import place
+from sonoray_jobs.evaluation.answer import read_features
+from sonoray_jobs.road.config import RoadConfig, load_road
+from sonoray_jobs.towers.embed import open_stores
+from sonoray_jobs.training.restore import load_trained, locate
+from sonoray_jobs.training.train import find_training
 
 BATCH = 16
 

@@ -23,12 +23,12 @@ from sonoray.features.formats import FORMATS, FeatureFormat, Features
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.ablation.parallel import place
-from sonoray_jobs.answering import AnswerActor, pack_studies
-from sonoray_jobs.embed import open_stores
-from sonoray_jobs.road import load_road
-from sonoray_jobs.train import find_training
-from sonoray_jobs.trained import locate
+from sonoray_jobs.evaluation.ablation.parallel import place
+from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+from sonoray_jobs.road.config import load_road
+from sonoray_jobs.towers.embed import open_stores
+from sonoray_jobs.training.restore import locate
+from sonoray_jobs.training.train import find_training
 
 BATCH = 16
 

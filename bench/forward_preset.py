@@ -22,7 +22,7 @@ from torch import nn
 from llava_ultra.config import ModelConfig, images_kept
 from llava_ultra.cost.trace import Load, build_parts, trace_encoder, trace_prefill
 from sonoray.metrics.tables import Table
-from sonoray_jobs.road import load_road
+from sonoray_jobs.road.config import load_road
 
 PARTS = ("clip", "sam", "language")
 TEXT_TOKENS = 128

@@ -23,7 +23,7 @@ from llava_ultra.pretrain.contrastive import pretrain_clip
 from llava_ultra.pretrain.masks import pretrain_sam
 from llava_ultra.pretrain.words import bag_of_words
 from sonoray.phantom import PhantomConfig, iter_phantom
-from sonoray_jobs.road import load_road
+from sonoray_jobs.road.config import load_road
 
 ROUNDS = 3
 WARM_UP = 3

@@ -2,7 +2,7 @@
 
 The cluster is that of RAY_ADDRESS. The towers are the road's, wrapped: before a batch is encoded,
 the tower's name and the digest of its canvases go into the log as one line. A batch holds the same
-images whenever it is computed (`sonoray_jobs.embed_plan`), so equal lines are equal work.
+images whenever it is computed (`sonoray_jobs.towers.embed_plan`), so equal lines are equal work.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from material import open_towers
 
 from sonoray.stages import StageOutput, read_manifest
 from sonoray.workspace import Workspace
-from sonoray_jobs.embed import embed_dataset
-from sonoray_jobs.embed_pipeline import Encoder, TowerStage
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.towers.embed import embed_dataset
+from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage
 
 
 def main() -> None:

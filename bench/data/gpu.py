@@ -27,7 +27,7 @@ from record import RESULTS, machine, write_result
 from llava_ultra.cost.trace import build_parts, trace_encoder
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
-from sonoray_jobs.road import load_road
+from sonoray_jobs.road.config import load_road
 
 PEAK_TFLOPS = {
     "NVIDIA H100 80GB HBM3": 989.4,

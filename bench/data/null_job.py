@@ -13,8 +13,8 @@ from material import null_dataset, null_towers
 from record import peak_bytes
 
 from sonoray.workspace import Workspace
-from sonoray_jobs.embed import embed_dataset
-from sonoray_jobs.road import EmbedConfig
+from sonoray_jobs.road.config import EmbedConfig
+from sonoray_jobs.towers.embed import embed_dataset
 
 
 def main() -> None:

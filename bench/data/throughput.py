@@ -32,7 +32,7 @@ from record import RESULTS, machine, run_child, spread, write_result
 
 from sonoray.stages import StageOutput, file_digests
 from sonoray.workspace import Workspace
-from sonoray_jobs.road import RoadConfig, load_road
+from sonoray_jobs.road.config import RoadConfig, load_road
 
 WAYS_SCRIPT = Path(__file__).with_name("ways.py")
 TOLERANCE = 4e-3

@@ -17,10 +17,15 @@ from typing import Any
 from sonoray.study.contract import Study, Task, iter_studies
 from sonoray.study.prompt import with_site_cue
 from sonoray.workspace import Workspace
-from sonoray_jobs import ask, bootstrap, embed, evaluate, export, ingest, train
-from sonoray_jobs.options import Result
-from sonoray_jobs.road import RoadConfig
-from sonoray_jobs.serve import free_port, new_api_key, serving
+from sonoray_jobs.cli.options import Result
+from sonoray_jobs.data import ingest
+from sonoray_jobs.evaluation import evaluate
+from sonoray_jobs.release import export
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.service import ask
+from sonoray_jobs.service.serve import free_port, new_api_key, serving
+from sonoray_jobs.towers import bootstrap, embed
+from sonoray_jobs.training import train
 
 logger = logging.getLogger(__name__)
 

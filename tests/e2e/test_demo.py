@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sonoray_jobs.demo import STEPS
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road.config import RoadConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

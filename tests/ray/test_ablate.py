@@ -8,12 +8,13 @@ import pytest
 from sonoray.study.contract import iter_studies
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
-from sonoray_jobs import ablate, compare, evaluate
-from sonoray_jobs.ablation.children import make_children, shared_by
-from sonoray_jobs.ablation.parallel import place
-from sonoray_jobs.ablation.variants import with_values
-from sonoray_jobs.bootstrap import find_parts
-from sonoray_jobs.train import run_name, sole_training
+from sonoray_jobs.evaluation import compare, evaluate
+from sonoray_jobs.evaluation.ablation import ablate
+from sonoray_jobs.evaluation.ablation.children import make_children, shared_by
+from sonoray_jobs.evaluation.ablation.parallel import place
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.towers.bootstrap import find_parts
+from sonoray_jobs.training.train import run_name, sole_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

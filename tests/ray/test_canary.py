@@ -11,7 +11,9 @@ from sonoray.ingest.run import ingest
 from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.study.identifiers import Identifiers
 from sonoray.workspace import Workspace
-from sonoray_jobs import bootstrap, embed, evaluate, train
+from sonoray_jobs.evaluation import evaluate
+from sonoray_jobs.towers import bootstrap, embed
+from sonoray_jobs.training import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

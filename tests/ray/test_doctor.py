@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sonoray_jobs import doctor
-from sonoray_jobs.doctor import Status
+from sonoray_jobs.cluster import doctor
+from sonoray_jobs.cluster.doctor import Status
 
 pytestmark = pytest.mark.ray
 

@@ -19,10 +19,10 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.workspace import Workspace
-from sonoray_jobs import embed
-from sonoray_jobs.ablation.variants import with_values
-from sonoray_jobs.failures import find_failure
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.cluster.failures import find_failure
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.towers import embed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,9 +34,9 @@ DRIVER = """
 import sys
 from pathlib import Path
 from sonoray.workspace import Workspace
-from sonoray_jobs import embed
-from sonoray_jobs.failures import find_failure
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.towers import embed
+from sonoray_jobs.cluster.failures import find_failure
+from sonoray_jobs.road.config import RoadConfig
 
 road = RoadConfig.model_validate_json(sys.argv[2])
 try:

@@ -6,7 +6,7 @@ import ray.data
 
 from llava_ultra.parameters.digest import check_digest
 from sonoray.errors import DataError, JobFailedError
-from sonoray_jobs.failures import find_failure
+from sonoray_jobs.cluster.failures import find_failure
 
 pytestmark = pytest.mark.ray
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from sonoray_jobs import embed
-from sonoray_jobs.ablation.variants import with_values
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.towers import embed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -19,8 +19,9 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from sonoray.workspace import Workspace
-from sonoray_jobs import embed, train
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.towers import embed
+from sonoray_jobs.training import train
+from sonoray_jobs.road.config import RoadConfig
 
 given = {
     "workspace": Workspace.open(Path(sys.argv[1])),

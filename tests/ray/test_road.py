@@ -22,9 +22,12 @@ from sonoray.study.image_table import read_images
 from sonoray.study.prompt import with_site_cue
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
-from sonoray_jobs import bootstrap, embed, evaluate, export, train
-from sonoray_jobs.checkpoint import Position, read_position
-from sonoray_jobs.training import set_trainable
+from sonoray_jobs.evaluation import evaluate
+from sonoray_jobs.release import export
+from sonoray_jobs.towers import bootstrap, embed
+from sonoray_jobs.training import train
+from sonoray_jobs.training.checkpoint import Position, read_position
+from sonoray_jobs.training.worker import set_trainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
-from sonoray_jobs import train
-from sonoray_jobs.checkpoint import read_position
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training import train
+from sonoray_jobs.training.checkpoint import read_position
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -31,8 +31,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from sonoray.workspace import Workspace
-from sonoray_jobs import train
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.training import train
+from sonoray_jobs.road.config import RoadConfig
 
 road = RoadConfig.model_validate_json(sys.argv[2])
 train.run(workspace=Workspace.open(Path(sys.argv[1])), road=road, dataset=sys.argv[3])

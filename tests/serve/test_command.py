@@ -12,7 +12,7 @@ import pytest
 
 from llava_ultra.export.manifest import Assistant
 from sonoray.images.decode import encode_png
-from sonoray_jobs.serve import check_port, free_port, new_api_key
+from sonoray_jobs.service.serve import check_port, free_port, new_api_key
 from sonoray_serve.testing import QUESTION, random_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -10,7 +10,7 @@ import pytest
 
 from sonoray.errors import ClusterError, ServingError
 from sonoray.workspace import Workspace
-from sonoray_jobs import serve as job
+from sonoray_jobs.service import serve as job
 from sonoray_serve.app import APP_NAME
 from sonoray_serve.settings import Limits, Replicas, ServeConfig
 

@@ -8,10 +8,10 @@ import pytest
 from sonoray.config.canonical import canonical_json
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
-from sonoray_jobs.road import RoadConfig, load_road, packaged_roads
+from sonoray_jobs.road.config import RoadConfig, load_road, packaged_roads
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "jobs" / "sonoray_jobs" / "configs").iterdir())
+FILES = sorted((ROOT / "jobs" / "sonoray_jobs" / "road" / "presets").iterdir())
 TEXTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("[jps]*/sono*/**/*.py")]
 OVERRIDE = re.compile(rf"\b(?:{'|'.join(RoadConfig.model_fields)})(?:\.\w+)+=[^\s;`\"')]+")
 

@@ -73,7 +73,7 @@ def test_the_file_list_has_every_module():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_named_command_exists(page):
-    from sonoray_jobs.cli import app
+    from sonoray_jobs.cli.main import app
 
     known = set(typer.main.get_command(app).commands)
     assert commands_in(page.read_text(encoding="utf-8")) <= known
@@ -81,7 +81,7 @@ def test_every_named_command_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_named_option_is_one_of_its_command(page):
-    from sonoray_jobs.cli import app
+    from sonoray_jobs.cli.main import app
 
     commands = typer.main.get_command(app).commands
     for name, arguments in invocations_in(page.read_text(encoding="utf-8")):
@@ -105,7 +105,7 @@ def is_setting(annotation: Any, path: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_named_setting_exists(page):
-    from sonoray_jobs.road import RoadConfig
+    from sonoray_jobs.road.config import RoadConfig
 
     sections = "|".join(RoadConfig.model_fields)
     pattern = rf"(?<![\w./-])(?:{sections})(?:\.[a-z0-9_]+)+"
@@ -115,20 +115,20 @@ def test_every_named_setting_exists(page):
 
 
 def test_the_readme_names_every_command():
-    from sonoray_jobs.cli import app
+    from sonoray_jobs.cli.main import app
 
     assert set(typer.main.get_command(app).commands) <= commands_in(README)
 
 
 def test_the_readme_names_the_model_of_every_packaged_road():
-    from sonoray_jobs.road import load_road, packaged_roads
+    from sonoray_jobs.road.config import load_road, packaged_roads
 
     for road in packaged_roads():
         assert f"`{load_road(road).export.name}`" in README
 
 
 def test_the_readme_names_the_variable_that_holds_the_key():
-    from sonoray_jobs.ask import KEY_VARIABLE
+    from sonoray_jobs.service.ask import KEY_VARIABLE
 
     assert f"`{KEY_VARIABLE}`" in README
 

@@ -93,7 +93,7 @@ def test_importing_the_platform_leaves_the_model_libraries_out():
 
 
 def test_importing_the_command_line_leaves_every_heavy_library_out():
-    loaded = modules_after("import sonoray_jobs.cli")
+    loaded = modules_after("import sonoray_jobs.cli.main")
     assert not loaded & {
         "torch",
         "transformers",
@@ -107,7 +107,7 @@ def test_importing_the_command_line_leaves_every_heavy_library_out():
 
 def test_reading_a_configuration_leaves_every_heavy_library_out():
     """Nearly every command reads one, also where there is nothing to do."""
-    loaded = modules_after("from sonoray_jobs.road import load_road; load_road('tiny')")
+    loaded = modules_after("from sonoray_jobs.road.config import load_road; load_road('tiny')")
     assert "sonoray.privacy.deidentify" in loaded
     assert not loaded & {"torch", "transformers", "ray", "mlflow", "scipy", "sklearn", "av"}
 

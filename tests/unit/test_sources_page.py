@@ -10,7 +10,7 @@ from PIL import Image
 
 from sonoray.ingest.run import IngestConfig, ingest
 from sonoray.workspace import Workspace
-from sonoray_jobs.ingest import SOURCES
+from sonoray_jobs.data.ingest import SOURCES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
 

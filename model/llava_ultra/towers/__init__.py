@@ -1,3 +1,1 @@
-"""The frozen encoders: what they are, how pixels reach them, how published weights become
-towers.
-"""
+"""The frozen encoders, how pixels reach them, how published weights become towers."""

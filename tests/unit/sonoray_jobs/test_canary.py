@@ -14,7 +14,7 @@ from sonoray.privacy.burned_in_text import FILL
 from sonoray.study.contract import iter_studies
 from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
-from sonoray_jobs.cli import main
+from sonoray_jobs.cli.main import main
 
 CANARIES = (
     "Qxvorbantel", "Zwirnpolt", "钱三丰", "PX48210377", "ACC7731906", "13912345678",

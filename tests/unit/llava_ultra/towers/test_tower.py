@@ -118,12 +118,12 @@ def test_the_saved_description_is_plain_json(tmp_path, towers):
 @pytest.mark.parametrize(
     ("module", "own", "other"),
     [
-        ("clip_tower", {"open_clip"}, {"segment_anything"}),
-        ("sam_tower", {"segment_anything"}, {"open_clip", "transformers", "timm"}),
+        ("clip", {"open_clip"}, {"segment_anything"}),
+        ("sam", {"segment_anything"}, {"open_clip", "transformers", "timm"}),
     ],
 )
 def test_one_tower_is_imported_without_the_library_of_the_other(module, own, other):
-    code = f"import sys, llava_ultra.{module}; print(*sys.modules)"
+    code = f"import sys, llava_ultra.towers.{module}; print(*sys.modules)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(child.stdout.split())
     assert own <= loaded

@@ -20,9 +20,9 @@ from sonoray.ingest.run import IngestConfig, ingest
 from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.ingest import SourceOptions, run
-from sonoray_jobs.quarantine import locate, read_rejects, retry
-from sonoray_jobs.road import RoadConfig, load_road
+from sonoray_jobs.data.ingest import SourceOptions, run
+from sonoray_jobs.data.quarantine import locate, read_rejects, retry
+from sonoray_jobs.road.config import RoadConfig, load_road
 
 ROAD = RoadConfig.model_validate(
     {"dicomweb": {"backoff_s": 0.01, "max_backoff_s": 0.02, "tries": 3, "page_size": 4}}

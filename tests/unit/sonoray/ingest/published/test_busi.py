@@ -6,8 +6,8 @@ from sonoray.errors import DataError
 from sonoray.images.decode import ImageLimits
 from sonoray.ingest.published.busi import BusiSource
 from sonoray.study.contract import Task
-from sonoray_jobs.ingest import SourceOptions, build_source
-from sonoray_jobs.road import RoadConfig
+from sonoray_jobs.data.ingest import SourceOptions, build_source
+from sonoray_jobs.road.config import RoadConfig
 
 
 def write_mask(path, rows, size=(48, 40)):

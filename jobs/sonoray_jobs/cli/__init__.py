@@ -1,0 +1,1 @@
+"""The `sonoray` command: what people type, and the only place that prints."""

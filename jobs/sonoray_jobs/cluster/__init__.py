@@ -1,0 +1,1 @@
+"""The machine and the cluster: checks, submission, failures that cross processes."""

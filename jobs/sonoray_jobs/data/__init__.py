@@ -1,0 +1,1 @@
+"""Jobs about studies: ingest, audit, quarantine, phantom, and checks of texts and patients."""

@@ -1,0 +1,388 @@
+"""Audit a dataset: counts, leakage, duplicates, contradictions, repeated texts, sample images.
+
+The work is `sonoray.audit`. It runs in the driver, on threads: studies stream through twice, images
+once, row group by row group, and what is held are numbers and hashes. The outcome is a stage, so
+that the same dataset is audited once: `audit.json` with everything, `audit.html` to read, with the
+two pictures `overview.png` and `contact_sheet.png`. The page and the sheet show patients' images
+and stay in the workspace, unless `--html` says otherwise. Texts are shown with `--texts` only.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sonoray.errors import DataError
+from sonoray.metrics.tables import Table
+from sonoray.stages import Stage, StageOutput, file_digests, run_stage, write_json
+from sonoray.study.contract import SPLITS, iter_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs.road.config import RoadConfig
+
+if TYPE_CHECKING:
+    from sonoray.audit.findings import Audit
+
+MAX_LISTED = 200
+"""Most rows of each kind in `audit.json`; all are counted."""
+NUM_SAMPLES = 8
+"""Images in a row of the contact sheet."""
+MAX_EVIDENCE = 12
+"""Shared pictures that the page shows."""
+MAX_PICTURES = 4
+"""Images shown of each."""
+PAGE, OVERVIEW, SHEET, VALUES = "audit.html", "overview.png", "contact_sheet.png", "audit.json"
+
+_CODE = (
+    "sonoray.audit",
+    "sonoray.metrics.text",
+    "sonoray.study.near_duplicates",
+    "sonoray.study.contract",
+    "sonoray_jobs.data.audit",
+    "sonoray_jobs.data.audit_page",
+    "sonoray_jobs.data.audit_pictures",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audited:
+    """What was found, and where it stands."""
+
+    path: str
+    """Folder of the audit."""
+    page: str
+    values: Mapping[str, Any]
+    """Content of `audit.json`."""
+    reused: bool
+    strict: bool
+
+    @property
+    def exit_code(self) -> int:
+        """1 where serious findings were asked to fail."""
+        serious = any(each["serious"] for each in self.values["findings"])
+        return 1 if self.strict and serious else 0
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        values = self.values
+        rows = [f"dataset {values['dataset']}: {values['path']}"]
+        for name, count in values["accounting"].items():
+            rows.append(
+                f"{name}: {count['seen']} seen = {count['kept']} kept + {count['duplicate']} "
+                f"duplicate + {count['quarantined']} quarantined"
+            )
+        rows += ["", *split_table(values).text(), "", *label_table(values).text()]
+        rows += ["", *topic_table(values).text(), ""]
+        rows += [
+            "no patient, image or near duplicate is in two splits"
+            if not any(values["leakage"]["counts"].values())
+            else "LEAKAGE: "
+            + ", ".join(f"{kind} {n}" for kind, n in values["leakage"]["counts"].items())
+        ]
+        rows += [
+            f"  {row['kind']} in {', '.join(row['splits'])}: {' '.join(row['studies'])}"
+            for row in values["leakage"]["rows"]
+        ]
+        rows += [
+            f"  conflict of {row['kind']} {row['name']}"
+            + (f" ({' / '.join(row['values'])})" if row["values"] else "")
+            + f": {' '.join(row['studies'])}"
+            for row in values["conflicts"]["rows"]
+            if row["exact"]
+        ]
+        rows += [
+            f"{'serious' if each['serious'] else 'warning'}: {each['message']}"
+            for each in values["findings"]
+        ] or ["nothing to warn of"]
+        return [*rows, f"page: {self.page}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {**self.values, "page": self.page, "exit_code": self.exit_code}
+
+
+def run(
+    *,
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str,
+    html: Path | None = None,
+    texts: bool = False,
+    strict: bool = False,
+    distance: int | None = None,
+    address: str | None = None,
+) -> Audited:
+    """Audit the dataset called `dataset`; a second time, nothing is done.
+
+    Args:
+        workspace: where the dataset is and the audit goes.
+        road: accepted as by every job; the dataset was made with its own.
+        dataset: name of the dataset.
+        html: a file, or a folder, that gets a copy of the page and, in a folder, of the pictures.
+        texts: whether the outcome may hold patients' texts.
+        strict: whether serious findings make the exit code 1.
+        distance: differing bits up to which two images are one picture, by default as in ingest.
+        address: accepted as by every job; nothing runs on a cluster here.
+
+    Raises:
+        DataError: there is no such dataset, or `html` cannot be written.
+    """
+    from sonoray_jobs.data.audit_pictures import text_font
+
+    ingested = workspace.dataset(dataset)
+    if distance is None:
+        distance = int(ingested.manifest["config"]["ingest"]["near_duplicate_distance"])
+    tables = _table_digests(ingested.path)
+    font = text_font()
+    stage = Stage(
+        name=f"audit-{dataset}",
+        config={"texts": texts, "distance": distance, "font": font.name if font else None},
+        inputs=[ingested.key, *tables.values()],
+        code=_CODE,
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        return _write(folder, dataset, ingested, workspace, tables, distance=distance, texts=texts)
+
+    output = run_stage(stage, workspace.stages, make)
+    return Audited(
+        path=str(output.path),
+        page=str(_copy(output.path, html, dataset) if html else output.path / PAGE),
+        values=json.loads((output.path / VALUES).read_text(encoding="utf-8")),
+        reused=output.reused,
+        strict=strict,
+    )
+
+
+def split_table(values: Mapping[str, Any]) -> Table:
+    """One row per split."""
+    rows = [(split, *(str(n) for n in each.values())) for split, each in values["splits"].items()]
+    names = next(iter(values["splits"].values()))
+    return Table(header=("split", *(name.replace("_", " ") for name in names)), rows=tuple(rows))
+
+
+def label_table(values: Mapping[str, Any]) -> Table:
+    """One row per value of each label, with its studies (or images) by split."""
+    rows = []
+    for label in values["labels"]:
+        name = f"{label['name']} (image)" if label["of_images"] else label["name"]
+        if label["num_values"] is None:
+            rows.append((name, "a measurement", *("" for _ in SPLITS)))
+        for number, (value, counts) in enumerate(label["values"].items()):
+            cells = (_with_share(counts[split], label, split) for split in SPLITS)
+            rows.append((name if number == 0 else "", value, *cells))
+    return Table(header=("label", "value", *SPLITS), rows=tuple(rows))
+
+
+def topic_table(values: Mapping[str, Any]) -> Table:
+    """One row per topic: questions, repetition, and what the constant answer reaches."""
+    rows = [
+        (
+            topic["topic"],
+            "/".join(topic["tasks"]) or "caption",
+            *(str(topic["questions"][split]) for split in SPLITS),
+            str(topic["distinct"]),
+            f"{topic['repeated_share']:.0%}",
+            _percent(topic["constant_share"]["test"]),
+            _percent(topic["seen_share"]["test"]),
+        )
+        for topic in values["topics"]
+    ]
+    header = ("topic", "task", *SPLITS, "distinct", "repeated", "constant", "seen")
+    return Table(header=header, rows=tuple(rows))
+
+
+def _with_share(count: int, label: Mapping[str, Any], split: str) -> str:
+    total = sum(counts[split] for counts in label["values"].values())
+    return f"{count} ({count / total:.0%})" if total else "0"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _table_digests(folder: Path) -> dict[str, str]:
+    """Digests of the study tables as they are now; images are named by their content anyway."""
+    return {f"studies/{name}": digest for name, digest in file_digests(folder / "studies").items()}
+
+
+def _write(
+    folder: Path,
+    dataset: str,
+    ingested: StageOutput,
+    workspace: Workspace,
+    tables: Mapping[str, str],
+    *,
+    distance: int,
+    texts: bool,
+) -> dict[str, Any]:
+    import numpy as np
+
+    from sonoray.audit.census import Census, find_texts
+    from sonoray.audit.findings import Audit, find_all
+    from sonoray.audit.links import Links
+    from sonoray.audit.lookalikes import Looks, find_looks
+    from sonoray.audit.samples import Samples
+    from sonoray.audit.terms import TermCheck
+    from sonoray.cluster.progress import progress
+    from sonoray.study.image_table import read_images
+    from sonoray_jobs.data.audit_page import render_page
+    from sonoray_jobs.data.audit_pictures import draw_overview, draw_pairs, draw_sheet
+
+    summary = ingested.manifest["summary"]
+    total = summary["studies"]["kept"]
+    looks = Looks.read(find_looks(ingested, workspace, max_distance=distance).path)
+    census, terms = Census(), TermCheck(max_listed=MAX_LISTED)
+    links = Links(looks, max_listed=MAX_LISTED)
+    studies = iter_studies(ingested.path, complete=False)
+    for study in progress(studies, "count studies", total):
+        census.add(study)
+        terms.add(study)
+        links.add(study)
+    counts = census.finish()
+    wanted = {
+        topic.topic: {digest for digest, _ in topic.top}
+        for topic in counts.topics
+        if topic.is_closed or texts
+    }
+    found: dict[bytes, str] = {}
+    again = progress(iter_studies(ingested.path, complete=False), "compare studies", total)
+    label = counts.sampled_label()
+    samples = Samples(label.name if label else None, num_images=NUM_SAMPLES)
+    report = links.finish(
+        samples.watch(find_texts(again, wanted, found)),
+        categories={label.name for label in counts.labels if label.num_values},
+    )
+    marked = looks.mask_shares[np.nan_to_num(looks.mask_shares) > 0]
+    audit = Audit(
+        counts=counts,
+        links=report,
+        terms=terms,
+        summary=summary,
+        num_masks=int(np.isfinite(looks.mask_shares).sum()),
+        num_empty_masks=int((looks.mask_shares == 0).sum()),
+        mask_share=float(np.median(marked)) if len(marked) else None,
+        changed_files=tuple(
+            name
+            for name, digest in tables.items()
+            if ingested.manifest["files"].get(name) != digest
+        ),
+    )
+    values = to_values(audit, texts=found, show_texts=texts) | {
+        "dataset": dataset,
+        "path": str(ingested.path),
+        "near_duplicate_distance": distance,
+        "findings": [asdict(each) for each in find_all(audit)],
+    }
+    rows, pairs = samples.rows(), _pairs(values)
+    shown = {image_id for ids in (*rows.values(), *pairs.values()) for image_id in ids}
+    pictures = read_images(ingested.path, sorted(shown & looks.positions.keys()))
+    draw_overview(values, folder / OVERVIEW)
+    draw_sheet(label.name if label else "", rows, pictures, folder / SHEET)
+    evidence = draw_pairs(pairs, pictures)
+    page = render_page(values, folder / OVERVIEW, folder / SHEET, evidence)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    write_json(folder / VALUES, values)
+    return {"findings": len(values["findings"]), "studies": total}
+
+
+def to_values(audit: "Audit", *, texts: Mapping[bytes, str], show_texts: bool) -> dict[str, Any]:
+    """Bring an audit into plain JSON values; patients' texts are left out unless asked for."""
+    counts, links, terms, summary = audit.counts, audit.links, audit.terms, audit.summary
+    conflicts = [asdict(each) for each in links.conflicting]
+    contradictions = [asdict(each) for each in terms.listed]
+    if not show_texts:
+        for row in conflicts:
+            row["values"] = [] if row["kind"] == "text" else row["values"]
+        for row in contradictions:
+            del row["text"]
+    return {
+        "accounting": {name: summary[name] for name in ("studies", "images")},
+        "reasons": summary["reasons"],
+        "splits": {
+            split: {
+                "patients": counts.patients[split],
+                "studies": counts.studies[split],
+                "images": counts.images[split],
+                "unique_images": links.unique_images[split],
+                "without_text": counts.without_text[split],
+                "without_images": counts.without_images[split],
+            }
+            for split in SPLITS
+        },
+        "images_per_study": {str(k): dict(n) for k, n in counts.images_per_study.items()},
+        "sizes": [[*size, number] for size, number in counts.sizes.items()],
+        "masks": {
+            "images": audit.num_masks,
+            "empty": audit.num_empty_masks,
+            "median_share": audit.mask_share,
+        },
+        "labels": [asdict(label) for label in counts.labels],
+        "topics": [
+            {
+                **asdict(topic),
+                "top": [
+                    {
+                        "text": texts.get(top.digest),
+                        "share": top.number / topic.questions[SPLITS[0]],
+                    }
+                    for top in topic.top
+                ],
+            }
+            for topic in counts.topics
+        ],
+        "leakage": {"counts": links.leakage, "rows": [asdict(row) for row in links.leaking]},
+        "duplicates": {
+            "counts": links.duplicates,
+            "patients": links.linked_patients,
+            "rows": [asdict(row) for row in links.linked],
+        },
+        "conflicts": {"counts": links.conflicts, "rows": conflicts},
+        "contradictions": {
+            "labels": [
+                {"label": label, "studies": number, "found": terms.num_found[label]}
+                for label, number in terms.checked.items()
+            ],
+            "unchecked": terms.unchecked,
+            "rows": contradictions,
+        },
+        "integrity": {
+            "missing_images": links.missing_images,
+            "unused_images": links.unused_images,
+            "mask_conflicts": summary["mask_conflicts"],
+            "changed_files": list(audit.changed_files),
+        },
+    }
+
+
+def _pairs(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Choose the image pairs to show: leakage, then conflicts, then what links patients."""
+    rows = [
+        *(values["leakage"]["rows"]),
+        *(values["conflicts"]["rows"]),
+        *(values["duplicates"]["rows"]),
+    ]
+    chosen: dict[str, list[str]] = {}
+    for row in rows:
+        images = list(dict.fromkeys(row["images"]))[:MAX_PICTURES]
+        if row["kind"] != "patient" and images and len(chosen) < MAX_EVIDENCE:
+            chosen.setdefault(" ".join(row["studies"]), images)
+    return chosen
+
+
+def _copy(folder: Path, target: Path, dataset: str) -> Path:
+    """Copy the page to a file, or the page and the pictures into a folder; return the page."""
+    try:
+        if target.suffix == ".html":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return Path(shutil.copyfile(folder / PAGE, target))
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (OVERVIEW, SHEET):
+            shutil.copyfile(folder / name, target / f"{dataset}-{name}")
+        return Path(shutil.copyfile(folder / PAGE, target / f"{dataset}-{PAGE}"))
+    except OSError as error:
+        raise DataError(
+            f"--html {str(target)!r} cannot be written ({error.strerror}); give a .html file or a "
+            "folder"
+        ) from None

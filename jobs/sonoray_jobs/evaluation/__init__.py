@@ -1,0 +1,1 @@
+"""Step 6 of the road: answers, metrics, comparisons, ablations."""

@@ -1,0 +1,311 @@
+"""What each ablation compares: variants of a road, as configuration values by dotted key.
+
+A variant replaces whole values: `{"model.fusion": {"type": "concat"}}`, because the keys of one
+fusion are unknown to another. All else stays as the road has it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from llava_ultra.config import AdaptiveSampling, FusionConfig
+from sonoray.config.load import validate_config
+from sonoray.errors import ConfigError, DataError
+from sonoray.study.labels import label_values
+from sonoray.workspace import Workspace
+from sonoray_jobs.road.config import RoadConfig
+
+Values = Mapping[str, Any]
+"""JSON values by dotted key, each put in place of what stands there."""
+
+DEFAULT_LABEL = "organ"
+PHANTOM = "phantom"
+REDUNDANCIES = (1, 3, 5, 7, 9)
+BALANCES = (0.0, 0.25, 0.5, 0.75, 0.8, 1.0)
+KEEP_ALL = "keep_all"
+EVERYTHING = "all"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One thing to compare."""
+
+    name: str
+    values: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Data on which all variants are compared."""
+
+    dataset: str
+    name: str = ""
+    """As in `redundancy 3`; empty where there is only one."""
+    values: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSet:
+    """Studies that every variant answers."""
+
+    name: str = ""
+    """As in `liver`; empty where there is only one."""
+    values: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ablation:
+    """A comparison: every variant in every setting, on every test."""
+
+    name: str
+    question: str
+    """What its result answers."""
+    reference: str
+    """The variant that the others are compared with."""
+    variants: tuple[Variant, ...]
+    settings: tuple[Setting, ...]
+    towers: Setting | None = None
+    """Data that the towers of all settings learn from; each setting's own where None."""
+    tests: tuple[EvaluationSet, ...] = (EvaluationSet(),)
+
+    def chosen(self, names: Sequence[str]) -> "Ablation":
+        """Keep some of the variants, all where none is named.
+
+        Raises:
+            ConfigError: a name is unknown, or fewer than two are left.
+        """
+        if not names:
+            return self
+        known = {variant.name: variant for variant in self.variants}
+        unknown = [name for name in names if name not in known]
+        if unknown or len(set(names)) < 2:
+            raise ConfigError(
+                f"--variants {','.join(names)} must name two or more of: {', '.join(known)}"
+            )
+        reference = self.reference if self.reference in names else names[0]
+        kept = tuple(variant for variant in self.variants if variant.name in names)
+        return replace(self, variants=kept, reference=reference)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the tables may depend on besides the road."""
+
+    workspace: Workspace
+    dataset: str
+    redundancies: tuple[int, ...] = ()
+    """Images per study on the phantom; by default `REDUNDANCIES`."""
+    label: str = DEFAULT_LABEL
+    """Study label that tells modalities apart."""
+
+
+def build_ablation(name: str, road: RoadConfig, request: Request) -> Ablation:
+    """Build the ablation called `name`.
+
+    Raises:
+        ConfigError: there is none of that name, or it does not fit the road or the dataset.
+        DataError: it has to look at a dataset that is missing.
+    """
+    if name not in ABLATIONS:
+        raise ConfigError(f"ablation {name!r} is unknown; use one of {', '.join(ABLATIONS)}")
+    if request.redundancies and (name != "sampling" or request.dataset != PHANTOM):
+        raise ConfigError(
+            "--redundancy is for the sampling ablation on the phantom, whose images are made to "
+            "order; leave it out"
+        )
+    return ABLATIONS[name](road, request)
+
+
+def with_values(road: RoadConfig, values: Values) -> RoadConfig:
+    """Put `values` in place of the road's own.
+
+    Raises:
+        ConfigError: a key is unknown or a value does not fit.
+    """
+    changed = road.model_dump(mode="json")
+    for key, value in values.items():
+        *path, last = key.split(".")
+        table = changed
+        for part in path:
+            table = table[part]
+        table[last] = value
+    return validate_config(RoadConfig, changed, f"variant {dict(values)}")
+
+
+def fusion_types() -> tuple[str, ...]:
+    """The types of fusion that the model knows, single streams first."""
+    known = [str(part.model_fields["type"].default) for part in get_args(get_args(FusionConfig)[0])]
+    return tuple(sorted(known, key=lambda name: (not name.endswith("_only"), known.index(name))))
+
+
+def _visual(road: RoadConfig, request: Request) -> Ablation:
+    own = road.model.fusion
+    needs = {"layer_merge": {"model.clip.feature_layers": _layers_to_merge(road)}}
+    return Ablation(
+        name="visual",
+        question="Which visual stream, and which fusion of both, answers best?",
+        reference="blend",
+        variants=tuple(
+            Variant(
+                name=name,
+                values={
+                    "model.fusion": own.model_dump(mode="json")
+                    if own.type == name
+                    else {"type": name},
+                    **needs.get(name, {}),
+                },
+            )
+            for name in fusion_types()
+        ),
+        settings=(Setting(dataset=request.dataset),),
+    )
+
+
+def _layers_to_merge(road: RoadConfig) -> list[int]:
+    """The blocks of CLIP that the road reads; all where it reads one."""
+    several = getattr(road.model.clip, "feature_layers", ())
+    return list(several or range(road.model.clip.layers))
+
+
+def _sampling(road: RoadConfig, request: Request) -> Ablation:
+    adaptive = _adaptive(road)
+    keep = {"num_selected": adaptive["num_selected"]}
+    samplings: dict[str, dict[str, Any]] = {
+        "distilled": adaptive | {"inference_score": "feature"},
+        "feature": adaptive
+        | {"balance": 0.0, "distillation_weight": 0.0, "inference_score": "feature"},
+        "attention": adaptive
+        | {"balance": 1.0, "distillation_weight": 0.0, "inference_score": "attention"},
+        KEEP_ALL: {"type": KEEP_ALL},
+        "first": {"type": "first", **keep},
+        "random": {"type": "random", **keep},
+    }
+    settings: tuple[Setting, ...] = (Setting(dataset=request.dataset),)
+    towers = None
+    if request.dataset == PHANTOM:
+        if road.bootstrap.dataset is None:
+            towers = Setting(dataset=PHANTOM)
+        others = {  # other patients than those that the towers learn from
+            "phantom.seed": road.phantom.seed + 1,
+            "bootstrap.dataset": road.bootstrap.dataset or PHANTOM,
+        }
+        settings = tuple(
+            Setting(
+                name=f"redundancy {number}",
+                dataset=f"{PHANTOM}-redundancy-{number}",
+                values={
+                    "phantom.images": [number, number],
+                    "phantom.max_showing": 1,
+                    **others,
+                },
+            )
+            for number in request.redundancies or REDUNDANCIES
+        )
+    return Ablation(
+        name="sampling",
+        question="Which way to pick images holds when more of them do not show the finding?",
+        reference="distilled",
+        variants=tuple(
+            Variant(name=name, values={"model.sampling": values})
+            for name, values in samplings.items()
+        ),
+        settings=settings,
+        towers=towers,
+    )
+
+
+def _balance(road: RoadConfig, request: Request) -> Ablation:
+    adaptive = _adaptive(road)
+    return Ablation(
+        name="balance",
+        question="How much should the attention score weigh against the feature score?",
+        reference="0.8",
+        variants=tuple(
+            Variant(name=f"{balance:g}", values={"model.sampling": adaptive | {"balance": balance}})
+            for balance in BALANCES
+        ),
+        settings=(Setting(dataset=request.dataset),),
+    )
+
+
+def _site_cue(road: RoadConfig, request: Request) -> Ablation:
+    return Ablation(
+        name="site-cue",
+        question="Does it help to name the examination site in the question?",
+        reference="without",
+        variants=(
+            Variant(name="without", values={"train.site_cue": False}),
+            Variant(name="with", values={"train.site_cue": True}),
+        ),
+        settings=(Setting(dataset=request.dataset),),
+    )
+
+
+def _modality(road: RoadConfig, request: Request) -> Ablation:
+    values, tested = (_label_values(road, request, split) for split in ("train", "test"))
+    if len(values) < 2:
+        raise ConfigError(
+            f"label {request.label!r} has {len(values)} values among the training studies of "
+            f"{request.dataset!r}; --label must name one with two or more"
+            f"{_telling_labels(request)}"
+        )
+    return Ablation(
+        name="modality",
+        question="What does a model that was trained on one kind of study know of another?",
+        reference=EVERYTHING,
+        variants=(
+            Variant(name=EVERYTHING, values={"train.only": {}}),
+            *(
+                Variant(name=value, values={"train.only": {request.label: value}})
+                for value in values
+            ),
+        ),
+        settings=(Setting(dataset=request.dataset),),
+        tests=tuple(
+            EvaluationSet(name=value, values={"evaluate.only": {request.label: value}})
+            for value in values
+            if value in tested
+        ),
+    )
+
+
+ABLATIONS: Mapping[str, Callable[[RoadConfig, Request], Ablation]] = {
+    "visual": _visual,
+    "sampling": _sampling,
+    "balance": _balance,
+    "site-cue": _site_cue,
+    "modality": _modality,
+}
+
+
+def _adaptive(road: RoadConfig) -> dict[str, Any]:
+    """The road's adaptive sampling; the default one, of as many images, where it has another."""
+    own = road.model.sampling
+    if not isinstance(own, AdaptiveSampling):
+        own = AdaptiveSampling(num_selected=getattr(own, "num_selected", 1))
+    return own.model_dump(mode="json")
+
+
+def _label_values(road: RoadConfig, request: Request, split: str) -> list[str]:
+    if (request.dataset, request.label) == (PHANTOM, "organ"):  # it may not have been made yet
+        return [organ.value for organ in road.phantom.organs]
+    try:
+        folder = request.workspace.dataset(request.dataset).path
+    except DataError:
+        if request.dataset != PHANTOM:
+            raise
+        raise DataError(
+            f"the values of label {request.label!r} are not known before the phantom is made; "
+            "run: sonoray ingest phantom with the same --config and --set"
+        ) from None
+    return label_values(folder, split=split).get(request.label, [])
+
+
+def _telling_labels(request: Request) -> str:
+    """The labels with two or more values, to end a message; nothing where no dataset is made."""
+    try:
+        folder = request.workspace.dataset(request.dataset).path
+    except DataError:
+        return ""
+    known = label_values(folder, split="train")
+    return ": " + (", ".join(label for label in known if len(known[label]) > 1) or "there is none")

@@ -1,0 +1,391 @@
+"""Compare two finished evaluations of the same questions: is one model better, and how sure.
+
+An evaluation is named by its folder, or by the training that it judged: MLflow run id, run name, or
+the beginning of either. Everything is read from the workspace; neither Ray nor MLflow is asked. The
+predictions stand in Parquet, so two runs can be compared long after both were made.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sonoray.config.canonical import changed_settings
+from sonoray.errors import DataError
+from sonoray.metrics import (
+    AnswerRecord,
+    Bootstrap,
+    TopicComparison,
+    compare_all_closed,
+    compare_answers,
+)
+from sonoray.metrics.paired import is_right
+from sonoray.metrics.tables import comparison_table, disagreement_table
+from sonoray.metrics.text import normalise
+from sonoray.stages import MANIFEST, read_manifest
+from sonoray.study.contract import SPLITS
+from sonoray.workspace import Workspace
+from sonoray_jobs.evaluation.predictions import SETTINGS, read_predictions, to_record
+from sonoray_jobs.road.config import RoadConfig
+
+DEFAULT_SPLIT = "test"
+
+_STAGE = "evaluate-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A finished evaluation on disk."""
+
+    path: Path
+    dataset: str
+    """Name of the dataset."""
+    dataset_key: str
+    """Key of the ingest output that the name meant then."""
+    split: str
+    training: str
+    """Name of the training."""
+    run_id: str
+    """Its MLflow run."""
+    config: Mapping[str, Any]
+    """The `evaluate` section that it was made with."""
+    settings: Mapping[str, Any] | None
+    """All settings behind its answers; None where an earlier version made it."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Evaluation":
+        """Read the manifest of an evaluation's folder.
+
+        Raises:
+            DataError: the folder is no finished evaluation.
+        """
+        manifest = read_manifest(path)
+        name = str(manifest.get("name"))
+        dataset, _, split = name.removeprefix(_STAGE).rpartition("-")
+        if not name.startswith(_STAGE) or split not in SPLITS:
+            raise DataError(
+                f"{str(path)!r} is the output of {name!r}, not of an evaluation; name a folder "
+                "that sonoray evaluate has printed"
+            )
+        dataset_key, training, *_ = manifest["inputs"]  # as `evaluate.stage_of` gives them
+        return cls(
+            path=path,
+            dataset=dataset,
+            dataset_key=dataset_key,
+            split=split,
+            training=training,
+            run_id=manifest["summary"]["run_id"],
+            config=manifest["config"],
+            settings=_read_settings(path),
+        )
+
+    @property
+    def title(self) -> str:
+        """What a person reads."""
+        return f"{self.training} (MLflow run {self.run_id}), {self.path}"
+
+    def to_json(self) -> dict[str, str]:
+        """Return plain JSON values."""
+        return {"training": self.training, "run_id": self.run_id, "path": str(self.path)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disagreement:
+    """One question with two different answers."""
+
+    study_id: str
+    topic: str
+    question: str
+    truth: str
+    first: str
+    second: str
+    first_right: bool
+    second_right: bool
+
+    def lines(self) -> list[str]:
+        """What a person reads; it holds a patient's texts."""
+        marks = {True: "right", False: "wrong"}
+        return [
+            f"study {self.study_id}, {self.topic}: {self.question}",
+            f"  truth:          {self.truth}",
+            f"  first ({marks[self.first_right]}):  {self.first}",
+            f"  second ({marks[self.second_right]}): {self.second}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """Two evaluations side by side."""
+
+    first: Evaluation
+    second: Evaluation
+    num_studies: int
+    topics: Sequence[TopicComparison]
+    all_closed: TopicComparison | None
+    """Of the closed questions of all topics; None where there is none."""
+    disagreements: Sequence[Disagreement]
+    """As many as were asked for; those where one alone is right come first."""
+    changed: Mapping[str, tuple[Any, Any]]
+    """Settings that differ, by dotted key: the first's value and the second's."""
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        rows = [*self.topics, *([self.all_closed] if self.all_closed else [])]
+        num_questions = sum(topic.num_questions for topic in self.topics)
+        return [
+            f"first:  {self.first.title}",
+            f"second: {self.second.title}",
+            *self._changed_lines(),
+            f"{self.first.dataset}, {self.first.split}: {num_questions} questions of "
+            f"{self.num_studies} studies, 95 % intervals and p values over patients (McNemar's "
+            "over questions), not corrected for their number",
+            *comparison_table(rows).text(),
+            "",
+            *disagreement_table(rows).text(),
+            *(line for item in self.disagreements for line in ["", *item.lines()]),
+        ]
+
+    def _changed_lines(self) -> list[str]:
+        if unknown := [item for item in (self.first, self.second) if item.settings is None]:
+            names = " and ".join(item.training for item in unknown)
+            note = [f"note: of {names} only the evaluate section is known; evaluate again for all"]
+        else:
+            note = []
+        shown = [
+            f"  {key}: {json.dumps(one, ensure_ascii=False)}, {json.dumps(two, ensure_ascii=False)}"
+            for key, (one, two) in self.changed.items()
+        ]
+        return note + (["settings that differ (first, second):", *shown] if shown else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+            "dataset": self.first.dataset,
+            "split": self.first.split,
+            "num_studies": self.num_studies,
+            "changed": {
+                key: {"first": one, "second": two} for key, (one, two) in self.changed.items()
+            },
+            "topics": {topic.topic: topic.to_json() for topic in self.topics},
+            "all_closed": self.all_closed.to_json() if self.all_closed else None,
+            "disagreements": [item.to_json() for item in self.disagreements],
+        }
+
+
+def run(
+    *,
+    workspace: Workspace,
+    road: RoadConfig,
+    first: str,
+    second: str,
+    split: str | None = None,
+    show: int = 0,
+    address: str | None = None,
+) -> Compared:
+    """Compare two evaluations.
+
+    Args:
+        workspace: where the evaluations of a training are looked for.
+        road: accepted as by every job; what counts is what the first evaluation was made with.
+        first: an evaluation, by folder or by training.
+        second: the other one; differences are second minus first.
+        split: the split of both; by default that of a folder that is named, else `test`.
+        show: how many questions to list on which they disagree.
+        address: accepted as by every job; nothing runs on a cluster here.
+
+    Raises:
+        DataError: one is unknown or has no evaluation, or the two do not belong together.
+    """
+    if split is not None and split not in SPLITS:
+        raise DataError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    folders = [folder for name in (first, second) if (folder := _folder(name)) is not None]
+    if split is None:
+        split = _read_named(folders[0]).split if folders else DEFAULT_SPLIT
+    one, other = (find_evaluation(workspace, name, split) for name in (first, second))
+    _check_pair(one, other, split)
+    rows = _paired_rows(one, other)
+    bootstrap = Bootstrap(num_resamples=one.config["bootstrap_samples"], seed=one.config["seed"])
+    records = [[to_record(row) for row in side] for side in rows]
+    topics = compare_answers(
+        records[0], records[1], positive=one.config["positive_options"], bootstrap=bootstrap
+    )
+    return Compared(
+        first=one,
+        second=other,
+        num_studies=len({record.study_id for record in records[0]}),
+        topics=topics,
+        all_closed=compare_all_closed(records[0], records[1], bootstrap=bootstrap),
+        disagreements=_disagreements(rows, records)[:show],
+        changed=_changed(one, other),
+    )
+
+
+def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
+    """Return the evaluation that a name means; of several of one training the newest.
+
+    Raises:
+        DataError: nothing or more than one training fits the name, or it was not evaluated.
+    """
+    folder = _folder(name)
+    if folder is not None:
+        return _read_named(folder)
+    workspace.require()
+    found = [
+        Evaluation.read(path.parent) for path in workspace.stages.glob(f"{_STAGE}*/{MANIFEST}")
+    ]
+    trainings = _trainings(workspace) | {item.training: item.run_id for item in found}
+    fitting = {
+        training
+        for training, run_id in trainings.items()
+        if training.startswith(name) or run_id.startswith(name)
+    }
+    exact = {training for training in fitting if name in (training, trainings[training])}
+    fitting = exact or fitting
+    if not name or not fitting:
+        known = ", ".join(sorted(trainings)) or "none"
+        raise DataError(
+            f"no evaluation folder, MLflow run id or run name {name!r} in workspace "
+            f"{str(workspace.root)!r} (trainings there: {known})"
+        )
+    if len(fitting) > 1:
+        raise DataError(f"{name!r} fits several trainings: {', '.join(sorted(fitting))}; say more")
+    (training,) = fitting
+    own = [
+        item
+        for item in found
+        if (item.training, item.split) == (training, split) and not item.config.get("only")
+    ]
+    if not own:
+        raise DataError(
+            f"training {training!r} has no evaluation of the whole split {split!r}; run: sonoray "
+            f"evaluate --split {split} with its --config and --set, or name an evaluation's folder"
+        )
+    whole = [item for item in own if not item.config.get("topics")]  # rather than of some topics
+    return max(whole or own, key=lambda item: (item.path / MANIFEST).stat().st_mtime_ns)
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder that a name is, None where it is none."""
+    path = Path(name).expanduser()
+    return path.resolve() if name and path.is_dir() else None
+
+
+def _read_named(folder: Path) -> Evaluation:
+    """Read the evaluation in a folder that somebody names; it may be any folder.
+
+    Raises:
+        DataError: it is no finished evaluation.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise DataError(
+            f"{str(folder)!r} is no evaluation; give a training, an MLflow run or a folder that "
+            "sonoray evaluate printed"
+        )
+    return Evaluation.read(folder)
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    try:
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return settings
+
+
+def _changed(first: Evaluation, second: Evaluation) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, as far as those of both are known."""
+    if first.settings is None or second.settings is None:
+        return changed_settings({"evaluate": first.config}, {"evaluate": second.config})
+    return changed_settings(first.settings, second.settings)
+
+
+def _trainings(workspace: Workspace) -> dict[str, str]:
+    """MLflow run ids of the workspace's trainings, finished or not, by name."""
+    from sonoray.tracking.runs import RUN_ID_FILE
+
+    return {
+        file.parent.name: file.read_text(encoding="utf-8").strip()
+        for file in workspace.runs.glob(f"*/{RUN_ID_FILE}")
+    }
+
+
+def _check_pair(first: Evaluation, second: Evaluation, split: str) -> None:
+    if first.path == second.path:
+        raise DataError(f"both names mean the evaluation {str(first.path)!r}; name two")
+    for item in (first, second):
+        if item.split != split:
+            raise DataError(
+                f"{str(item.path)!r} is of the split {item.split!r}, not {split!r}; compare two "
+                "evaluations of one split"
+            )
+    if first.dataset_key != second.dataset_key:
+        names = (
+            f"{first.dataset!r} and {second.dataset!r}"
+            if first.dataset != second.dataset
+            else f"two different states of {first.dataset!r}, ingested anew between them"
+        )
+        raise DataError(
+            f"{first.training!r} and {second.training!r} were evaluated on {names}; only answers "
+            "to the same questions can be compared: train and evaluate both on one dataset"
+        )
+
+
+def _paired_rows(
+    first: Evaluation, second: Evaluation
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Predictions of both, in the order of the first's questions.
+
+    Raises:
+        DataError: a question of one was not asked of the other.
+    """
+    rows, others = (_by_question(read_predictions(item.path)) for item in (first, second))
+    alone = len(rows.keys() ^ others.keys())
+    if alone:
+        raise DataError(
+            f"{str(first.path)!r} and {str(second.path)!r} do not hold the same questions "
+            f"({len(rows)} and {len(others)}, {alone} of one alone); evaluate both again"
+        )
+    return list(rows.values()), [others[question] for question in rows]
+
+
+def _by_question(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows by study, topic, truth, and how often the study has had them before.
+
+    Not by the question: under `train.site_cue` the same one has other words.
+    """
+    seen: Counter[tuple[Any, ...]] = Counter()
+    found = {}
+    for row in rows:
+        question = (row["study_id"], row["topic"], row["truth"])
+        found[*question, seen[question]] = row
+        seen[question] += 1
+    return found
+
+
+def _disagreements(
+    rows: Sequence[Sequence[Mapping[str, Any]]], records: Sequence[Sequence[AnswerRecord]]
+) -> list[Disagreement]:
+    """All questions with two different answers; those that one alone answers right first."""
+    found = [
+        Disagreement(
+            study_id=one.study_id,
+            topic=one.topic,
+            question=row["question"],
+            truth=one.truth,
+            first=one.answer,
+            second=other.answer,
+            first_right=is_right(one),
+            second_right=is_right(other),
+        )
+        for row, one, other in zip(rows[0], *records, strict=True)
+        if normalise(one.answer) != normalise(other.answer)
+    ]
+    return sorted(found, key=lambda item: item.first_right == item.second_right)

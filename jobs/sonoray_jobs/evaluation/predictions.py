@@ -1,0 +1,83 @@
+"""What an evaluation leaves for later readers: predictions, the settings behind them, headlines.
+
+`sonoray_jobs.evaluation.evaluate` writes the first two, `sonoray_jobs.evaluation.compare` and
+ablations read them; the headlines go to MLflow.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sonoray.metrics import AnswerRecord
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training import train
+
+PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
+"""Settings that decide where answers are made, and not which."""
+
+SETTINGS = "settings.json"
+"""File of an evaluation: the settings behind its answers, for comparing it with another one."""
+
+CLOSED_HEADLINES = ("accuracy", "balanced_accuracy", "auc")
+TEXT_HEADLINES = ("exact_match", "char_f1")
+
+
+def read_predictions(folder: Path) -> list[dict[str, Any]]:
+    """Return the predictions of a finished evaluation, one row per question."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(folder / "predictions.parquet").to_pylist()
+    return rows
+
+
+def to_record(row: Mapping[str, Any]) -> AnswerRecord:
+    """Return what the metrics need of a prediction."""
+    scores = json.loads(row["option_scores"])
+    return AnswerRecord(
+        study_id=row["study_id"],
+        patient_key=row["patient_key"],
+        topic=row["topic"],
+        truth=row["truth"],
+        answer=row["answer"],
+        options=tuple(scores),
+        option_scores=scores,
+    )
+
+
+def answer_settings(road: RoadConfig) -> dict[str, Any]:
+    """The settings that decide which answers a road's model gives to a dataset's questions."""
+    sections: dict[str, bool | set[str]] = {
+        "model": True,
+        "bootstrap": True,
+        "embed": {"dtype"},
+        "train": True,
+        "evaluate": True,
+    }
+    return road.model_dump(
+        mode="json", include=sections, exclude={"train": train.PLACEMENT, "evaluate": PLACEMENT}
+    )
+
+
+def share_showing(row: Mapping[str, Any]) -> float:
+    """Share of a study's images that show the finding: how often a random pick would."""
+    showing: Sequence[int] = row["showing"]
+    return showing.count(1) / len(showing)
+
+
+def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """What a run's page in MLflow shows of an evaluation; `metrics.json` beside it has the rest.
+
+    Args:
+        metrics: as `sonoray_jobs.evaluation.evaluate.write_report` returns them.
+        prefix: first part of the names, as `test`; MLflow draws the charts of a prefix together.
+    """
+    whole = {"hit_rate": metrics["hit_rate"], "chance_hit_rate": metrics["chance_hit_rate"]}
+    if metrics["all_closed"]:
+        whole["accuracy"] = metrics["all_closed"]["accuracy"]
+    names = {f"{prefix}/{name}": estimate for name, estimate in whole.items()}
+    for topic, scores in metrics["closed"].items():
+        names |= {f"{prefix}/{topic}/{name}": scores[name] for name in CLOSED_HEADLINES}
+    for topic, scores in metrics["text"].items():
+        names |= {f"{prefix}/{topic}/{name}": scores[name] for name in TEXT_HEADLINES}
+    return {name: estimate["value"] for name, estimate in names.items() if estimate is not None}

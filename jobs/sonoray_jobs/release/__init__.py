@@ -1,0 +1,1 @@
+"""Step 7 of the road: what is exported, and what a model costs."""

@@ -1,0 +1,326 @@
+"""What a road's model costs: parameters, tokens, FLOPs and memory, without weights, data or Ray.
+
+The counting is `llava_ultra.cost.trace`'s. What is added here is the road: which parameters learn,
+how many studies a worker takes, and what a training or a server holds in memory.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llava_ultra.config import ModelConfig, images_kept
+from sonoray.errors import ConfigError
+from sonoray.features.formats import FORMATS
+from sonoray.metrics.tables import Table
+from sonoray_jobs.release.zero_memory import BYTES, DTypeName, Part, TrainingMemory, training_memory
+from sonoray_jobs.road.config import RoadConfig
+
+ZERO_STAGES = (1, 2, 3)
+GPU_COUNTS = (1, 4, 8)
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyShape:
+    """The study that is counted for."""
+
+    images: int
+    """Images of a study (K)."""
+    images_read: int
+    """Those that the language model reads (m)."""
+    questions: int
+    """Questions asked of it in a step."""
+    text_tokens: int
+    """Tokens of a question with its answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """Lengths of what is read."""
+
+    per_image: int
+    per_study: int
+    """Over all images."""
+    images_read: int
+    """Over the images that the language model reads."""
+    prompt: int
+    """Those and the text."""
+    context_length: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flops:
+    """FLOPs of one study: the towers over all images, the rest with its questions."""
+
+    clip_tower: int
+    sam_tower: int
+    connector_forward: int
+    connector_backward: int
+    language_forward: int
+    language_backward: int
+
+    @property
+    def step(self) -> int:
+        """A training step on stored features."""
+        return (
+            self.connector_forward
+            + self.connector_backward
+            + self.language_forward
+            + self.language_backward
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingMemory:
+    """Bytes of one process that holds the whole model, as both serving deployments do."""
+
+    weights: int
+    vision_activations: int
+    """The larger of both towers, all images of a study as one batch."""
+    prefill_activations: int
+    """Reading a prompt, its key-value cache included."""
+    cache_per_1000_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """All that `sonoray describe` prints."""
+
+    config: str
+    dtype: DTypeName
+    """Of frozen weights; what learns is float32."""
+    studies_per_gpu: int
+    study: StudyShape
+    parts: tuple[Part, ...]
+    tokens: Tokens
+    feature_bytes_per_image: int
+    """Of both towers in the feature store."""
+    flops: Flops
+    training: tuple[TrainingMemory, ...]
+    serving: ServingMemory
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        study, tokens = self.study, self.tokens
+        return [
+            f"{self.config}: frozen weights in {self.dtype}, what learns in float32",
+            f"a study: {study.images} images, {study.questions} question(s) of "
+            f"{study.text_tokens} tokens",
+            "",
+            *self._parts_table().text(),
+            "",
+            f"tokens: {tokens.per_image:,} per image, {tokens.per_study:,} per study; the language "
+            f"model reads {study.images_read} image(s): {tokens.images_read:,} and the text, "
+            f"{tokens.prompt:,} of its {tokens.context_length:,}",
+            f"feature store: {self.feature_bytes_per_image / 1e6:.2f} MB per image",
+            "",
+            *self._flops_table().text(),
+            "",
+            f"training, GiB on each GPU with {self.studies_per_gpu} studies each:",
+            *self._training_table().text(),
+            "",
+            *self._serving_table().text(),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads; bytes and FLOPs as integers."""
+        return {
+            **asdict(self),
+            "flops": {**asdict(self.flops), "step": self.flops.step},
+            "training": [{**asdict(row), "total": row.total} for row in self.training],
+        }
+
+    def _parts_table(self) -> Table:
+        sums = [sum(getattr(p, key) for p in self.parts) for key in ("parameters", "trainable")]
+        parameters, trainable = sums
+        total = Part(
+            name="all",
+            parameters=parameters,
+            trainable=trainable,
+            frozen=parameters - trainable,
+        )
+        return Table(
+            header=("part", "parameters", "trainable", "frozen", *(f"{d}, GiB" for d in BYTES)),
+            rows=tuple(
+                (
+                    part.name,
+                    f"{part.parameters:,}",
+                    f"{part.trainable:,}",
+                    f"{part.frozen:,}",
+                    *(_gib(part.parameters * size) for size in BYTES.values()),
+                )
+                for part in (*self.parts, total)
+            ),
+        )
+
+    def _flops_table(self) -> Table:
+        flops, images = self.flops, self.study.images
+        towers = flops.clip_tower + flops.sam_tower
+        rows = (
+            (f"CLIP tower, {images} images", flops.clip_tower, 0),
+            (f"SAM tower, {images} images", flops.sam_tower, 0),
+            ("fusion and sampler", flops.connector_forward, flops.connector_backward),
+            ("language model with LoRA", flops.language_forward, flops.language_backward),
+            ("all, features stored on the way", towers + flops.step, None),
+            ("all, features from the store", flops.step, None),
+        )
+        return Table(
+            header=("GFLOPs of a study", "forward", "backward", "both"),
+            rows=tuple(
+                (
+                    name,
+                    "" if backward is None else _giga(forward),
+                    "" if backward is None else _giga(backward),
+                    _giga(forward + (backward or 0)),
+                )
+                for name, forward, backward in rows
+            ),
+        )
+
+    def _training_table(self) -> Table:
+        return Table(
+            header=("ZeRO", "GPUs", "weights", "gradients", "optimiser", "activations", "total"),
+            rows=tuple(
+                (
+                    str(row.zero_stage),
+                    str(row.num_gpus),
+                    _gib(row.weights),
+                    _gib(row.gradients),
+                    _gib(row.optimizer),
+                    _gib(row.activations),
+                    _gib(row.total),
+                )
+                for row in self.training
+            ),
+        )
+
+    def _serving_table(self) -> Table:
+        serving = self.serving
+        rows = (
+            ("weights, all parts", serving.weights),
+            (f"activations of the towers, {self.study.images} images", serving.vision_activations),
+            ("activations of one prompt", serving.prefill_activations),
+            ("key-value cache per 1,000 tokens", serving.cache_per_1000_tokens),
+        )
+        return Table(
+            header=("serving", "GiB"), rows=tuple((name, _gib(size)) for name, size in rows)
+        )
+
+
+def run(
+    *, road: RoadConfig, config: str, images: int, text_tokens: int, dtype: DTypeName
+) -> Description:
+    """Describe a road's model.
+
+    Args:
+        road: the configuration.
+        config: its name, for the reader.
+        images: images of a study.
+        text_tokens: tokens of a question with its answer, at least 2.
+        dtype: of the frozen weights. Today's jobs compute in float32.
+
+    Raises:
+        ConfigError: images and text do not fit the language model's context.
+    """
+    study = StudyShape(
+        images=images,
+        images_read=images_kept(road.model.sampling, images),
+        questions=road.train.turns_per_epoch or 1,
+        text_tokens=text_tokens,
+    )
+    tokens = _tokens(road.model, study)
+
+    import torch
+
+    from llava_ultra.cost.trace import (
+        Load,
+        build_parts,
+        part_sizes,
+        trace_encoder,
+        trace_prefill,
+        trace_training,
+    )
+    from sonoray_jobs.training.worker import set_trainable
+
+    parts = build_parts(road.model, getattr(torch, dtype))
+    set_trainable(parts.model, road.train.stages[-1])
+    sizes = part_sizes(parts)
+    studies = -(-road.train.studies_per_step // road.train.num_workers)
+    load = Load(studies=studies, images=images, questions=study.questions, text_tokens=text_tokens)
+    clip, sam = trace_encoder(parts.clip, images), trace_encoder(parts.sam, images)
+    step, prefill = trace_training(parts, load), trace_prefill(parts, load)
+    described = tuple(
+        Part(name=s.name, parameters=s.parameters, trainable=s.trainable, frozen=s.frozen)
+        for s in sizes
+        if s.parameters
+    )
+    largest = max(
+        sum(p.numel() for p in module.parameters(recurse=False)) for module in parts.model.modules()
+    )
+    kept_as = FORMATS[road.embed.dtype]
+    feature_bytes = sum(
+        t.num_tokens * kept_as.bytes_per_token(t.num_channels) for t in (parts.clip, parts.sam)
+    )
+    return Description(
+        config=config,
+        dtype=dtype,
+        studies_per_gpu=studies,
+        study=study,
+        parts=described,
+        tokens=tokens,
+        feature_bytes_per_image=feature_bytes,
+        flops=Flops(
+            clip_tower=clip.flops,
+            sam_tower=sam.flops,
+            connector_forward=step.connector_forward // studies,
+            connector_backward=step.connector_backward // studies,
+            language_forward=step.language_forward // studies,
+            language_backward=step.language_backward // studies,
+        ),
+        training=tuple(
+            training_memory(
+                described,
+                dtype=dtype,
+                zero_stage=zero_stage,
+                num_gpus=num_gpus,
+                largest_layer=largest,
+                activations=step.peak_bytes,
+            )
+            for zero_stage in ZERO_STAGES
+            for num_gpus in sorted({*GPU_COUNTS, road.train.num_workers})
+        ),
+        serving=ServingMemory(
+            weights=sum(
+                part.frozen * BYTES[dtype] + part.trainable * BYTES["float32"] for part in described
+            ),
+            vision_activations=max(clip.peak_bytes, sam.peak_bytes),
+            prefill_activations=prefill.peak_bytes,
+            cache_per_1000_tokens=prefill.cache_bytes * 1000 // prefill.tokens,
+        ),
+    )
+
+
+def _tokens(model: ModelConfig, study: StudyShape) -> Tokens:
+    """Count tokens, as `LlavaUltra.read` does."""
+    read = model.num_tokens * study.images_read
+    tokens = Tokens(
+        per_image=model.num_tokens,
+        per_study=model.num_tokens * study.images,
+        images_read=read,
+        prompt=read + study.text_tokens,
+        context_length=model.language.context_length,
+    )
+    if tokens.prompt >= tokens.context_length:
+        raise ConfigError(
+            f"images ({read} tokens) and text ({study.text_tokens}) do not fit the context of "
+            f"{tokens.context_length} tokens; lower --text-tokens or --images, or raise "
+            "model.language.context_length"
+        )
+    return tokens
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:,.2f}" if size >= _GIB / 10 else f"{size / _GIB:.4f}"
+
+
+def _giga(flops: int) -> str:
+    return f"{flops / 1e9:,.0f}" if flops >= 1e11 else f"{flops / 1e9:,.2f}"

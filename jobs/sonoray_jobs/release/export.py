@@ -1,0 +1,112 @@
+"""Export: one folder with everything that answering needs, registered in MLflow under an alias."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sonoray.config.canonical import content_hash
+from sonoray.stages import Stage, run_stage
+from sonoray.workspace import Workspace
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.towers.bootstrap import find_parts
+from sonoray_jobs.training.train import find_training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """An exported and registered model."""
+
+    path: Path
+    uri: str
+    """`models:/NAME@ALIAS`."""
+    version: str
+    digests: Mapping[str, str]
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        return [f"registered {self.uri} (version {self.version}), files in {self.path}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "path": str(self.path),
+            "uri": self.uri,
+            "version": self.version,
+            "digests": dict(self.digests),
+        }
+
+
+def run(
+    *,
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> Exported:
+    """Write the trained model with its manifest, register it and move the alias.
+
+    Nothing of it needs Ray; `address` is accepted because every job command has it.
+
+    Raises:
+        DataError: the training is not finished.
+        CheckpointError: its frozen parts have changed since.
+        TrackingError: MLflow cannot be reached or does not know the training.
+    """
+    from sonoray.tracking import Tracking
+
+    output = workspace.dataset(dataset)
+    trained = find_training(workspace, road, dataset)
+    tracking = Tracking.open(workspace, tracking_uri)
+    tracking.require_run(trained.run_id)
+    parts = find_parts(workspace, road, dataset)
+    provenance = {
+        "run_id": trained.run_id,
+        "training": trained.name,
+        "dataset": output.key,
+        "config": content_hash(road),
+    }
+    stage = Stage(
+        name=f"export-{road.export.name}",
+        config={"name": road.export.name, **provenance},
+        inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
+        code=["llava_ultra.export.manifest"],
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        from llava_ultra.export.manifest import save_artifact
+        from llava_ultra.language.decoder import load_language
+        from llava_ultra.towers.clip import ClipTower
+        from llava_ultra.towers.sam import SamTower
+        from sonoray_jobs.training.restore import load_trained, locate
+
+        model, _ = load_trained(locate(workspace, road, dataset, trained))
+        (folder / "model").mkdir()
+        manifest = save_artifact(
+            folder / "model",
+            name=road.export.name,
+            model=model,
+            language=load_language(parts["language"].path),
+            clip=ClipTower.load(parts["clip"].path),
+            sam=SamTower.load(parts["sam"].path),
+            provenance=provenance,
+            site_cue=road.train.site_cue,
+        )
+        return {"digests": manifest["digests"]}
+
+    result = run_stage(stage, workspace.stages, make)
+    digests = result.manifest["summary"]["digests"]
+    version = tracking.register(
+        result.path / "model",
+        road.export.name,
+        alias=road.export.alias,
+        run_id=trained.run_id,
+        tags={f"digest.{part}": digest[:16] for part, digest in digests.items()},
+    )
+    return Exported(
+        path=result.path / "model",
+        uri=f"models:/{road.export.name}@{road.export.alias}",
+        version=str(version.version),
+        digests=digests,
+    )

@@ -1,0 +1,1 @@
+"""The configuration of a whole road, and the packaged ones in `presets`."""

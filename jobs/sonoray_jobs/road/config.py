@@ -1,0 +1,238 @@
+"""The configuration of a whole road: one TOML file, one section per step.
+
+Packaged roads lie in `sonoray_jobs/road/presets`: the sizes `tiny` (phantom studies, two CPU cores,
+minutes), `base` (one 24 GB GPU) and `paper` (our stand-in for LLaVA-Ultra at full size), and
+`busbra` (the public BUS-BRA set, tiny parts); `evidence` is the road of the experiments on the
+phantom. Every command reads the same file and finds what
+earlier commands made by content, so nothing has to be passed from one to the next by hand.
+"""
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from llava_ultra.config import (
+    ClipPretrainConfig,
+    LanguagePretrainConfig,
+    MatmulPrecision,
+    ModelConfig,
+    SamPretrainConfig,
+)
+from sonoray.config.load import load_config
+from sonoray.config.model import Config
+from sonoray.errors import ConfigError
+from sonoray.features.formats import FormatName
+from sonoray.images.video import VideoConfig
+from sonoray.ingest.dicom.dicom_config import DicomConfig
+from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
+from sonoray.ingest.run import IngestConfig
+from sonoray.phantom import PhantomConfig
+from sonoray_serve.settings import ServeConfig
+
+
+class BootstrapConfig(Config):
+    """How the small towers and the small language model are made."""
+
+    language: LanguagePretrainConfig = LanguagePretrainConfig()
+    clip: ClipPretrainConfig = ClipPretrainConfig()
+    sam: SamPretrainConfig = SamPretrainConfig()
+    dataset: str | None = Field(default=None, min_length=1)
+    """Dataset whose training patients they learn from, by default the one that is trained on; so
+    that several datasets can share towers."""
+
+
+class EmbedConfig(Config):
+    """How the frozen towers run over the images."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Images per forward pass, as many as fit the device. Another number may change features in
+    the last bits."""
+    images_per_file: int = Field(default=64, ge=1)
+    """Images per committed file of the feature store, a multiple of `batch_size`: tens of MB make
+    few files, and an interrupted job loses one of them for each actor. The image table is read in
+    groups of 64 rows, fastest by multiples or even parts, and ends a file after 512."""
+    decode_cpus: float = Field(default=1, gt=0)
+    """Logical CPUs of a decoding task; on CPUs, where it is `actor_cpus`, the actors decode."""
+    actors: int = Field(default=0, ge=0)
+    """Actors of a pool; 0: as many as the cluster holds, of several pools in that which is waited
+    for."""
+    actor_cpus: float = Field(default=1, ge=0)
+    """Logical CPUs of an actor."""
+    actor_gpus: float = Field(default=0, ge=0)
+    """GPU share of an actor; above 0 each tower has a pool of its own there, else one has all."""
+    store: str = ""
+    """Where features go: the workspace where empty, a folder that all nodes see, or
+    `s3://bucket/prefix`. Endpoint and keys stand in the environment of every node
+    (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`)."""
+    dtype: FormatName = "float16"
+    """How features are stored; int8 takes half of float16's space (`sonoray.features.formats`)."""
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, store: str) -> str:
+        if not re.fullmatch(r"|/.*|s3://[a-z0-9.-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*/?", store):
+            raise ValueError(
+                "it must be the path of a folder from /, or s3://bucket/prefix of letters, digits, "
+                ". _ = -"
+            )
+        return store
+
+    @model_validator(mode="after")
+    def _check(self) -> "EmbedConfig":
+        if not self.actor_cpus and not self.actor_gpus:
+            raise ValueError("embed.actor_cpus 0 needs embed.actor_gpus above 0; set one of them")
+        above = -(-self.images_per_file // self.batch_size) * self.batch_size
+        if above != self.images_per_file:
+            raise ValueError(
+                f"embed.images_per_file {self.images_per_file} is no multiple of embed.batch_size "
+                f"{self.batch_size}, so that files would change what is computed together; set "
+                f"embed.images_per_file to {above}"
+            )
+        return self
+
+
+class TrainStage(Config):
+    """One stage of training."""
+
+    name: str
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    lora: bool = False
+    """Whether the language model's adapters learn too; fusion and sampler always do."""
+
+
+class TrainConfig(Config):
+    """How LLaVA-Ultra is trained."""
+
+    stages: tuple[TrainStage, ...] = (
+        TrainStage(name="align", epochs=4, learning_rate=2e-3),
+        TrainStage(name="instruct", epochs=8, learning_rate=2e-3, lora=True),
+    )
+    """LLaVA's two stages: align the connector, then instruct with LoRA."""
+    studies_per_step: int = Field(default=16, ge=1)
+    """Global batch size, in studies."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Labels that a training study must have, as in {organ = "breast"}; empty takes all."""
+    max_studies: int = Field(default=0, ge=0)
+    """Most training studies, the first of the dataset; 0 takes all."""
+    site_cue: bool = False
+    """Whether every question, in training and evaluation, begins with the examination site."""
+    turns_per_epoch: int = Field(default=0, ge=0)
+    """Turns asked of each study in an epoch, in a cycle through all it has; 0 asks all. A step
+    costs what its turns cost, so that fewer turns buy more steps."""
+    num_workers: int = Field(default=2, ge=1)
+    cpus_per_worker: float = Field(default=0.5, gt=0)
+    """Logical CPUs of a worker."""
+    data_cpus: float = Field(default=0, ge=0)
+    """Logical CPUs kept for each worker's loading actor. It reads a step in some 10 ms, so 0, on
+    whatever is idle, serves a machine that is not full."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    feature_noise: float = Field(default=0, ge=0)
+    """Standard deviation of Gaussian noise on the features while training. The towers' channels are
+    standardised, so 1 doubles their variance. It is the augmentation that cached features allow."""
+    zero_stage: Literal[1, 2] = 2
+    """DeepSpeed ZeRO stage."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a stage's steps in which the rate rises; it then falls as a half cosine."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    max_failures: int = Field(default=2, ge=0)
+    """How often Ray Train restarts after a lost worker before it gives up."""
+    matmul_precision: MatmulPrecision = "highest"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if not self.stages:
+            raise ValueError("train.stages is empty; give at least one stage")
+        if len({stage.name for stage in self.stages}) < len(self.stages):
+            raise ValueError("train.stages repeat a name; give each its own")
+        for earlier, later in pairwise(self.stages):
+            if earlier.lora and not later.lora:  # its checkpoints would lack the adapters
+                raise ValueError(
+                    f"train.stages {later.name!r} has lora = false after {earlier.name!r} with "
+                    "lora = true; LoRA once on stays on: set lora = true, or reorder the stages"
+                )
+        if self.studies_per_step < self.num_workers:
+            raise ValueError(
+                f"train.studies_per_step {self.studies_per_step} is less than num_workers "
+                f"{self.num_workers}; every worker needs a study in every step"
+            )
+        return self
+
+
+class EvaluateConfig(Config):
+    """How answers are made and judged."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Studies answered at once."""
+    actors: int = Field(default=2, ge=1)
+    actor_cpus: float = Field(default=1, ge=0)
+    actor_gpus: float = Field(default=0, ge=0)
+    max_tokens: int = Field(default=96, ge=1)
+    """Longest answer, tokens."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Labels that an evaluated study must have, as in {organ = "liver"}; empty takes all."""
+    topics: tuple[str, ...] = ()
+    """Topics that are asked, as in ["margin", "pathology"]; empty asks all. Reports and other free
+    texts take most of an evaluation's time. MLflow names such metrics by a hash of the topics."""
+    positive_options: dict[str, str] = Field(default_factory=dict)
+    """By topic: the option that counts as positive in the AUC; the last one where absent."""
+    bootstrap_samples: int = Field(default=2000, ge=1000)
+    """Patient resamples behind each interval."""
+    seed: int = 0
+
+
+class ExportConfig(Config):
+    """Where the trained model is registered."""
+
+    name: str = "llava-ultra"
+    alias: str = "champion"
+
+
+class RoadConfig(Config):
+    """All steps of a road."""
+
+    dataset: str = "phantom"
+    """The dataset that the commands use where none is given."""
+    experiment: str = "sonoray"
+    """MLflow experiment."""
+    phantom: PhantomConfig = PhantomConfig()
+    dicom: DicomConfig = DicomConfig()
+    dicomweb: DicomWebConfig = DicomWebConfig()
+    ingest: IngestConfig = IngestConfig()
+    video: VideoConfig = VideoConfig()
+    model: ModelConfig = ModelConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()
+    embed: EmbedConfig = EmbedConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    serve: ServeConfig = ServeConfig()
+
+
+def packaged_roads() -> dict[str, Path]:
+    """The roads that come with the package, by name."""
+    folder = Path(str(files("sonoray_jobs.road"))) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_road(name_or_path: str, overrides: Sequence[str] = ()) -> RoadConfig:
+    """Load a packaged road by name, or a TOML file by path, with dotted overrides.
+
+    Raises:
+        ConfigError: there is no such road or file, or a value does not fit.
+    """
+    packaged = packaged_roads()
+    if name_or_path in packaged:
+        return load_config(RoadConfig, packaged[name_or_path], overrides)
+    if Path(name_or_path).suffix != ".toml":
+        raise ConfigError(
+            f"road {name_or_path!r} is unknown; use one of {', '.join(packaged)} or a .toml file"
+        )
+    return load_config(RoadConfig, Path(name_or_path), overrides)

@@ -1,0 +1,1 @@
+"""Step 8 of the road: start the service, ask it."""

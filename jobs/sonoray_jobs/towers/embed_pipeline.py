@@ -1,0 +1,185 @@
+"""The Ray Data pipeline of the embed stage: pieces of the image table through the towers.
+
+```
+CPU:  pieces -> decode + letterbox, CLIP, SAM (one pool, all in one actor)  -> counts, busy seconds
+GPU:  pieces -> decode + letterbox (CPU tasks) -> CLIP actors -> SAM actors -> counts, busy seconds
+```
+
+One row is one piece (`sonoray_jobs.towers.embed_plan`) from the plan to the last tower, so a
+committed file holds the same images however the work is spread. A tower computes it in forward
+batches, which may be smaller: the device's memory decides about these, and about nothing else. Ray
+Data holds back tasks whose output nobody takes, so pixels in flight stay within its share of the
+object store. A row that ends carries counts and the seconds that each step worked: the driver holds
+nothing else, and can say which step was busy.
+
+On CPUs a pool for each tower has nothing to win: its processes share the same cores, load torch
+once more each, and wait for each other where one tower is heavier. One pool with an actor a core
+that runs all towers reaches 0.90 to 0.93 of a plain loop's images/s instead of 0.68, on 10,000
+phantom images and two cores (docs/performance.md). Where a decoding task and an actor ask for the
+same share of CPUs, as by default, Ray Data lets the actors decode, too. On GPUs a tower has what
+its actors ask for to itself, and decoding the CPUs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sonoray.features.store import FeatureStore
+from sonoray.images.decode import decode_stored
+from sonoray_jobs.towers.embed_plan import Piece, read_piece
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Encoder = Callable[["np.ndarray"], "np.ndarray"]
+"""Canvases uint8 (N, S, S, 3) to features (N, P, C)."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowerStage:
+    """One tower's place in the pipeline; goes to its actors."""
+
+    name: str
+    image_size: int
+    """S, side of its canvases in pixels."""
+    store: FeatureStore
+    load: Callable[[], Encoder]
+    """Loads the tower; called once in each actor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What the pipeline may take of the cluster."""
+
+    decode_cpus: float
+    """Of each decoding task."""
+    actors: tuple[int, int]
+    """Fewest and most actors of a pool."""
+    actor_cpus: float
+    actor_gpus: float
+
+    @property
+    def one_pool(self) -> bool:
+        """Whether one pool runs all towers, and not one each."""
+        return not self.actor_gpus
+
+    @property
+    def actors_decode(self) -> bool:
+        """Whether Ray Data fuses decoding into the first pool's actors."""
+        return not self.actor_gpus and self.decode_cpus == self.actor_cpus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """What became of one piece."""
+
+    num_images: int
+    computed: Mapping[str, int]
+    """By tower: images that were computed and written."""
+    busy_s: Mapping[str, float]
+    """By step, `decode`, the towers' forward passes and `write`: seconds of work."""
+
+
+def run_pipeline(
+    pieces: Sequence[Piece],
+    folder: Path,
+    towers: Sequence[TowerStage],
+    batch_size: int,
+    room: Room,
+) -> Iterator[Done]:
+    """Embed pieces in the running Ray session and yield what became of each, in any order."""
+    import ray
+
+    names = [tower.name for tower in towers]
+    sizes = {tower.name: tower.image_size for tower in towers}
+    rows = ray.data.from_items([{"piece": piece} for piece in pieces]).map(
+        partial(decode_piece, folder=folder, sizes=sizes, batch_size=batch_size),
+        num_cpus=room.decode_cpus,
+    )
+    fewest, most = (min(number, len(pieces)) for number in room.actors)
+    for pool in [towers] if room.one_pool else [[tower] for tower in towers]:
+        rows = rows.map(
+            TowerActor,  # type: ignore[arg-type]
+            fn_constructor_args=tuple(pool),
+            compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
+            num_cpus=room.actor_cpus,
+            num_gpus=room.actor_gpus,
+        )
+    for row in rows.iter_rows():
+        yield Done(
+            num_images=row["num_images"],
+            computed={name: row[f"computed.{name}"] for name in names},
+            busy_s={step: row[f"busy_s.{step}"] for step in ("decode", *names, "write")},
+        )
+
+
+def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int], batch_size: int) -> Row:
+    """Read, decode and letterbox the images of a piece, for each tower those that it lacks.
+
+    A tower's ids are one text, with a line for each forward batch (`take_batches`).
+    """
+    import numpy as np
+
+    from llava_ultra.towers.pixels import letterbox
+
+    start, piece = time.perf_counter(), row["piece"]
+    ids, pngs = zip(*read_piece(folder, piece), strict=True)
+    pixels = [decode_stored(png) for png in pngs]
+    out: Row = {"num_images": len(ids)}
+    for tower, size in sizes.items():
+        places = piece.places(tower)
+        canvases = np.zeros((len(places), size, size, 3), dtype=np.uint8)
+        for row_of, place in enumerate(places):
+            canvases[row_of] = letterbox(pixels[place], size)
+        out[f"ids.{tower}"] = "\n".join(
+            " ".join(ids[place] for place in batch) for batch in piece.batches(tower, batch_size)
+        )
+        out[f"canvases.{tower}"] = canvases
+    return out | {"busy_s.decode": time.perf_counter() - start, "busy_s.write": 0.0}
+
+
+def take_batches(row: Row, tower: str) -> tuple[list[str], "list[np.ndarray]"]:
+    """Take a tower's part out of a decoded row: its ids, and its canvases by forward batch."""
+    import numpy as np
+
+    lines = [line.split() for line in row.pop(f"ids.{tower}").splitlines()]
+    ends = np.cumsum([len(line) for line in lines])
+    canvases = np.split(row.pop(f"canvases.{tower}"), ends[:-1])
+    return [each for line in lines for each in line], canvases
+
+
+class TowerActor:
+    """Towers in one process: each encodes what its store lacks."""
+
+    def __init__(self, *stages: TowerStage) -> None:
+        from ray.util.metrics import Counter
+
+        self._towers = [(stage, stage.load()) for stage in stages]
+        self._images = Counter(
+            "sonoray_embedded_images", "Images that a tower computed.", tag_keys=("tower",)
+        )
+
+    def __call__(self, row: Row) -> Row:
+        """Write the piece's features through; it goes on without these towers' canvases."""
+        for stage, encode in self._towers:
+            self._run(stage, encode, row)
+        return row
+
+    def _run(self, stage: TowerStage, encode: Encoder, row: Row) -> None:
+        import numpy as np
+
+        ids, batches = take_batches(row, stage.name)
+        start = encoded = time.perf_counter()
+        # A piece comes again where an actor died after its commit.
+        if ids and not stage.store.holds(ids):
+            features = np.concatenate([encode(canvases) for canvases in batches])
+            encoded = time.perf_counter()
+            stage.store.write(ids, features)
+            self._images.inc(len(ids), {"tower": stage.name})
+        row[f"computed.{stage.name}"] = len(ids)
+        row[f"busy_s.{stage.name}"] = encoded - start
+        row["busy_s.write"] += time.perf_counter() - encoded

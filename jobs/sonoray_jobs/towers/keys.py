@@ -1,0 +1,111 @@
+"""What each bootstrapped part is a function of: the stages of language model, SAM and CLIP.
+
+A tower that is trained here has two: one that trains it and one that reads it out (`readout`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sonoray.digests.content import content_digest
+from sonoray.stages import Stage, StageOutput
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.towers.layers import READOUT
+
+PARTS = ("language", "sam", "clip")
+
+_OWN_CODE = (
+    "sonoray_jobs.towers.bootstrap",
+    "sonoray_jobs.towers.keys",
+    "sonoray_jobs.towers.layers",
+)
+_LOOP = (
+    "llava_ultra.parameters.schedule",
+    "llava_ultra.parameters.precision",
+    "llava_ultra.pretrain.loop",
+)
+_PIXELS = (
+    "sonoray.images.decode",
+    "llava_ultra.towers.pixels",
+    "llava_ultra.towers.tower_config",
+    "llava_ultra.towers.tower",
+    "llava_ultra.towers.adopt",
+)
+_CODE = {
+    "language": [
+        *_LOOP,
+        "llava_ultra.batch",
+        "llava_ultra.language.chat",
+        "llava_ultra.language.decoder",
+        "llava_ultra.model",
+        "llava_ultra.pretrain.causal",
+    ],
+    "sam": [
+        *_LOOP,
+        *_PIXELS,
+        "llava_ultra.towers.sam",
+        "llava_ultra.language.chat",
+        "llava_ultra.language.decoder",
+        "llava_ultra.pretrain.words",
+        "llava_ultra.pretrain.masks",
+    ],
+    "clip": [
+        *_LOOP,
+        *_PIXELS,
+        "llava_ultra.towers.clip",
+        "llava_ultra.language.chat",
+        "llava_ultra.language.decoder",
+        "llava_ultra.pretrain.contrastive",
+    ],
+}
+"""Modules whose source decides each part."""
+
+
+def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
+    """The stage that makes `part`: of a tower that is trained here, the one that reads it out."""
+    if not is_trained_tower(part, road):
+        return learning_of(part, road, dataset)
+    config = getattr(road.model, part).model_dump(mode="json", include=READOUT[part])
+    if part == "sam":
+        config["target_grid"] = road.model.clip.grid
+    return Stage(
+        name=f"bootstrap-{part}",
+        config=config,
+        inputs=[learning_of(part, road, dataset).key],
+        code=[*_OWN_CODE, *_CODE[part]],
+    )
+
+
+def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
+    """The stage that trains `part` on the dataset's training split, or adopts it."""
+    model = road.model
+    is_trained = is_trained_tower(part, road)
+    readout = READOUT[part] if is_trained else None
+    values = getattr(model, part).model_dump(mode="json", exclude=readout)
+    origin = "source" if part == "language" else "weights"
+    values[origin] = _content_of(values[origin], dataset)
+    config: dict[str, Any] = {
+        "model": values,
+        "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
+    }
+    if part == "clip" or (part == "sam" and road.bootstrap.sam.word_weight):
+        source = _content_of(model.language.source, dataset)
+        config["tokenizer"] = source or model.language.vocab_size
+    if part == "sam" and not is_trained:
+        config["target_grid"] = model.clip.grid
+    return Stage(
+        name=f"{'pretrain' if is_trained else 'bootstrap'}-{part}",
+        config=config,
+        inputs=[dataset.key],
+        code=[*_OWN_CODE, *_CODE[part]],
+    )
+
+
+def is_trained_tower(part: str, road: RoadConfig) -> bool:
+    """Whether `part` is a tower that is trained here, and read out by a stage of its own."""
+    return part in READOUT and not getattr(road.model, part).weights
+
+
+def _content_of(origin: str, dataset: StageOutput) -> str:
+    """The digest of a file or folder of the user's; what a hub or open_clip names stays a name."""
+    memory = dataset.path.parent / ".contents"
+    return (origin and content_digest(Path(origin), memory)) or origin

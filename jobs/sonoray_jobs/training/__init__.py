@@ -1,0 +1,1 @@
+"""Step 4 of the road: Ray Train workers with DeepSpeed, their data, their checkpoints."""

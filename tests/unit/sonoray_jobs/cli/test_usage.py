@@ -1,0 +1,55 @@
+"""What the command line says of command lines that it cannot read."""
+
+import pytest
+
+from sonoray_jobs.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ingest", "missing argument 'source'; run: sonoray ingest --help"),
+        ("ask", "missing option '--question'; run: sonoray ask --help"),
+        ("trane", "no such command 'trane'. Did you mean 'train'? Run: sonoray --help"),
+        ("train --epochs 3", "no such option: --epochs; run: sonoray train --help"),
+        (
+            "train --datset x",
+            "no such option: --datset (Possible options: --dataset, --preset, --set); "
+            "run: sonoray train --help",
+        ),
+        ("train more", "got unexpected extra argument(s) (more); run: sonoray train --help"),
+        ("train --json=3", "option '--json' does not take a value; run: sonoray train --help"),
+        (
+            "--verbose evaluate --split",
+            "option '--split' requires an argument; run: sonoray evaluate --help",
+        ),
+        (
+            "quarantine lst busbra",
+            "invalid value for 'action': 'lst' is not one of 'list', 'retry', 'locate'; "
+            "run: sonoray quarantine --help",
+        ),
+        (
+            "serve --port 0",
+            "invalid value for '--port': Input should be greater than or equal to 1, not '0'; "
+            "run: sonoray serve --help",
+        ),
+        ("--zzz", "no such option: --zzz; run: sonoray --help"),
+        ("--verbose", "missing command; run: sonoray --help"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_one_line_with_the_value_and_the_help(capsys, line, said):
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out, err) == (2, "", f"error: {said}\n")
+
+
+def test_the_command_alone_shows_its_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    alone = capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert caught.value.code == 2
+    assert alone == capsys.readouterr()
+    assert "Usage: sonoray" in alone.out

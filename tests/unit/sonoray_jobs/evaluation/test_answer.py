@@ -1,0 +1,210 @@
+"""The evaluation's actor on a tiny model, without Ray: what a batch holds decides no answer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_ultra.config import AdaptiveSampling, ModelConfig, RandomSampling
+from llava_ultra.language.decoder import save_language
+from llava_ultra.testing import tiny_config, tiny_language, tiny_model
+from sonoray.errors import CheckpointError
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
+from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training.checkpoint import Position, write_checkpoint
+from sonoray_jobs.training.restore import TrainedParts
+
+SAMPLINGS = (
+    AdaptiveSampling(num_selected=2, inference_score="balanced"),
+    RandomSampling(num_selected=2),
+)
+COUNTS = (1, 7, 2, 32, 3)
+"""Images of each study."""
+CLOSED = Turn(
+    question="病灶是良性还是恶性?",
+    answer="恶性",
+    task=Task.CLOSED,
+    options=("良性", "恶性"),
+    topic="pathology",
+)
+ORGAN = Turn(question="器官?", answer="肝脏", task=Task.CLOSED, options=("肝脏", "甲状腺", "乳腺"))
+REPORT = Turn(question="请描述超声所见。", answer="左侧甲状腺见一低回声结节", task=Task.REPORT)
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+labels = st.dictionaries(words, words, max_size=3)
+studies = st.builds(
+    Study,
+    study_id=words,
+    patient_key=words,
+    split=st.sampled_from(SPLITS),
+    dataset=words,
+    images=st.lists(
+        st.builds(
+            StudyImage,
+            image_id=words,
+            uri=words,
+            width=st.integers(1, 5000),
+            height=st.integers(1, 5000),
+            frame_index=st.integers(0, 100),
+            source_ref=words,
+            labels=labels,
+        ),
+        min_size=1,
+        max_size=32,
+    ).map(tuple),
+    turns=st.lists(
+        st.builds(
+            Turn,
+            question=words,
+            answer=words,
+            task=st.sampled_from(Task),
+            options=st.lists(words, max_size=4).map(tuple),
+            topic=words,
+        ),
+        min_size=1,
+        max_size=4,
+    ).map(tuple),
+    labels=labels,
+    provenance=words,
+)
+
+
+@settings(max_examples=30)
+@given(st.lists(studies, max_size=4))
+def test_packing_loses_nothing(group):
+    rows = pack_studies(group)
+    assert [Study.from_row(json.loads(row["study"])) for row in rows] == group
+
+
+def study_of(number: int, count: int) -> Study:
+    images = tuple(
+        StudyImage(
+            image_id=f"{number}-{place}",
+            uri="",
+            width=8,
+            height=8,
+            labels={"shows_finding": str(int(place == count - 1))} if number else {},
+        )
+        for place in range(count)
+    )
+    turns = (CLOSED, ORGAN, REPORT)[: 1 + number % 3]
+    return Study(
+        study_id=f"s{number}",
+        patient_key=f"p{number}",
+        split="test",
+        dataset="d",
+        images=images,
+        turns=turns,
+    )
+
+
+STUDIES = [study_of(number, count) for number, count in enumerate(COUNTS)]
+
+
+@pytest.fixture(scope="module", params=SAMPLINGS, ids=lambda sampling: sampling.type)
+def config(request: pytest.FixtureRequest) -> ModelConfig:
+    return tiny_config(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp(config.sampling.type)
+
+
+@pytest.fixture(scope="module")
+def parts(config: ModelConfig, folder: Path) -> TrainedParts:
+    """A checkpoint with every trained tensor at random, over a random language model."""
+    language = tiny_language(config)
+    save_language(language, folder / "language")
+    fingerprints = {"clip": "c" * 16, "sam": "s" * 16}
+    digests = {"language": language.digest, **fingerprints}
+    model = tiny_model(config, language)
+    weights = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    position = Position(stage=1, epochs=1, steps=1, digests=digests)
+    write_checkpoint(folder / "checkpoint", weights, {}, position)
+    road = RoadConfig.model_validate({"model": config.model_dump(), "evaluate": {"max_tokens": 12}})
+    return TrainedParts(
+        road=road,
+        checkpoint=folder / "checkpoint",
+        language=folder / "language",
+        fingerprints=fingerprints,
+    )
+
+
+@pytest.fixture(scope="module")
+def actor(folder: Path, parts: TrainedParts) -> AnswerActor:
+    stores = {}
+    for seed, (tower, channels) in enumerate((("clip", 32), ("sam", 32))):
+        store = FeatureStore(folder, tower, num_tokens=4, num_channels=channels)
+        ids = [image.image_id for study in STUDIES for image in study.images]
+        values = np.random.default_rng(seed).standard_normal((len(ids), *store.shape))
+        store.write(ids, values)
+        stores[tower] = store
+    return AnswerActor(parts, stores, "cpu")
+
+
+def answers(actor: AnswerActor, group: list[Study]) -> list[dict]:
+    columns = actor({"study": [row["study"] for row in pack_studies(group)]})
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def test_every_question_is_answered_the_same_alone_in_company_and_in_any_order(actor):
+    together = answers(actor, STUDIES)
+    asked = [(study.study_id, turn.question) for study in STUDIES for turn in study.turns]
+    assert [(row["study_id"], row["question"]) for row in together] == asked
+    alone = [row for study in STUDIES for row in answers(actor, [study])]
+    backwards = sorted(answers(actor, STUDIES[::-1]), key=lambda row: row["study_id"])
+    for other in (alone, backwards):
+        for row, expected in zip(other, together, strict=True):
+            scores, wanted = json.loads(row["option_scores"]), json.loads(expected["option_scores"])
+            assert scores == pytest.approx(wanted, abs=1e-4)
+            assert row["image_scores"] == pytest.approx(expected["image_scores"], abs=1e-5)
+            numbers = ("option_scores", "image_scores")
+            assert {key: row[key] for key in row if key not in numbers} == {
+                key: expected[key] for key in expected if key not in numbers
+            }
+
+
+def test_a_row_says_what_was_seen_and_why(actor):
+    for row in answers(actor, STUDIES):
+        number = int(row["study_id"][1:])
+        count = COUNTS[number]
+        assert len(row["image_scores"]) == count
+        assert sum(row["image_scores"]) == pytest.approx(1, abs=1e-5)
+        assert len(row["selected"]) == len(set(row["selected"])) == min(2, count)
+        assert set(row["selected"]) <= set(range(count))
+        assert row["image_scores"][row["selected"][0]] == max(row["image_scores"])
+        known = int(row["selected"][0] == count - 1) if number else -1
+        assert row["shows_finding"] == known
+        assert row["showing"] == ([0] * (count - 1) + [1] if number else [-1] * count)
+        scores = json.loads(row["option_scores"])
+        (turn,) = (each for each in STUDIES[number].turns if each.question == row["question"])
+        assert tuple(scores) == turn.options
+        assert all(value < 0 for value in scores.values())
+        expected = max(scores, key=lambda option: scores[option]) if scores else row["generated"]
+        assert row["answer"] == expected
+
+
+def test_a_checkpoint_of_another_tower_is_refused(parts):
+    from dataclasses import replace
+
+    other = replace(parts, fingerprints={**parts.fingerprints, "sam": "f" * 16})
+    with pytest.raises(CheckpointError, match="trained over sam ssssssssssssssss, here it is ffff"):
+        AnswerActor(other, {}, "cpu")
+
+
+def test_a_checkpoint_holds_all_that_was_trained(parts, actor):
+    """Two actors of one checkpoint agree to the bit, whatever torch drew in between."""
+    torch.manual_seed(99)
+    again = AnswerActor(parts, actor._stores, "cpu")
+    assert answers(again, STUDIES) == answers(actor, STUDIES)

@@ -1,0 +1,224 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from llava_ultra.cost.trace import build_parts, part_sizes
+from sonoray.errors import ConfigError
+from sonoray_jobs.cli.main import main
+from sonoray_jobs.release.describe import run
+from sonoray_jobs.release.zero_memory import Part, training_memory
+from sonoray_jobs.road.config import load_road
+from sonoray_jobs.training.worker import set_trainable
+
+WHOLE_PAPER = """
+import resource, sys
+from sonoray_jobs.cli.main import main
+try:
+    main(["describe", "--preset", "paper", "--json"])
+except SystemExit as end:
+    assert not end.code
+kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(kibibytes * 1024, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return run(road=load_road("tiny"), config="tiny", images=5, text_tokens=40, dtype="float32")
+
+
+def test_the_paper_preset_is_described_without_its_weights():
+    """30 GiB of weights, of which none may exist; the libraries themselves take some 0.7 GB."""
+    child = subprocess.run(
+        [sys.executable, "-c", WHOLE_PAPER], capture_output=True, text=True, check=True, timeout=300
+    )
+    found = json.loads(child.stdout)
+    parts = {part["name"]: part for part in found["parts"]}
+    width, inner, layers, words = 4096, 11_008, 32, 55_296
+    block = 4 * width**2 + 3 * width * inner + 2 * width
+    decoder = layers * block + 2 * words * width + width
+    assert parts["language model"]["parameters"] == decoder
+    adapters = layers * 128 * (8 * width + 3 * (width + inner))
+    assert parts["LoRA"] == {
+        "name": "LoRA",
+        "parameters": adapters,
+        "trainable": adapters,
+        "frozen": 0,
+    }
+    assert found["tokens"]["per_image"] == 1024
+    assert found["tokens"]["per_study"] == 9 * 1024
+    cache = 2 * layers * 1000 * width * 4
+    assert found["serving"]["cache_per_1000_tokens"] == cache
+    peak_bytes = int(child.stderr.split()[-1])
+    assert peak_bytes < 3e9 < decoder * 2
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("tiny", 36), ("base", 256), ("paper", 1024)])
+def test_a_presets_grids_fit_and_nothing_is_allocated(name, tokens):
+    road = load_road(name)
+    parts = build_parts(road.model, torch.float32)
+    assert parts.clip.num_tokens == parts.sam.num_tokens == tokens
+    for part in (parts.clip, parts.sam, parts.model):
+        assert all(parameter.is_meta for parameter in part.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "sam", "language"),
+    [("base", 86e6, 90e6, 0.46e9), ("paper", 304e6, 308e6, 6.93e9)],
+)
+def test_the_presets_parts_have_their_published_sizes(name, clip, sam, language):
+    sizes = {
+        part.name: part.parameters
+        for part in part_sizes(build_parts(load_road(name).model, torch.float32))
+    }
+    assert sizes["CLIP tower"] == pytest.approx(clip, rel=0.01)
+    assert sizes["SAM tower"] == pytest.approx(sam, rel=0.01)
+    assert sizes["language model"] == pytest.approx(language, rel=0.01)
+
+
+def test_what_learns_is_what_the_last_stage_trains(tiny):
+    trainable = {part.name for part in tiny.parts if part.trainable}
+    assert trainable == {"fusion", "sampler", "LoRA"}
+    road = load_road("tiny")
+    align_only = road.model_copy(
+        update={"train": road.train.model_copy(update={"stages": road.train.stages[:1]})}
+    )
+    described = run(road=align_only, config="x", images=5, text_tokens=40, dtype="float32")
+    assert {part.name for part in described.parts if part.trainable} == {"fusion", "sampler"}
+    parts = build_parts(road.model, torch.float32)
+    set_trainable(parts.model, road.train.stages[-1])
+    expected = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
+    assert sum(part.trainable for part in tiny.parts) == expected
+
+
+def test_the_json_keeps_its_shape(tiny):
+    found = json.loads(json.dumps(tiny.to_json()))
+
+    def shape(value):
+        if isinstance(value, dict):
+            return {key: shape(inner) for key, inner in value.items()}
+        return [shape(value[0])] if isinstance(value, list) else type(value).__name__
+
+    assert shape(found) == {
+        "config": "str",
+        "dtype": "str",
+        "studies_per_gpu": "int",
+        "study": dict.fromkeys(("images", "images_read", "questions", "text_tokens"), "int"),
+        "parts": [{"name": "str", **dict.fromkeys(("parameters", "trainable", "frozen"), "int")}],
+        "tokens": dict.fromkeys(
+            ("per_image", "per_study", "images_read", "prompt", "context_length"), "int"
+        ),
+        "feature_bytes_per_image": "int",
+        "flops": dict.fromkeys(
+            (
+                "clip_tower",
+                "sam_tower",
+                "connector_forward",
+                "connector_backward",
+                "language_forward",
+                "language_backward",
+                "step",
+            ),
+            "int",
+        ),
+        "training": [
+            dict.fromkeys(
+                (
+                    "zero_stage",
+                    "num_gpus",
+                    "weights",
+                    "gradients",
+                    "optimizer",
+                    "activations",
+                    "total",
+                ),
+                "int",
+            )
+        ],
+        "serving": dict.fromkeys(
+            (
+                "weights",
+                "vision_activations",
+                "prefill_activations",
+                "cache_per_1000_tokens",
+            ),
+            "int",
+        ),
+    }
+
+
+def test_a_person_reads_the_same_figures(tiny):
+    text = "\n".join(tiny.lines())
+    total = sum(part.parameters for part in tiny.parts)
+    assert f"{total:,}" in text
+    assert f"{tiny.tokens.per_study:,} per study" in text
+    for word in ("CLIP tower", "SAM tower", "LoRA", "ZeRO", "key-value cache"):
+        assert word in text
+
+
+def test_features_take_what_the_store_will_hold(tiny):
+    road = load_road("tiny")
+    channels = road.model.clip.width + road.model.sam_channels
+    assert tiny.feature_bytes_per_image == road.model.num_tokens * channels * 2
+
+
+PARTS = (
+    Part(name="SAM tower", parameters=999, trainable=0, frozen=999),
+    Part(name="language model", parameters=1000, trainable=0, frozen=1000),
+    Part(name="LoRA", parameters=80, trainable=80, frozen=0),
+)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "weights", "gradients"),
+    [(1, 2000 + 320, 320), (2, 2000 + 320, 80), (3, 580 + 2 * 100, 80)],
+)
+def test_zero_spreads_what_it_says_over_four_gpus(zero_stage, weights, gradients):
+    memory = training_memory(
+        PARTS,
+        dtype="bfloat16",
+        zero_stage=zero_stage,
+        num_gpus=4,
+        largest_layer=100,
+        activations=7,
+    )
+    assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, 240)
+    assert memory.total == weights + gradients + 240 + 7
+
+
+def test_where_everything_learns_deepspeeds_own_estimate_agrees():
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    _, expected = estimate_zero2_model_states_mem_needs(80, num_gpus_per_node=1, cpu_offload=False)
+    memory = training_memory(
+        PARTS[2:], dtype="bfloat16", zero_stage=2, num_gpus=1, largest_layer=0, activations=0
+    )
+    assert memory.total == expected
+
+
+@pytest.mark.parametrize("text_tokens", [476, 9000])
+def test_a_text_that_does_not_fit_the_context_is_refused(text_tokens):
+    with pytest.raises(ConfigError, match=f"text \\({text_tokens}\\) do not fit .* 512 tokens"):
+        run(
+            road=load_road("tiny"),
+            config="tiny",
+            images=5,
+            text_tokens=text_tokens,
+            dtype="float32",
+        )
+
+
+def test_preset_is_another_spelling_of_config(capsys):
+    printed = []
+    for spelling in ("--preset", "--config"):
+        with pytest.raises(SystemExit):
+            main(["describe", spelling, "tiny", "--set", "model.lora.rank=4", "--json"])
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+    lora = next(part for part in printed[0]["parts"] if part["name"] == "LoRA")
+    model = load_road("tiny").model.language
+    width, inner = model.hidden_size, model.intermediate_size
+    assert lora["parameters"] == model.num_layers * 4 * (8 * width + 3 * (width + inner))

@@ -1,0 +1,251 @@
+"""What `serve` refuses before anything is started, and how it names the fix."""
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatusOverview,
+    ServeStatus,
+)
+
+from llava_ultra.testing import tiny_artifact
+from sonoray.errors import (
+    CheckpointError,
+    ConfigError,
+    ServingError,
+    SonoError,
+    TrackingError,
+)
+from sonoray.tracking import Tracking
+from sonoray.tracking.registry import manifest_digest
+from sonoray.workspace import Workspace
+from sonoray_jobs.road.config import load_road
+from sonoray_jobs.service import serve as job
+from sonoray_serve.app import APP_NAME
+from sonoray_serve.replicas.loading import ModelSource, load_model, resolve_folder
+
+KEYS = ("unit-test-key-0123456789",)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    tiny_artifact(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_started() -> Iterator[None]:
+    def running() -> bool:
+        ray = sys.modules.get("ray")
+        return ray is not None and ray.is_initialized()
+
+    before = running()
+    yield
+    assert running() == before
+
+
+def refused(tmp_path: Path, model: object, **options: Any) -> SonoError:
+    """Start a service that must not come up."""
+    workspace = Workspace.open(tmp_path / "workspace")
+    with pytest.raises(SonoError) as caught:
+        job.serving(
+            workspace=workspace, model=str(model), port=job.free_port(), **options
+        ).__enter__()
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_no_keys_are_refused(tmp_path: Path):
+    error = refused(tmp_path, "unused")
+    assert isinstance(error, ConfigError)
+    assert "--api-key-file" in str(error)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+def test_no_keys_on_an_address_that_others_reach_are_refused(tmp_path: Path, host: str):
+    error = refused(tmp_path, "unused", insecure_local=True, host=host)
+    assert isinstance(error, ConfigError)
+    assert repr(host) in str(error)
+
+
+def test_key_file_is_checked_first(tmp_path: Path):
+    keys = tmp_path / "keys"
+    keys.write_text(KEYS[0])
+    keys.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        job.run(
+            workspace=Workspace.open(tmp_path / "w"),
+            road=load_road("tiny"),
+            model="unused",
+            api_key_file=keys,
+        )
+
+
+def test_taken_port_is_named(tmp_path: Path, model_folder: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        workspace = Workspace.open(tmp_path / "workspace")
+        service = job.serving(
+            workspace=workspace, model=str(model_folder), port=port, api_keys=KEYS
+        )
+        with pytest.raises(ServingError, match=rf"port {port} .*in use.*--port"):
+            service.__enter__()
+
+
+@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 8000), ("127.0.0.1", 70_000)])
+def test_address_that_is_not_ours_is_named(host: str, port: int):
+    with pytest.raises(ServingError, match=f"port {port} of '{host}'"):
+        job.check_port(host, port)
+
+
+def test_free_port_is_free_until_somebody_takes_it():
+    port = job.free_port()
+    job.check_port("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)) as server:
+        assert server.getsockname() == ("127.0.0.1", port)
+        with pytest.raises(ServingError, match=f"port {port}"):
+            job.check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("missing", ["nothing", "empty"])
+def test_missing_model_is_named(tmp_path: Path, missing: str):
+    folder = tmp_path / missing
+    if missing == "empty":
+        folder.mkdir()
+    error = refused(tmp_path, folder, api_keys=KEYS)
+    assert isinstance(error, CheckpointError)
+    assert str(folder) in str(error)
+
+
+def change_weights(folder: Path) -> str:
+    """Flip one bit of the connector's last weight; the file stays a valid one."""
+    path = folder / "connector.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return "connector.safetensors"
+
+
+def change_tower(folder: Path) -> str:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["digests"]["clip"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return "0000000000000000"
+
+
+def damage_weights(folder: Path) -> str:
+    path = folder / "adapter.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    return str(folder)
+
+
+@pytest.mark.parametrize("change", [change_weights, change_tower, damage_weights])
+def test_model_that_is_not_what_its_manifest_says_is_refused(
+    tmp_path: Path, model_folder: Path, change: Any
+):
+    folder = tmp_path / "changed"
+    shutil.copytree(model_folder, folder)
+    expected = change(folder)
+    error = refused(tmp_path, folder, api_keys=KEYS)
+    assert isinstance(error, CheckpointError)
+    assert expected in str(error)
+
+
+def test_changed_weights_are_reported_with_both_digests(tmp_path: Path, model_folder: Path):
+    folder = tmp_path / "changed"
+    shutil.copytree(model_folder, folder)
+    change_weights(folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    error = str(refused(tmp_path, folder, api_keys=KEYS))
+    assert manifest["digests"]["connector"][:16] in error
+    assert "digest" in error
+    assert "expected" in error
+
+
+@pytest.mark.slow
+def test_registered_model_that_changed_afterwards_is_refused(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = Workspace.open(tmp_path / "workspace")
+    tracking = Tracking.open(workspace)
+    with tracking.training(workspace.runs, "training", config={}) as callback:
+        run_id = callback.run_id
+    version = tracking.register(model_folder, "llava-ultra", alias="champion", run_id=run_id)
+    stored = resolve_folder(version.uri, workspace.root)
+    assert manifest_digest(stored) == manifest_digest(model_folder)
+    change_weights(stored)
+    error = refused(tmp_path, version.uri, api_keys=KEYS)
+    assert isinstance(error, CheckpointError)
+    assert str(stored / "connector.safetensors") in str(error)
+    unknown = refused(tmp_path, "models:/llava-ultra@other", api_keys=KEYS)
+    assert isinstance(unknown, TrackingError)
+    assert "champion" in str(unknown)
+
+
+def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
+    source = ModelSource(model=str(model_folder), digest="0" * 64, workspace="", device="cpu")
+    with pytest.raises(CheckpointError, match=manifest_digest(model_folder)[:16]):
+        load_model(source)
+
+
+def report(
+    monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus
+) -> list[ApplicationStatus]:
+    """Let Ray Serve say these about the application, one after another, and the last for ever.
+
+    Returns what it has said, as it says it.
+    """
+    left, said = list(statuses), []
+
+    def status() -> ServeStatus:
+        deployments = {
+            name: DeploymentStatusOverview(
+                status="HEALTHY" if name == "vision" else "UPDATING",
+                status_trigger="UNSPECIFIED",
+                replica_states={},
+                message="",
+            )
+            for name in ("vision", "engine")
+        }
+        said.append(left.pop(0) if len(left) > 1 else left[0])
+        application = ApplicationStatusOverview(
+            status=said[-1],
+            message="it fails\nTraceback",
+            last_deployed_time_s=0.0,
+            deployments=deployments,
+        )
+        return ServeStatus(applications={APP_NAME: application})
+
+    monkeypatch.setattr("ray.serve.status", status)
+    return said
+
+
+def test_start_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    said = report(monkeypatch, ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING)
+    job._wait_running(60.0)
+    assert said == [ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING]
+
+
+def test_wait_for_a_start_ends(monkeypatch: pytest.MonkeyPatch):
+    report(monkeypatch, ApplicationStatus.DEPLOYING)
+    with pytest.raises(TimeoutError, match=r"start_timeout_s = 0\.1: engine$"):
+        job._wait_running(0.1)
+    report(monkeypatch, ApplicationStatus.DEPLOY_FAILED)
+    with pytest.raises(RuntimeError, match="it fails"):
+        job._wait_running(60.0)
+    monkeypatch.setattr("ray.serve.status", ServeStatus)
+    with pytest.raises(RuntimeError, match="deleted"):
+        job._wait_running(60.0)

@@ -1,0 +1,49 @@
+"""Checkpoints without workers: what is written of each kind of adapter comes back."""
+
+import pytest
+import torch
+
+from llava_ultra.config import ModelConfig
+from llava_ultra.model import trainable_parameters
+from llava_ultra.testing import tiny_config, tiny_language, tiny_model
+from sonoray.errors import CheckpointError
+from sonoray_jobs.road.config import TrainStage
+from sonoray_jobs.training.checkpoint import Position, load_weights, read_position, write_checkpoint
+from sonoray_jobs.training.worker import set_trainable
+
+STAGE = TrainStage(name="instruct", epochs=1, learning_rate=1e-3, lora=True)
+POSITION = Position(stage=1, epochs=1, steps=2, digests={})
+
+
+def build(variant, seed):
+    values = tiny_config().model_dump()
+    values["lora"]["variant"] = variant
+    config = ModelConfig.model_validate(values)
+    model = tiny_model(config, tiny_language(config), seed=seed)
+    set_trainable(model, STAGE)
+    return model
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+def test_a_checkpoint_holds_all_of_an_adapter(variant, tmp_path):
+    model, other = build(variant, 1), build(variant, 2)
+    learned = trainable_parameters(model)
+    magnitudes = [name for name in learned if "lora_magnitude_vector" in name]
+    assert len(magnitudes) == (14 if variant == "dora" else 0)  # 7 layers in each of 2 blocks
+    write_checkpoint(tmp_path, learned, {}, POSITION)
+    assert read_position(tmp_path) == POSITION
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        before = other.language_model(ids).logits
+        load_weights(other, tmp_path)
+        after, wanted = other.language_model(ids).logits, model.language_model(ids).logits
+    assert not torch.allclose(before, wanted, atol=1e-3)
+    assert torch.equal(after, wanted)
+    for name, parameter in trainable_parameters(other).items():
+        assert torch.equal(parameter, learned[name]), name
+
+
+def test_a_checkpoint_of_another_kind_of_adapter_is_refused(tmp_path):
+    write_checkpoint(tmp_path, trainable_parameters(build("dora", 1)), {}, POSITION)
+    with pytest.raises(CheckpointError, match="lora_magnitude_vector"):
+        load_weights(build("lora", 1), tmp_path)

@@ -1,0 +1,223 @@
+"""The workers' own loop in real processes over gloo and DeepSpeed, without a Ray cluster.
+
+Ray Train's local mode gives each process its rank. Left out are the ways in and out: the loader
+runs in the process itself, and what is reported is kept in a folder.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava_ultra.config import AdaptiveSampling
+from llava_ultra.language.decoder import save_language
+from llava_ultra.testing import tiny_config, tiny_language
+from sonoray.study.contract import Study, StudyImage, Turn, write_studies
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training.worker import TrainJob
+
+pytestmark = pytest.mark.slow
+
+RUNS = """
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import deepspeed  # here, and not in each of the forked ranks: it takes the most of their time
+import peft
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from llava_ultra import batch, model
+from sonoray_jobs.training import checkpoint
+from sonoray_jobs.training import stream as loading
+from sonoray_jobs.training import worker as training
+
+
+class Silent:
+    def poster(self, part):
+        return lambda *_: None
+
+
+def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, site_cue, **_):
+    load = loading.StepLoader(
+        dataset=dataset, stores=stores, turns_per_epoch=turns_per_epoch, site_cue=site_cue
+    )
+    for index, step in enumerate(steps):
+        row = {"index": index, "study_ids": list(step.study_ids), "seed": step.seed}
+        yield loading._unpack(step, load({**row, "epoch": step.epoch}), stores)
+
+
+def train(job, target, rank, num_ranks, port):
+    def keep(metrics, checkpoint=None):
+        if checkpoint is not None:
+            shutil.copytree(checkpoint.path, target)
+            (Path(target) / "metrics.json").write_text(json.dumps(metrics))
+
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    values = (rank, rank, num_ranks, num_ranks, port)
+    os.environ.update(zip(names, map(str, values)), MASTER_ADDR="127.0.0.1")
+    loading.iter_loaded_steps = iter_loaded_here
+    ray.train.report = keep
+    TorchTrainer(
+        training.train_loop_per_worker,
+        train_loop_config={"job": job, "board": Silent()},
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+    ).fit()
+
+
+fork = multiprocessing.get_context("fork")
+for job, target, num_ranks, port in json.loads(sys.argv[1]):
+    ranks = [
+        fork.Process(target=train, args=(job, target, rank, num_ranks, port))
+        for rank in range(num_ranks)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    if any(process.exitcode for process in ranks):
+        sys.exit(1)
+"""
+
+NUM_TURNS = (1, 2, 6)
+"""Of each study: however two ranks share the three, studies and answers weigh them differently."""
+ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结节", "肝脏", "乳腺")
+
+
+def road_of(**train: object) -> RoadConfig:
+    """A single step, without what belongs to one rank: dropout and the grounding loss."""
+    sampling = AdaptiveSampling(grounding_weight=0)
+    return RoadConfig.model_validate(
+        {
+            "model": tiny_config(sampling).model_dump(),
+            "embed": {"dtype": "float32"},
+            "train": {
+                "stages": [{"name": "instruct", "epochs": 1, "learning_rate": 1e-2, "lora": True}],
+                "studies_per_step": 3,
+                "clip_norm": 1e6,  # a clipped gradient would hide its size
+                **train,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    folder = tmp_path_factory.mktemp("job")
+    studies = [
+        Study(
+            study_id=f"s{number}",
+            patient_key=f"p{number}",
+            split="train",
+            dataset="d",
+            images=tuple(
+                StudyImage(image_id=f"{number}-{place}", uri="", width=8, height=8)
+                for place in range(1 + number)
+            ),
+            turns=tuple(
+                Turn(question=f"器官{turn}?", answer=ANSWERS[turn]) for turn in range(num_turns)
+            ),
+        )
+        for number, num_turns in enumerate(NUM_TURNS)
+    ]
+    (folder / "dataset").mkdir()
+    write_studies(folder / "dataset", studies)
+    save_language(tiny_language(tiny_config()), folder / "language")
+    job = TrainJob(
+        road=road_of(),
+        dataset=folder / "dataset",
+        language=folder / "language",
+        features=str(folder / "features"),
+        fingerprints={"clip": "clip", "sam": "sam"},
+    )
+    ids = [image.image_id for study in studies for image in study.images]
+    for seed, store in enumerate(job.stores().values()):
+        generator = np.random.default_rng(seed)
+        store.write(ids, generator.standard_normal((len(ids), *store.shape), dtype=np.float32))
+    return job
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the loop makes of all answers on one rank, on two, and of noisy features."""
+    folder = tmp_path_factory.mktemp("runs")
+    roads = {
+        "one": road_of(num_workers=1),
+        "two": road_of(num_workers=2),
+        "noisy": road_of(num_workers=1, feature_noise=0.5),
+    }
+    plans = [
+        (
+            job.model_copy(update={"road": road}).model_dump(mode="json"),
+            str(folder / name),
+            road.train.num_workers,
+            free_port(),
+        )
+        for name, road in roads.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, json.dumps(plans)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: folder / name for name in roads}
+
+
+def metrics(run: Path) -> dict[str, float]:
+    """What was reported of the epoch."""
+    values: dict[str, float] = json.loads((run / "metrics.json").read_text())
+    return values
+
+
+def gradients(run: Path) -> dict[str, torch.Tensor]:
+    """By parameter; Adam's first moment after one step is a tenth of the gradient."""
+    moments = load_file(run / "optimizer.safetensors")
+    suffix = "|exp_avg"
+    return {
+        name.removesuffix(suffix): 10 * moment
+        for name, moment in moments.items()
+        if name.endswith(suffix)
+    }
+
+
+def test_two_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answers(runs):
+    one, two = runs["one"], runs["two"]
+    for name in ("loss", "answer_loss", "distillation_loss"):
+        assert metrics(two)[name] == pytest.approx(metrics(one)[name], rel=1e-5), name
+    expected, found = gradients(one), gradients(two)
+    before, after = (load_file(run / "weights.safetensors") for run in (one, two))
+    assert set(expected) == set(found) == set(before)
+    assert any("lora" in name for name in expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        # Adam's first step is the gradient's sign: where there is none, it is that of the noise.
+        real = gradient.abs() > 1e-4
+        torch.testing.assert_close(
+            after[name][real], before[name][real], rtol=1e-5, atol=1e-6, msg=name
+        )
+
+
+def test_noise_on_the_features_reaches_the_gradients(runs):
+    one, noisy = runs["one"], runs["noisy"]
+    assert metrics(noisy)["answer_loss"] != pytest.approx(metrics(one)["answer_loss"], rel=1e-4)
+    name = "fusion.project_clip.1.weight"
+    plain, moved = gradients(one)[name], gradients(noisy)[name]
+    assert (moved - plain).norm() > 0.1 * plain.norm()
