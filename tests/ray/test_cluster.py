@@ -55,6 +55,19 @@ def test_workers_see_the_venvs_tools_and_their_own_cluster(ray_local):
     assert "RAY_GCS_SERVER_PORT" not in os.environ
 
 
+def test_ray_trains_controller_looks_often_unless_the_user_says_how_often(ray_local, monkeypatch):
+    """It reads the driver's environment; at its own 2 s every epoch would wait for it."""
+    from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR as interval
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+    monkeypatch.delenv(interval)
+    with cluster.ray_session():
+        assert get_env_vars_to_propagate()[interval] == "0.2"
+    monkeypatch.setenv(interval, "7")
+    with cluster.ray_session():
+        assert get_env_vars_to_propagate()[interval] == "7"
+
+
 def test_temporary_files_are_the_owners_alone(ray_local):
     root = Path(ray._private.worker.global_worker.node.get_session_dir_path()).parents[1]
     assert root.name.startswith("sonoray-")
