@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from llava_ultra.config import PretrainConfig
-from llava_ultra.language.decoder import train_tokenizer
+from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.pretrain.causal import pretrain_language
 from llava_ultra.pretrain.contrastive import pretrain_clip
 from llava_ultra.pretrain.masks import pretrain_sam

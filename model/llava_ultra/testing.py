@@ -22,12 +22,12 @@ from llava_ultra.config import (
 from llava_ultra.export.manifest import save_artifact
 from llava_ultra.language.decoder import (
     Language,
-    add_lora,
     build_language_model,
     load_language,
     save_language,
-    train_tokenizer,
 )
+from llava_ultra.language.lora import add_lora
+from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.model import LlavaUltra
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from llava_ultra.export.manifest import VisualStudy, load_assistant
-from llava_ultra.language.decoder import add_lora, load_language
+from llava_ultra.language.decoder import load_language
+from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower

@@ -300,7 +300,8 @@ def _make_tokenizer(
 
     It is trained from the same texts (a second's work), or taken from the same source.
     """
-    from llava_ultra.language.decoder import adopt_language, train_tokenizer
+    from llava_ultra.language.decoder import adopt_language
+    from llava_ultra.language.tokenizer import train_tokenizer
 
     if config.source:
         return adopt_language(config.source).tokenizer

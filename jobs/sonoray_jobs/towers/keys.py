@@ -36,6 +36,7 @@ _CODE = {
         "llava_ultra.batch",
         "llava_ultra.language.chat",
         "llava_ultra.language.decoder",
+        "llava_ultra.language.tokenizer",
         "llava_ultra.model",
         "llava_ultra.pretrain.causal",
     ],
@@ -45,6 +46,7 @@ _CODE = {
         "llava_ultra.towers.sam",
         "llava_ultra.language.chat",
         "llava_ultra.language.decoder",
+        "llava_ultra.language.tokenizer",
         "llava_ultra.pretrain.words",
         "llava_ultra.pretrain.masks",
     ],
@@ -54,6 +56,7 @@ _CODE = {
         "llava_ultra.towers.clip",
         "llava_ultra.language.chat",
         "llava_ultra.language.decoder",
+        "llava_ultra.language.tokenizer",
         "llava_ultra.pretrain.contrastive",
     ],
 }

@@ -7,7 +7,8 @@ the digests that the checkpoint recorded of the frozen parts are checked against
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_ultra.language.decoder import Language, add_lora, load_language
+from llava_ultra.language.decoder import Language, load_language
+from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
 from sonoray.errors import CheckpointError
 from sonoray.workspace import Workspace

@@ -47,6 +47,7 @@ DECISIVE_CODE = (
     "llava_ultra.connector.fusion",
     "llava_ultra.connector.sampling",
     "llava_ultra.language.decoder",
+    "llava_ultra.language.lora",
     "llava_ultra.model",
     "llava_ultra.parameters.precision",
     "llava_ultra.parameters.schedule",

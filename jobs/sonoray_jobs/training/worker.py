@@ -84,7 +84,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from llava_ultra.language.decoder import add_lora, load_language
+    from llava_ultra.language.decoder import load_language
+    from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.training.checkpoint import Position, load_weights, read_position
     from sonoray_jobs.training.stream import iter_loaded_steps

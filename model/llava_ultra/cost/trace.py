@@ -30,7 +30,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from llava_ultra.config import AdaptiveSampling, LanguageConfig, ModelConfig, images_kept
 from llava_ultra.connector.sampling import grounding_loss
-from llava_ultra.language.decoder import add_lora, llama_config
+from llava_ultra.language.decoder import llama_config
+from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LENGTH_GROUPS, LlavaUltra
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower

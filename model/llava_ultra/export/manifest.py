@@ -31,7 +31,8 @@ from llava_ultra.batch import TextBatch
 from llava_ultra.config import ModelConfig
 from llava_ultra.decoding.text import Decoding, stream
 from llava_ultra.language.chat import IGNORED, encode_chat
-from llava_ultra.language.decoder import Language, add_lora, load_language, save_language
+from llava_ultra.language.decoder import Language, load_language, save_language
+from llava_ultra.language.lora import add_lora
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
 from llava_ultra.parameters.digest import check_digest, state_digest
 from llava_ultra.towers.clip import ClipTower

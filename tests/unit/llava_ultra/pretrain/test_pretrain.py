@@ -6,7 +6,7 @@ import torch
 
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
-from llava_ultra.language.decoder import train_tokenizer
+from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.parameters.schedule import cosine_rate
 from llava_ultra.pretrain.causal import _hints, clauses, pretrain_language
 from llava_ultra.pretrain.contrastive import contrastive_loss, encode_captions, pretrain_clip

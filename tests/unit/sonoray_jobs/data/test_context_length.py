@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.batch import collate_texts
 from llava_ultra.config import AdaptiveSampling, KeepAllSampling, ModelConfig, SamplingConfig
-from llava_ultra.language.decoder import PLACEHOLDERS, save_language
+from llava_ultra.language.decoder import save_language
+from llava_ultra.language.tokenizer import PLACEHOLDERS
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Task, Turn
