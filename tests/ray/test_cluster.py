@@ -57,15 +57,15 @@ def test_workers_see_the_venvs_tools_and_their_own_cluster(ray_local):
 
 def test_ray_trains_controller_looks_often_unless_the_user_says_how_often(ray_local, monkeypatch):
     """It reads the driver's environment; at its own 2 s every epoch would wait for it."""
-    from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR as interval
-    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal import constants
 
+    interval = constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR
     monkeypatch.delenv(interval)
     with cluster.ray_session():
-        assert get_env_vars_to_propagate()[interval] == "0.2"
+        assert constants.get_env_vars_to_propagate()[interval] == "0.2"
     monkeypatch.setenv(interval, "7")
     with cluster.ray_session():
-        assert get_env_vars_to_propagate()[interval] == "7"
+        assert constants.get_env_vars_to_propagate()[interval] == "7"
 
 
 def test_temporary_files_are_the_owners_alone(ray_local):
