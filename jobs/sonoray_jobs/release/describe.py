@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llava_ultra.config import ModelConfig, images_kept
+from llava_ultra.cost.zero import BYTES, DTypeName, Part, TrainingMemory, training_memory
 from sonoray.errors import ConfigError
 from sonoray.features.formats import FORMATS
 from sonoray.metrics.tables import Table
-from sonoray_jobs.release.zero_memory import BYTES, DTypeName, Part, TrainingMemory, training_memory
 from sonoray_jobs.road.config import RoadConfig
 
 ZERO_STAGES = (1, 2, 3)

@@ -4,8 +4,9 @@ The same goes for the turns that are asked of it (`turns_of_epoch`).
 
 The order depends on neither the number of workers nor on where a run was interrupted: a resumed
 run, on fewer or more workers, goes on at the start of the epoch after its last checkpoint and sees
-there what it would have seen. Each epoch is a new permutation cut into steps of nearly equal size:
-every study once, none dropped, none repeated. (Ray Data's `streaming_split(equal=True)` drops the
+there what it would have seen. Each epoch is a new permutation cut into as few steps as hold it, of
+equal size give or take one study and none above the batch: every study once, none dropped, none
+repeated. (Ray Data's `streaming_split(equal=True)` drops the
 rest and repeats the order in every epoch.)
 """
 
@@ -32,8 +33,8 @@ class Step:
 
 
 def num_steps(num_studies: int, studies_per_step: int) -> int:
-    """Steps in an epoch; a rest that would fill no step is spread over the others."""
-    return max(1, num_studies // studies_per_step)
+    """Steps in an epoch: the fewest of which none holds more than `studies_per_step`."""
+    return -(-num_studies // studies_per_step)
 
 
 def iter_steps(
@@ -58,15 +59,18 @@ def iter_steps(
     Raises:
         ConfigError: a step would leave some rank without a study.
     """
-    if min(len(study_ids), studies_per_step) < num_ranks:
+    steps_per_epoch = num_steps(len(study_ids), studies_per_step)
+    smallest = len(study_ids) // max(1, steps_per_epoch)
+    if smallest < num_ranks:
         raise ConfigError(
-            f"{len(study_ids)} studies in steps of {studies_per_step} cannot feed {num_ranks} "
-            "workers; lower train.num_workers or raise train.studies_per_step"
+            f"{len(study_ids)} studies in steps of at most {studies_per_step} leave {smallest} to "
+            f"a step, which cannot feed {num_ranks} workers; lower train.num_workers or raise "
+            "train.studies_per_step"
         )
     ordered = sorted(study_ids)
     for epoch in epochs:
         order = np.random.default_rng([seed, epoch]).permutation(len(ordered))
-        chunks = np.array_split(order, num_steps(len(ordered), studies_per_step))
+        chunks = np.array_split(order, steps_per_epoch)
         for index, chunk in enumerate(chunks):
             share = np.array_split(chunk, num_ranks)[rank]
             yield Step(

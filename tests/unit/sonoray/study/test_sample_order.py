@@ -24,7 +24,7 @@ def plan(rank, num_ranks, ids=IDS, size=8, epochs=range(2), seed=0):
 
 
 @settings(deadline=None, max_examples=60)
-@given(count=st.integers(4, 60), size=st.integers(4, 20), num_ranks=st.integers(1, 4))
+@given(count=st.integers(8, 60), size=st.integers(8, 20), num_ranks=st.integers(1, 4))
 def test_every_study_is_seen_once_per_epoch_by_one_rank(count, size, num_ranks):
     ids = [f"s{number}" for number in range(count)]
     for epoch in range(2):
@@ -72,8 +72,8 @@ def test_resuming_goes_on_after_the_last_whole_epoch():
 
 @settings(max_examples=60)
 @given(
-    count=st.integers(8, 60),
-    size=st.integers(8, 70),
+    count=st.integers(16, 60),
+    size=st.integers(16, 70),
     ranks=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     done=st.integers(0, 3),
     seed=st.integers(0, 9),
@@ -98,12 +98,33 @@ def test_a_run_resumed_after_any_epoch_on_any_workers_sees_what_it_would_have_se
         steps = [studies for at, _, studies in whole if at == epoch]
         assert Counter(study for studies in steps for study in studies) == Counter(ids)
         sizes = {len(studies) for studies in steps}
+        assert max(sizes) <= size
         assert max(sizes) - min(sizes) <= 1  # no small rest, whose gradient would weigh as much
 
 
-def test_too_many_workers_are_refused():
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [
+        (31, 16, [16, 15]),
+        (32, 16, [16, 16]),
+        (33, 16, [11, 11, 11]),
+        (17, 16, [9, 8]),
+        (15, 16, [15]),
+        (16, 16, [16]),
+        (7, 2, [2, 2, 2, 1]),
+        (3, 1, [1, 1, 1]),
+    ],
+)
+def test_no_step_holds_more_than_the_batch_and_all_hold_as_much_as_can_be(count, size, sizes):
+    steps = plan(0, 1, [f"s{number}" for number in range(count)], size, range(1))
+    assert [len(step.study_ids) for step in steps] == sizes
+    assert num_steps(count, size) == len(sizes)
+
+
+@pytest.mark.parametrize(("count", "size"), [(37, 3), (3, 8), (5, 4), (0, 8)])
+def test_workers_that_a_step_could_not_feed_are_refused(count, size):
     with pytest.raises(ConfigError, match="cannot feed 4 workers"):
-        plan(0, 4, size=3)
+        plan(0, 4, [f"s{number}" for number in range(count)], size)
 
 
 @settings(deadline=None, max_examples=60)

@@ -9,7 +9,6 @@ from llava_ultra.cost.trace import build_parts, part_sizes
 from sonoray.errors import ConfigError
 from sonoray_jobs.cli.main import main
 from sonoray_jobs.release.describe import run
-from sonoray_jobs.release.zero_memory import Part, training_memory
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.training.worker import set_trainable
 
@@ -163,40 +162,6 @@ def test_features_take_what_the_store_will_hold(tiny):
     road = load_road("tiny")
     channels = road.model.clip.width + road.model.sam_channels
     assert tiny.feature_bytes_per_image == road.model.num_tokens * channels * 2
-
-
-PARTS = (
-    Part(name="SAM tower", parameters=999, trainable=0, frozen=999),
-    Part(name="language model", parameters=1000, trainable=0, frozen=1000),
-    Part(name="LoRA", parameters=80, trainable=80, frozen=0),
-)
-
-
-@pytest.mark.parametrize(
-    ("zero_stage", "weights", "gradients"),
-    [(1, 2000 + 320, 320), (2, 2000 + 320, 80), (3, 580 + 2 * 100, 80)],
-)
-def test_zero_spreads_what_it_says_over_four_gpus(zero_stage, weights, gradients):
-    memory = training_memory(
-        PARTS,
-        dtype="bfloat16",
-        zero_stage=zero_stage,
-        num_gpus=4,
-        largest_layer=100,
-        activations=7,
-    )
-    assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, 240)
-    assert memory.total == weights + gradients + 240 + 7
-
-
-def test_where_everything_learns_deepspeeds_own_estimate_agrees():
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
-
-    _, expected = estimate_zero2_model_states_mem_needs(80, num_gpus_per_node=1, cpu_offload=False)
-    memory = training_memory(
-        PARTS[2:], dtype="bfloat16", zero_stage=2, num_gpus=1, largest_layer=0, activations=0
-    )
-    assert memory.total == expected
 
 
 @pytest.mark.parametrize("text_tokens", [476, 9000])
