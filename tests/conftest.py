@@ -24,12 +24,11 @@ from hypothesis import settings
 
 from sonoray.cluster.session import ray_session
 from sonoray.workspace import Workspace
-from sonoray_jobs import demo
+from sonoray_jobs import demo, outputs
 from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.release import export
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed
-from sonoray_jobs.training import train
 
 # The same examples in every run, and no deadline: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -101,7 +100,7 @@ class FinishedRoad:
     shown: demo.Demonstrated
     bootstrapped: bootstrap.Bootstrapped
     embedded: embed.Embedded
-    trained: train.Trained
+    trained: outputs.Trained
     train_workers: int
     """Workers that the training had."""
     evaluated: evaluate.Evaluated

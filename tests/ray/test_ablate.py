@@ -13,8 +13,8 @@ from sonoray_jobs.evaluation.ablation import ablate
 from sonoray_jobs.evaluation.ablation.children import make_children, shared_by
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.towers.bootstrap import find_parts
-from sonoray_jobs.training.train import run_name, sole_training
+from sonoray_jobs.outputs import evaluation_stage, find_parts, run_name
+from sonoray_jobs.training.train import sole_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -78,7 +78,7 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
     asked = {}
     for child in children:
         trained = ablate.find_outcome(workspace, child).trained
-        stage = evaluate.stage_of(child.road, DATASET, dataset, trained, "test")
+        stage = evaluation_stage(child.road, DATASET, dataset, trained, "test")
         rows = pq.read_table(stage.path(workspace.stages) / "predictions.parquet").to_pylist()
         asked[child.variant] = [row["question"] for row in rows]
         right = [row["answer"] == row["truth"] for row in rows if row["task"] == "closed"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.towers import embed
+from sonoray_jobs.outputs import open_stores
+from sonoray_jobs.towers.stores import read_image_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -48,8 +49,8 @@ def test_a_training_on_an_object_store_ends_like_the_one_on_a_disk(finished_road
     assert set(embedded["num_computed"].values()) == {embedded["num_images"]}
     assert set(again["num_computed"].values()) == {0}
     assert not list(workspace.features.glob("*"))
-    ids = embed.read_image_ids(workspace.dataset(DATASET).path)
-    for tower, store in embed.open_stores(workspace, road, DATASET).items():
-        there = embed.open_stores(finished_road.workspace, finished_road.road, DATASET)[tower]
+    ids = read_image_ids(workspace.dataset(DATASET).path)
+    for tower, store in open_stores(workspace, road, DATASET).items():
+        there = open_stores(finished_road.workspace, finished_road.road, DATASET)[tower]
         np.testing.assert_array_equal(store.read(ids), there.read(ids))
     assert trained["metrics"] == pytest.approx(finished_road.trained.metrics, rel=1e-5)

@@ -24,8 +24,10 @@ from sonoray.study.prompt import with_site_cue
 from sonoray.tracking import Tracking
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import evaluate
+from sonoray_jobs.outputs import open_stores
 from sonoray_jobs.release import export
 from sonoray_jobs.towers import bootstrap, embed
+from sonoray_jobs.towers.stores import read_image_ids
 from sonoray_jobs.training import train
 from sonoray_jobs.training.checkpoint import Position, read_position
 from sonoray_jobs.training.worker import set_trainable
@@ -112,9 +114,9 @@ def test_bootstrap_sees_training_patients_only_and_repeats_itself(finished_road,
 
 
 def test_every_images_features_are_the_towers_own(finished_road):
-    stores = embed.open_stores(finished_road.workspace, finished_road.road, DATASET)
+    stores = open_stores(finished_road.workspace, finished_road.road, DATASET)
     dataset = finished_road.workspace.dataset(DATASET).path
-    ids = embed.read_image_ids(dataset)
+    ids = read_image_ids(dataset)
     assert finished_road.embedded.num_computed == {"clip": len(ids), "sam": len(ids)}
     assert sorted(ids) == sorted(
         {image.image_id for study in iter_studies(dataset) for image in study.images}
@@ -136,13 +138,13 @@ def test_the_size_of_the_features_is_foretold(finished_road):
 def test_a_rerun_embeds_only_what_was_lost(finished_road, tmp_path):
     assert set(embed.run(**arguments(finished_road)).num_computed.values()) == {0}
     workspace = finished_road.copy(tmp_path, "datasets", "stages", "features")
-    stores = embed.open_stores(workspace, finished_road.road, DATASET)
-    ids = embed.read_image_ids(workspace.dataset(DATASET).path)
+    stores = open_stores(workspace, finished_road.road, DATASET)
+    ids = read_image_ids(workspace.dataset(DATASET).path)
     whole = stores["sam"].read(ids)
     lost, *left = sorted(Path(stores["sam"].place).glob("batch-*.arrow"))
     assert left
     lost.unlink()
-    store = embed.open_stores(workspace, finished_road.road, DATASET)["sam"]
+    store = open_stores(workspace, finished_road.road, DATASET)["sam"]
     num_lost = len(store.missing(ids))
     assert 0 < num_lost < len(ids)
     again = embed.run(**arguments(finished_road, workspace))
@@ -301,7 +303,7 @@ def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
     dataset = finished_road.workspace.dataset(DATASET).path
     images = [image for image, _ in read_images(dataset, ids).values()]
     encoded = assistant.encode(images)
-    stores = embed.open_stores(finished_road.workspace, finished_road.road, DATASET)
+    stores = open_stores(finished_road.workspace, finished_road.road, DATASET)
     features = {
         tower: torch.from_numpy(store.read(ids).astype(np.float32))
         for tower, store in stores.items()

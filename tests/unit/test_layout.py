@@ -26,11 +26,13 @@ HEAVY = {"torch", "transformers", "deepspeed", "ray", "mlflow", "sklearn", "fast
 
 def dotted_names(package_folder: Path) -> list[str]:
     """Return the import names of all modules of a package."""
-    names = []
-    for path in sorted(package_folder.rglob("*.py")):
-        parts = path.relative_to(package_folder.parent).with_suffix("").parts
-        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return names
+    return [dotted_name(path) for path in sorted(package_folder.rglob("*.py"))]
+
+
+def dotted_name(path: Path) -> str:
+    """Return the import name of one of our modules."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def modules_after(statements: str) -> set[str]:
@@ -117,3 +119,32 @@ def test_importing_the_model_leaves_ray_and_the_platform_out():
     loaded = modules_after("\n".join(f"import {name}" for name in names))
     assert "llava_ultra.connector.fusion" in loaded
     assert not loaded & {"ray", "mlflow", "sonoray"}
+
+
+def test_jobs_are_run_by_others_and_never_their_libraries():
+    """What several jobs look up stands in `outputs` or in a module that is no job."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    jobs = {
+        path: dotted_name(path)
+        for path, tree in trees.items()
+        if "sonoray_jobs" in path.parts
+        and any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body)
+    }
+    runners = ("sonoray_jobs.cli.", "sonoray_jobs.demo", "sonoray_jobs.evaluation.ablation.")
+    assert len(jobs) > 10
+    borrowed = {
+        (dotted_name(path), f"{node.module}.{alias.name}")
+        for path, tree in trees.items()
+        if not dotted_name(path).startswith(runners)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if {node.module, f"{node.module}.{alias.name}"} & set(jobs.values())
+    }
+    # each shares its room with the job that it completes
+    assert borrowed <= {
+        ("sonoray_jobs.data.quarantine", "sonoray_jobs.data.ingest"),
+        ("sonoray_jobs.data.audit_page", "sonoray_jobs.data.audit.label_table"),
+        ("sonoray_jobs.data.audit_page", "sonoray_jobs.data.audit.split_table"),
+        ("sonoray_jobs.data.audit_page", "sonoray_jobs.data.audit.topic_table"),
+    }

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from sonoray.images.decode import Pixels
+from sonoray.metrics.fonts import find_font
 from sonoray.study.contract import SPLITS
-from sonoray_jobs.evaluation.gallery import find_font
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -69,7 +69,7 @@ class Evaluation:
                 f"{str(path)!r} is the output of {name!r}, not of an evaluation; name a folder "
                 "that sonoray evaluate has printed"
             )
-        dataset_key, training, *_ = manifest["inputs"]  # as `evaluate.stage_of` gives them
+        dataset_key, training, *_ = manifest["inputs"]  # as `outputs.evaluation_stage` gives them
         return cls(
             path=path,
             dataset=dataset,

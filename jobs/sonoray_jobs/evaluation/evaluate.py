@@ -28,7 +28,7 @@ from sonoray.metrics import (
 from sonoray.metrics.plots import plot_closed, plot_history, plot_roc
 from sonoray.metrics.resampling import estimate, mean_metric
 from sonoray.metrics.tables import Table, f1_table, overlap_table, seen_table
-from sonoray.stages import Stage, StageOutput, run_stage, write_json
+from sonoray.stages import StageOutput, run_stage, write_json
 from sonoray.study.contract import Study, iter_studies
 from sonoray.study.labels import describe_labels
 from sonoray.study.prompt import with_site_cue
@@ -36,27 +36,16 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, judged, read_tokenizer
 from sonoray_jobs.evaluation.gallery import make_gallery
 from sonoray_jobs.evaluation.predictions import (
-    PLACEMENT,
     SETTINGS,
     answer_settings,
     headlines,
     share_showing,
     to_record,
 )
+from sonoray_jobs.outputs import Trained, evaluation_stage, find_training, open_stores
 from sonoray_jobs.road.config import EvaluateConfig, RoadConfig
-from sonoray_jobs.towers.embed import open_stores
 from sonoray_jobs.training.stream import training_studies
-from sonoray_jobs.training.train import Trained, find_training
 
-_CODE = (
-    "sonoray.metrics",
-    "sonoray.study.contract",
-    "sonoray_jobs.evaluation.answer",
-    "sonoray_jobs.evaluation.evaluate",
-    "sonoray_jobs.evaluation.predictions",
-    "sonoray_jobs.training.restore",
-    "llava_ultra",
-)
 DEFAULT_GALLERY = 6
 """Studies in the gallery."""
 
@@ -154,7 +143,7 @@ def run(
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     result = run_stage(
-        stage_of(road, dataset, output, trained, split),
+        evaluation_stage(road, dataset, output, trained, split),
         workspace.stages,
         lambda folder: _evaluate(
             folder,
@@ -288,18 +277,6 @@ def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> Non
         page += ["", f"{title}:", "", *detail.markdown()]
     for suffix, lines in ((".txt", table.text()), (".md", page)):
         path.with_suffix(suffix).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def stage_of(
-    road: RoadConfig, dataset: str, output: StageOutput, trained: Trained, split: str
-) -> Stage:
-    """The stage that evaluates a finished training on a split."""
-    return Stage(
-        name=f"evaluate-{dataset}-{split}",
-        config=road.evaluate.model_dump(mode="json", exclude=PLACEMENT),
-        inputs=[output.key, trained.name, trained.run_id],
-        code=_CODE,
-    )
 
 
 def _evaluate(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sonoray.metrics.fonts import find_font
 from sonoray.stages import Stage, StageOutput, run_stage
 
 if TYPE_CHECKING:
@@ -83,24 +84,6 @@ def spaced(items: Sequence[Any], number: int) -> list[Any]:
     """Return `number` of the items, spaced evenly, or all where there are fewer."""
     number = min(number, len(items))
     return [items[(2 * place + 1) * len(items) // (2 * number)] for place in range(number)]
-
-
-def find_font(texts: Iterable[str]) -> Path | None:
-    """Return a font file that has every character beyond ASCII of the texts.
-
-    Returns:
-        The first such file by name among those that matplotlib knows; None where there is none.
-    """
-    from matplotlib import font_manager
-
-    wanted = {ord(sign) for text in texts for sign in text if not sign.isascii()}
-    for file in sorted({entry.fname for entry in font_manager.fontManager.ttflist}):
-        if "LastResort" in Path(file).name:  # has a box for every character there is
-            continue
-        font = font_manager.get_font(file)
-        if all(font.get_char_index(sign) for sign in wanted):
-            return Path(file)
-    return None
 
 
 def draw_study(

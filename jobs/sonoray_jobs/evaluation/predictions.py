@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.metrics import AnswerRecord
+from sonoray_jobs.outputs import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.training import train
-
-PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
-"""Settings that decide where answers are made, and not which."""
 
 SETTINGS = "settings.json"
 """File of an evaluation: the settings behind its answers, for comparing it with another one."""
@@ -55,7 +52,9 @@ def answer_settings(road: RoadConfig) -> dict[str, Any]:
         "evaluate": True,
     }
     return road.model_dump(
-        mode="json", include=sections, exclude={"train": train.PLACEMENT, "evaluate": PLACEMENT}
+        mode="json",
+        include=sections,
+        exclude={"train": TRAINING_PLACEMENT, "evaluate": EVALUATION_PLACEMENT},
     )
 
 

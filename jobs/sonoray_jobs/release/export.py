@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.config.canonical import content_hash
-from sonoray.stages import Stage, run_stage
+from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
+from sonoray_jobs.outputs import export_stage, find_parts, find_training
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.bootstrap import find_parts
-from sonoray_jobs.training.train import find_training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,23 +54,12 @@ def run(
     """
     from sonoray.tracking import Tracking
 
-    output = workspace.dataset(dataset)
     trained = find_training(workspace, road, dataset)
     tracking = Tracking.open(workspace, tracking_uri)
     tracking.require_run(trained.run_id)
     parts = find_parts(workspace, road, dataset)
-    provenance = {
-        "run_id": trained.run_id,
-        "training": trained.name,
-        "dataset": output.key,
-        "config": content_hash(road),
-    }
-    stage = Stage(
-        name=f"export-{road.export.name}",
-        config={"name": road.export.name, **provenance},
-        inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
-        code=["llava_ultra.export.manifest"],
-    )
+    stage = export_stage(road, workspace.dataset(dataset), trained, parts)
+    provenance = {name: value for name, value in stage.config.items() if name != "name"}
 
     def make(folder: Path) -> dict[str, Any]:
         from llava_ultra.export.manifest import save_artifact

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import DataError
 from sonoray.images.decode import decode_stored
-from sonoray.stages import Stage, StageOutput, find_stage, run_stage
+from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import Study, Turn, iter_studies
 from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths
-from sonoray_jobs.data.leakage import check_unseen
+from sonoray_jobs.outputs import find_parts, learned_from
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.keys import PARTS, is_trained_tower, learning_of, stage_of
 from sonoray_jobs.towers.layers import read_out, save_adopted, save_trained, trained_part
@@ -58,32 +58,6 @@ class Bootstrapped:
             part: {"path": str(output.path), **output.manifest["summary"]}
             for part, output in self.outputs.items()
         }
-
-
-def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
-    """The dataset that the parts learn from: `bootstrap.dataset`, or the one that is trained on.
-
-    Raises:
-        DataError: one of both is missing, or one's training patients are judged in the other.
-    """
-    learned = road.bootstrap.dataset or dataset
-    if learned != dataset:
-        check_unseen(workspace, learned=learned, judged=dataset)
-    return workspace.dataset(learned)
-
-
-def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, StageOutput]:
-    """Return the finished parts of a road.
-
-    Raises:
-        DataError: one was never made, the message says which command makes it; or they may not be
-            used, see `learned_from`.
-    """
-    output = learned_from(workspace, road, dataset)
-    fix = f"sonoray bootstrap --dataset {dataset} with the same --config and --set"
-    return {
-        part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix) for part in PARTS
-    }
 
 
 def run(

@@ -23,18 +23,17 @@ from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
+from sonoray_jobs.outputs import find_parts
 from sonoray_jobs.road.config import EmbedConfig, RoadConfig
-from sonoray_jobs.towers.bootstrap import find_parts
 from sonoray_jobs.towers.embed_pipeline import Done, Encoder, Room, TowerStage, run_pipeline
 from sonoray_jobs.towers.embed_plan import Plan, make_plan
+from sonoray_jobs.towers.stores import TOWERS, features_root, stores_of, tower_fingerprints
 
 if TYPE_CHECKING:
     from llava_ultra.towers.clip import ClipTower
     from llava_ultra.towers.sam import SamTower
 
 logger = logging.getLogger(__name__)
-
-TOWERS = ("clip", "sam")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,47 +71,6 @@ class Embedded:
             "busy_s": dict(self.busy_s),
             "elapsed_s": self.elapsed_s,
         }
-
-
-def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, FeatureStore]:
-    """Open the feature stores of the road's towers.
-
-    Raises:
-        DataError: the towers were not bootstrapped yet.
-    """
-    fingerprints = tower_fingerprints(find_parts(workspace, road, dataset))
-    return stores_of(features_root(workspace, road), road, fingerprints)
-
-
-def features_root(workspace: Workspace, road: RoadConfig) -> str:
-    """What holds the stores of all towers: a folder, or the URI of an object store."""
-    return road.embed.store or str(workspace.features)
-
-
-def tower_fingerprints(parts: Mapping[str, StageOutput]) -> dict[str, str]:
-    """Fingerprint of each tower among the bootstrapped parts."""
-    return {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
-
-
-def stores_of(
-    root: Path | str, road: RoadConfig, fingerprints: Mapping[str, str]
-) -> dict[str, FeatureStore]:
-    """Open the stores of the towers with these fingerprints, in the road's shapes."""
-    model = road.model
-    shapes = {
-        "clip": (model.clip.num_tokens, model.clip.num_channels),
-        "sam": (model.clip.grid**2, model.sam_channels),
-    }
-    return {
-        tower: FeatureStore(
-            root,
-            fingerprint,
-            num_tokens=shapes[tower][0],
-            num_channels=shapes[tower][1],
-            kept_as=road.embed.dtype,
-        )
-        for tower, fingerprint in fingerprints.items()
-    }
 
 
 def run(
@@ -184,14 +142,6 @@ def embed_dataset(
         busy_s=done.busy_s,
         elapsed_s=time.monotonic() - start,
     )
-
-
-def read_image_ids(folder: Path) -> list[str]:
-    """Ids of a dataset's unique images, in the table's order."""
-    import pyarrow.dataset as ds
-
-    ids: list[str] = ds.dataset(folder / "images").to_table(columns=["image_id"])[0].to_pylist()
-    return ids
 
 
 def _compute(

@@ -12,11 +12,10 @@ from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
 from sonoray.errors import CheckpointError
 from sonoray.workspace import Workspace
+from sonoray_jobs.outputs import Trained, find_parts
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.bootstrap import find_parts
-from sonoray_jobs.towers.embed import tower_fingerprints
+from sonoray_jobs.towers.stores import tower_fingerprints
 from sonoray_jobs.training.checkpoint import load_weights, read_position
-from sonoray_jobs.training.train import Trained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

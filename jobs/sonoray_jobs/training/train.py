@@ -11,18 +11,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.config.canonical import content_hash
 from sonoray.errors import ConfigError, DataError, JobFailedError
-from sonoray.stages import StageOutput, source_digest, write_json
+from sonoray.stages import write_json
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
+from sonoray_jobs.outputs import RESULT, Trained, find_parts, open_stores, read_result, run_name
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.bootstrap import find_parts
-from sonoray_jobs.towers.embed import features_root, open_stores, read_image_ids, tower_fingerprints
+from sonoray_jobs.towers.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 from sonoray_jobs.training.stream import training_studies
 from sonoray_jobs.training.worker import TrainJob
@@ -33,105 +31,11 @@ if TYPE_CHECKING:
     from sonoray.cluster.step_board import StepBoard
     from sonoray.tracking.callback import MlflowRunCallback
 
-_RESULT = "result.json"
 _LOCK = ".lock"
-
-DECISIVE_CODE = (
-    "sonoray.study.sample_order",
-    "sonoray.study.contract",
-    "sonoray_jobs.training.worker",
-    "sonoray_jobs.training.stream",
-    "sonoray_jobs.training.checkpoint",
-    "llava_ultra.batch",
-    "llava_ultra.language.chat",
-    "llava_ultra.connector.fusion",
-    "llava_ultra.connector.sampling",
-    "llava_ultra.language.decoder",
-    "llava_ultra.language.lora",
-    "llava_ultra.model",
-    "llava_ultra.parameters.precision",
-    "llava_ultra.parameters.schedule",
-)
-"""Modules whose source decides what is learned."""
-
-PLACEMENT = {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", "max_failures"}
-"""Where the training runs, which may change when it is resumed: checkpoints fit any number of
-workers."""
-
-_ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
-"""Where published weights lie, in `model`."""
 
 _MAX_FAILED_STARTS = 5
 """How often Ray Train tries again, after a minute each, to get the workers' resources; by default
 it tries for ever."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trained:
-    """A finished training."""
-
-    name: str
-    run_id: str
-    """MLflow run."""
-    checkpoint: Path
-    metrics: Mapping[str, float]
-    """Of the last epoch."""
-    reused: bool
-    elapsed_s: float | None = None
-    """Wall time of the attempt that ended it; None where an older version trained it."""
-
-    def lines(self) -> list[str]:
-        """What a person reads."""
-        values = ", ".join(
-            f"{key} {self.metrics[key]:.3f}"
-            for key in ("answer_loss", "distillation_loss", "alpha")
-            if key in self.metrics
-        )
-        state = "reused" if self.reused else "trained"
-        return [f"{state} {self.name}: {values}", f"MLflow run {self.run_id}"]
-
-    def to_json(self) -> dict[str, Any]:
-        """What a script reads."""
-        return {
-            "name": self.name,
-            "run_id": self.run_id,
-            "checkpoint": str(self.checkpoint),
-            "metrics": dict(self.metrics),
-            "reused": self.reused,
-            "elapsed_s": self.elapsed_s,
-        }
-
-
-def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOutput]) -> str:
-    """Name of the run that this road makes of this dataset: `<source>-<hash>`."""
-    source = str(dataset.manifest["name"]).removeprefix("ingest-")
-    decisive = {
-        "train": road.train.model_dump(mode="json", exclude=PLACEMENT),
-        # where the parts' weights lie is not decisive: the parts stand below, by content
-        "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
-        "dtype": road.embed.dtype,
-        "dataset": dataset.key,
-        "parts": {part: output.key for part, output in parts.items()},
-        "code": [source_digest(module) for module in DECISIVE_CODE],
-    }
-    return f"{source}-{content_hash(decisive)[:12]}"
-
-
-def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Trained:
-    """Return the finished training of a road.
-
-    Raises:
-        DataError: it was never finished; the message says which command does it.
-    """
-    parts = find_parts(workspace, road, dataset)
-    name = run_name(road, workspace.dataset(dataset), parts)
-    found = _read_result(workspace, name)
-    if found is None:
-        raise DataError(
-            f"no finished training {name!r} for this config; run: sonoray train --dataset "
-            f"{dataset} with the same --config and --set"
-        )
-    return found
 
 
 def run(
@@ -166,7 +70,7 @@ def run(
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
     name = run_name(road, output, parts)
-    finished = _read_result(workspace, name)
+    finished = read_result(workspace, name)
     if finished is not None:
         return finished
     stores = open_stores(workspace, road, dataset)
@@ -205,7 +109,7 @@ def run(
     with ray_session(address), ExitStack() as stack:
         check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         stack.enter_context(sole_training(workspace.runs / name))
-        finished = _read_result(workspace, name)  # another process may just have ended it
+        finished = read_result(workspace, name)  # another process may just have ended it
         if finished is not None:
             return finished
         num_workers = road.train.num_workers
@@ -238,7 +142,7 @@ def run(
                 reused=False,
                 elapsed_s=time.monotonic() - start,
             )
-            write_json(workspace.runs / name / _RESULT, trained.to_json())
+            write_json(workspace.runs / name / RESULT, trained.to_json())
     return trained
 
 
@@ -352,13 +256,3 @@ def _worker_resources(road: RoadConfig) -> dict[str, float]:
     if road.train.gpus_per_worker:
         resources["GPU"] = road.train.gpus_per_worker
     return resources
-
-
-def _read_result(workspace: Workspace, name: str) -> Trained | None:
-    path = workspace.runs / name / _RESULT
-    if not path.is_file():
-        return None
-    import json
-
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Trained(**{**values, "checkpoint": Path(values["checkpoint"]), "reused": True})

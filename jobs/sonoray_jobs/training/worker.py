@@ -25,7 +25,7 @@ from sonoray.errors import JobFailedError
 from sonoray.features.store import FeatureStore
 from sonoray.study.sample_order import Step, iter_steps, num_steps
 from sonoray_jobs.road.config import RoadConfig, TrainStage
-from sonoray_jobs.towers.embed import stores_of
+from sonoray_jobs.towers.stores import stores_of
 from sonoray_jobs.training.stream import training_studies
 
 if TYPE_CHECKING:

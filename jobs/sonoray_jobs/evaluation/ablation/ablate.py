@@ -42,9 +42,9 @@ from sonoray_jobs.evaluation.ablation.variants import (
     Request,
     build_ablation,
 )
+from sonoray_jobs.outputs import TRAINING_CODE
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
-from sonoray_jobs.training.train import DECISIVE_CODE
 
 logger = logging.getLogger(__name__)
 
@@ -373,7 +373,7 @@ def _parent_name(choice: Choice, road: RoadConfig) -> str:
     decisive = {
         "dataset": choice.dataset,
         "road": road.model_dump(mode="json"),
-        "code": [source_digest(module) for module in DECISIVE_CODE],
+        "code": [source_digest(module) for module in TRAINING_CODE],
     }
     return f"ablate-{choice.name}-{content_hash(decisive)[:12]}"
 

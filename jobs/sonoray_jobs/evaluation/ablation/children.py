@@ -13,13 +13,13 @@ from sonoray.config.canonical import canonical_json
 from sonoray.errors import DataError
 from sonoray.ingest.run import ingest, stage_of_dataset
 from sonoray.ingest.sources.synthetic import PhantomSource
-from sonoray.stages import StageOutput, find_stage
+from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.evaluation.ablation.variants import PHANTOM, Ablation, Setting, with_values
+from sonoray_jobs.outputs import Trained, find_evaluation, find_training, open_stores
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed
-from sonoray_jobs.training.train import Trained, find_training
+from sonoray_jobs.towers.stores import read_image_ids
 
 SPLIT = "test"
 
@@ -88,12 +88,12 @@ class Shared:
         if dataset is None:
             return "to do: ingest, bootstrap" + ", embed" * self.embeds
         try:
-            stores = embed.open_stores(workspace, self.road, self.dataset)
+            stores = open_stores(workspace, self.road, self.dataset)
         except DataError:
             return "to do: bootstrap" + ", embed" * self.embeds
         if not self.embeds:
             return "done"
-        image_ids = embed.read_image_ids(dataset.path)
+        image_ids = read_image_ids(dataset.path)
         missing = max(len(store.missing(image_ids)) for store in stores.values())
         return f"to do: embed {missing} of {len(image_ids)} images" if missing else "done"
 
@@ -185,12 +185,10 @@ def find_outcome(workspace: Workspace, child: Child) -> Outcome | None:
     trained = find_trained(workspace, child)
     if trained is None:
         return None
-    dataset = workspace.dataset(child.dataset)
     found = {}
     for test, road in child.tests.items():
-        stage = evaluate.stage_of(road, child.dataset, dataset, trained, SPLIT)
         try:
-            found[test] = find_stage(stage, workspace.stages, fix="sonoray evaluate")
+            found[test] = find_evaluation(workspace, road, child.dataset, trained, SPLIT)
         except DataError:
             return None
     return Outcome(trained=trained, evaluations=found)

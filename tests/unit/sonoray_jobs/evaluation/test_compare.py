@@ -13,10 +13,9 @@ from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage, write_json
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import compare
-from sonoray_jobs.evaluation.evaluate import stage_of
 from sonoray_jobs.evaluation.predictions import answer_settings, read_predictions
+from sonoray_jobs.outputs import Trained, evaluation_stage
 from sonoray_jobs.road.config import EvaluateConfig, RoadConfig, load_road
-from sonoray_jobs.training.train import Trained
 
 REPORTS = ["左叶见低回声结节，边界清。", "未见明显异常。", "右叶见囊性病灶，边界清。"]
 SETTINGS = EvaluateConfig(bootstrap_samples=1000, positive_options={"pathology": "良性"})
@@ -72,7 +71,7 @@ def evaluated(
             write_json(folder / "settings.json", answer_settings(road))
         return {"run_id": run_id}
 
-    stage = stage_of(
+    stage = evaluation_stage(
         RoadConfig(evaluate=settings),
         dataset,
         StageOutput(path=workspace.root, manifest={"key": dataset_key}, reused=True),

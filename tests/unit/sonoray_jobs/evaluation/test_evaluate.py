@@ -10,10 +10,10 @@ import pytest
 from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import Study, StudyImage, Task, Turn
-from sonoray_jobs.evaluation.evaluate import Evaluated, asked_about, stage_of, write_report
+from sonoray_jobs.evaluation.evaluate import Evaluated, asked_about, write_report
 from sonoray_jobs.evaluation.predictions import headlines, to_record
+from sonoray_jobs.outputs import Trained, evaluation_stage
 from sonoray_jobs.road.config import EvaluateConfig, RoadConfig
-from sonoray_jobs.training.train import Trained
 
 SETTINGS = EvaluateConfig(bootstrap_samples=1000, positive_options={"pathology": "恶性"})
 REPORTS = ["左叶见低回声结节，边界清。", "未见明显异常。", "右叶见囊性病灶，边界清。"]
@@ -170,7 +170,7 @@ def test_an_evaluation_is_reused_wherever_it_runs_and_not_for_other_answers(tmp_
 
     def key(**settings):
         road = RoadConfig(evaluate=settings)
-        return stage_of(road, "phantom", dataset, trained, "test").key
+        return evaluation_stage(road, "phantom", dataset, trained, "test").key
 
     assert key(actors=1, actor_cpus=3, actor_gpus=1) == key()
     assert key(max_tokens=7) != key()

@@ -13,7 +13,7 @@ from sonoray.images.decode import encode_png
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import IMAGE_SCHEMA
 from sonoray_jobs.evaluation import gallery
-from sonoray_jobs.evaluation.gallery import draw_study, find_font, make_gallery, spaced
+from sonoray_jobs.evaluation.gallery import draw_study, make_gallery, spaced
 
 LATIN = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
@@ -153,12 +153,6 @@ def test_without_a_font_the_picture_says_so_and_draws_no_sign_it_lacks(tmp_path,
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
     draw_study([np.zeros((16, 24), np.uint8)] * 2, [row], tmp_path / "b.png", LATIN)
     assert [w for w in recwarn if "Glyph" in str(w.message)]  # the sign of what is avoided
-
-
-def test_a_font_has_every_sign_that_is_asked_for():
-    assert find_font(["plain"]) is not None
-    assert find_font(["é", "ß"]) is not None
-    assert find_font(["\U0010fffd"]) is None  # private use: no font, and no box for everything
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

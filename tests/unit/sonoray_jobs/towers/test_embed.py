@@ -13,7 +13,7 @@ from llava_ultra.towers.tower import encode_images
 from sonoray.features.store import FeatureStore
 from sonoray_jobs.road.config import EmbedConfig, RoadConfig
 from sonoray_jobs.towers import embed
-from sonoray_jobs.towers.embed import stores_of
+from sonoray_jobs.towers.stores import TOWERS, stores_of
 
 
 def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(tmp_path):
@@ -47,7 +47,7 @@ def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(t
 def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
     """Complete and consistent in itself, but not the one that the store was made for."""
     config = tiny_config()
-    name = embed.TOWERS[tower]
+    name = TOWERS[tower]
     right, other = (tiny_towers(config, tiny_language(config), seed)[tower] for seed in (0, 1))
     store = FeatureStore(
         tmp_path / "features", right.fingerprint, right.num_tokens, right.num_channels

@@ -12,6 +12,7 @@ from llava_ultra.testing import tiny_config
 from sonoray.errors import DataError, JobFailedError
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
+from sonoray_jobs import outputs
 from sonoray_jobs.data import ingest
 from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.road.config import RoadConfig
@@ -19,6 +20,7 @@ from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.towers import keys as parts_of
 from sonoray_jobs.towers.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
+from sonoray_jobs.towers.stores import TOWERS
 from sonoray_jobs.training import train
 from sonoray_jobs.training.train import restored_interrupt, sole_training
 
@@ -96,9 +98,9 @@ def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     for part in bootstrap.PARTS:
         stages = (parts_of.learning_of(part, road, dataset), parts_of.stage_of(part, road, dataset))
         bootstrap.make_part(part, road, dataset, stages, workspace.stages, lambda *_: None)
-    parts = bootstrap.find_parts(workspace, road, "phantom")
-    stores = embed.open_stores(workspace, road, "phantom")
-    folders = {tower: parts[tower].path for tower in embed.TOWERS}
+    parts = outputs.find_parts(workspace, road, "phantom")
+    stores = outputs.open_stores(workspace, road, "phantom")
+    folders = {tower: parts[tower].path for tower in TOWERS}
     stages = embed.tower_stages(road, folders, stores)
     actor = TowerActor(*stages)
     for piece in make_plan(dataset.path, stores, road.embed.images_per_file).pieces:
@@ -123,7 +125,7 @@ def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_p
     with pytest.raises(DataError, match=message):
         train.run(workspace=workspace, road=road, dataset="phantom", address=NOWHERE)
     assert not workspace.runs.exists() or not list(workspace.runs.iterdir())
-    trained = train.Trained(
+    trained = outputs.Trained(
         name="t", run_id="r", checkpoint=tmp_path / "c", metrics={}, reused=False
     )
     (turn, *_) = studies[0].turns

@@ -16,8 +16,8 @@ from sonoray_jobs.evaluation.ablation.children import (
     shared_towers,
 )
 from sonoray_jobs.evaluation.ablation.variants import Request, build_ablation, with_values
+from sonoray_jobs.outputs import learned_from
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.bootstrap import learned_from
 
 ROAD = RoadConfig.model_validate(
     {

@@ -1,0 +1,237 @@
+"""What a road has made of a dataset, and where it lies: the look-ups that all jobs share.
+
+`find_*` returns a finished output, or says which command makes it; `*_stage` names it, which the
+job that makes it needs as well. Nothing here starts, loads or changes anything.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sonoray.config.canonical import content_hash
+from sonoray.errors import DataError
+from sonoray.features.store import FeatureStore
+from sonoray.stages import Stage, StageOutput, find_stage, source_digest
+from sonoray.workspace import Workspace
+from sonoray_jobs.data.leakage import check_unseen
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.towers.keys import PARTS, stage_of
+from sonoray_jobs.towers.stores import features_root, stores_of, tower_fingerprints
+
+TRAINING_PLACEMENT = {
+    "num_workers",
+    "cpus_per_worker",
+    "data_cpus",
+    "gpus_per_worker",
+    "max_failures",
+}
+"""Where the training runs, which may change when it is resumed: checkpoints fit any number of
+workers."""
+
+EVALUATION_PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
+"""Settings that decide where answers are made, and not which."""
+
+RESULT = "result.json"
+"""File of a training that is finished."""
+
+TRAINING_CODE = (
+    "sonoray.study.sample_order",
+    "sonoray.study.contract",
+    "sonoray_jobs.training.worker",
+    "sonoray_jobs.training.stream",
+    "sonoray_jobs.training.checkpoint",
+    "llava_ultra.batch",
+    "llava_ultra.language.chat",
+    "llava_ultra.connector.fusion",
+    "llava_ultra.connector.sampling",
+    "llava_ultra.language.decoder",
+    "llava_ultra.language.lora",
+    "llava_ultra.model",
+    "llava_ultra.parameters.precision",
+    "llava_ultra.parameters.schedule",
+)
+"""Modules whose source decides what is learned."""
+
+_EVALUATION_CODE = (
+    "sonoray.metrics",
+    "sonoray.study.contract",
+    "sonoray_jobs.evaluation.answer",
+    "sonoray_jobs.evaluation.evaluate",
+    "sonoray_jobs.evaluation.predictions",
+    "sonoray_jobs.training.restore",
+    "llava_ultra",
+)
+
+_ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
+"""Where published weights lie, in `model`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A finished training."""
+
+    name: str
+    run_id: str
+    """MLflow run."""
+    checkpoint: Path
+    metrics: Mapping[str, float]
+    """Of the last epoch."""
+    reused: bool
+    elapsed_s: float | None = None
+    """Wall time of the attempt that ended it; None where an older version trained it."""
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        values = ", ".join(
+            f"{key} {self.metrics[key]:.3f}"
+            for key in ("answer_loss", "distillation_loss", "alpha")
+            if key in self.metrics
+        )
+        state = "reused" if self.reused else "trained"
+        return [f"{state} {self.name}: {values}", f"MLflow run {self.run_id}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "name": self.name,
+            "run_id": self.run_id,
+            "checkpoint": str(self.checkpoint),
+            "metrics": dict(self.metrics),
+            "reused": self.reused,
+            "elapsed_s": self.elapsed_s,
+        }
+
+
+def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
+    """The dataset that the parts learn from: `bootstrap.dataset`, or the one that is trained on.
+
+    Raises:
+        DataError: one of both is missing, or one's training patients are judged in the other.
+    """
+    learned = road.bootstrap.dataset or dataset
+    if learned != dataset:
+        check_unseen(workspace, learned=learned, judged=dataset)
+    return workspace.dataset(learned)
+
+
+def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, StageOutput]:
+    """Return the finished towers and language model of a road.
+
+    Raises:
+        DataError: one was never made, the message says which command makes it; or they may not be
+            used, see `learned_from`.
+    """
+    output = learned_from(workspace, road, dataset)
+    fix = f"sonoray bootstrap --dataset {dataset} with the same --config and --set"
+    return {
+        part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix) for part in PARTS
+    }
+
+
+def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, FeatureStore]:
+    """Open the feature stores of the road's towers.
+
+    Raises:
+        DataError: the towers were not bootstrapped yet.
+    """
+    fingerprints = tower_fingerprints(find_parts(workspace, road, dataset))
+    return stores_of(features_root(workspace, road), road, fingerprints)
+
+
+def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOutput]) -> str:
+    """Name of the run that this road makes of this dataset: `<source>-<hash>`."""
+    source = str(dataset.manifest["name"]).removeprefix("ingest-")
+    decisive = {
+        "train": road.train.model_dump(mode="json", exclude=TRAINING_PLACEMENT),
+        # where the parts' weights lie is not decisive: the parts stand below, by content
+        "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
+        "dtype": road.embed.dtype,
+        "dataset": dataset.key,
+        "parts": {part: output.key for part, output in parts.items()},
+        "code": [source_digest(module) for module in TRAINING_CODE],
+    }
+    return f"{source}-{content_hash(decisive)[:12]}"
+
+
+def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Trained:
+    """Return the finished training of a road.
+
+    Raises:
+        DataError: it was never finished; the message says which command does it.
+    """
+    parts = find_parts(workspace, road, dataset)
+    name = run_name(road, workspace.dataset(dataset), parts)
+    found = read_result(workspace, name)
+    if found is None:
+        raise DataError(
+            f"no finished training {name!r} for this config; run: sonoray train --dataset "
+            f"{dataset} with the same --config and --set"
+        )
+    return found
+
+
+def read_result(workspace: Workspace, name: str) -> Trained | None:
+    """Return the finished training of this name, None where there is none."""
+    path = workspace.runs / name / RESULT
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Trained(**{**values, "checkpoint": Path(values["checkpoint"]), "reused": True})
+
+
+def evaluation_stage(
+    road: RoadConfig, dataset: str, output: StageOutput, trained: Trained, split: str
+) -> Stage:
+    """The stage that evaluates a finished training on a split."""
+    return Stage(
+        name=f"evaluate-{dataset}-{split}",
+        config=road.evaluate.model_dump(mode="json", exclude=EVALUATION_PLACEMENT),
+        inputs=[output.key, trained.name, trained.run_id],
+        code=_EVALUATION_CODE,
+    )
+
+
+def find_evaluation(
+    workspace: Workspace, road: RoadConfig, dataset: str, trained: Trained, split: str
+) -> StageOutput:
+    """Return the finished evaluation of a training on a split of a dataset.
+
+    Raises:
+        DataError: it was never made; the message says which command makes it.
+    """
+    stage = evaluation_stage(road, dataset, workspace.dataset(dataset), trained, split)
+    fix = f"sonoray evaluate --dataset {dataset} --split {split} with the same --config and --set"
+    return find_stage(stage, workspace.stages, fix=fix)
+
+
+def export_stage(
+    road: RoadConfig, dataset: StageOutput, trained: Trained, parts: Mapping[str, StageOutput]
+) -> Stage:
+    """The stage that exports a finished training; its `config` is the model's provenance."""
+    return Stage(
+        name=f"export-{road.export.name}",
+        config={
+            "name": road.export.name,
+            "run_id": trained.run_id,
+            "training": trained.name,
+            "dataset": dataset.key,
+            "config": content_hash(road),
+        },
+        inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
+        code=["llava_ultra.export.manifest"],
+    )
+
+
+def find_export(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
+    """Return the finished export of a road.
+
+    Raises:
+        DataError: it was never made; the message says which command makes it.
+    """
+    trained = find_training(workspace, road, dataset)
+    parts = find_parts(workspace, road, dataset)
+    stage = export_stage(road, workspace.dataset(dataset), trained, parts)
+    fix = f"sonoray export --dataset {dataset} with the same --config and --set"
+    return find_stage(stage, workspace.stages, fix=fix)

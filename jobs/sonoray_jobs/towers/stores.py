@@ -1,0 +1,54 @@
+"""Which feature stores belong to a road: root, fingerprint and shape of each tower's.
+
+Pure look-ups for every job that reads or fills features; `sonoray.features.store` is what they
+open.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sonoray.features.store import FeatureStore
+from sonoray.stages import StageOutput
+from sonoray.workspace import Workspace
+from sonoray_jobs.road.config import RoadConfig
+
+TOWERS = ("clip", "sam")
+
+
+def features_root(workspace: Workspace, road: RoadConfig) -> str:
+    """What holds the stores of all towers: a folder, or the URI of an object store."""
+    return road.embed.store or str(workspace.features)
+
+
+def tower_fingerprints(parts: Mapping[str, StageOutput]) -> dict[str, str]:
+    """Fingerprint of each tower among the bootstrapped parts."""
+    return {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
+
+
+def stores_of(
+    root: Path | str, road: RoadConfig, fingerprints: Mapping[str, str]
+) -> dict[str, FeatureStore]:
+    """Open the stores of the towers with these fingerprints, in the road's shapes."""
+    model = road.model
+    shapes = {
+        "clip": (model.clip.num_tokens, model.clip.num_channels),
+        "sam": (model.clip.grid**2, model.sam_channels),
+    }
+    return {
+        tower: FeatureStore(
+            root,
+            fingerprint,
+            num_tokens=shapes[tower][0],
+            num_channels=shapes[tower][1],
+            kept_as=road.embed.dtype,
+        )
+        for tower, fingerprint in fingerprints.items()
+    }
+
+
+def read_image_ids(folder: Path) -> list[str]:
+    """Ids of a dataset's unique images, in the table's order."""
+    import pyarrow.dataset as ds
+
+    ids: list[str] = ds.dataset(folder / "images").to_table(columns=["image_id"])[0].to_pylist()
+    return ids
