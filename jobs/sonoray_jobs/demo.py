@@ -119,7 +119,7 @@ def run(
         SonoError: what the failing step raises.
     """
     from sonoray.cluster.session import ray_session
-    from sonoray.tracking import Tracking
+    from sonoray.tracking.connection import open_store
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
@@ -163,7 +163,7 @@ def run(
                 replies=replies,
                 truths=[turn.answer for turn in turns],
                 seconds=seconds,
-                mlflow=Tracking.open(workspace).how_to_open,
+                mlflow=open_store(workspace).how_to_open,
                 workspace=workspace,
             )
             if keep:

@@ -7,6 +7,7 @@
            /spool/<name>/            objects of a server that wait for their ingest (0700)
            /features/<fingerprint>/  feature store, one folder per tower (sonoray.features.store)
            /runs/<name>/             Ray Train storage: checkpoints, the MLflow run id
+           /models/<digest>/         registered models that a tracking server delivered
            /mlflow.db, /artifacts/   MLflow's store, where no tracking server is configured
            /identity.key             secret of the patient keys (0600)
 ```
@@ -91,6 +92,11 @@ class Workspace:
     def runs(self) -> Path:
         """Ray Train's storage path."""
         return self.root / "runs"
+
+    @property
+    def models(self) -> Path:
+        """Registered models that an MLflow server delivered, by the digest of their manifest."""
+        return self.root / "models"
 
     def point_dataset(
         self, name: str, output: StageOutput, origin: Mapping[str, Any] | None = None

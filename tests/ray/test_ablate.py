@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonoray.study.contract import iter_studies
-from sonoray.tracking import Tracking
+from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import compare, evaluate
 from sonoray_jobs.evaluation.ablation import ablate
@@ -48,7 +48,7 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
     assert first.exit_code == 1
     assert list(first.failures) == [cued.label]
     assert "is running in another process" in first.failures[cued.label]
-    client = Tracking.open(workspace).store.client
+    client = open_store(workspace).client
     assert client.get_run(first.parent_run_id).info.status == "FAILED"
     assert [child["variant"] for child in first.report["children"]] == ["without"]
     assert ablate.plan(**given).children[0][1].startswith("done (")

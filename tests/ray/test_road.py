@@ -21,7 +21,8 @@ from sonoray.errors import ConfigError, DataError, TrackingError
 from sonoray.study.contract import Task, iter_studies
 from sonoray.study.image_table import read_images
 from sonoray.study.prompt import with_site_cue
-from sonoray.tracking import Tracking
+from sonoray.tracking.connection import open_store
+from sonoray.tracking.registry import resolve_model
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.outputs import open_stores
@@ -48,11 +49,11 @@ def studies_of(done, split):
 
 
 def mlflow_run(done):
-    return Tracking.open(done.workspace).store.client.get_run(done.trained.run_id)
+    return open_store(done.workspace).client.get_run(done.trained.run_id)
 
 
 def history(done, metric):
-    client = Tracking.open(done.workspace).store.client
+    client = open_store(done.workspace).client
     return [(p.step, p.value) for p in client.get_metric_history(done.trained.run_id, metric)]
 
 
@@ -168,7 +169,7 @@ def test_two_workers_train_in_one_mlflow_run_with_every_epoch(finished_road):
     run = mlflow_run(finished_road)
     assert run.info.status == "FINISHED"
     assert run.data.params["train.num_workers"] == "2"
-    client = Tracking.open(finished_road.workspace).store.client
+    client = open_store(finished_road.workspace).client
     experiments = [item.experiment_id for item in client.search_experiments()]
     assert len(client.search_runs(experiments)) == 1
 
@@ -250,7 +251,7 @@ def test_tables_and_metrics_are_kept_and_logged(finished_road, tmp_path):
     for topic, values in summary["closed"].items():
         name = f"test/{topic}/accuracy"
         assert logged.data.metrics[name] == pytest.approx(values["accuracy"]["value"])
-    client = Tracking.open(finished_road.workspace).store.client
+    client = open_store(finished_road.workspace).client
     files = client.list_artifacts(logged.info.run_id, "evaluation/test")
     # no predictions: they hold patients' texts
     always = {"closed.md", "text.md", "metrics.json", "scores.png"}
@@ -292,9 +293,9 @@ def test_an_evaluation_that_mlflow_misses_is_not_finished(finished_road):
 
 
 def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
-    tracking = Tracking.open(finished_road.workspace)
+    workspace = finished_road.workspace
     assert finished_road.exported.uri == "models:/llava-ultra@champion"
-    folder = tracking.resolve_model(finished_road.exported.uri)
+    folder = resolve_model(open_store(workspace), finished_road.exported.uri, workspace.models)
     assistant = load_assistant(folder)
     assert assistant.manifest["provenance"]["run_id"] == finished_road.trained.run_id
     assert assistant.site_cue

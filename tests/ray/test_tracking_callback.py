@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from sonoray.tracking import Tracking
+from sonoray.tracking.callback import MlflowRunCallback
+from sonoray.tracking.connection import Store, open_store
+from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def fit(tracking: Tracking, config: dict[str, Any]) -> str:
+def fit(store: Store, storage: Path, config: dict[str, Any]) -> str:
     """Train two workers for two steps; where `fail_once` names a missing file, rank 1 dies."""
     from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -34,8 +36,7 @@ def fit(tracking: Tracking, config: dict[str, Any]) -> str:
             raise ValueError("the text of a patient")
         ray.train.report({"step": 1, "loss": 0.5 + rank})
 
-    storage = tracking.workspace.runs
-    with tracking.training(storage, "tiny", config=config, tags={"tower.clip": "c"}) as callback:
+    with held_run(store, storage, "tiny", config=config, tags={"tower.clip": "c"}) as run_id:
         TorchTrainer(
             loop,
             train_loop_config=config,
@@ -43,19 +44,20 @@ def fit(tracking: Tracking, config: dict[str, Any]) -> str:
             run_config=RunConfig(
                 storage_path=str(storage),
                 name="tiny",
-                callbacks=[callback],
+                callbacks=[MlflowRunCallback(uri=store.uri, run_id=run_id)],
                 failure_config=FailureConfig(max_failures=1),
             ),
         ).fit()
-    return callback.run_id
+    return run_id
 
 
 @pytest.mark.usefixtures("ray_local")
 def test_a_retry_stays_in_its_run(tmp_path: Path) -> None:
-    tracking = Tracking.open(Workspace.open(tmp_path))
-    client = tracking.store.client
+    workspace = Workspace.open(tmp_path)
+    store = open_store(workspace)
+    client = store.client
 
-    run_id = fit(tracking, {"fail_once": str(tmp_path / "one")})
+    run_id = fit(store, workspace.runs, {"fail_once": str(tmp_path / "one")})
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["sonoray.failures"] == "1"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sonoray.tracking import Tracking
+from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training import train
@@ -58,7 +58,7 @@ def registered(workspace: Workspace) -> list[str]:
 
 
 def history(workspace: Workspace, run_id: str, metric: str) -> list[tuple[int, float]]:
-    client = Tracking.open(workspace).store.client
+    client = open_store(workspace).client
     return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
 
@@ -132,7 +132,7 @@ def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
     assert set(found) == set(expected)
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
     assert read_position(resumed.checkpoint) == read_position(whole.checkpoint)
-    client = Tracking.open(workspace).store.client
+    client = open_store(workspace).client
     experiments = [item.experiment_id for item in client.search_experiments()]
     (run,) = client.search_runs(experiments)  # three attempts, one run
     assert run.info.run_id == resumed.run_id

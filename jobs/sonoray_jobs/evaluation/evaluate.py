@@ -294,10 +294,11 @@ def _evaluate(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from sonoray.tracking import Tracking
+    from sonoray.tracking.connection import open_store
+    from sonoray.tracking.runs import log_results, metric_history, require_run
 
-    tracking = Tracking.open(workspace, tracking_uri)  # first: it may be down or another
-    tracking.require_run(trained.run_id)
+    store = open_store(workspace, tracking_uri)  # first: it may be down or another
+    require_run(store, trained.run_id)
     predictions = _answer(workspace, road, dataset, trained, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     write_json(folder / SETTINGS, answer_settings(road))
@@ -312,11 +313,11 @@ def _evaluate(
     artifacts = {
         f"evaluation/{shown}/{name}": folder / name for name in _LOGGED if (folder / name).exists()
     }
-    history = tracking.history(trained.run_id, "alpha")
+    history = metric_history(store, trained.run_id, "alpha")
     if history:
         plot_history(history, folder / "alpha.png", limits=(0, 1))
         artifacts["training/alpha.png"] = folder / "alpha.png"
-    tracking.log_evaluation(trained.run_id, headlines(metrics, shown), artifacts)
+    log_results(store, trained.run_id, headlines(metrics, shown), artifacts)
     return {**metrics, "run_id": trained.run_id}
 
 

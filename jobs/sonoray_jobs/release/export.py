@@ -52,11 +52,13 @@ def run(
         CheckpointError: its frozen parts have changed since.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
-    from sonoray.tracking import Tracking
+    from sonoray.tracking.connection import open_store
+    from sonoray.tracking.registry import register
+    from sonoray.tracking.runs import require_run
 
     trained = find_training(workspace, road, dataset)
-    tracking = Tracking.open(workspace, tracking_uri)
-    tracking.require_run(trained.run_id)
+    store = open_store(workspace, tracking_uri)
+    require_run(store, trained.run_id)
     parts = find_parts(workspace, road, dataset)
     stage = export_stage(road, workspace.dataset(dataset), trained, parts)
     provenance = {name: value for name, value in stage.config.items() if name != "name"}
@@ -84,7 +86,8 @@ def run(
 
     result = run_stage(stage, workspace.stages, make)
     digests = result.manifest["summary"]["digests"]
-    version = tracking.register(
+    version = register(
+        store,
         result.path / "model",
         road.export.name,
         alias=road.export.alias,

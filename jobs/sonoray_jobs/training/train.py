@@ -100,9 +100,11 @@ def run(
     import ray
 
     from sonoray.cluster.session import ray_session, require_cpus
-    from sonoray.tracking import Tracking
+    from sonoray.tracking.callback import MlflowRunCallback
+    from sonoray.tracking.connection import open_store
+    from sonoray.tracking.runs import held_run
 
-    tracking = Tracking.open(workspace, tracking_uri)
+    tracking = open_store(workspace, tracking_uri)
     all_tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name, **(tags or {})} | {
         f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
     }
@@ -119,20 +121,22 @@ def run(
             num_gpus=num_workers * road.train.gpus_per_worker,
         )
         prebuild_communication()
-        with tracking.training(
+        with held_run(
+            tracking,
             workspace.runs,
             name,
             config=road.model_dump(mode="json"),
             tags=all_tags,
             experiment=road.experiment,
-        ) as callback:
+        ) as run_id:
+            callback = MlflowRunCallback(uri=tracking.uri, run_id=run_id)
             start = time.monotonic()
             result = _fit(job, workspace.runs, name, callback, board)
             if result.error is not None or result.checkpoint is None:
                 raise JobFailedError(f"training {name!r} failed: {result.error}")
             trained = Trained(
                 name=name,
-                run_id=callback.run_id,
+                run_id=run_id,
                 checkpoint=Path(result.checkpoint.path),
                 metrics={
                     key: float(value)

@@ -2,7 +2,7 @@
 
 Ray Train v2 rejects MLflow's old logger and calls a `UserCallback` on the controller, which
 outlives its worker groups: that is why a retried training stays one run. The driver makes the run
-and closes it (`Tracking.training`); this class only adds to it. It travels as two strings, since
+and closes it (`runs.held_run`); this class only adds to it. It travels as two strings, since
 Ray sends the run configuration, and with it the callback, to every new worker group.
 
 An MLflow that goes away does not stop a training. Reports are kept (up to 100,000 values), a try

@@ -12,6 +12,7 @@ driver and Ray Train's controller (which Ray places on the driver's node, so one
 import logging
 import os
 import re
+import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -22,27 +23,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sonoray.errors import TrackingError
+from sonoray.workspace import Workspace
 
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 _CONTACT_TIMEOUT_S = 4
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SQLITE = "sqlite:///"
-
-
-def default_uri(workspace: Path) -> str:
-    """Return the environment's tracking URI or, where none is set, the workspace's own store."""
-    return os.environ.get(TRACKING_URI_VARIABLE) or own_uri(workspace)
-
-
-def own_uri(workspace: Path) -> str:
-    """Return the URI of the workspace's own store."""
-    return f"{_SQLITE}{workspace / 'mlflow.db'}"
-
-
-def is_server(uri: str) -> bool:
-    """Tell whether `uri` names an MLflow server, which then decides where artifacts lie."""
-    return urlsplit(uri).scheme in {"http", "https"}
 
 
 def shown_uri(uri: str) -> str:
@@ -58,6 +45,17 @@ class Store:
     """May hold a password; show `shown_uri(uri)`."""
     client: Any = field(repr=False)
     """The `mlflow.MlflowClient` for tracking and registry, which mypy cannot see."""
+    artifact_root: Path | None
+    """Folder for the artifacts of new experiments; None where a server decides."""
+
+    @property
+    def how_to_open(self) -> str:
+        """What to type or visit to look at the runs."""
+        uri = shown_uri(self.uri)
+        if _is_server(self.uri):
+            return uri
+        # typed in a shell of its own, where nothing else keeps MLflow from reporting home
+        return f"MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
@@ -70,8 +68,26 @@ class Store:
             yield
 
 
-def connect(uri: str) -> Store:
+def open_store(workspace: Workspace, uri: str | None = None) -> Store:
+    """Open the store at `uri`, else `MLFLOW_TRACKING_URI`, else SQLite in the workspace.
+
+    Raises:
+        TrackingError: the store does not answer; within 10 s, naming it and the fix.
+        DataError: it would be made in a workspace that does not exist.
+    """
+    own = f"{_SQLITE}{workspace.root / 'mlflow.db'}"
+    uri = uri or os.environ.get(TRACKING_URI_VARIABLE) or own
+    if uri == own:
+        workspace.require()
+    return connect(uri, artifact_root=workspace.root / "artifacts")
+
+
+def connect(uri: str, *, artifact_root: Path | None = None) -> Store:
     """Open an MLflow store, creating a SQLite one where needed, and make sure that it answers.
+
+    Args:
+        uri: a server, a database or a SQLite file.
+        artifact_root: folder for the artifacts of new experiments, where no server decides.
 
     Raises:
         TrackingError: the store is down, refuses us or is no MLflow store; within 10 s.
@@ -85,7 +101,7 @@ def connect(uri: str) -> Store:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
-    return Store(uri=uri, client=client)
+    return Store(uri=uri, client=client, artifact_root=None if _is_server(uri) else artifact_root)
 
 
 @contextmanager
@@ -152,6 +168,11 @@ def _fix(uri: str) -> str:
     )
 
 
+def _is_server(uri: str) -> bool:
+    """Tell whether `uri` names an MLflow server, which then decides where artifacts lie."""
+    return urlsplit(uri).scheme in {"http", "https"}
+
+
 def _probe(uri: str) -> None:
     parts = urlsplit(uri)
     if uri.startswith(_SQLITE):
@@ -159,6 +180,6 @@ def _probe(uri: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=_CONTACT_TIMEOUT_S)) as database:
             database.execute("PRAGMA journal_mode=WAL")  # kept in the file; readers do not block
-    elif parts.hostname and not is_server(uri):
+    elif parts.hostname and not _is_server(uri):
         port = parts.port or _DATABASE_PORTS.get(parts.scheme.partition("+")[0], 0)
         socket.create_connection((parts.hostname, port), timeout=_CONTACT_TIMEOUT_S).close()

@@ -68,9 +68,24 @@ def register(
     *,
     alias: str,
     run_id: str,
-    tags: Mapping[str, str],
+    tags: Mapping[str, str] | None = None,
 ) -> RegisteredVersion:
-    """Register `folder` as a version of the model `name` and set `alias`; see `Tracking`."""
+    """Register an exported model and let `alias` point to it.
+
+    A version whose manifest is the same to the byte is used again, not made anew.
+
+    Args:
+        store: the store to register in.
+        folder: the exported model; its `manifest.json` is its identity.
+        name: name of the registered model, made where it does not exist.
+        alias: alias to move, as `champion`.
+        run_id: the training that made it; the files become artifacts of this run.
+        tags: digests to show at the version.
+
+    Raises:
+        CheckpointError: the folder has no manifest.
+        TrackingError: the name or the alias is not allowed, or the store fails.
+    """
     from mlflow.exceptions import MlflowException
 
     digest = manifest_digest(folder)
@@ -94,7 +109,7 @@ def register(
             store.client.log_artifacts(run_id, str(folder), path)
             source = f"{store.client.get_run(run_id).info.artifact_uri.rstrip('/')}/{path}"
             made = store.client.create_model_version(
-                name, source, run_id=run_id, tags={**tags, DIGEST_TAG: digest}
+                name, source, run_id=run_id, tags={**(tags or {}), DIGEST_TAG: digest}
             )
             version = int(made.version)
         store.client.set_registered_model_alias(name, alias, str(version))
@@ -104,12 +119,16 @@ def register(
 
 
 def resolve_model(store: Store, model: str, cache: Path) -> Path:
-    """Return the local folder of a model; see `Tracking`.
+    """Return the local folder of a model.
 
     Args:
         store: the store to look in.
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a local folder.
-        cache: folder that keeps what had to be downloaded, by digest.
+        cache: folder that keeps what had to be downloaded, by digest (`Workspace.models`).
+
+    Raises:
+        TrackingError: no such model, version or alias; the message lists those that exist.
+        CheckpointError: the folder is missing or is not the one that was registered.
     """
     if not model.startswith(_SCHEME):
         folder = Path(model).expanduser()

@@ -25,6 +25,7 @@ from sonoray.tracking.params import (
     scalar_metrics,
 )
 
+DEFAULT_EXPERIMENT = "sonoray"
 RUN_ID_FILE = "mlflow_run_id"
 CONFIG_TAG = "sonoray.config"
 PARENT_TAG = "mlflow.parentRunId"
@@ -61,43 +62,46 @@ class RunIdFile:
         self._filesystem.move(partial, self.path)
 
 
-def start_training(
-    store: Store,
-    *,
-    id_file: RunIdFile,
-    name: str,
-    config: Mapping[str, Any],
-    tags: Mapping[str, str],
-    experiment: str,
-    artifact_root: Path | None,
-) -> str:
-    """Continue the training's run or begin one; log its configuration; return the run's id.
-
-    Raises:
-        TrackingError: the store fails or the experiment was deleted.
-    """
-    with store.guard(f"cannot hold the run of training {name!r}"):
-        run = _recorded_run(store, id_file)
-        if run is None:
-            experiment_id = _experiment_id(store, experiment, artifact_root)
-            run = store.client.create_run(experiment_id, run_name=name)
-            id_file.write(run.info.run_id)
-        run_id: str = run.info.run_id
-        store.client.update_run(run_id, status="RUNNING")
-        _log_config(store, run, config, tags)
-    return run_id
-
-
 @contextmanager
-def closing_run(store: Store, run_id: str) -> Iterator[None]:
-    """Set the run's final status from the way in which the block ends.
+def held_run(
+    store: Store,
+    storage_path: str | Path,
+    name: str,
+    *,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
+) -> Iterator[str]:
+    """Hold the run of a training, or of a group of trainings, open around the block.
+
+    ```python
+    with held_run(store, storage, name, config=resolved, tags=digests) as run_id:
+        callback = MlflowRunCallback(uri=store.uri, run_id=run_id)
+        run_config = RunConfig(storage_path=storage, name=name, callbacks=[callback])
+        TorchTrainer(..., run_config=run_config).fit()
+    ```
+
+    The run ends as FINISHED, as FAILED where the block raises, as KILLED where it is interrupted.
+    The same path and name continue the same run.
+
+    Args:
+        store: where the run is kept.
+        storage_path: Ray Train's `storage_path`, local or a URI.
+        name: Ray Train's run name; of a group, the name of its folder beside the trainings.
+        config: the resolved configuration, as JSON values.
+        tags: digests of the dataset and the towers, and the like.
+        experiment: name of the MLflow experiment.
+
+    Yields:
+        The id of the run.
 
     Raises:
-        TrackingError: the block ended well but MLflow does not take the status. A failing block
-            keeps its own error; the status that could not be set is logged.
+        TrackingError: the store fails before or after the block, or the experiment was deleted. A
+            failing block keeps its own error; the status that could not be set is logged.
     """
+    run_id = _begin(store, RunIdFile(storage_path, name), name, config, tags or {}, experiment)
     try:
-        yield
+        yield run_id
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:
@@ -116,8 +120,16 @@ def child_tags(parent_run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
 def nest(store: Store, run_id: str, tags: Mapping[str, str]) -> str:
     """Tag a run as a child, unless it is one: a run has one place in MLflow's tables.
 
+    Args:
+        store: where the run is kept.
+        run_id: the run of a training.
+        tags: as `child_tags` gives them.
+
     Returns:
-        The id of its parent.
+        The id of the parent that it has now.
+
+    Raises:
+        TrackingError: the run is unknown or the store fails.
     """
     with store.guard(f"cannot put run {run_id!r} below another"):
         from mlflow.entities import RunTag
@@ -130,7 +142,7 @@ def nest(store: Store, run_id: str, tags: Mapping[str, str]) -> str:
 
 
 def require_run(store: Store, run_id: str) -> None:
-    """Check that the store knows a training's run.
+    """Check, before work on its model, that the store knows the run of a training.
 
     Raises:
         TrackingError: it does not, or the store fails.
@@ -144,9 +156,15 @@ def require_run(store: Store, run_id: str) -> None:
 
 
 def metric_history(store: Store, run_id: str, prefix: str) -> dict[str, list[tuple[int, float]]]:
-    """Return the (step, value) points of a run's metrics whose names start with `prefix`.
+    """Return how the metrics of a run whose names start with `prefix` went.
 
     A resumed training may report a step twice; the later report counts.
+
+    Returns:
+        By metric, (step, value) in the order of steps, each step once.
+
+    Raises:
+        TrackingError: the run is unknown or the store fails.
     """
     with store.guard(f"cannot give the metrics of run {run_id!r}"):
         names = sorted(store.client.get_run(run_id).data.metrics)
@@ -163,9 +181,19 @@ def log_results(
     store: Store,
     run_id: str,
     metrics: Mapping[str, Any],
-    artifacts: Mapping[str, Any],
+    artifacts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Log metrics and artifacts (files, texts, JSON values) to a run that may be closed."""
+    """Add the results of an evaluation to a run, which may be closed.
+
+    Args:
+        store: where the run is kept.
+        run_id: the training that made the model.
+        metrics: numbers, nested tables allowed; what is no number is left out.
+        artifacts: by artifact path: a `Path` to a local file, text, or a JSON value.
+
+    Raises:
+        TrackingError: the run is unknown or the store fails.
+    """
     with store.guard(f"cannot add results to run {run_id!r}"):
         from mlflow.entities import Metric
 
@@ -173,7 +201,7 @@ def log_results(
         items = [Metric(key, value, now_ms, 0) for key, value in scalar_metrics(metrics).items()]
         for batch in batches(items, MAX_METRICS_PER_CALL):
             store.client.log_batch(run_id, metrics=batch)
-        for path, value in artifacts.items():
+        for path, value in (artifacts or {}).items():
             if isinstance(value, Path):
                 folder = Path(path).parent.as_posix()
                 store.client.log_artifact(run_id, str(value), None if folder == "." else folder)
@@ -192,6 +220,27 @@ def terminate(store: Store, run_id: str, status: str) -> None:
     what = f"cannot mark run {run_id!r} as {status} (run the command again to do so)"
     with store.guard(what):
         store.client.set_terminated(run_id, status)
+
+
+def _begin(
+    store: Store,
+    id_file: RunIdFile,
+    name: str,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    experiment: str,
+) -> str:
+    """Continue the run that the file names or begin one; log its configuration."""
+    with store.guard(f"cannot hold the run of training {name!r}"):
+        run = _recorded_run(store, id_file)
+        if run is None:
+            experiment_id = _experiment_id(store, experiment)
+            run = store.client.create_run(experiment_id, run_name=name)
+            id_file.write(run.info.run_id)
+        run_id: str = run.info.run_id
+        store.client.update_run(run_id, status="RUNNING")
+        _log_config(store, run, config, tags)
+    return run_id
 
 
 def _recorded_run(store: Store, id_file: RunIdFile) -> Any:  # noqa: ANN401 - an mlflow Run
@@ -218,12 +267,13 @@ def _find_run(store: Store, run_id: str) -> Any | None:  # noqa: ANN401 - an mlf
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _experiment_id(store: Store, name: str, artifact_root: Path | None) -> str:
+def _experiment_id(store: Store, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = store.client.get_experiment_by_name(name)
     if experiment is None:
-        location = None if artifact_root is None else (artifact_root / name).as_uri()
+        root = store.artifact_root
+        location = None if root is None else (root / name).as_uri()
         try:
             return str(store.client.create_experiment(name, artifact_location=location))
         except MlflowException as error:  # another process was first

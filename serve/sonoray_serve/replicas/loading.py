@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sonoray.errors import CheckpointError
-from sonoray.tracking import Tracking
-from sonoray.tracking.registry import manifest_digest
+from sonoray.tracking.connection import open_store
+from sonoray.tracking.registry import manifest_digest, resolve_model
 from sonoray.workspace import Workspace
 from sonoray_serve.messages import ModelCard
 
@@ -81,7 +81,8 @@ def resolve_folder(model: str, workspace: Path) -> Path:
         CheckpointError: there is no exported model.
     """
     if model.startswith(REGISTRY_SCHEME):
-        return Tracking.open(Workspace.open(workspace, create=False)).resolve_model(model)
+        opened = Workspace.open(workspace, create=False)
+        return resolve_model(open_store(opened), model, opened.models)
     folder = Path(model).expanduser().resolve()
     manifest_digest(folder)
     return folder

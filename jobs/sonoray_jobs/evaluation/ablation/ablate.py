@@ -20,7 +20,8 @@ from sonoray.errors import ConfigError
 from sonoray.metrics import Bootstrap
 from sonoray.phantom import PhantomConfig
 from sonoray.stages import Stage, StageOutput, run_stage, source_digest, write_json
-from sonoray.tracking import Tracking, child_tags
+from sonoray.tracking.connection import Store, open_store
+from sonoray.tracking.runs import child_tags, held_run, log_results, nest, terminate
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation import figure
 from sonoray_jobs.evaluation.ablation.children import (
@@ -221,8 +222,10 @@ def run(
     road = place(road)
     ablation = choice.ablation(workspace, road)
     children = make_children(ablation, road, choice.seeds)
-    tracking = Tracking.open(workspace, tracking_uri)
-    with tracking.group(
+    store = open_store(workspace, tracking_uri)
+    with held_run(
+        store,
+        workspace.runs,
         _parent_name(choice, road),
         config=road.model_dump(mode="json"),
         tags={"sonoray.ablation": ablation.name, "sonoray.command": choice.command},
@@ -230,22 +233,20 @@ def run(
     ) as parent:
         tags = {child.label: _tags(parent, ablation, child) for child in children}
         towers = shared_towers(ablation, road)
-        failures = _run(children, towers, workspace, road, tracking.uri, tags, parallel, address)
+        failures = _run(children, towers, workspace, road, store.uri, tags, parallel, address)
         outcomes = []
         for child in children:
             if child.label in failures:
                 continue
             outcome = find_outcome(workspace, child)
             assert outcome is not None, child.label  # it ended well
-            tracking.nest(outcome.trained.run_id, tags[child.label])
+            nest(store, outcome.trained.run_id, tags[child.label])
             outcomes.append((child, outcome))
         output = None
         if outcomes:
-            output = _report(
-                workspace, road, choice, ablation, outcomes, failures, tracking, parent
-            )
+            output = _report(workspace, road, choice, ablation, outcomes, failures, store, parent)
     if failures:
-        tracking.mark_failed(parent)
+        terminate(store, parent, "FAILED")
     return Ablated(
         output=output,
         report={} if output is None else _read_report(output),
@@ -323,7 +324,7 @@ def _report(
     ablation: Ablation,
     outcomes: Sequence[tuple[Child, Outcome]],
     failures: Mapping[str, str],
-    tracking: Tracking,
+    store: Store,
     parent: str,
 ) -> StageOutput:
     """Write the report as a stage and add it to the parent run."""
@@ -359,7 +360,7 @@ def _report(
     )
     output = run_stage(stage, workspace.stages, make)
     # every time: the parent may show the report of other seeds or variants
-    tracking.log_evaluation(parent, {}, {name: output.path / name for name in _REPORT})
+    log_results(store, parent, {}, {name: output.path / name for name in _REPORT})
     return output
 
 

@@ -1,6 +1,8 @@
 import os
 import pickle
+import shlex
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -8,67 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sonoray.errors import TrackingError
 from sonoray.stages import Stage, run_stage
-from sonoray.tracking import Tracking
-from sonoray.tracking.connection import shown_uri
-from sonoray.tracking.params import (
-    MAX_KEY_LENGTH,
-    MAX_VALUE_LENGTH,
-    flatten_params,
-    scalar_metrics,
-)
+from sonoray.tracking.connection import Store, open_store, shown_uri
+from sonoray.tracking.registry import register, resolve_model
+from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
-
-# params
-
-
-def test_flatten_params_dots_tables_and_writes_lists_as_json() -> None:
-    values = {"train": {"lr": 1e-3, "stages": ["a", "b"], "note": ""}, "x": None, "name": "乳腺"}
-    assert flatten_params(values) == {
-        "train.lr": "0.001",
-        "train.stages": '["a", "b"]',
-        "train.note": '""',
-        "x": "null",
-        "name": "乳腺",
-    }
-
-
-def test_flatten_params_keeps_limits_and_two_long_names_apart() -> None:
-    long = "k" * 400
-    flat = flatten_params({f"{long}1": "v" * 7000, f"{long}2": 1})
-    assert len(flat) == 2
-    assert max(map(len, flat)) == MAX_KEY_LENGTH
-    assert max(map(len, flat.values())) == MAX_VALUE_LENGTH
-
-
-names = st.text(st.characters(categories=["L", "N"], include_characters="_-. :(*\"'"), min_size=1)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
-    max_leaves=10,
-)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.dictionaries(st.text("ab乳", min_size=1).map("x".__add__), json_values, max_size=4))
-def test_flattened_params_are_accepted_by_mlflow(values: dict[str, object]) -> None:
-    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param
-
-    assert MAX_PARAM_VAL_LENGTH == MAX_VALUE_LENGTH
-    for key, value in flatten_params(values).items():
-        _validate_param(key, value)
-
-
-def test_scalar_metrics_keeps_numbers_only() -> None:
-    values = {"loss": 1, "test": {"auc": 0.5, "note": "x", "gap": None}}
-    assert scalar_metrics(values) == {"loss": 1.0, "test.auc": 0.5}
-
-
-# the way to a store
 
 
 def test_package_import_loads_neither_torch_nor_ray_nor_mlflow() -> None:
@@ -83,10 +31,23 @@ def test_shown_uri_hides_credentials() -> None:
     assert shown_uri("sqlite:////w/mlflow.db") == "sqlite:////w/mlflow.db"
 
 
+def test_default_store_lies_in_the_workspace_and_is_in_wal_mode(
+    store: Store, workspace: Workspace
+) -> None:
+    path = workspace.root / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    words = shlex.split(store.how_to_open)
+    setting, *command = words
+    assert setting == "MLFLOW_DISABLE_TELEMETRY=true"
+    assert command == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{path}"]
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
 def test_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9") as caught:
-        Tracking.open(Workspace.open(tmp_path))
+        open_store(Workspace.open(tmp_path))
     assert "secret" not in str(caught.value)
     assert not (tmp_path / "mlflow.db").exists()
 
@@ -102,7 +63,7 @@ def test_server_down_is_told_in_seconds(scheme: str, tmp_path: Path) -> None:
     port = closed_port()
     begin = time.monotonic()
     with pytest.raises(TrackingError, match="Connection refused") as caught:
-        Tracking.open(Workspace.open(tmp_path), f"{scheme}://127.0.0.1:{port}")
+        open_store(Workspace.open(tmp_path), f"{scheme}://127.0.0.1:{port}")
     assert time.monotonic() - begin < 10
     message = str(caught.value)
     assert f"{scheme}://127.0.0.1:{port}" in message
@@ -117,7 +78,7 @@ def test_server_that_accepts_and_stays_silent_is_told_in_seconds(tmp_path: Path)
         port = server.getsockname()[1]
         begin = time.monotonic()
         with pytest.raises(TrackingError, match=str(port)):
-            Tracking.open(Workspace.open(tmp_path), f"http://127.0.0.1:{port}")
+            open_store(Workspace.open(tmp_path), f"http://127.0.0.1:{port}")
         assert time.monotonic() - begin < 10
 
 
@@ -131,14 +92,14 @@ def test_server_that_is_no_mlflow_is_told(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Silent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(TrackingError, match="cannot be used"):
-            Tracking.open(Workspace.open(tmp_path), f"http://127.0.0.1:{server.server_port}")
+            open_store(Workspace.open(tmp_path), f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
 def test_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database at all " * 100)
     with pytest.raises(TrackingError, match="not a database"):
-        Tracking.open(Workspace.open(tmp_path))
+        open_store(Workspace.open(tmp_path))
 
 
 def write_model(folder: Path) -> dict[str, int]:
@@ -149,12 +110,13 @@ def write_model(folder: Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_server_stores_and_delivers_a_model(tmp_path: Path) -> None:
     """Against a real server the artifacts travel by HTTP and are kept by digest."""
+    workspace = Workspace.open(tmp_path / "ws")
     port = closed_port()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    backend = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     artifacts = ["--artifacts-destination", str(tmp_path / "artifacts")]
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *address, *store, *artifacts],
+        [sys.executable, "-m", "mlflow", "server", *address, *backend, *artifacts],
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
@@ -165,26 +127,24 @@ def test_server_stores_and_delivers_a_model(tmp_path: Path) -> None:
         deadline = time.monotonic() + 120
         while True:
             try:
-                tracking = Tracking.open(
-                    Workspace.open(tmp_path / "ws"), f"http://127.0.0.1:{port}"
-                )
+                store = open_store(workspace, f"http://127.0.0.1:{port}")
                 break
             except TrackingError:
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
-        with tracking.training(tracking.workspace.runs, "remote", config={}) as callback:
+        with held_run(store, workspace.runs, "remote", config={}) as run_id:
             pass
         stage = Stage(name="export", config={})
         exported = run_stage(stage, tmp_path, write_model).path
-        version = tracking.register(exported, "ultra", alias="champion", run_id=callback.run_id)
-        folder = tracking.resolve_model(version.uri)
-        assert folder == tracking.workspace.root / "models" / version.digest
+        version = register(store, exported, "ultra", alias="champion", run_id=run_id)
+        folder = resolve_model(store, version.uri, workspace.models)
+        assert folder == workspace.root / "models" / version.digest
         assert (folder / "weights.bin").read_text() == "w"
         assert [path.name for path in folder.parent.iterdir()] == [version.digest]
-        assert tracking.resolve_model("models:/ultra/1") == folder
+        assert resolve_model(store, "models:/ultra/1", workspace.models) == folder
         with pytest.raises(TrackingError, match="@champion = 1"):
-            tracking.resolve_model("models:/ultra@nobody")
+            resolve_model(store, "models:/ultra@nobody", workspace.models)
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)

@@ -24,8 +24,9 @@ from sonoray.errors import (
     SonoError,
     TrackingError,
 )
-from sonoray.tracking import Tracking
-from sonoray.tracking.registry import manifest_digest
+from sonoray.tracking.connection import open_store
+from sonoray.tracking.registry import manifest_digest, register
+from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.service import serve as job
@@ -180,10 +181,10 @@ def test_registered_model_that_changed_afterwards_is_refused(
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     workspace = Workspace.open(tmp_path / "workspace")
-    tracking = Tracking.open(workspace)
-    with tracking.training(workspace.runs, "training", config={}) as callback:
-        run_id = callback.run_id
-    version = tracking.register(model_folder, "llava-ultra", alias="champion", run_id=run_id)
+    store = open_store(workspace)
+    with held_run(store, workspace.runs, "training", config={}) as run_id:
+        pass
+    version = register(store, model_folder, "llava-ultra", alias="champion", run_id=run_id)
     stored = resolve_folder(version.uri, workspace.root)
     assert manifest_digest(stored) == manifest_digest(model_folder)
     change_weights(stored)
