@@ -220,7 +220,7 @@ def export_stage(
             "config": content_hash(road),
         },
         inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
-        code=["llava_ultra.export.manifest"],
+        code=["llava_ultra.export.manifest", "llava_ultra.export.weights"],
     )
 
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 import torch
 
-from llava_ultra.export.manifest import Assistant, load_assistant
+from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
 from sonoray.workspace import Workspace
 from sonoray_jobs.service.serve import Service, free_port, new_api_key, serving

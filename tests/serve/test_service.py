@@ -9,11 +9,11 @@ import httpx2
 import openai
 import pytest
 
-from llava_ultra.export.manifest import Assistant
+from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
 from sonoray_jobs.service.ask import Picture, ask
 from sonoray_serve.app import APP_NAME
-from sonoray_serve.testing import QUESTION, chat_body, random_study, to_data_url, user_message
+from sonoray_serve.http.testing import QUESTION, chat_body, random_study, to_data_url, user_message
 
 pytestmark = pytest.mark.ray
 

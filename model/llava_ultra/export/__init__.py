@@ -1,1 +1,1 @@
-"""The exported folder, and the assistant that runs it."""
+"""The exported folder, its weights, and the assistant that runs it."""

@@ -4,7 +4,7 @@ What is registered is the folder of an export as it is (safetensors and manifest
 flavour), stored as artifacts of the run that trained it. Its identity is the sha256 of its
 `manifest.json`, which holds the digest of every part: the same manifest is the same version, and a
 folder that comes back with another one is refused. The parts themselves are held to the manifest
-where the model is loaded (`llava_ultra.export.manifest`).
+where the model is loaded (`llava_ultra.export.assistant`).
 """
 
 import hashlib

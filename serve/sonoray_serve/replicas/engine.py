@@ -32,7 +32,7 @@ from sonoray_serve.messages import (
 from sonoray_serve.replicas.loading import ModelSource, load_model
 
 if TYPE_CHECKING:
-    from llava_ultra.export.manifest import VisualStudy
+    from llava_ultra.export.assistant import VisualStudy
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _to_visual(study: EncodedStudy) -> "VisualStudy":
     """Copy the arrays into tensors: what arrives from Ray's object store is read-only."""
     import torch
 
-    from llava_ultra.export.manifest import VisualStudy
+    from llava_ultra.export.assistant import VisualStudy
 
     return VisualStudy(
         tokens=torch.tensor(study.tokens), feature_scores=torch.tensor(study.feature_scores)

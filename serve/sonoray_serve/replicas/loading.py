@@ -18,7 +18,7 @@ from sonoray.workspace import Workspace
 from sonoray_serve.messages import ModelCard
 
 if TYPE_CHECKING:
-    from llava_ultra.export.manifest import Assistant
+    from llava_ultra.export.assistant import Assistant
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def load_model(source: ModelSource) -> LoadedModel:
     """
     from safetensors import SafetensorError
 
-    from llava_ultra.export.manifest import load_assistant
+    from llava_ultra.export.assistant import load_assistant
 
     folder = resolve_folder(source.model, Path(source.workspace))
     digest = manifest_digest(folder)

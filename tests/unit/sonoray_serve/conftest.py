@@ -8,7 +8,7 @@ import pytest
 import torch
 from fastapi import FastAPI
 
-from llava_ultra.export.manifest import Assistant, load_assistant
+from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
 from sonoray_serve.flow import Chat
 from sonoray_serve.http.auth import digest_key

@@ -13,6 +13,7 @@ from sonoray.images.decode import Pixels
 from sonoray_serve.flow import Answer, Chat, Deadline
 from sonoray_serve.http.api import LAST_EVENT, SonoRay
 from sonoray_serve.http.problems import ApiError, InternalError, Problem
+from sonoray_serve.http.testing import chat_body
 from sonoray_serve.messages import (
     EncodedStudy,
     Event,
@@ -24,7 +25,6 @@ from sonoray_serve.messages import (
     Started,
 )
 from sonoray_serve.settings import Limits
-from sonoray_serve.testing import chat_body
 
 SONORAY = SonoRay(images=[], notice="n", model="m", digest="d")
 

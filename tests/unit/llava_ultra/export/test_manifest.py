@@ -5,18 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_ultra.config import ModelConfig
-from llava_ultra.export.manifest import load_assistant
-from llava_ultra.testing import tiny_artifact, tiny_config, tiny_image
-
-IMAGES = [tiny_image(seed) for seed in range(3)]
-QUESTION = [{"role": "user", "content": "病灶是良性还是恶性?"}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("artifact")
-    tiny_artifact(path)
-    return path
+from llava_ultra.export.assistant import load_assistant
+from llava_ultra.testing import tiny_artifact, tiny_config
 
 
 def copy_of(folder, target):
@@ -26,21 +16,7 @@ def copy_of(folder, target):
     return target
 
 
-def answer(assistant):
-    prompt = assistant.prepare(assistant.encode(IMAGES), QUESTION)
-    return prompt, "".join(assistant.stream(prompt, max_tokens=20))
-
-
-def test_a_loaded_model_answers_as_another_load_of_it(folder):
-    first, second = load_assistant(folder), load_assistant(folder)
-    (prompt, text), (_, again) = answer(first), answer(second)
-    assert text == again
-    assert len(prompt.scores) == 3
-    assert sum(prompt.scores) == pytest.approx(1)
-    assert prompt.selected == [prompt.scores.index(max(prompt.scores))]
-
-
-def test_the_exported_adapter_decides_the_answer(folder, tmp_path):
+def test_the_exported_adapter_decides_the_answer(folder, tmp_path, answer):
     changed = copy_of(folder, tmp_path / "changed")
     path = changed / "adapter.safetensors"
     state = {name: tensor * -3 for name, tensor in load_file(path).items()}
@@ -134,25 +110,7 @@ def test_an_export_says_whether_its_questions_named_the_site(folder, tmp_path):
     assert [load_assistant(path).site_cue for path in (folder, changed)] == [False, True]
 
 
-@pytest.mark.parametrize("count", [0, 33])
-def test_too_few_or_too_many_images_are_refused(folder, count):
-    with pytest.raises(ValueError, match=f"{count} images given"):
-        load_assistant(folder).encode([tiny_image()] * count)
-
-
-def test_an_image_smaller_than_a_patch_is_refused(folder):
-    with pytest.raises(ValueError, match="8 x 40 pixels"):
-        load_assistant(folder).encode([tiny_image(0, 40, 8)])
-
-
-def test_a_conversation_longer_than_the_context_is_refused(folder):
-    assistant = load_assistant(folder)
-    long = [{"role": "user", "content": "请描述超声所见。" * 40}]
-    with pytest.raises(ValueError, match="do not fit the context"):
-        assistant.prepare(assistant.encode(IMAGES), long)
-
-
-def test_merged_layers_and_a_class_token_come_through_export(tmp_path):
+def test_merged_layers_and_a_class_token_come_through_export(tmp_path, answer, images):
     config = tiny_config()
     values = config.model_dump()
     values["fusion"] = {"type": "layer_merge"}
@@ -160,7 +118,7 @@ def test_merged_layers_and_a_class_token_come_through_export(tmp_path):
     values["sam"] |= {"feature_layers": [0]}
     tiny_artifact(tmp_path, config=ModelConfig.model_validate(values))
     assistant = load_assistant(tmp_path)
-    visual = assistant.encode(IMAGES)
+    visual = assistant.encode(images)
     assert visual.tokens.shape == (3, 5, 32)
     prompt, text = answer(assistant)
     assert prompt.num_prompt_tokens > 5
@@ -168,7 +126,7 @@ def test_merged_layers_and_a_class_token_come_through_export(tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["rslora", "dora"])
-def test_every_kind_of_adapter_comes_through_export(tmp_path, variant):
+def test_every_kind_of_adapter_comes_through_export(tmp_path, variant, answer):
     values = tiny_config().model_dump()
     values["lora"]["variant"] = variant
     tiny_artifact(tmp_path, config=ModelConfig.model_validate(values))

@@ -15,7 +15,7 @@ from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.service import ask as job
 from sonoray_jobs.service.ask import ImageUse, Picture, Reply, ask, run
 from sonoray_jobs.service.serve import free_port
-from sonoray_serve.testing import random_study
+from sonoray_serve.http.testing import random_study
 
 TINY = load_road("tiny")
 PICTURE = Picture(name="a.png", data=encode_png(random_study(1)[0]))

@@ -7,8 +7,8 @@ import pytest
 
 from sonoray_serve.http.api import ChatRequest, parse_chat_request
 from sonoray_serve.http.problems import ApiError, Problem
+from sonoray_serve.http.testing import chat_body, random_study, user_message
 from sonoray_serve.settings import Limits
-from sonoray_serve.testing import chat_body, random_study, user_message
 
 CANARY = "patient-name-canary"
 USER = {"role": "user", "content": "q"}

@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError, RequestCancelledError
 
-from llava_ultra.export.manifest import Assistant
+from llava_ultra.export.assistant import Assistant
 from sonoray_serve.http.ingress import translated
 from sonoray_serve.http.problems import ApiError, InternalError, Problem
-from sonoray_serve.testing import QUESTION, chat_body, random_study, user_message
+from sonoray_serve.http.testing import QUESTION, chat_body, random_study, user_message
 
 CHAT = "/v1/chat/completions"
 

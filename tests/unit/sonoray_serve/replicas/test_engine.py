@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from llava_ultra.decoding.text import Decoding, iter_tokens
-from llava_ultra.export.manifest import Assistant
+from llava_ultra.export.assistant import Assistant
 from llava_ultra.language.chat import END, token_id
 from sonoray.errors import CheckpointError
 from sonoray_serve.http.problems import InternalError, Problem
+from sonoray_serve.http.testing import QUESTION, random_study
 from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, Piece, Sampling, Started
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision
-from sonoray_serve.testing import QUESTION, random_study
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 GREEDY = Sampling(max_tokens=32, temperature=0.0, seed=None, stop=(), timeout_s=60.0, stream=True)

@@ -1,0 +1,196 @@
+"""The assistant: an exported model that answers questions about studies.
+
+`encode` runs the towers, the fusion and the feature score on one study's images, `prepare` picks
+the images for the decoder and builds its input, `stream` generates. The service runs the first in
+its vision replica and the other two in its engine; plain tensors pass between them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llava_ultra.batch import TextBatch
+from llava_ultra.config import ModelConfig
+from llava_ultra.decoding.text import Decoding, stream
+from llava_ultra.export.manifest import NOTICE, read_artifact_manifest
+from llava_ultra.export.weights import load_adapter, load_connector, read_weights
+from llava_ultra.language.chat import IGNORED, encode_chat
+from llava_ultra.language.decoder import Language, load_language
+from llava_ultra.language.lora import add_lora
+from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.digest import check_digest
+from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.sam import SamTower
+from llava_ultra.towers.tower import encode_images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisualStudy:
+    """What the towers and the fusion made of one study; plain CPU tensors."""
+
+    tokens: Tensor
+    """(K, P, D) float32 fused tokens."""
+    feature_scores: Tensor
+    """(K,) float32, before softmax."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A conversation about a study, ready for the decoder."""
+
+    inputs_embeds: Tensor
+    """(1, S, D)."""
+    scores: list[float]
+    """Share of each image in the sampling, K values that sum to 1."""
+    selected: list[int]
+    """Positions of the images that the decoder sees, best first."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Image and text tokens together."""
+        return int(self.inputs_embeds.shape[1])
+
+
+class Assistant:
+    """An exported model that answers questions about studies."""
+
+    def __init__(
+        self,
+        *,
+        manifest: Mapping[str, Any],
+        clip: ClipTower,
+        sam: SamTower,
+        language: Language,
+        model: LlavaUltra,
+    ) -> None:
+        self.manifest = manifest
+        self.clip = clip
+        self.sam = sam
+        self.tokenizer = language.tokenizer
+        self.model = model
+
+    @property
+    def name(self) -> str:
+        """The model's registered name."""
+        return str(self.manifest["name"])
+
+    @property
+    def notice(self) -> str:
+        """What every answer must carry."""
+        return NOTICE
+
+    @property
+    def site_cue(self) -> bool:
+        """Whether it was trained with the examination site in front of every question."""
+        return bool(self.manifest["site_cue"])
+
+    @property
+    def max_images(self) -> int:
+        """Most images of one study."""
+        return 32
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of images, question and answer together."""
+        return self.model.config.language.context_length
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
+        """Encode, fuse and score one study's images (uint8, (H, W) or (H, W, 3)).
+
+        Raises:
+            ValueError: there is no image, there are too many, or one is too small.
+        """
+        if not 1 <= len(images) <= self.max_images:
+            raise ValueError(f"{len(images)} images given; a study has 1 to {self.max_images}")
+        device = self.model.embedding_scale.device
+        clip = encode_images(self.clip, images, device)
+        tokens = self.model.fuse(clip, encode_images(self.sam, images, device))
+        scores = self.model.sampler.feature_scores(tokens, [_study_key(images)])
+        return VisualStudy(tokens=tokens.cpu(), feature_scores=scores.cpu())
+
+    @torch.no_grad()
+    def prepare(self, visual: VisualStudy, messages: Sequence[dict[str, str]]) -> Prompt:
+        """Pick images and build the decoder's input.
+
+        Raises:
+            ConversationError: roles are unknown, or in an order that the chat form does not take.
+            ValueError: the conversation is too long, or has characters without a token.
+        """
+        device = self.model.embedding_scale.device
+        encoded, images_at = encode_chat(self.tokenizer, messages)
+        ids = torch.tensor([encoded], device=device)
+        text = TextBatch(
+            ids=ids,
+            labels=torch.full_like(ids, IGNORED),
+            mask=torch.ones_like(ids, dtype=torch.bool),
+            study_index=torch.zeros(1, dtype=torch.int64, device=device),
+            images_at=images_at,
+        )
+        tokens = visual.tokens[None].to(device)
+        image_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=device)
+        reading = self.model.read(tokens, image_mask, text, visual.feature_scores[None].to(device))
+        selection = reading.selection
+        return Prompt(
+            inputs_embeds=reading.embeds,
+            scores=[float(share) for share in selection.probabilities[0]],
+            selected=[int(index) for index in selection.indices[0] if index >= 0],
+        )
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece; never half a character."""
+        room = self.context_length - prompt.num_prompt_tokens
+        decoding = Decoding(max_tokens=min(max_tokens, room), temperature=temperature, seed=seed)
+        return stream(
+            self.model,
+            self.tokenizer,
+            prompt.inputs_embeds,
+            decoding,
+            stop=stop,
+            should_stop=should_stop,
+        )
+
+
+def _study_key(images: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.shape}|".encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def load_assistant(folder: Path, device: str = "cpu") -> Assistant:
+    """Load an exported model and check every digest.
+
+    Raises:
+        ValueError: the folder is incomplete, of another format, or a part does not match.
+    """
+    manifest = read_artifact_manifest(folder)
+    digests = manifest["digests"]
+    config = ModelConfig.model_validate(manifest["config"])
+    clip, sam = ClipTower.load(folder / "clip"), SamTower.load(folder / "sam")
+    check_digest(str(folder / "clip"), found=clip.fingerprint, expected=digests["clip"])
+    check_digest(str(folder / "sam"), found=sam.fingerprint, expected=digests["sam"])
+    language = load_language(folder / "language")
+    check_digest(str(folder / "language"), found=language.digest, expected=digests["language"])
+    model = LlavaUltra(config, add_lora(language.model, config.lora))
+    load_connector(model, read_weights(folder / "connector.safetensors", digests["connector"]))
+    load_adapter(model, read_weights(folder / "adapter.safetensors", digests["adapter"]))
+    model.eval()
+    for part in (clip, sam, model):
+        part.to(device)
+    return Assistant(manifest=manifest, clip=clip, sam=sam, language=language, model=model)
