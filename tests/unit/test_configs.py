@@ -12,7 +12,8 @@ from sonoray_jobs.road.config import RoadConfig, load_road, packaged_roads
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "jobs" / "sonoray_jobs" / "road" / "presets").iterdir())
-TEXTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("[jps]*/sono*/**/*.py")]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+TEXTS = [*PAGES, *ROOT.glob("[jps]*/sono*/**/*.py")]
 OVERRIDE = re.compile(rf"\b(?:{'|'.join(RoadConfig.model_fields)})(?:\.\w+)+=[^\s;`\"')]+")
 
 
@@ -35,9 +36,9 @@ def test_an_unknown_key_is_refused_by_name(path):
         load_road(str(path), ["train.epcohs=3"])
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operations.md", "docs/development.md"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_docs_name_packaged_roads_only(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"--config ([a-z_-]+)(?!\S)", text)) <= set(packaged_roads())
 
 

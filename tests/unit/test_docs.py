@@ -12,10 +12,23 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROAD = (ROOT / "docs" / "road.md").read_text(encoding="utf-8")
+SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "bench" / "README.md",
+    ROOT / "k8s" / "README.md",
+]
+README_LINES = 170
 SOURCES = ("platform/sonoray", "model/llava_ultra", "jobs/sonoray_jobs", "serve/sonoray_serve")
 REGISTRIES = ("pypi" + ".org", "python" + "hosted.org", "download.py" + "torch.org")
+
+
+def page_name(page: Path) -> str:
+    """The page's path in the repository, as a test's name."""
+    return str(page.relative_to(ROOT))
 
 
 def listed_paths() -> set[str]:
@@ -71,7 +84,7 @@ def test_the_file_list_has_every_module():
     assert not sorted(modules - listed_paths())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_named_command_exists(page):
     from sonoray_jobs.cli.main import app
 
@@ -79,7 +92,7 @@ def test_every_named_command_exists(page):
     assert commands_in(page.read_text(encoding="utf-8")) <= known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_named_option_is_one_of_its_command(page):
     from sonoray_jobs.cli.main import app
 
@@ -103,7 +116,7 @@ def is_setting(annotation: Any, path: str) -> bool:
     return any(is_setting(part, inside) for part in get_args(annotation))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_named_setting_exists(page):
     from sonoray_jobs.road.config import RoadConfig
 
@@ -114,26 +127,48 @@ def test_every_named_setting_exists(page):
     assert not sorted(name for name in named - files if not is_setting(RoadConfig, name))
 
 
-def test_the_readme_names_every_command():
+def test_the_readme_fits_a_page_and_has_the_notice_in_both_languages():
+    assert len(README.splitlines()) <= README_LINES
+    assert "**For research only. Not a medical device; no output may guide the care" in README
+    assert "仅供科研使用，不得用于临床诊断。" in README
+
+
+def test_the_road_page_names_every_command():
     from sonoray_jobs.cli.main import app
 
-    assert set(typer.main.get_command(app).commands) <= commands_in(README)
+    assert set(typer.main.get_command(app).commands) <= commands_in(ROAD)
 
 
-def test_the_readme_names_the_model_of_every_packaged_road():
+def test_the_serving_page_names_the_model_of_every_packaged_road():
     from sonoray_jobs.road.config import load_road, packaged_roads
 
     for road in packaged_roads():
-        assert f"`{load_road(road).export.name}`" in README
+        assert f"`{load_road(road).export.name}`" in SERVING
 
 
-def test_the_readme_names_the_variable_that_holds_the_key():
+def test_the_serving_page_names_the_variable_that_holds_the_key():
     from sonoray_jobs.service.ask import KEY_VARIABLE
 
-    assert f"`{KEY_VARIABLE}`" in README
+    assert f"`{KEY_VARIABLE}`" in SERVING
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_serving_page_has_every_limit_with_its_default():
+    from sonoray_serve.settings import Limits
+
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([\d,]+) \|", SERVING, re.MULTILINE)
+    shown = {name: float(value.replace(",", "")) for name, value in rows}
+    assert shown == {name: field.default for name, field in Limits.model_fields.items()}
+
+
+def test_the_serving_page_names_every_status_of_an_error():
+    from sonoray_serve.http.problems import Problem
+
+    table = SERVING.partition("| status |")[2].partition("\n\n")[0]
+    shown = {int(status) for status in re.findall(r"\b\d{3}\b", table)}
+    assert {problem.status for problem in Problem} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_named_make_target_exists(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
@@ -143,21 +178,21 @@ def test_every_named_make_target_exists(page):
     assert named <= known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_named_module_exists(page):
     packages = "|".join(Path(source).name for source in SOURCES)
     named = re.findall(rf"\b(?:{packages})(?:\.[a-z_]+)+\b", page.read_text(encoding="utf-8"))
     assert not [name for name in named if find_spec(name) is None]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_relative_link_leads_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     local = [target for target in targets if not target.startswith("https://")]
     assert not [target for target in local if not (page.parent / target).exists()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_no_page_names_a_machine(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"(?<![\w.])/(?:work|root|home|Users|mnt|data)/\S*", text)
