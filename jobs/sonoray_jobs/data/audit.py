@@ -19,6 +19,7 @@ from sonoray.metrics.tables import Table
 from sonoray.stages import Stage, StageOutput, file_digests, run_stage, write_json
 from sonoray.study.contract import SPLITS, iter_studies
 from sonoray.workspace import Workspace
+from sonoray_jobs.data.leakage import near_duplicate_distance
 from sonoray_jobs.road.config import RoadConfig
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def run(
 
     ingested = workspace.dataset(dataset)
     if distance is None:
-        distance = int(ingested.manifest["config"]["ingest"]["near_duplicate_distance"])
+        distance = near_duplicate_distance(ingested)
     tables = _table_digests(ingested.path)
     font = text_font()
     stage = Stage(

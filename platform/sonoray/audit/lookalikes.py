@@ -1,8 +1,8 @@
 """What every image of a dataset looks like: its perceptual hash, and who looks like it.
 
-The images are decoded once, row group by row group, on threads; the result is a stage of its own,
-so that another audit of the same dataset reads no pixel. The stage is small: some 100 bytes an
-image.
+The hashes are those of ingest, a column of the image table; only masks are decoded, row group by
+row group, on threads. The result is a stage of its own, so that another audit of the same dataset
+reads no pixel. The stage is small: some 100 bytes an image.
 """
 
 import os
@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from sonoray.cluster.progress import progress
 from sonoray.images.decode import decode_stored
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study.image_table import iter_row_groups
-from sonoray.study.near_duplicates import group_near_duplicates, perceptual_hash
+from sonoray.study.image_table import iter_row_groups, read_hashes
+from sonoray.study.near_duplicates import group_near_duplicates
 from sonoray.workspace import Workspace
 
 _CODE = ("sonoray.audit.lookalikes", "sonoray.images.decode", "sonoray.study.near_duplicates")
@@ -34,8 +34,6 @@ _SCHEMA = pa.schema(
         ("mask_share", pa.float32()),
     ]
 )
-
-Row = tuple[str, bytes | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +70,7 @@ class Looks:
 
 
 def find_looks(dataset: StageOutput, workspace: Workspace, *, max_distance: int) -> StageOutput:
-    """Hash and group the images of a dataset, or return what was found before.
+    """Group the images of a dataset, or return what was found before.
 
     Args:
         dataset: the ingest output.
@@ -93,24 +91,22 @@ def find_looks(dataset: StageOutput, workspace: Workspace, *, max_distance: int)
 
 
 def _write(folder: Path, dataset: Path, max_distance: int) -> dict[str, Any]:
-    total = sum(file.metadata.row_group(group).num_rows for file, group in iter_row_groups(dataset))
-    rows = list(progress(_iter_rows(dataset), "look at images", total))
-    ids, hashes, shares = zip(*rows, strict=True) if rows else ((), (), ())
-    groups = group_near_duplicates(hashes, max_distance)
-    values = (ids, hashes, groups, shares)
+    hashes = read_hashes(dataset)
+    shares = list(progress(_iter_mask_shares(dataset), "look at images", len(hashes)))
+    groups = group_near_duplicates(list(hashes.values()), max_distance)
+    values = (list(hashes), list(hashes.values()), groups, shares)
     columns = [pa.array(column, field.type) for column, field in zip(values, _SCHEMA, strict=True)]
     pq.write_table(pa.table(columns, schema=_SCHEMA), folder / _FILE)
-    return {"images": len(ids), "groups": len(set(groups))}
+    return {"images": len(hashes), "groups": len(set(groups))}
 
 
-def _iter_rows(dataset: Path) -> Iterator[Row]:
-    """Yield id, hash and mask share of every image; one row group is in memory at a time."""
-    columns = ["image_id", "png", "mask_png"]
+def _iter_mask_shares(dataset: Path) -> Iterator[float | None]:
+    """Yield the mask share of every image; the masks of one row group are in memory at a time."""
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="audit") as pool:
         for file, group in iter_row_groups(dataset):
-            yield from pool.map(_look, file.read_row_group(group, columns=columns).to_pylist())
+            masks = file.read_row_group(group, columns=["mask_png"])["mask_png"]
+            yield from pool.map(_mask_share, masks.to_pylist())
 
 
-def _look(row: dict[str, Any]) -> Row:
-    share = float(np.mean(decode_stored(row["mask_png"]) > 0)) if row["mask_png"] else None
-    return row["image_id"], perceptual_hash(decode_stored(row["png"])), share
+def _mask_share(mask_png: bytes | None) -> float | None:
+    return float(np.mean(decode_stored(mask_png) > 0)) if mask_png else None

@@ -3,8 +3,8 @@
 A dataset folder (the output of an ingest stage) holds
 
 - `studies/part-*.parquet`, schema `STUDY_SCHEMA`: one text, its images by id, no pixels;
-- `images/part-*.parquet`, schema `IMAGE_SCHEMA`: each unique image once, as PNG, with its lesion
-  mask where the source has one;
+- `images/part-*.parquet`, schema `IMAGE_SCHEMA`: each unique image once, as PNG, with its
+  perceptual hash, and its lesion mask where the source has one;
 - `quarantine.parquet`, schema `QUARANTINE_SCHEMA`: every reject with its reason.
 
 A study may lack one half: an archive has images before it has reports, and a set of reports may
@@ -81,6 +81,7 @@ IMAGE_SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("perceptual_hash", pa.binary()),  # none for a picture without structure
         ("png", pa.binary()),
         ("mask_png", pa.binary()),
     ]

@@ -1,9 +1,9 @@
-"""The image table of a dataset: each unique image once, as PNG, beside its lesion mask.
+"""The image table of a dataset: each unique image once, as PNG, with its hash and its lesion mask.
 
-Ingest writes it; the embed and bootstrap stages and the audit read its Parquet files. A file holds
-512 images in row groups of 64, so that a reader's task is one file and its memory one group; PNG
-does not compress further and the files are left uncompressed. A study's image points to its file by
-`uri`.
+Ingest writes it; the embed and bootstrap stages, the audit and the leakage check read its Parquet
+files. A file holds 512 images in row groups of 64, so that a reader's task is one file and its
+memory one group; PNG does not compress further and the files are left uncompressed. A study's image
+points to its file by `uri`.
 """
 
 import dataclasses
@@ -79,6 +79,7 @@ class ImageTableWriter:
                     "image_id": image.image_id,
                     "width": image.width,
                     "height": image.height,
+                    "perceptual_hash": item.perceptual_hash,
                     "png": item.png,
                     "mask_png": item.mask_png,
                 }
@@ -115,6 +116,25 @@ def iter_row_groups(folder: Path) -> Iterator[tuple[pq.ParquetFile, int]]:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 yield file, group
+
+
+def read_hashes(folder: Path) -> dict[str, bytes | None]:
+    """Return the perceptual hash of every image by id, in the order of the table; no pixel is read.
+
+    Raises:
+        DataError: the table was written before images had this column.
+    """
+    found: dict[str, bytes | None] = {}
+    for file, group in iter_row_groups(folder):
+        if "perceptual_hash" not in file.schema_arrow.names:
+            raise DataError(
+                f"image table {str(folder / 'images')!r} has no column perceptual_hash; "
+                "ingest the data set again"
+            )
+        rows = file.read_row_group(group, columns=["image_id", "perceptual_hash"])
+        ids, hashes = (rows[name].to_pylist() for name in ("image_id", "perceptual_hash"))
+        found.update(zip(ids, hashes, strict=True))
+    return found
 
 
 def read_images(folder: Path, image_ids: Sequence[str]) -> dict[str, tuple[Pixels, Pixels | None]]:

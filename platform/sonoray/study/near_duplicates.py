@@ -31,6 +31,7 @@ NUM_BITS = _ROWS * _STEPS
 _MIN_CONTRAST = 2.0
 """Standard deviation in grey levels below which a picture has nothing to recognise."""
 
+_BIT_ORDER = np.random.default_rng(0).permutation(NUM_BITS)
 _BLOCK = 256
 """Rows of a bucket compared at once; bounds the distance matrix to 256 x bucket size."""
 
@@ -91,8 +92,7 @@ def _close_pairs(hashes: Words, max_distance: int) -> Iterator[tuple[int, int]]:
 
     A pair comes once per band that it agrees in.
     """
-    order = np.random.default_rng(0).permutation(NUM_BITS)
-    shuffled = np.unpackbits(hashes.view(np.uint8), axis=1)[:, order]
+    shuffled = np.unpackbits(hashes.view(np.uint8), axis=1)[:, _BIT_ORDER]
     for band in np.array_split(shuffled, max_distance + 1, axis=1):
         _, buckets, sizes = np.unique(
             np.packbits(band, axis=1), axis=0, return_inverse=True, return_counts=True

@@ -113,6 +113,18 @@ def test_a_crowded_bucket_is_compared_in_blocks(monkeypatch):
     assert group_near_duplicates(firsts + seconds, 3) == [*range(128), *range(128)]
 
 
+def test_a_bucket_is_compared_to_its_end():
+    """600 hashes that agree in one band of two and so share its bucket, each close to one other."""
+    rng = np.random.default_rng(0)
+    bits = np.zeros((600, NUM_BITS), np.uint8)
+    bits[:, near_duplicates._BIT_ORDER[NUM_BITS // 2 :]] = np.concatenate(
+        [rng.integers(0, 2, (300, NUM_BITS // 2), dtype=np.uint8)] * 2
+    )
+    bits[300:, near_duplicates._BIT_ORDER[-1]] ^= 1
+    hashes = [np.packbits(row).tobytes() for row in bits]
+    assert group_near_duplicates(hashes, 1) == [*range(300), *range(300)]
+
+
 def test_groups_reach_through_intermediates():
     value = np.random.default_rng(0).bytes(32)
     chain = [flip(value, range(10 * steps)) for steps in range(4)]

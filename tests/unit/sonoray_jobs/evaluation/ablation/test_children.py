@@ -149,6 +149,6 @@ def test_towers_that_saw_the_judged_patients_are_refused(workspace):
     for name in ("phantom", "phantom-again"):
         next(Shared(dataset=name, road=road).prepare(workspace, None))
     shared = with_values(road, {"bootstrap.dataset": "phantom"})
-    with pytest.raises(DataError, match=r"share a patient or an image .* of 'phantom', from which"):
+    with pytest.raises(DataError, match=r"share a patient, an image .* of 'phantom', from which"):
         learned_from(workspace, shared, "phantom-again")
     assert learned_from(workspace, shared, "phantom").key == workspace.dataset("phantom").key
