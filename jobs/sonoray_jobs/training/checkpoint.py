@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_ultra.model import LlavaUltra, trainable_parameters
+from llava_ultra.parameters.groups import decay_groups
 from sonoray.config.load import validate_config
 from sonoray.config.model import Config
 from sonoray.errors import CheckpointError
@@ -120,21 +121,22 @@ def restore_moments(
 
     Args:
         model: wrapped in a DeepSpeed engine.
-        optimizer: the engine's AdamW, which holds ZeRO's flat partition of this rank.
+        optimizer: the engine's AdamW over `decay_groups` of the model. In place of a group's
+            parameters it holds ZeRO's flat partition of them, this rank's part.
         folder: the checkpoint.
         steps: optimiser steps that made the moments.
     """
     from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
 
-    parameters = trainable_parameters(model)
-    (group,) = optimizer.param_groups
-    (partition,) = group["params"]
-    optimizer.state[partition] = {
-        "step": torch.tensor(float(steps)),
-        **{moment: torch.zeros_like(partition) for moment in _MOMENTS},
-    }
-    lazy_init_hp_params_optimizer_state(parameters.values(), partition, optimizer.state)
+    groups = decay_groups(model, weight_decay=0.0)  # as the optimizer was given them
+    for group, whole in zip(optimizer.param_groups, groups, strict=True):
+        (partition,) = group["params"]
+        optimizer.state[partition] = {
+            "step": torch.tensor(float(steps)),
+            **{moment: torch.zeros_like(partition) for moment in _MOMENTS},
+        }
+        lazy_init_hp_params_optimizer_state(whole["params"], partition, optimizer.state)
     moments = load_file(folder / "optimizer.safetensors")
-    for name, parameter in parameters.items():
+    for name, parameter in trainable_parameters(model).items():
         for moment in _MOMENTS:
             safe_set_full_optimizer_state(parameter, moments[f"{name}|{moment}"], moment)

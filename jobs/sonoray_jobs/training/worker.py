@@ -279,12 +279,11 @@ def build_engine(model: Any, road: RoadConfig, stage: TrainStage) -> tuple[Any, 
     import deepspeed
     import torch
 
-    from llava_ultra.model import trainable_parameters
+    from llava_ultra.parameters.groups import decay_groups
 
     settings = road.train
-    parameters = list(trainable_parameters(model).values())
     adamw = torch.optim.AdamW(
-        parameters, lr=stage.learning_rate, weight_decay=settings.weight_decay
+        decay_groups(model, weight_decay=settings.weight_decay), lr=stage.learning_rate
     )
     engine, optimizer, _, _ = deepspeed.initialize(
         model=model,

@@ -99,14 +99,17 @@ class Blend(nn.Module):
         super().__init__()
         self.project_clip = Projector(sizes.clip_channels, sizes.hidden, sizes.width)
         self.project_sam = Projector(sizes.sam_channels, sizes.hidden, sizes.width)
-        shape = {"scalar": (1,), "channel": (sizes.width,), "token": (sizes.num_tokens, 1)}
+        size = {"scalar": 1, "channel": sizes.width, "token": sizes.num_tokens}
         start = math.log(config.alpha_init / (1 - config.alpha_init))
-        self.alpha_logit = nn.Parameter(torch.full(shape[config.alpha], start))
+        # a vector whatever it belongs to, so that it does not decay (`parameters.groups`)
+        self.alpha_logit = nn.Parameter(torch.full((size[config.alpha],), start))
+        self.of_tokens = config.alpha == "token"
 
     @property
     def alpha(self) -> Tensor:
         """CLIP's share: (1,), (D,) or (P, 1), each in (0, 1)."""
-        return torch.sigmoid(self.alpha_logit)
+        alpha = torch.sigmoid(self.alpha_logit)
+        return alpha[:, None] if self.of_tokens else alpha
 
     def forward(self, clip: Tensor, sam: Tensor) -> Tensor:
         """Fuse (..., P, C1) and (..., P, C2) to (..., P, D)."""

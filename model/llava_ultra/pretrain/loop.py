@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_ultra.config import PretrainConfig
+from llava_ultra.parameters.groups import decay_groups
 from llava_ultra.parameters.precision import matmul_precision
 from llava_ultra.parameters.schedule import cosine_rate
 
@@ -38,7 +39,9 @@ def optimise(
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        decay_groups(module, weight_decay=config.weight_decay),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
     )
     module.train()
     losses = []
