@@ -111,22 +111,19 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
             named[name].copy_(tensor)
 
 
-def restore_moments(
-    model: LlavaUltra, optimizer: torch.optim.Optimizer, folder: Path, steps: int
-) -> None:
-    """Give this rank its part of the saved Adam moments, and the step count.
+def place_moments(model: LlavaUltra, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Make Adam's state before there was a step, and link the parameters to it.
 
-    AdamW makes its state in its first step, and DeepSpeed links parameters to it after that; both
-    are done here, so that the moments have a place before there was a step.
+    AdamW would make it in its first step, a group at a time. DeepSpeed 0.19 links all groups after
+    the first group's step, when the others have no state yet, and never again.
 
     Args:
         model: wrapped in a DeepSpeed engine.
         optimizer: the engine's AdamW over `decay_groups` of the model. In place of a group's
             parameters it holds ZeRO's flat partition of them, this rank's part.
-        folder: the checkpoint.
-        steps: optimiser steps that made the moments.
+        steps: optimiser steps that were done before.
     """
-    from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
     groups = decay_groups(model, weight_decay=0.0)  # as the optimizer was given them
     for group, whole in zip(optimizer.param_groups, groups, strict=True):
@@ -136,6 +133,12 @@ def restore_moments(
             **{moment: torch.zeros_like(partition) for moment in _MOMENTS},
         }
         lazy_init_hp_params_optimizer_state(whole["params"], partition, optimizer.state)
+
+
+def restore_moments(model: LlavaUltra, folder: Path) -> None:
+    """Give this rank its part of a checkpoint's Adam moments, whose place was made before."""
+    from deepspeed.utils import safe_set_full_optimizer_state
+
     moments = load_file(folder / "optimizer.safetensors")
     for name, parameter in trainable_parameters(model).items():
         for moment in _MOMENTS:

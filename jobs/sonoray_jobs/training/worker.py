@@ -185,7 +185,7 @@ def _run_stage(
     from llava_ultra.batch import collate_features, collate_texts
     from llava_ultra.parameters.precision import matmul_precision
     from llava_ultra.parameters.schedule import cosine_rate
-    from sonoray_jobs.training.checkpoint import Position, restore_moments
+    from sonoray_jobs.training.checkpoint import Position, place_moments, restore_moments
 
     settings = job.road.train
     stage = settings.stages[start.stage]
@@ -195,8 +195,9 @@ def _run_stage(
     before = per_epoch * sum(earlier.epochs for earlier in settings.stages[: start.stage])
     set_trainable(model, stage)
     engine, optimizer = build_engine(model, job.road, stage)
+    place_moments(model, optimizer, start.steps)
     if saved is not None:
-        restore_moments(model, optimizer, saved, start.steps)
+        restore_moments(model, saved)
     model.train()
     post = board.poster(f"train {stage.name}")
     context_length = job.road.model.language.context_length

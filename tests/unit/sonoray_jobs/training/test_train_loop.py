@@ -57,17 +57,20 @@ def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, site_cue, **_):
         yield loading._unpack(step, load({**row, "epoch": step.epoch}), stores)
 
 
-def train(job, target, rank, num_ranks, port):
+def train(job, target, rank, num_ranks, port, resume_from):
     def keep(metrics, checkpoint=None):
         if checkpoint is not None:
-            shutil.copytree(checkpoint.path, target)
-            (Path(target) / "metrics.json").write_text(json.dumps(metrics))
+            kept = Path(target) / f"epoch {metrics['epoch']}"
+            shutil.copytree(checkpoint.path, kept)
+            (kept / "metrics.json").write_text(json.dumps(metrics))
 
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     values = (rank, rank, num_ranks, num_ranks, port)
     os.environ.update(zip(names, map(str, values)), MASTER_ADDR="127.0.0.1")
     loading.iter_loaded_steps = iter_loaded_here
     ray.train.report = keep
+    if resume_from:
+        ray.train.get_checkpoint = lambda: ray.train.Checkpoint.from_directory(resume_from)
     TorchTrainer(
         training.train_loop_per_worker,
         train_loop_config={"job": job, "board": Silent()},
@@ -76,9 +79,9 @@ def train(job, target, rank, num_ranks, port):
 
 
 fork = multiprocessing.get_context("fork")
-for job, target, num_ranks, port in json.loads(sys.argv[1]):
+for job, target, num_ranks, port, resume_from in json.loads(sys.argv[1]):
     ranks = [
-        fork.Process(target=train, args=(job, target, rank, num_ranks, port))
+        fork.Process(target=train, args=(job, target, rank, num_ranks, port, resume_from))
         for rank in range(num_ranks)
     ]
     for process in ranks:
@@ -155,11 +158,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What the loop makes of all answers on one rank, on two, and of noisy features."""
+    """What the loop makes of all answers on one rank and on others, and of noisy features."""
     folder = tmp_path_factory.mktemp("runs")
+    two_epochs = [{"name": "instruct", "epochs": 2, "learning_rate": 1e-2, "lora": True}]
     roads = {
         "one": road_of(num_workers=1),
-        "two": road_of(num_workers=2),
+        "two": road_of(num_workers=2, stages=two_epochs),
+        "resumed": road_of(num_workers=3, stages=two_epochs),
         "noisy": road_of(num_workers=1, feature_noise=0.5),
     }
     plans = [
@@ -168,6 +173,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             str(folder / name),
             road.train.num_workers,
             free_port(),
+            str(folder / "two" / "epoch 1") if name == "resumed" else None,
         )
         for name, road in roads.items()
     ]
@@ -181,15 +187,20 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {name: folder / name for name in roads}
 
 
-def metrics(run: Path) -> dict[str, float]:
-    """What was reported of the epoch."""
-    values: dict[str, float] = json.loads((run / "metrics.json").read_text())
+def metrics(run: Path, epoch: int = 1) -> dict[str, float]:
+    """What was reported of an epoch."""
+    file = run / f"epoch {epoch}" / "metrics.json"
+    values: dict[str, float] = json.loads(file.read_text())
     return values
+
+
+def weights(run: Path, epoch: int = 1) -> dict[str, torch.Tensor]:
+    return load_file(run / f"epoch {epoch}" / "weights.safetensors")
 
 
 def gradients(run: Path) -> dict[str, torch.Tensor]:
     """By parameter; Adam's first moment after one step is a tenth of the gradient."""
-    moments = load_file(run / "optimizer.safetensors")
+    moments = load_file(run / "epoch 1" / "optimizer.safetensors")
     suffix = "|exp_avg"
     return {
         name.removesuffix(suffix): 10 * moment
@@ -203,7 +214,7 @@ def test_two_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answer
     for name in ("loss", "answer_loss", "distillation_loss"):
         assert metrics(two)[name] == pytest.approx(metrics(one)[name], rel=1e-5), name
     expected, found = gradients(one), gradients(two)
-    before, after = (load_file(run / "weights.safetensors") for run in (one, two))
+    before, after = weights(one), weights(two)
     assert set(expected) == set(found) == set(before)
     assert any("lora" in name for name in expected)
     for name, gradient in expected.items():
@@ -221,3 +232,20 @@ def test_noise_on_the_features_reaches_the_gradients(runs):
     name = "fusion.project_clip.1.weight"
     plain, moved = gradients(one)[name], gradients(noisy)[name]
     assert (moved - plain).norm() > 0.1 * plain.norm()
+
+
+def test_three_ranks_go_on_where_two_stopped(runs):
+    """Adam's second step is that of the moments of the first, whoever held them."""
+    whole, resumed = runs["two"], runs["resumed"]
+    assert not (resumed / "epoch 1").exists()
+    assert metrics(resumed, 2)["loss"] == pytest.approx(metrics(whole, 2)["loss"], rel=1e-5)
+    start, expected, found = weights(whole, 1), weights(whole, 2), weights(resumed, 2)
+    moments = [load_file(run / "epoch 2" / "optimizer.safetensors") for run in (whole, resumed)]
+    assert set(expected) == set(found)
+    for name, tensor in expected.items():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            there, here = (values[f"{name}|{moment}"] for values in moments)
+            torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-6, msg=name)
+        real = moments[0][f"{name}|exp_avg"].abs() > 1e-4
+        assert not torch.equal(tensor, start[name]), name
+        torch.testing.assert_close(found[name][real], tensor[real], rtol=1e-4, atol=1e-5, msg=name)
