@@ -210,3 +210,11 @@ def test_the_changelog_has_the_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog
     assert f"## [{project['version']}]" in changelog
+
+
+def test_every_file_of_the_table_of_changes_exists():
+    page = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Where do I change ...?\n")[2].partition("\n\n## ")[0]
+    named = re.findall(r"`((?:platform|model|serve|jobs|k8s)/[^`]+)`", table)
+    assert {"model/llava_ultra/model.py", "serve/sonoray_serve/settings.py"} <= set(named)
+    assert not [path for path in named if not (ROOT / path).exists()]
