@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.ingest.known_sources import how_to_ingest
 from sonoray.ingest.text_files import is_utf8
 from sonoray.stages import StageOutput, read_manifest, write_json
 
@@ -139,7 +140,7 @@ class Workspace:
         Raises:
             DataError: there is no such dataset; the message lists those that exist.
         """
-        command = f"sonoray ingest {_how_to_ingest(name)}"
+        command = how_to_ingest(name)
         self.require(command)
         path = self.root / "datasets" / f"{name}.json"
         if not path.is_file():
@@ -155,29 +156,3 @@ class Workspace:
     def dataset_names(self) -> list[str]:
         """Names of all datasets, sorted."""
         return sorted(path.stem for path in (self.root / "datasets").glob("*.json"))
-
-
-_NAMED_SOURCES = frozenset(
-    (
-        "busbra",
-        "busi",
-        "dicom",
-        "dicomweb",
-        "llava",
-        "pocovid",
-        "slake",
-        "table",
-        "usreport",
-        "video",
-    )
-)
-"""Sources of `sonoray ingest` whose datasets bear the source's name."""
-
-
-def _how_to_ingest(dataset: str) -> str:
-    """Arguments of `sonoray ingest` that make a dataset of this name."""
-    if dataset == "phantom":  # it is made, not read
-        return dataset
-    if dataset in _NAMED_SOURCES:
-        return f"{dataset} PATH"
-    return f"SOURCE PATH --name {dataset}"

@@ -143,7 +143,8 @@ def ingest(
         sonoray ingest table studies.csv --images scans --name thyroid
         sonoray ingest slake ../shared/data/slake --language zh
     """
-    from sonoray_jobs.data.ingest import SourceOptions, locate, run
+    from sonoray.ingest.source_options import SourceOptions, locate
+    from sonoray_jobs.data.ingest import run
 
     options = SourceOptions(
         **locate(source, location),

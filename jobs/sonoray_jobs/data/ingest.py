@@ -5,58 +5,17 @@ public sources decode in seconds, and a dataset needs one writer of its tables.
 """
 
 import json
-import re
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from sonoray.errors import ConfigError
+from sonoray.ingest.builders import build_source
 from sonoray.ingest.run import Accounting, ingest
-from sonoray.ingest.sources.base import FetchCounts, RemoteSource, Source
-from sonoray.ingest.text_files import is_utf8
+from sonoray.ingest.source_options import NO_OPTIONS, SourceOptions
+from sonoray.ingest.sources.base import FetchCounts, RemoteSource
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-
-_DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # it becomes a file's name
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceOptions:
-    """What the command line says of a source; None where it says nothing."""
-
-    path: Path | None = None
-    """Folder or file."""
-    name: str | None = None
-    """The dataset's name, for sources that are no fixed public set."""
-    images: Path | None = None
-    """Folder of the images, where they lie apart."""
-    language: str | None = None
-    """Which language of a bilingual set to take."""
-    reports: Path | None = None
-    """Table of reports beside images that have none."""
-    url: str | None = None
-    """Address of a server, without credentials: they stand in the environment alone."""
-    query: tuple[str, ...] | None = None
-    """What to look for on a server, as `KEY=VALUE`."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What is given, with paths that hold from any folder."""
-        given = {key: value for key, value in asdict(self).items() if value is not None}
-        return {
-            key: str(value.expanduser().resolve()) if isinstance(value, Path) else value
-            for key, value in given.items()
-        }
-
-    @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> "SourceOptions":
-        """The options that `to_json` wrote."""
-        read: dict[str, Callable[[Any], Any]] = {
-            **dict.fromkeys(("name", "language", "url"), str),
-            "query": tuple,
-        }
-        return cls(**{key: read.get(key, Path)(value) for key, value in given.items()})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +105,7 @@ def run(
     workspace: Workspace,
     road: RoadConfig,
     dataset: str,
-    options: SourceOptions = SourceOptions(),
+    options: SourceOptions = NO_OPTIONS,
     address: str | None = None,
     again: bool = False,
 ) -> Ingested:
@@ -155,7 +114,8 @@ def run(
     Args:
         workspace: where the dataset goes.
         road: its section `ingest` counts, and that of the source's name where there is one.
-        dataset: one of `SOURCES`; also the dataset's name from then on, unless `options` name it.
+        dataset: one of `KNOWN_SOURCES`; also the dataset's name from then on, unless `options`
+            name it.
         options: where the files lie, and what the source may be told.
         address: accepted as by every job; nothing runs on a cluster here.
         again: do it a second time where rejects may pass (`sonoray.ingest.run`).
@@ -206,158 +166,6 @@ def _find_before(workspace: Workspace, name: str, origin: Mapping[str, Any]) -> 
 def _describe(origin: Mapping[str, Any]) -> str:
     """Kind and place of a source; a query may name a patient and is left out."""
     return " ".join([origin["source"], *(origin[key] for key in ("path", "url") if key in origin)])
-
-
-def build_source(name: str, options: SourceOptions, road: RoadConfig) -> Source:
-    """Make the source called `name`.
-
-    Raises:
-        ConfigError: there is none of that name, or an option is missing, superfluous or malformed.
-        DataError: the path does not hold such a source.
-    """
-    kind = _KINDS.get(name)
-    if kind is None:
-        raise ConfigError(f"source {name!r} is unknown; use one of {', '.join(SOURCES)}")
-    given = {option: value for option, value in asdict(options).items() if value is not None}
-    if "path" in kind.takes and options.path is None:
-        raise ConfigError(f"source {name!r} needs its files; run: sonoray ingest {name} PATH")
-    if "url" in kind.takes and options.url is None:
-        raise ConfigError(f"source {name!r} needs its address; run: sonoray ingest {name} URL")
-    if "path" in given and "path" not in kind.takes:
-        raise ConfigError(f"source {name!r} reads no files; leave {str(options.path)!r} out")
-    for option, value in options.to_json().items():
-        # what the road keeps of it is UTF-8; a link or the current folder may have other bytes
-        if isinstance(value, str) and not is_utf8(value):
-            raise ConfigError(f"{option} {value!r} is not UTF-8; rename the file or folder")
-    for option in given:
-        if option not in kind.takes:
-            raise ConfigError(f"source {name!r} takes no --{option}; leave it out")
-    if options.name is not None and not _DATASET_NAME.fullmatch(options.name):
-        raise ConfigError(
-            f"--name {options.name!r} cannot name a dataset; use lower-case letters, digits, "
-            "- and _"
-        )
-    if options.name in _KINDS and options.name != name:
-        raise ConfigError(f"--name {options.name!r} is the name of another source; choose another")
-    if options.images is not None and not options.images.is_dir():
-        raise ConfigError(f"--images {str(options.images)!r} is no folder; check the path")
-    return kind.build(road, **given)
-
-
-def _phantom(road: RoadConfig) -> Source:
-    from sonoray.ingest.sources.synthetic import PhantomSource
-
-    return PhantomSource(road.phantom)
-
-
-def _busbra(road: RoadConfig, *, path: Path) -> Source:
-    from sonoray.ingest.published.busbra import BusBraSource
-
-    return BusBraSource(path, limits=road.ingest.images)
-
-
-def _busi(road: RoadConfig, *, path: Path) -> Source:
-    from sonoray.ingest.published.busi import BusiSource
-
-    return BusiSource(path, limits=road.ingest.images)
-
-
-def _dicom(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.ingest.sources.dicom_archive import DicomSource
-
-    return DicomSource(config=road.dicom, limits=road.ingest.images, **given)
-
-
-def _dicomweb(
-    road: RoadConfig,
-    *,
-    url: str,
-    query: tuple[str, ...] = (),
-    **given: Any,  # noqa: ANN401 - checked against `takes`
-) -> Source:
-    from sonoray.ingest.dicomweb.search import read_query
-    from sonoray.ingest.dicomweb.server_url import read_address
-    from sonoray.ingest.sources.dicomweb_server import DicomWebSource
-
-    return DicomWebSource(
-        read_address(url, credentials_over_http=road.dicomweb.credentials_over_http),
-        read_query(query),
-        road.dicomweb,
-        road.dicom,
-        limits=road.ingest.images,
-        **given,
-    )
-
-
-def _llava(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.ingest.sources.llava import LlavaSource
-
-    return LlavaSource(limits=road.ingest.images, **given)
-
-
-def _pocovid(road: RoadConfig, *, path: Path) -> Source:
-    from sonoray.ingest.published.pocovid import PocovidSource
-
-    return PocovidSource(path, limits=road.ingest.images)
-
-
-def _slake(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.ingest.published.slake import SlakeSource
-
-    return SlakeSource(limits=road.ingest.images, **given)
-
-
-def _table(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.ingest.sources.table import TableSource
-
-    return TableSource(video=road.video, limits=road.ingest.images, **given)
-
-
-def _usreport(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.ingest.published.usreport import UsReportSource
-
-    return UsReportSource(limits=road.ingest.images, **given)
-
-
-def _video(road: RoadConfig, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
-    from sonoray.ingest.sources.video_folder import VideoSource
-
-    return VideoSource(config=road.video, **given)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kind:
-    """How a source is made."""
-
-    build: Callable[..., Source]
-    """From the road and those options that are given."""
-    takes: Set[str] = frozenset({"path"})
-    """Fields of `SourceOptions` that it has a use for; a path or an URL is then required."""
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "busbra": _Kind(build=_busbra),
-    "busi": _Kind(build=_busi),
-    "dicom": _Kind(build=_dicom, takes={"path", "name", "reports"}),
-    "dicomweb": _Kind(build=_dicomweb, takes={"url", "query", "name", "reports"}),
-    "llava": _Kind(build=_llava, takes={"path", "images", "name"}),
-    "phantom": _Kind(build=_phantom, takes=frozenset()),
-    "pocovid": _Kind(build=_pocovid),
-    "slake": _Kind(build=_slake, takes={"path", "images", "language"}),
-    "table": _Kind(build=_table, takes={"path", "images", "name"}),
-    "usreport": _Kind(build=_usreport, takes={"path", "images"}),
-    "video": _Kind(build=_video, takes={"path", "name"}),
-}
-SOURCES = tuple(_KINDS)
-"""Names that `build_source` knows."""
-
-
-def locate(name: str, location: str | None) -> dict[str, Any]:
-    """What the second argument of the command means to a source: its address, or its path."""
-    if location is None:
-        return {}
-    is_url = name in _KINDS and "url" in _KINDS[name].takes
-    return {"url": location} if is_url else {"path": Path(location)}
 
 
 def _fetch_lines(counts: FetchCounts) -> list[str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.ingest.builders import build_source
+from sonoray.ingest.source_options import SourceOptions
 from sonoray.ingest.sources.base import RemoteSource, Source
 from sonoray.metrics.tables import Table
 from sonoray.privacy.keys import IdentityKey
@@ -214,7 +216,7 @@ def retry(
     before = workspace.dataset(dataset)
     origin = workspace.dataset_origin(dataset)
     source = origin.pop("source")
-    options = ingest.SourceOptions.from_json(origin)
+    options = SourceOptions.from_json(origin)
     ingested = ingest.run(
         workspace=workspace, road=road, dataset=source, options=options, again=True
     )
@@ -268,7 +270,7 @@ def locate(
     rejects = read_rejects(output.path)
     origin = workspace.dataset_origin(dataset)
     kind = origin.pop("source")
-    source = ingest.build_source(kind, ingest.SourceOptions.from_json(origin), road)
+    source = build_source(kind, SourceOptions.from_json(origin), road)
     key = IdentityKey.public() if source.public else IdentityKey.load(workspace, create=False)
     if key.fingerprint not in output.manifest["inputs"]:
         raise DataError(

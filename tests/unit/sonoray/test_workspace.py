@@ -34,6 +34,7 @@ def test_an_unknown_dataset_lists_the_known_ones(tmp_path):
     [
         ("phantom", "phantom"),
         ("busbra", "busbra PATH"),
+        ("dicomweb", "dicomweb URL"),
         ("kidney", "SOURCE PATH --name kidney"),
         ("kidney.2024", "SOURCE PATH --name kidney.2024"),
     ],

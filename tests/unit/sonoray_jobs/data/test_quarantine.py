@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from sonoray.errors import DataError
 from sonoray.images.sandbox import _Process
+from sonoray.ingest.source_options import SourceOptions
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.cli.main import main
@@ -57,7 +58,7 @@ def folder(tmp_path):
 def workspace(tmp_path, folder):
     opened = Workspace.open(tmp_path / "ws")
     road = RoadConfig.model_validate({"ingest": {"images": {"min_side": 32}}})
-    options = ingest.SourceOptions(path=folder)
+    options = SourceOptions(path=folder)
     ingest.run(workspace=opened, road=road, dataset="busbra", options=options)
     return opened
 
@@ -145,7 +146,7 @@ def test_a_fault_of_the_machine_is_tried_again_and_the_better_outcome_stays(
     tmp_path, loops, monkeypatch
 ):
     workspace = Workspace.open(tmp_path / "ws")
-    options = ingest.SourceOptions(path=loops)
+    options = SourceOptions(path=loops)
     arguments = {"workspace": workspace, "road": ROAD, "dataset": "video"}
     call, tasks = _Process.call, []
 
@@ -186,7 +187,7 @@ def test_the_place_of_the_files_is_remembered_and_is_no_part_of_the_content(
     before = workspace.dataset("busbra").path
     assert workspace.dataset_origin("busbra") == {"source": "busbra", "path": str(folder)}
     moved = folder.rename(tmp_path / "elsewhere")
-    options = ingest.SourceOptions(path=moved)
+    options = SourceOptions(path=moved)
     ingest.run(workspace=workspace, road=STRICT, dataset="busbra", options=options)
     assert workspace.dataset("busbra").path == before
     assert workspace.dataset_origin("busbra")["path"] == str(moved)
@@ -231,7 +232,7 @@ def private(tmp_path):
         "s-bad,p2,Bantel Qxvor/bad.png,none\n"
     )
     opened = Workspace.open(tmp_path / "ws")
-    options = ingest.SourceOptions(path=folder / "t.csv", name="lab")
+    options = SourceOptions(path=folder / "t.csv", name="lab")
     ingest.run(workspace=opened, road=ROAD, dataset="table", options=options)
     return opened
 

@@ -14,6 +14,7 @@ from llava_ultra.language.decoder import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.errors import DataError
 from sonoray.images.decode import encode_png
+from sonoray.ingest.source_options import SourceOptions
 from sonoray.stages import StageOutput
 from sonoray.study import image_table
 from sonoray.study.contract import Turn, iter_studies
@@ -295,7 +296,7 @@ def test_a_dataset_that_cannot_teach_is_told_what_it_lacks_and_the_way_out(datas
     workspace = Workspace.open(tmp_path / "workspace")
     rows = "".join(f"s{n},p{n},甲状腺未见异常。\n" for n in range(12))
     (tmp_path / "t.csv").write_text(f"study,patient,report\n{rows}", encoding="utf-8")
-    options = ingest.SourceOptions(path=tmp_path / "t.csv")
+    options = SourceOptions(path=tmp_path / "t.csv")
     ingest.run(workspace=workspace, road=road(), dataset="table", options=options)
     output = workspace.dataset("table")
     told = bootstrap._why_no_studies(output)

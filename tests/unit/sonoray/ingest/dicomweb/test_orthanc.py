@@ -17,10 +17,11 @@ from sonoray.errors import DataError, JobFailedError
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicomweb.server_url import PASSWORD_VARIABLE, USER_VARIABLE
 from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.source_options import SourceOptions
 from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.data.ingest import SourceOptions, run
+from sonoray_jobs.data.ingest import run
 from sonoray_jobs.data.quarantine import locate, read_rejects, retry
 from sonoray_jobs.road.config import RoadConfig, load_road
 

@@ -4,9 +4,10 @@ from PIL import Image
 
 from sonoray.errors import DataError
 from sonoray.images.decode import ImageLimits
+from sonoray.ingest.builders import build_source
 from sonoray.ingest.published.busi import BusiSource
+from sonoray.ingest.source_options import SourceOptions
 from sonoray.study.contract import Task
-from sonoray_jobs.data.ingest import SourceOptions, build_source
 from sonoray_jobs.road.config import RoadConfig
 
 

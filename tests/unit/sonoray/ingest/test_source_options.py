@@ -1,0 +1,56 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sonoray.errors import ConfigError
+from sonoray.ingest.builders import build_source
+from sonoray.ingest.source_options import SourceOptions
+from sonoray_jobs.road.config import RoadConfig
+
+ROAD = RoadConfig()
+
+
+def given(**options):
+    paths = {key: Path(options[key]) for key in ("path", "images") if key in options}
+    return SourceOptions(**{**options, **paths})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("kidney", {}, "'kidney' is unknown; use one of busbra, busi, dicom, dicomweb, llava"),
+        ("busbra", {}, "needs its files; run: sonoray ingest busbra PATH"),
+        ("phantom", {"path": "folder"}, "'phantom' reads no files; leave 'folder' out"),
+        ("busbra", {"path": ".", "name": "mine"}, "'busbra' takes no --name; leave it out"),
+        ("table", {"path": ".", "language": "zh"}, "'table' takes no --language"),
+        ("table", {"path": ".", "images": "no/such"}, "--images 'no/such' is no folder"),
+        ("table", {"path": ".", "name": "slake"}, "--name 'slake' is the name of another source"),
+        ("table", {"path": ".", "name": "../x"}, "--name '../x' cannot name a dataset"),
+        ("slake", {"path": ".", "language": "fr"}, "language 'fr' is unknown"),
+    ],
+)
+def test_a_wrong_source_or_option_is_named_with_its_fix(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_source(name, given(**options), ROAD)
+
+
+@pytest.mark.parametrize("option", ["path", "images", "reports"])
+def test_a_path_that_is_not_utf8_is_refused_before_anything_is_read(tmp_path, option):
+    name = tmp_path / os.fsdecode(b"d\xff")
+    options = SourceOptions(**{"path": tmp_path, option: name})
+    with pytest.raises(
+        ConfigError, match=rf"^{option} '.*d\\udcff' is not UTF-8; rename"
+    ) as caught:
+        build_source("dicom" if option == "reports" else "table", options, ROAD)
+    assert str(caught.value).isprintable()
+
+
+def test_what_a_source_was_told_can_be_written_down(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = given(path="scans", name="kidney", language="zh")
+    written = options.to_json()
+    assert written == {"path": str(tmp_path / "scans"), "name": "kidney", "language": "zh"}
+    assert SourceOptions.from_json(written) == replace(options, path=tmp_path / "scans")
+    assert SourceOptions.from_json(SourceOptions().to_json()) == SourceOptions()
