@@ -30,8 +30,8 @@ TRAINING_PLACEMENT = {
 """Where the training runs, which may change when it is resumed: checkpoints fit any number of
 workers."""
 
-EVALUATION_PLACEMENT = {"actors", "actor_cpus", "actor_gpus"}
-"""Settings that decide where answers are made, and not which."""
+EVALUATION_PLACEMENT = {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}
+"""Settings that decide where answers are made and how many at once, and not which."""
 
 RESULT = "result.json"
 """File of a training that is finished."""

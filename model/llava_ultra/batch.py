@@ -81,6 +81,19 @@ class TextBatch:
             images_at=self.images_at,
         )
 
+    def select(self, rows: Sequence[int]) -> "TextBatch":
+        """Some rows, in the order given, padded to the longest of them."""
+        index = torch.tensor(rows, device=self.ids.device)
+        mask = self.mask[index]
+        length = int(mask.sum(dim=1).max())
+        return TextBatch(
+            ids=self.ids[index, :length],
+            labels=self.labels[index, :length],
+            mask=mask[:, :length],
+            study_index=self.study_index[index],
+            images_at=self.images_at,
+        )
+
     def without_answers(self) -> "TextBatch":
         """The prompts alone, as they stand before the assistant speaks."""
         mask = self.mask & (self.labels == IGNORED)

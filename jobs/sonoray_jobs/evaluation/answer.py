@@ -2,7 +2,9 @@
 
 Closed questions are decided by likelihood: the answer is the option that the model finds likeliest,
 and its probabilities give the AUC. Every question is also answered freely, because that is what the
-service does; `generated` keeps that text.
+service does; `generated` keeps that text. The decoder reads a question with its images once: the
+options are branches of that reading, and the free answer goes on from it. Questions are read
+together up to `evaluate.batch_tokens` of tokens, not by the number of studies.
 
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
 was decoded, all images of the study with the score that the sampler gave each for this question,
@@ -14,15 +16,18 @@ before it, as it is in training. It tells how good a teacher the feature score h
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
-from llava_ultra.config import AdaptiveSampling
-from llava_ultra.decoding.text import Decoding, answer_log_likelihoods, generate
+from llava_ultra.batch import StudyFeatures, TextBatch, collate_features, collate_texts
+from llava_ultra.config import AdaptiveSampling, images_kept
+from llava_ultra.decoding.likelihood import answer_log_likelihoods, batches_by_tokens
+from llava_ultra.decoding.step import Decoding, read_prompts
+from llava_ultra.decoding.text import generate
+from llava_ultra.language.chat import encode_answer
 from sonoray.config.canonical import content_hash
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, Turn
@@ -32,6 +37,32 @@ _NO_LIMIT = 10**9
 
 _HASH_LENGTH = 16
 """Hexadecimal digits of the hashes in a prediction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fused:
+    """What all questions about B studies share."""
+
+    tokens: torch.Tensor
+    """(B, K, P, D)."""
+    image_mask: torch.Tensor
+    """(B, K) bool."""
+    feature_scores: torch.Tensor
+    """(B, K)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reply:
+    """What the model says to one question."""
+
+    text: str
+    """The generated answer."""
+    likelihoods: list[float]
+    """Log-likelihood of each option."""
+    shares: list[float]
+    """(K,) score of each image."""
+    picked: list[int]
+    """(M,) positions of the images it saw, best first; -1 for an empty slot."""
 
 
 class AnswerActor:
@@ -45,6 +76,7 @@ class AnswerActor:
         self._model.to(device)
         self._stores = stores
         self._device = device
+        self._decoding = Decoding(max_tokens=parts.road.evaluate.max_tokens)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -56,51 +88,31 @@ class AnswerActor:
         feature_scores = self._model.sampler.feature_scores(
             tokens, [study.study_id for study in studies]
         )
+        fused = _Fused(tokens=tokens, image_mask=visual.image_mask, feature_scores=feature_scores)
         questions = [(at, turn) for at, study in enumerate(studies) for turn in study.turns]
-        limit = self._road.model.language.context_length
-        asked = collate_texts(
+        prompts = collate_texts(
             self._language.tokenizer,
             [(at, turn.question, "") for at, turn in questions],
-            max_tokens=limit,
-        ).to(self._device)
-        prompts = asked.without_answers()
-        reading = self._model.read(tokens, visual.image_mask, prompts, feature_scores)
-        decoding = Decoding(max_tokens=self._road.evaluate.max_tokens)
-        generated = generate(
-            self._model,
-            self._language.tokenizer,
-            reading,
-            decoding,
-        )
-        candidates = [
-            (number, option)
-            for number, (_, turn) in enumerate(questions)
-            for option in turn.options
+            max_tokens=self._road.model.language.context_length,
+        ).without_answers()
+        options = [
+            [encode_answer(self._language.tokenizer, option) for option in turn.options]
+            for _, turn in questions
         ]
-        scores: list[dict[str, float]] = [{} for _ in questions]
-        if candidates:
-            text = collate_texts(
-                self._language.tokenizer,
-                [
-                    (questions[number][0], questions[number][1].question, option)
-                    for number, option in candidates
-                ],
-                max_tokens=limit,
-            ).to(self._device)
-            likelihoods = answer_log_likelihoods(
-                self._model, tokens, visual.image_mask, text, feature_scores
-            )
-            for (number, option), value in zip(candidates, likelihoods.tolist(), strict=True):
-                scores[number][option] = value
-        shares = reading.selection.probabilities.cpu().numpy()
-        picked = reading.selection.indices.cpu().numpy()
         known = any("shows_finding" in image.labels for s in studies for image in s.images)
-        told = self._told_picks(tokens, visual.image_mask, questions) if known else []
+        told = self._told_picks(fused, questions) if known else []
+        found: dict[int, _Reply] = {}
+        lengths = self._lengths(prompts, [studies[at] for at, _ in questions], options)
+        for group in batches_by_tokens(lengths, self._road.evaluate.batch_tokens):
+            text = prompts.select(group).to(self._device)
+            replies = self._answer(fused, text, [options[number] for number in group])
+            found |= zip(group, replies, strict=True)
         rows = []
         for number, (at, turn) in enumerate(questions):
-            study, options = studies[at], scores[number]
+            study, reply = studies[at], found[number]
+            scores = dict(zip(turn.options, reply.likelihoods, strict=True))
             showing = _showing(study)
-            best = max(options, key=lambda option: options[option]) if options else None
+            best = max(scores, key=lambda option: scores[option]) if scores else None
             rows.append(
                 {
                     "study_id": study.study_id,
@@ -109,24 +121,70 @@ class AnswerActor:
                     "task": turn.task.value,
                     "question": turn.question,
                     "prompt_hash": _token_hash(prompts.ids[number][prompts.mask[number]]),
-                    "decoding_hash": content_hash(asdict(decoding))[:_HASH_LENGTH],
+                    "decoding_hash": content_hash(asdict(self._decoding))[:_HASH_LENGTH],
                     "truth": turn.answer,
-                    "answer": best if best is not None else generated[number],
-                    "generated": generated[number],
-                    "option_scores": json.dumps(options, ensure_ascii=False),
+                    "answer": best if best is not None else reply.text,
+                    "generated": reply.text,
+                    "option_scores": json.dumps(scores, ensure_ascii=False),
                     "image_ids": [image.image_id for image in study.images],
-                    "image_scores": shares[number, : len(study.images)].tolist(),
-                    "selected": picked[number][picked[number] >= 0].tolist(),
+                    "image_scores": reply.shares[: len(study.images)],
+                    "selected": [place for place in reply.picked if place >= 0],
                     "showing": showing,
-                    "shows_finding": _of_pick(showing, int(picked[number, 0])),
+                    "shows_finding": _of_pick(showing, reply.picked[0]),
                     "attention_finding": _of_pick(showing, told[number]) if told else -1,
                 }
             )
         return {key: [row[key] for row in rows] for key in rows[0]}
 
-    def _told_picks(
-        self, tokens: torch.Tensor, image_mask: torch.Tensor, questions: list[tuple[int, Turn]]
+    def _lengths(
+        self,
+        prompts: TextBatch,
+        studies: Sequence[Study],
+        options: Sequence[Sequence[Sequence[int]]],
     ) -> list[int]:
+        """Tokens that each question takes: images, prompt, and the longest answer it may get."""
+        model = self._road.model
+        return [
+            images_kept(model.sampling, len(study.images)) * model.num_tokens
+            + length
+            + max([self._decoding.max_tokens, *map(len, own)])
+            for length, study, own in zip(
+                prompts.mask.sum(dim=1).tolist(), studies, options, strict=True
+            )
+        ]
+
+    def _answer(
+        self, fused: "_Fused", text: TextBatch, options: Sequence[Sequence[Sequence[int]]]
+    ) -> list["_Reply"]:
+        """Answer N questions that the decoder reads together, and score the options of each."""
+        reading = self._model.read(fused.tokens, fused.image_mask, text, fused.feature_scores)
+        context = read_prompts(self._model, reading.embeds, reading.mask)
+        candidates = [(row, ids) for row, own in enumerate(options) for ids in own]
+        likelihoods: list[list[float]] = [[] for _ in options]
+        if candidates:
+            scored = answer_log_likelihoods(
+                self._model,
+                context,
+                [row for row, _ in candidates],
+                [ids for _, ids in candidates],
+                max_tokens=self._road.evaluate.batch_tokens,
+            )
+            for (row, _), value in zip(candidates, scored.tolist(), strict=True):
+                likelihoods[row].append(value)
+        texts = generate(self._model, self._language.tokenizer, context, self._decoding)
+        shares = reading.selection.probabilities.tolist()
+        picked = reading.selection.indices.tolist()
+        return [
+            _Reply(
+                text=texts[row],
+                likelihoods=likelihoods[row],
+                shares=shares[row],
+                picked=picked[row],
+            )
+            for row in range(len(texts))
+        ]
+
+    def _told_picks(self, fused: "_Fused", questions: Sequence[tuple[int, Turn]]) -> list[int]:
         """The image that the attention score picks for each question and its true answer.
 
         Empty where the model has no attention score. The text never meets the decoder, so that its
@@ -140,8 +198,8 @@ class AnswerActor:
             max_tokens=_NO_LIMIT,
         ).to(self._device)
         scores = self._model.sampler.attention_scores(
-            tokens,
-            image_mask,
+            fused.tokens,
+            fused.image_mask,
             text.study_index,
             self._model.embed(text.ids),
             text.mask,

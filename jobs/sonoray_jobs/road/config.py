@@ -170,7 +170,10 @@ class EvaluateConfig(Config):
     """How answers are made and judged."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Studies answered at once."""
+    """Studies whose features are read and fused at once."""
+    batch_tokens: int = Field(default=16_384, ge=1)
+    """Tokens of images, questions and answers in the decoder's cache at once; a branch for an
+    option counts its prompt again. Twice as many are alive for a moment: 0.4 MB each of `base`."""
     actors: int = Field(default=2, ge=1)
     actor_cpus: float = Field(default=1, ge=0)
     actor_gpus: float = Field(default=0, ge=0)

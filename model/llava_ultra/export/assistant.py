@@ -17,7 +17,8 @@ from torch import Tensor
 
 from llava_ultra.batch import TextBatch
 from llava_ultra.config import ModelConfig
-from llava_ultra.decoding.text import Decoding, stream
+from llava_ultra.decoding.rules import build_decoding
+from llava_ultra.decoding.text import stream
 from llava_ultra.export.manifest import NOTICE, read_artifact_manifest
 from llava_ultra.export.weights import load_adapter, load_connector, read_weights
 from llava_ultra.language.chat import IGNORED, encode_chat
@@ -155,7 +156,9 @@ class Assistant:
     ) -> Iterator[str]:
         """Yield the answer piece by piece; never half a character."""
         room = self.context_length - prompt.num_prompt_tokens
-        decoding = Decoding(max_tokens=min(max_tokens, room), temperature=temperature, seed=seed)
+        decoding = build_decoding(
+            max_tokens=min(max_tokens, room), temperature=temperature, seed=seed
+        )
         return stream(
             self.model,
             self.tokenizer,

@@ -1,6 +1,7 @@
 """The evaluation's actor on a tiny model, without Ray: what a batch holds decides no answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,29 @@ def test_every_question_is_answered_the_same_alone_in_company_and_in_any_order(a
             }
 
 
+@pytest.mark.parametrize("limit", [1, 120])
+def test_the_decoder_holds_no_more_tokens_than_configured_and_says_the_same(parts, actor, limit):
+    wanted = answers(actor, STUDIES)
+    evaluate = parts.road.evaluate.model_copy(update={"batch_tokens": limit})
+    road = parts.road.model_copy(update={"evaluate": evaluate})
+    small = AnswerActor(replace(parts, road=road), actor._stores, "cpu")
+    held = []
+
+    def watch(module, args, kwargs, output):
+        cache = kwargs["past_key_values"]
+        held.append((len(kwargs["attention_mask"]), cache.get_seq_length()))
+
+    small._model.language_model.register_forward_hook(watch, with_kwargs=True)
+    found = answers(small, STUDIES)
+    assert all(rows == 1 or rows * length <= limit for rows, length in held)
+    assert (max(rows for rows, _ in held) > 1) == (limit > 1)
+    for row, expected in zip(found, wanted, strict=True):
+        assert row["generated"] == expected["generated"]
+        scores = json.loads(row["option_scores"])
+        assert scores == pytest.approx(json.loads(expected["option_scores"]), abs=1e-4)
+        assert row["selected"] == expected["selected"]
+
+
 def test_a_row_says_what_was_seen_and_why(actor):
     for row in answers(actor, STUDIES):
         number = int(row["study_id"][1:])
@@ -196,8 +220,6 @@ def test_a_row_says_what_was_seen_and_why(actor):
 
 
 def test_a_checkpoint_of_another_tower_is_refused(parts):
-    from dataclasses import replace
-
     other = replace(parts, fingerprints={**parts.fingerprints, "sam": "f" * 16})
     with pytest.raises(CheckpointError, match="trained over sam ssssssssssssssss, here it is ffff"):
         AnswerActor(other, {}, "cpu")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from llava_ultra.decoding.text import Decoding, iter_tokens
+from llava_ultra.decoding.rules import build_decoding
+from llava_ultra.decoding.step import iter_tokens, read_prompts
 from llava_ultra.export.assistant import Assistant
 from llava_ultra.language.chat import END, token_id
 from sonoray.errors import CheckpointError
@@ -93,11 +94,14 @@ def test_token_count_and_reason_are_the_decoders(
     mask = torch.ones(prompt.inputs_embeds.shape[:2], dtype=torch.bool)
     reasons = set()
     for seed in range(40):
-        decoding = Decoding(max_tokens=40, temperature=2.0, seed=seed)
+        decoding = build_decoding(max_tokens=40, temperature=2.0, seed=seed)
         ids = [
             int(token)
             for token in iter_tokens(
-                assistant.model, prompt.inputs_embeds, mask, decoding, end_id=end_id
+                assistant.model,
+                read_prompts(assistant.model, prompt.inputs_embeds, mask),
+                decoding,
+                end_id=end_id,
             )
         ]
         sampling = dataclasses.replace(GREEDY, max_tokens=40, temperature=2.0, seed=seed)
