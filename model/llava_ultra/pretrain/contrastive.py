@@ -1,8 +1,8 @@
-"""Contrastive pretraining of the CLIP tower on images and their captions.
+"""Contrastive pretraining of the CLIP tower on images and their captions, with CLIP's own loss.
 
-The loss is CLIP's symmetric cross-entropy with one change: images whose captions are equal are
-positives for each other (the UniCL target, arXiv 2204.03610). Ultrasound captions repeat a lot, and
-plain CLIP would push equal findings apart.
+Ultrasound captions repeat a lot, and CLIP's target calls the other images of an equal caption
+wrong. A target that is spread over them (UniCL, arXiv 2204.03610) would change nothing: equal
+captions have equal features, so the sum over their rows is the same, and so is its gradient.
 """
 
 from collections.abc import Sequence
@@ -67,8 +67,6 @@ def pretrain_clip(
     nn.init.normal_(tower.clip.token_embedding.weight, std=_TOKEN_STD)
     canvases = to_canvases(images, model_config.image_size)
     ids = encode_captions(tokenizer, captions, model_config.context_length)
-    group_of = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    groups = torch.tensor([group_of[caption] for caption in captions])
     generator = torch.Generator().manual_seed(config.seed)
     batches = shuffled_batches(len(images), config.batch_size, generator)
 
@@ -79,7 +77,7 @@ def pretrain_clip(
         image_features = tower.clip.encode_image(views, normalize=True)
         text_features = tower.clip.encode_text(ids[index], normalize=True)
         logits = tower.clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
-        return contrastive_loss(logits, groups[index])
+        return contrastive_loss(logits)
 
     losses = optimise(tower, config, step_loss, on_step)
     return tower, losses
@@ -96,8 +94,7 @@ def encode_captions(
     return ids
 
 
-def contrastive_loss(logits: Tensor, groups: Tensor) -> Tensor:
-    """Symmetric cross-entropy (N, N) against equal shares for all pairs of one group."""
-    same = (groups[:, None] == groups).float()
-    target = same / same.sum(dim=1, keepdim=True)
+def contrastive_loss(logits: Tensor) -> Tensor:
+    """Symmetric cross-entropy () of (N, N) logits of images (rows) and their own captions."""
+    target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -3,6 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
@@ -160,12 +161,31 @@ def test_an_answer_falls_into_its_clauses():
     ]
 
 
-def test_equal_captions_are_positives_for_each_other():
-    groups = torch.tensor([0, 0, 1])
-    ideal = torch.tensor([[9.0, 9.0, -9.0], [9.0, 9.0, -9.0], [-9.0, -9.0, 9.0]])
-    plain_clip = torch.eye(3) * 18 - 9
-    assert contrastive_loss(ideal, groups) == pytest.approx(2 / 3 * np.log(2), abs=1e-3)
-    assert contrastive_loss(ideal, groups) < contrastive_loss(plain_clip, groups)
+def test_the_loss_finds_each_images_caption_and_each_captions_image():
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0]]).log_softmax(1)
+    rows = -logits.log_softmax(1).diagonal().mean()
+    columns = -logits.log_softmax(0).diagonal().mean()
+    assert rows != columns
+    assert float(contrastive_loss(logits)) == pytest.approx(float(rows + columns) / 2)
+
+
+def test_a_target_spread_over_equal_captions_would_change_nothing():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(6, 5, generator=generator, requires_grad=True)
+    captions = torch.randn(3, 5, generator=generator, requires_grad=True)
+    groups = torch.tensor([0, 0, 1, 2, 2, 2])
+    same = (groups[:, None] == groups).float()
+    target = same / same.sum(dim=1, keepdim=True)
+
+    def spread(logits):
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    found = []
+    for loss in (contrastive_loss, spread):
+        value = loss(images @ captions[groups].T)
+        found.append([value, *torch.autograd.grad(value, [images, captions])])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_the_mask_loss_is_small_for_the_truth_and_defined_without_a_lesion():
