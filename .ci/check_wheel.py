@@ -1,8 +1,8 @@
 """Check an installed SonoRay wheel: run by the Python of a clean environment, outside the tree.
 
 Every module must import, from site-packages and with nothing but the declared dependencies, and the
-packaged configs must lie beside them. A wheel that forgets a folder, or a package that the `dev`
-group alone brings, passes every test that runs from the source tree.
+packaged configs and templates must lie beside them. A wheel that forgets a folder, or a package
+that the `dev` group alone brings, passes every test that runs from the source tree.
 """
 
 import importlib
@@ -28,6 +28,9 @@ configs = sorted(
     path.name for path in (site_packages / "sonoray_jobs" / "road" / "presets").glob("*.toml")
 )
 assert {"tiny.toml", "busbra.toml"} <= set(configs), f"the wheel carries the configs {configs} only"
+
+template = site_packages / "sonoray" / "audit" / "page.html.jinja"
+assert template.is_file(), f"the wheel lacks {template.name}, from which the audit's page is made"
 
 files = importlib.metadata.files("sonoray") or []
 roots = {file.parts[0] for file in files if file.suffix == ".py"}

@@ -144,7 +144,4 @@ def test_jobs_are_run_by_others_and_never_their_libraries():
     # each shares its room with the job that it completes
     assert borrowed <= {
         ("sonoray_jobs.data.quarantine", "sonoray_jobs.data.ingest"),
-        ("sonoray_jobs.data.audit_page", "sonoray_jobs.data.audit.label_table"),
-        ("sonoray_jobs.data.audit_page", "sonoray_jobs.data.audit.split_table"),
-        ("sonoray_jobs.data.audit_page", "sonoray_jobs.data.audit.topic_table"),
     }

@@ -12,18 +12,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sonoray.audit.overview_tables import label_table, split_table, topic_table
 from sonoray.errors import DataError
-from sonoray.metrics.tables import Table
 from sonoray.stages import Stage, StageOutput, file_digests, run_stage, write_json
-from sonoray.study.contract import SPLITS, iter_studies
+from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import near_duplicate_distance
 from sonoray_jobs.road.config import RoadConfig
-
-if TYPE_CHECKING:
-    from sonoray.audit.findings import Audit
 
 MAX_LISTED = 200
 """Most rows of each kind in `audit.json`; all are counted."""
@@ -41,8 +38,6 @@ _CODE = (
     "sonoray.study.near_duplicates",
     "sonoray.study.contract",
     "sonoray_jobs.data.audit",
-    "sonoray_jobs.data.audit_page",
-    "sonoray_jobs.data.audit_pictures",
 )
 
 
@@ -129,7 +124,8 @@ def run(
     Raises:
         DataError: there is no such dataset, or `html` cannot be written.
     """
-    from sonoray_jobs.data.audit_pictures import text_font
+    from sonoray.audit.page import template_digest
+    from sonoray.audit.pictures import text_font
 
     ingested = workspace.dataset(dataset)
     if distance is None:
@@ -138,7 +134,12 @@ def run(
     font = text_font()
     stage = Stage(
         name=f"audit-{dataset}",
-        config={"texts": texts, "distance": distance, "font": font.name if font else None},
+        config={
+            "texts": texts,
+            "distance": distance,
+            "font": font.name if font else None,
+            "template": template_digest(),
+        },
         inputs=[ingested.key, *tables.values()],
         code=_CODE,
     )
@@ -154,53 +155,6 @@ def run(
         reused=output.reused,
         strict=strict,
     )
-
-
-def split_table(values: Mapping[str, Any]) -> Table:
-    """One row per split."""
-    rows = [(split, *(str(n) for n in each.values())) for split, each in values["splits"].items()]
-    names = next(iter(values["splits"].values()))
-    return Table(header=("split", *(name.replace("_", " ") for name in names)), rows=tuple(rows))
-
-
-def label_table(values: Mapping[str, Any]) -> Table:
-    """One row per value of each label, with its studies (or images) by split."""
-    rows = []
-    for label in values["labels"]:
-        name = f"{label['name']} (image)" if label["of_images"] else label["name"]
-        if label["num_values"] is None:
-            rows.append((name, "a measurement", *("" for _ in SPLITS)))
-        for number, (value, counts) in enumerate(label["values"].items()):
-            cells = (_with_share(counts[split], label, split) for split in SPLITS)
-            rows.append((name if number == 0 else "", value, *cells))
-    return Table(header=("label", "value", *SPLITS), rows=tuple(rows))
-
-
-def topic_table(values: Mapping[str, Any]) -> Table:
-    """One row per topic: questions, repetition, and what the constant answer reaches."""
-    rows = [
-        (
-            topic["topic"],
-            "/".join(topic["tasks"]) or "caption",
-            *(str(topic["questions"][split]) for split in SPLITS),
-            str(topic["distinct"]),
-            f"{topic['repeated_share']:.0%}",
-            _percent(topic["constant_share"]["test"]),
-            _percent(topic["seen_share"]["test"]),
-        )
-        for topic in values["topics"]
-    ]
-    header = ("topic", "task", *SPLITS, "distinct", "repeated", "constant", "seen")
-    return Table(header=header, rows=tuple(rows))
-
-
-def _with_share(count: int, label: Mapping[str, Any], split: str) -> str:
-    total = sum(counts[split] for counts in label["values"].values())
-    return f"{count} ({count / total:.0%})" if total else "0"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
 
 
 def _table_digests(folder: Path) -> dict[str, str]:
@@ -221,15 +175,17 @@ def _write(
     import numpy as np
 
     from sonoray.audit.census import Census, find_texts
+    from sonoray.audit.charts import draw_overview
     from sonoray.audit.findings import Audit, find_all
+    from sonoray.audit.json_values import to_values
     from sonoray.audit.links import Links
     from sonoray.audit.lookalikes import Looks, find_looks
+    from sonoray.audit.page import render_page
+    from sonoray.audit.pictures import draw_pairs, draw_sheet
     from sonoray.audit.samples import Samples
     from sonoray.audit.terms import TermCheck
     from sonoray.cluster.progress import progress
     from sonoray.study.image_table import read_images
-    from sonoray_jobs.data.audit_page import render_page
-    from sonoray_jobs.data.audit_pictures import draw_overview, draw_pairs, draw_sheet
 
     summary = ingested.manifest["summary"]
     total = summary["studies"]["kept"]
@@ -286,75 +242,6 @@ def _write(
     (folder / PAGE).write_text(page, encoding="utf-8")
     write_json(folder / VALUES, values)
     return {"findings": len(values["findings"]), "studies": total}
-
-
-def to_values(audit: "Audit", *, texts: Mapping[bytes, str], show_texts: bool) -> dict[str, Any]:
-    """Bring an audit into plain JSON values; patients' texts are left out unless asked for."""
-    counts, links, terms, summary = audit.counts, audit.links, audit.terms, audit.summary
-    conflicts = [asdict(each) for each in links.conflicting]
-    contradictions = [asdict(each) for each in terms.listed]
-    if not show_texts:
-        for row in conflicts:
-            row["values"] = [] if row["kind"] == "text" else row["values"]
-        for row in contradictions:
-            del row["text"]
-    return {
-        "accounting": {name: summary[name] for name in ("studies", "images")},
-        "reasons": summary["reasons"],
-        "splits": {
-            split: {
-                "patients": counts.patients[split],
-                "studies": counts.studies[split],
-                "images": counts.images[split],
-                "unique_images": links.unique_images[split],
-                "without_text": counts.without_text[split],
-                "without_images": counts.without_images[split],
-            }
-            for split in SPLITS
-        },
-        "images_per_study": {str(k): dict(n) for k, n in counts.images_per_study.items()},
-        "sizes": [[*size, number] for size, number in counts.sizes.items()],
-        "masks": {
-            "images": audit.num_masks,
-            "empty": audit.num_empty_masks,
-            "median_share": audit.mask_share,
-        },
-        "labels": [asdict(label) for label in counts.labels],
-        "topics": [
-            {
-                **asdict(topic),
-                "top": [
-                    {
-                        "text": texts.get(top.digest),
-                        "share": top.number / topic.questions[SPLITS[0]],
-                    }
-                    for top in topic.top
-                ],
-            }
-            for topic in counts.topics
-        ],
-        "leakage": {"counts": links.leakage, "rows": [asdict(row) for row in links.leaking]},
-        "duplicates": {
-            "counts": links.duplicates,
-            "patients": links.linked_patients,
-            "rows": [asdict(row) for row in links.linked],
-        },
-        "conflicts": {"counts": links.conflicts, "rows": conflicts},
-        "contradictions": {
-            "labels": [
-                {"label": label, "studies": number, "found": terms.num_found[label]}
-                for label, number in terms.checked.items()
-            ],
-            "unchecked": terms.unchecked,
-            "rows": contradictions,
-        },
-        "integrity": {
-            "missing_images": links.missing_images,
-            "unused_images": links.unused_images,
-            "mask_conflicts": summary["mask_conflicts"],
-            "changed_files": list(audit.changed_files),
-        },
-    }
 
 
 def _pairs(values: Mapping[str, Any]) -> dict[str, list[str]]:

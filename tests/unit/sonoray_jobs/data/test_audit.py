@@ -18,7 +18,6 @@ from sonoray.study.raw import RawImage, RawStudy
 from sonoray.workspace import Workspace
 from sonoray_jobs.cli.main import main
 from sonoray_jobs.data.audit import run
-from sonoray_jobs.data.audit_pictures import thumbnail
 from sonoray_jobs.data.ingest import run as ingest_phantom
 from sonoray_jobs.road.config import RoadConfig
 
@@ -216,19 +215,6 @@ def test_the_page_goes_where_it_is_asked_for(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--html"):
         audited(tmp_path, html=tmp_path / "file")
-
-
-def test_an_outline_lies_around_the_mask_and_not_in_it():
-    mask = np.zeros((300, 300), np.uint8)
-    mask[100:200, 100:200] = 255
-    plain, drawn = (
-        np.asarray(thumbnail(np.full((300, 300), 90, np.uint8), each)).astype(int)
-        for each in (None, mask)
-    )
-    yellow = (drawn != plain).any(axis=2)
-    assert yellow[48:50, 60:90].all()
-    assert not yellow[55:95, 55:95].any()
-    assert not yellow[:40].any()
 
 
 def test_the_phantom_is_clean(tmp_path):

@@ -1,50 +1,31 @@
-"""The pictures of an audit: charts of its counts, and a sheet of sample images with outlines.
+"""The charts of an audit: labels, topics and numbers, nothing of a patient.
 
-Charts show labels, topics and numbers, nothing of a patient; the sheet and the evidence are
-patients' images. Figures are made without pyplot, as in `sonoray.metrics.plots`. Label values may
-be Chinese: where the machine has no font for them, a value appears as its number in the page's
-tables.
+Figures are made without pyplot, as in `sonoray.metrics.plots`.
 """
 
-import io
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from sonoray.images.decode import Pixels
-from sonoray.metrics.fonts import find_font
+from sonoray.audit.pictures import COLOURS, drawable_text, text_font
 from sonoray.study.contract import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"train": "#2f5d8a", "validation": "#d98e2b", "test": "#5a9e6f"}
-"""Of the splits, here and on the page."""
-_OUTLINE = (255, 196, 0)
-_THUMB, _GAP, _HEADER = 150, 4, 26
 _DPI = 110
 _MAX_LABELS = 6
-_SAMPLE_OF_CHINESE = "良恶性甲状乳腺肝脏左右"
-
-Decoded = Mapping[str, tuple[Pixels, Pixels | None]]
-"""By image id: the image and its mask."""
-
-
-@cache
-def text_font() -> Path | None:
-    """Return a font file with Chinese characters; None where the machine has none."""
-    return find_font([_SAMPLE_OF_CHINESE])
+_MAX_SIZES = 2000
+"""Most different sizes that are drawn."""
 
 
 def draw_overview(values: Mapping[str, Any], path: Path) -> None:
     """Draw the charts: splits, images per study, sizes, labels, topics, what became of all.
 
     Args:
-        values: as `audit.to_values` gives them.
+        values: as `json_values.to_values` gives them.
         path: the PNG.
     """
     from matplotlib import rc_context
@@ -70,90 +51,6 @@ def draw_overview(values: Mapping[str, Any], path: Path) -> None:
         _draw_accounting(charts[1, 2], values)
         figure.suptitle(f"Dataset {values['dataset']}", fontsize=14, fontweight="bold", x=0.06)
         figure.savefig(path, dpi=_DPI)
-
-
-def draw_sheet(
-    label: str, samples: Mapping[tuple[str, str], Sequence[str]], pictures: Decoded, path: Path
-) -> None:
-    """Draw sample images with the outlines of their masks, one row per label value and split.
-
-    Args:
-        label: name of the label; empty where there is none, and rows are splits.
-        samples: image ids by value and split; the value is empty for studies without the label.
-        pictures: the decoded images.
-        path: the PNG.
-    """
-    values = sorted({value for value, _ in samples}, key=lambda value: (not value, value))
-    rows = [
-        (value, split, [i for i in samples[value, split] if i in pictures])
-        for value in values
-        for split in SPLITS
-        if (value, split) in samples
-    ]
-    width = max((len(ids) for *_, ids in rows), default=1) * (_THUMB + _GAP) + _GAP
-    height = _HEADER + _THUMB + _GAP
-    sheet = Image.new("RGB", (max(width, 480), max(1, len(rows)) * height + _GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), _pen_font()
-    for number, (value, split, ids) in enumerate(rows):
-        top = number * height
-        pen.rectangle((_GAP, top + 8, _GAP + 10, top + 18), fill=COLOURS[split])
-        group = f"{label}: {_drawable(value, values)}" if value else f"no {label}"
-        title = f"{split}   {group}" if label else split
-        pen.text((_GAP + 18, top + 4), title, fill="black", font=font)
-        for column, image_id in enumerate(ids):
-            place = (_GAP + column * (_THUMB + _GAP), top + _HEADER)
-            sheet.paste(thumbnail(*pictures[image_id]), place)
-    sheet.save(path, optimize=True)
-
-
-def draw_pairs(rows: Mapping[str, Sequence[str]], pictures: Decoded) -> dict[str, bytes]:
-    """Draw the images of each row side by side, as PNG; rows without any are left out."""
-    drawn = {}
-    for name, ids in rows.items():
-        found = [pictures[image_id] for image_id in ids if image_id in pictures]
-        if not found:
-            continue
-        strip = Image.new("RGB", (len(found) * (_THUMB + _GAP) - _GAP, _THUMB), "white")
-        for column, pair in enumerate(found):
-            strip.paste(thumbnail(*pair), (column * (_THUMB + _GAP), 0))
-        buffer = io.BytesIO()
-        strip.save(buffer, "PNG", optimize=True)
-        drawn[name] = buffer.getvalue()
-    return drawn
-
-
-def thumbnail(image: Pixels, mask: Pixels | None) -> Image.Image:
-    """Scale an image into a black square and draw the outline of its mask, two pixels wide.
-
-    Args:
-        image: uint8 (H, W) or (H, W, 3).
-        mask: uint8 (H, W), not 0 inside; None where there is none.
-    """
-    square = Image.new("RGB", (_THUMB, _THUMB), "black")
-    picture = Image.fromarray(image).convert("RGB")
-    scale = _THUMB / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    if mask is not None and mask.any():
-        inside = Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8))
-        inside = inside.resize(picture.size, Image.Resampling.BILINEAR).point(
-            lambda value: 255 if value > 127 else 0
-        )
-        wider = np.asarray(inside.filter(ImageFilter.MaxFilter(5)))
-        outline = Image.fromarray(np.where(np.asarray(inside) > 0, 0, wider).astype(np.uint8))
-        picture.paste(_OUTLINE, mask=outline)
-    square.paste(picture, ((_THUMB - size[0]) // 2, (_THUMB - size[1]) // 2))
-    return square
-
-
-def _pen_font() -> ImageFont.FreeTypeFont:
-    from matplotlib import font_manager
-
-    return ImageFont.truetype(str(text_font() or font_manager.findfont("DejaVu Sans")), 14)
-
-
-def _drawable(text: str, among: Sequence[str]) -> str:
-    return text if text.isascii() or text_font() else f"value {list(among).index(text) + 1}"
 
 
 def _draw_splits(axes: "Axes", values: Mapping[str, Any]) -> None:
@@ -216,7 +113,7 @@ def _draw_labels(axes: "Axes", values: Mapping[str, Any]) -> None:
                 share = counts[split] / total if total else 0
                 shade = shades[number % len(shades)]
                 axes.barh(at, share, left=left, height=0.36, color=shade, edgecolor="white")
-                name = _drawable(value, list(label["values"]))
+                name = drawable_text(value, list(label["values"]))
                 if len(name) * 0.021 < share:
                     light = number % len(shades) < 2
                     axes.text(
@@ -270,7 +167,3 @@ def _draw_accounting(axes: "Axes", values: Mapping[str, Any]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
     axes.set_title("What became of what ingest saw")
-
-
-_MAX_SIZES = 2000
-"""Most different sizes that are drawn."""
