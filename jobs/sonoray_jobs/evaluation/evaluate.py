@@ -44,7 +44,7 @@ from sonoray_jobs.evaluation.predictions import (
 )
 from sonoray_jobs.outputs import Trained, evaluation_stage, find_training, open_stores
 from sonoray_jobs.road.config import EvaluateConfig, RoadConfig
-from sonoray_jobs.training.stream import training_studies
+from sonoray_jobs.training.studies import iter_training_studies
 
 DEFAULT_GALLERY = 6
 """Studies in the gallery."""
@@ -303,7 +303,7 @@ def _evaluate(
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     write_json(folder / SETTINGS, answer_settings(road))
     training_answers: dict[str, list[str]] = defaultdict(list)
-    for study in training_studies(workspace.dataset(dataset).path, road.train):
+    for study in iter_training_studies(workspace.dataset(dataset).path, road.train):
         for turn in study.turns:
             training_answers[turn.topic].append(turn.answer)
     metrics = write_report(folder, predictions, training_answers, road.evaluate)

@@ -22,7 +22,7 @@ from sonoray_jobs.outputs import RESULT, Trained, find_parts, open_stores, read_
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
-from sonoray_jobs.training.stream import training_studies
+from sonoray_jobs.training.studies import iter_training_studies
 from sonoray_jobs.training.worker import TrainJob
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(
                 f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
                 f"sonoray embed --dataset {dataset} with the same --config and --set"
             )
-    studies = training_studies(output.path, road.train)
+    studies = iter_training_studies(output.path, road.train)
     check_lengths(
         read_tokenizer(parts["language"].path),
         studies,

@@ -23,14 +23,14 @@ from sonoray.config.load import validate_config
 from sonoray.config.model import Config
 from sonoray.errors import JobFailedError
 from sonoray.features.store import FeatureStore
-from sonoray.study.sample_order import Step, iter_steps, num_steps
+from sonoray.study.sample_order import Plan
 from sonoray_jobs.road.config import RoadConfig, TrainStage
 from sonoray_jobs.towers.stores import stores_of
-from sonoray_jobs.training.stream import training_studies
+from sonoray_jobs.training.studies import training_index
 
 if TYPE_CHECKING:
     from sonoray_jobs.training.checkpoint import Position
-    from sonoray_jobs.training.stream import LoadedStep
+    from sonoray_jobs.training.step_loader import LoadedStep
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.training.checkpoint import Position, load_weights, read_position
+    from sonoray_jobs.training.step_loader import StepSource
     from sonoray_jobs.training.stream import iter_loaded_steps
 
     # More threads than the worker's share of the machine would wait for each other at every step.
@@ -106,20 +107,24 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             _check_frozen(position.digests, digests)
             load_weights(model, saved)
         starts = _stage_starts(job, position)
-        plans = _plans(job, starts)
-        # one stream for all stages: the next one's data is ready before this one ends
-        stream = iter_loaded_steps(
-            [step for plan in plans for step in plan],
+        index = training_index(job.dataset, job.road.train)
+        plans = [_plan(job, start, len(index)) for start in starts]
+        source = StepSource(
             dataset=job.dataset,
+            index=index,
+            plans=tuple(plans),
             stores=job.stores(),
             turns_per_epoch=job.road.train.turns_per_epoch,
             site_cue=job.road.train.site_cue,
-            num_cpus=job.road.train.data_cpus,
         )
+        # one stream for all stages: the next one's data is ready before this one ends
+        stream = iter_loaded_steps(source, num_cpus=job.road.train.data_cpus)
         for start, plan in zip(starts, plans, strict=True):
             steps = itertools.islice(stream, len(plan))
             moments = saved if start.epochs else None
-            _run_stage(job, model, language.tokenizer, start, steps, moments, board)
+            _run_stage(
+                job, model, language.tokenizer, start, steps, plan.steps_per_epoch, moments, board
+            )
 
 
 def _stage_starts(job: TrainJob, position: "Position") -> list["Position"]:
@@ -133,30 +138,20 @@ def _stage_starts(job: TrainJob, position: "Position") -> list["Position"]:
     return starts
 
 
-def _plans(job: TrainJob, starts: Sequence["Position"]) -> list[list[Step]]:
-    """This worker's steps of each stage."""
+def _plan(job: TrainJob, start: "Position", num_studies: int) -> Plan:
+    """This worker's steps of a stage."""
     import ray.train
 
     settings = job.road.train
     context = ray.train.get_context()
-    study_ids = _train_ids(job)
-    return [
-        list(
-            iter_steps(
-                study_ids,
-                seed=settings.seed + 1000 * start.stage,  # stages see different orders
-                studies_per_step=settings.studies_per_step,
-                epochs=range(start.epochs, settings.stages[start.stage].epochs),
-                rank=context.get_world_rank(),
-                num_ranks=context.get_world_size(),
-            )
-        )
-        for start in starts
-    ]
-
-
-def _train_ids(job: TrainJob) -> list[str]:
-    return [study.study_id for study in training_studies(job.dataset, job.road.train)]
+    return Plan(
+        num_studies=num_studies,
+        seed=settings.seed + 1000 * start.stage,  # stages see different orders
+        studies_per_step=settings.studies_per_step,
+        epochs=range(start.epochs, settings.stages[start.stage].epochs),
+        rank=context.get_world_rank(),
+        num_ranks=context.get_world_size(),
+    )
 
 
 def _check_frozen(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -176,6 +171,7 @@ def _run_stage(
     tokenizer: Any,  # noqa: ANN401 - a transformers tokenizer
     start: "Position",
     stream: Iterator["LoadedStep"],
+    per_epoch: int,
     saved: Path | None,
     board: StepBoard,
 ) -> None:
@@ -191,7 +187,6 @@ def _run_stage(
     stage = settings.stages[start.stage]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    per_epoch = num_steps(len(_train_ids(job)), settings.studies_per_step)
     before = per_epoch * sum(earlier.epochs for earlier in settings.stages[: start.stage])
     set_trainable(model, stage)
     engine, optimizer = build_engine(model, job.road, stage)

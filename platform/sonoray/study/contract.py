@@ -29,6 +29,8 @@ import pyarrow.parquet as pq
 
 from sonoray.errors import DataError
 
+_ROWS_PER_GROUP = 128
+
 SPLITS = ("train", "validation", "test")
 STUDY_DATE_LABEL = "study_date"
 """Study label: the day of the examination, moved (see `sonoray.privacy.deidentify`)."""
@@ -237,13 +239,29 @@ class Study:
 
 
 def write_studies(folder: Path, studies: Sequence[Study], *, rows_per_file: int = 2048) -> None:
-    """Write `studies/part-*.parquet` below the dataset folder."""
+    """Write `studies/part-*.parquet` below the dataset folder.
+
+    Row groups are small, so that one study can be read without many others.
+    """
     target = folder / "studies"
     target.mkdir(exist_ok=True)
     for number, start in enumerate(range(0, len(studies), rows_per_file)):
         rows = [study.to_row() for study in studies[start : start + rows_per_file]]
         table = pa.Table.from_pylist(rows, schema=STUDY_SCHEMA)
-        pq.write_table(table, target / f"part-{number:05d}.parquet")
+        file = target / f"part-{number:05d}.parquet"
+        pq.write_table(table, file, row_group_size=_ROWS_PER_GROUP)
+
+
+def study_files(folder: Path) -> list[Path]:
+    """Files of a dataset's study table, in order.
+
+    Raises:
+        DataError: the folder holds none.
+    """
+    files = sorted((folder / "studies").glob("part-*.parquet"))
+    if not files:
+        raise DataError(f"dataset folder {str(folder)!r} has no studies; run: sonoray ingest")
+    return files
 
 
 def iter_studies(
@@ -266,9 +284,7 @@ def iter_studies(
     """
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    files = sorted((folder / "studies").glob("part-*.parquet"))
-    if not files:
-        raise DataError(f"dataset folder {str(folder)!r} has no studies; run: sonoray ingest")
+    files = study_files(folder)
     filters = None if split is None else [("split", "=", split)]
     for file in files:
         for row in pq.read_table(file, schema=STUDY_SCHEMA, filters=filters).to_pylist():

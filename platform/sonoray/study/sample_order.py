@@ -1,20 +1,24 @@
-"""Which study is seen at which training step: a pure function of seed, epoch and batch size.
+"""Which study is seen at which training step: a pure function of seed, epoch and counts.
 
 The same goes for the turns that are asked of it (`turns_of_epoch`).
 
-The order depends on neither the number of workers nor on where a run was interrupted: a resumed
-run, on fewer or more workers, goes on at the start of the epoch after its last checkpoint and sees
-there what it would have seen. Each epoch is a new permutation cut into as few steps as hold it, of
-equal size give or take one study and none above the batch: every study once, none dropped, none
-repeated. (Ray Data's `streaming_split(equal=True)` drops the
-rest and repeats the order in every epoch.)
+A `Plan` stores nothing: it computes each step when it is asked for, and keeps the permutations of
+two epochs, eight bytes a study each. The order depends on neither the number of workers nor on
+where a run was interrupted: a resumed run, on fewer or more workers, goes on at the start of the
+epoch after its last checkpoint and sees there what it would have seen. Each epoch is a new
+permutation cut into as few steps as hold it, of equal size give or take one study and none above
+the batch: every study once, none dropped, none repeated. (Ray Data's `streaming_split(equal=True)`
+drops the rest and repeats the order in every epoch.)
 """
 
+import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 
 from sonoray.errors import ConfigError
 
@@ -26,8 +30,8 @@ class Step:
     epoch: int
     index: int
     """Step within the epoch."""
-    study_ids: tuple[str, ...]
-    """This rank's share."""
+    studies: tuple[int, ...]
+    """This rank's share, by place in the order of study ids (`sonoray.study.study_index`)."""
     seed: int
     """The plan's."""
 
@@ -37,48 +41,69 @@ def num_steps(num_studies: int, studies_per_step: int) -> int:
     return -(-num_studies // studies_per_step)
 
 
-def iter_steps(
-    study_ids: Sequence[str],
-    *,
-    seed: int,
-    studies_per_step: int,
-    epochs: range,
-    rank: int,
-    num_ranks: int,
-) -> Iterator[Step]:
-    """Yield one rank's steps in order.
-
-    Args:
-        study_ids: all studies of the split; their order does not matter.
-        seed: source of the permutations, with the epoch's number.
-        studies_per_step: global batch size.
-        epochs: the epochs to go through.
-        rank: this worker.
-        num_ranks: number of workers.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan(Sequence[Step]):
+    """One rank's steps, in order.
 
     Raises:
         ConfigError: a step would leave some rank without a study.
     """
-    steps_per_epoch = num_steps(len(study_ids), studies_per_step)
-    smallest = len(study_ids) // max(1, steps_per_epoch)
-    if smallest < num_ranks:
-        raise ConfigError(
-            f"{len(study_ids)} studies in steps of at most {studies_per_step} leave {smallest} to "
-            f"a step, which cannot feed {num_ranks} workers; lower train.num_workers or raise "
-            "train.studies_per_step"
-        )
-    ordered = sorted(study_ids)
-    for epoch in epochs:
-        order = np.random.default_rng([seed, epoch]).permutation(len(ordered))
-        chunks = np.array_split(order, steps_per_epoch)
-        for index, chunk in enumerate(chunks):
-            share = np.array_split(chunk, num_ranks)[rank]
-            yield Step(
-                epoch=epoch,
-                index=index,
-                study_ids=tuple(ordered[position] for position in share),
-                seed=seed,
+
+    num_studies: int
+    """Studies of the split."""
+    seed: int
+    """Source of the permutations, with the epoch's number."""
+    studies_per_step: int
+    """Global batch size."""
+    epochs: range
+    """The epochs to go through."""
+    rank: int
+    num_ranks: int
+
+    def __post_init__(self) -> None:
+        smallest = self.num_studies // max(1, self.steps_per_epoch)
+        if smallest < self.num_ranks:
+            raise ConfigError(
+                f"{self.num_studies} studies in steps of at most {self.studies_per_step} leave "
+                f"{smallest} to a step, which cannot feed {self.num_ranks} workers; lower "
+                "train.num_workers or raise train.studies_per_step"
             )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of each epoch."""
+        return num_steps(self.num_studies, self.studies_per_step)
+
+    def __len__(self) -> int:
+        return len(self.epochs) * self.steps_per_epoch
+
+    @overload
+    def __getitem__(self, number: int) -> Step: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Step]: ...
+    def __getitem__(self, number: int | slice) -> Step | list[Step]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        turn, index = divmod(number, self.steps_per_epoch)
+        epoch = self.epochs[turn]
+        order = _order(self.seed, epoch, self.num_studies)
+        chunk = _part(order, index, self.steps_per_epoch)
+        share = _part(chunk, self.rank, self.num_ranks)
+        return Step(epoch=epoch, index=index, studies=tuple(share.tolist()), seed=self.seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, num_studies: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(num_studies)
+
+
+def _part(values: npt.NDArray[np.int64], number: int, num_parts: int) -> npt.NDArray[np.int64]:
+    """What `np.array_split(values, num_parts)[number]` is."""
+    size, longer = divmod(len(values), num_parts)
+    start = number * size + min(number, longer)
+    return values[start : start + size + (number < longer)]
 
 
 def turns_of_epoch(

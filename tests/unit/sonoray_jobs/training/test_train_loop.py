@@ -38,7 +38,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from llava_ultra import batch, model
-from sonoray_jobs.training import checkpoint
+from sonoray_jobs.training import checkpoint, step_loader
 from sonoray_jobs.training import stream as loading
 from sonoray_jobs.training import worker as training
 
@@ -48,13 +48,10 @@ class Silent:
         return lambda *_: None
 
 
-def iter_loaded_here(steps, *, dataset, stores, turns_per_epoch, site_cue, **_):
-    load = loading.StepLoader(
-        dataset=dataset, stores=stores, turns_per_epoch=turns_per_epoch, site_cue=site_cue
-    )
-    for index, step in enumerate(steps):
-        row = {"index": index, "study_ids": list(step.study_ids), "seed": step.seed}
-        yield loading._unpack(step, load({**row, "epoch": step.epoch}), stores)
+def iter_loaded_here(source, **_):
+    load = step_loader.StepLoader(source)
+    for row in source.rows():
+        yield from step_loader.unpack_steps(source, load(row))
 
 
 def train(job, target, rank, num_ranks, port, resume_from):

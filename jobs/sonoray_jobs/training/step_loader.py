@@ -1,0 +1,163 @@
+"""What a step's data are, and the actor that reads them: texts from the study table, features.
+
+One row is a run of consecutive steps of a worker's plans: a call costs some 10 ms to schedule, a
+step of the tiny road 5 ms to load. A row goes between processes as plain values, so that the loader
+needs no torch and starts seconds sooner. Of the studies a loader holds the index alone, four bytes
+each, and the row groups that it decoded last (`sonoray.study.study_index`).
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study
+from sonoray.study.prompt import with_site_cue
+from sonoray.study.sample_order import Plan, Step, turns_of_epoch
+from sonoray.study.study_index import StudyIndex, StudyReader
+
+if TYPE_CHECKING:
+    from llava_ultra.batch import StudyFeatures
+
+Row = dict[str, Any]
+
+_MOST_STEPS = 16
+"""Steps of a row, where they are small."""
+_ROW_BYTES = 32 * 2**20
+"""What a row of big steps aims at; it has one step at least."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSource:
+    """Where the steps of one worker come from; goes to its loaders."""
+
+    dataset: Path
+    """Dataset folder."""
+    index: StudyIndex
+    """The training studies."""
+    plans: tuple[Plan, ...]
+    """The worker's steps, stage by stage."""
+    stores: Mapping[str, FeatureStore]
+    """Feature stores by tower, `clip` and `sam`."""
+    turns_per_epoch: int
+    """Turns asked of each study in an epoch; 0 asks all."""
+    site_cue: bool
+    """Whether questions begin with the examination site."""
+
+    def rows(self) -> list[Row]:
+        """The rows of the stream: the numbers of their first step and of the step after them."""
+        total = sum(len(plan) for plan in self.plans)
+        steps = self._steps_per_row()
+        return [
+            {"start": start, "stop": min(start + steps, total)} for start in range(0, total, steps)
+        ]
+
+    def steps(self, row: Row) -> list[Step]:
+        """The steps of a row."""
+        ends = list(itertools.accumulate(len(plan) for plan in self.plans))
+        found = []
+        for number in range(row["start"], row["stop"]):
+            place = next(place for place, end in enumerate(ends) if number < end)
+            plan = self.plans[place]
+            found.append(plan[number - (ends[place] - len(plan))])
+        return found
+
+    def _steps_per_row(self) -> int:
+        image_bytes = sum(
+            store.shape[0] * store.shape[1] * store.dtype.itemsize for store in self.stores.values()
+        )
+        share = max(
+            (plan.studies_per_step / plan.num_ranks for plan in self.plans),
+            default=1,
+        )
+        step_bytes = share * self.index.images_per_study * image_bytes
+        return int(min(_MOST_STEPS, max(1, _ROW_BYTES // max(1, step_bytes))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedStep:
+    """One step's data on its worker."""
+
+    step: Step
+    features: list["StudyFeatures"]
+    rows: list[tuple[int, str, str]]
+    """(position in `features`, question, answer) of every question."""
+
+
+class StepLoader:
+    """Reads the texts and features of a row's steps."""
+
+    def __init__(self, source: StepSource) -> None:
+        self._source = source
+        self._reader = StudyReader(source.dataset, source.index)
+
+    def __call__(self, row: Row) -> Row:
+        """Read a row; see `unpack_steps` for what becomes of it."""
+        image_ids: list[str] = []
+        counts, asked, questions, answers = [], [], [], []
+        for step in self._source.steps(row):
+            for study in self._read(step.studies):
+                turns = [study.turns[number] for number in self._chosen(study, step)]
+                image_ids += [image.image_id for image in study.images]
+                counts.append(len(study.images))
+                asked.append(len(turns))
+                questions += [turn.question for turn in turns]
+                answers += [turn.answer for turn in turns]
+        features = {tower: store.read(image_ids) for tower, store in self._source.stores.items()}
+        return {
+            **row,
+            "counts": counts,
+            "asked": asked,
+            "questions": questions,
+            "answers": answers,
+            **{tower: array.tobytes() for tower, array in features.items()},
+        }
+
+    def _read(self, positions: Sequence[int]) -> list[Study]:
+        """Studies as they are trained on."""
+        studies = self._reader.read(positions)
+        return [with_site_cue(study) for study in studies] if self._source.site_cue else studies
+
+    def _chosen(self, study: Study, step: Step) -> list[int]:
+        return turns_of_epoch(
+            study.study_id,
+            len(study.turns),
+            turns_per_epoch=self._source.turns_per_epoch,
+            seed=step.seed,
+            epoch=step.epoch,
+        )
+
+
+def unpack_steps(source: StepSource, row: Row) -> Iterator[LoadedStep]:
+    """Yield the steps of a loaded row."""
+    from llava_ultra.batch import StudyFeatures
+
+    ends = np.cumsum(row["counts"])[:-1]
+    by_tower = {
+        tower: np.split(
+            np.frombuffer(row[tower], dtype=store.dtype).reshape(-1, *store.shape), ends
+        )
+        for tower, store in source.stores.items()
+    }
+    features = iter(
+        [
+            StudyFeatures(clip=clip, sam=sam)
+            for clip, sam in zip(by_tower["clip"], by_tower["sam"], strict=True)
+        ]
+    )
+    asked, texts = iter(row["asked"]), zip(row["questions"], row["answers"], strict=True)
+    for step in source.steps(row):
+        share = range(len(step.studies))
+        yield LoadedStep(
+            step=step,
+            features=list(itertools.islice(features, len(share))),
+            rows=[
+                (position, *text)
+                for position in share
+                for text in itertools.islice(texts, int(next(asked)))
+            ],
+        )

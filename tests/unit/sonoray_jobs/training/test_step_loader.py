@@ -1,0 +1,143 @@
+"""What a loader makes of the rows of a stream; Ray Data itself is met in tests/ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sonoray.errors import DataError
+from sonoray.features.store import FeatureStore
+from sonoray.study.contract import Study, StudyImage, Turn, write_studies
+from sonoray.study.sample_order import Plan
+from sonoray.study.study_index import index_studies
+from sonoray_jobs.training.step_loader import StepLoader, StepSource, unpack_steps
+
+TURNS = 5
+COUNTS = {"s0": 1, "s1": 3, "s2": 2}
+"""Images of each study."""
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> dict[str, FeatureStore]:
+    """Both towers' features, every image with numbers of its own."""
+    ids = [f"{study}-{number}" for study, count in COUNTS.items() for number in range(count)]
+    made = {}
+    for tower, channels in (("clip", 3), ("sam", 4)):
+        store = FeatureStore(tmp_path, tower * 16, num_tokens=2, num_channels=channels)
+        values = np.arange(len(ids) * 2 * channels).reshape(len(ids), 2, channels)
+        store.write(ids, values.astype(store.dtype))
+        made[tower] = store
+    return made
+
+
+def write(folder: Path, **labels: dict[str, str]) -> None:
+    studies = [
+        Study(
+            study_id=study,
+            patient_key=study,
+            split="train",
+            dataset="d",
+            images=tuple(
+                StudyImage(image_id=f"{study}-{number}", uri="", width=8, height=8)
+                for number in range(count)
+            ),
+            turns=tuple(
+                Turn(question=f"{study}问{i}", answer=f"{study}答{i}") for i in range(TURNS)
+            ),
+            labels=labels.get(study, {}),
+        )
+        for study, count in reversed(COUNTS.items())  # the table's order is not that of the ids
+    ]
+    write_studies(folder, studies)
+
+
+def source_of(dataset: Path, stores: dict[str, FeatureStore], **changes) -> StepSource:
+    """One rank of two stages, steps of two studies and one."""
+
+    def plan(seed, epochs):
+        return Plan(
+            num_studies=len(COUNTS),
+            seed=seed,
+            studies_per_step=1,
+            epochs=epochs,
+            rank=0,
+            num_ranks=1,
+        )
+
+    values = {
+        "index": index_studies(dataset, split="train", only={}),
+        "plans": (plan(7, range(2, 4)), plan(1007, range(1))),
+        "turns_per_epoch": 0,
+        "site_cue": False,
+    }
+    return StepSource(dataset=dataset, stores=stores, **{**values, **changes})
+
+
+def loaded(source: StepSource):
+    load = StepLoader(source)
+    return [step for row in source.rows() for step in unpack_steps(source, load(row))]
+
+
+def test_the_steps_of_all_plans_come_once_and_in_order(stores, tmp_path):
+    write(tmp_path)
+    source = source_of(tmp_path, stores)
+    planned = [step for plan in source.plans for step in plan]
+    assert [step.step for step in loaded(source)] == planned
+    assert {len(step.studies) for step in planned} == {1}
+    assert len(planned) == 9
+
+
+def test_a_row_holds_as_many_steps_as_fit_it(stores, tmp_path, monkeypatch):
+    write(tmp_path)
+    source = source_of(tmp_path, stores)
+    assert source.rows() == [{"start": 0, "stop": 9}]
+    image_bytes = 2 * (3 + 4) * 2
+    monkeypatch.setattr("sonoray_jobs.training.step_loader._ROW_BYTES", 2 * 2 * image_bytes)
+    assert source.index.images_per_study == 2
+    assert source.rows() == [
+        {"start": start, "stop": min(start + 2, 9)} for start in (0, 2, 4, 6, 8)
+    ]
+    planned = [step for plan in source.plans for step in plan]
+    assert [step.step for step in loaded(source)] == planned
+    monkeypatch.setattr("sonoray_jobs.training.step_loader._ROW_BYTES", 1)
+    assert len(source.rows()) == 9
+
+
+def test_features_and_answers_stay_with_their_study(stores, tmp_path):
+    write(tmp_path)
+    names = sorted(COUNTS)
+    for step in loaded(source_of(tmp_path, stores)):
+        for position, place in enumerate(step.step.studies):
+            study = names[place]
+            ids = [f"{study}-{number}" for number in range(COUNTS[study])]
+            assert np.array_equal(step.features[position].clip, stores["clip"].read(ids))
+            assert np.array_equal(step.features[position].sam, stores["sam"].read(ids))
+            asked = [row[1:] for row in step.rows if row[0] == position]
+            assert asked == [(f"{study}问{i}", f"{study}答{i}") for i in range(TURNS)]
+
+
+def test_an_epoch_asks_its_own_turns_of_every_study(stores, tmp_path):
+    write(tmp_path)
+    plan = Plan(num_studies=3, seed=7, studies_per_step=3, epochs=range(TURNS), rank=0, num_ranks=1)
+    steps = loaded(source_of(tmp_path, stores, plans=(plan,), turns_per_epoch=2))
+    assert [len(step.rows) for step in steps] == TURNS * [2 * len(COUNTS)]
+    asked = [question for step in steps for _, question, _ in step.rows]
+    # five epochs of two in a cycle of five: each twice
+    assert sorted(asked) == sorted(2 * [f"{s}问{i}" for s in COUNTS for i in range(TURNS)])
+    assert len({tuple(sorted(step.rows)) for step in steps}) > 1
+
+
+def test_a_cued_training_reads_cued_questions(stores, tmp_path):
+    write(tmp_path, s0={"site": "肝脏"}, s1={"site": "乳腺"}, s2={"site": "肾"})
+    sites = {"s0": "肝脏", "s1": "乳腺", "s2": "肾"}
+    for cued in (True, False):
+        for step in loaded(source_of(tmp_path, stores, site_cue=cued)):
+            for _, question, _ in step.rows:
+                cue = f"检查部位：{sites[question.split('。')[-1][:2]]}。" if cued else ""
+                assert question.startswith(cue or "s")
+
+
+def test_a_study_without_the_site_of_the_cue_is_named(stores, tmp_path):
+    write(tmp_path, s0={"site": "肝脏"}, s2={"site": "肾"})
+    with pytest.raises(DataError, match=r"study 's1' .* has no label 'site'"):
+        loaded(source_of(tmp_path, stores, site_cue=True))
