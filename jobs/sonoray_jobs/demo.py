@@ -17,10 +17,10 @@ from typing import Any
 from sonoray.study.contract import Study, Task, iter_studies
 from sonoray.study.prompt import with_site_cue
 from sonoray.workspace import Workspace
-from sonoray_jobs.cli.options import Result
 from sonoray_jobs.data import ingest
 from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.release import export
+from sonoray_jobs.results import Result
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service import ask
 from sonoray_jobs.service.serve import free_port, new_api_key, serving

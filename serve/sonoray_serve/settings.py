@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from sonoray.config.model import Config
-from sonoray_serve.http.auth import DIGEST_PATTERN
+from sonoray_serve.auth import DIGEST_PATTERN
 
 APP_NAME = "sonoray"
 """Name of the Serve application; its deployments are `ingress`, `vision` and `engine`."""
@@ -145,7 +145,7 @@ class AppArgs(Config):
     workspace: str = ".sonoray"
     """Where replicas keep a model that is given by URI."""
     api_key_digests: tuple[str, ...] = ()
-    """Sha256 (hex) of each admitted API key; see `sonoray_serve.http.auth.digest_key`."""
+    """Sha256 (hex) of each admitted API key; see `sonoray_serve.auth.digest_key`."""
     insecure_local: bool = False
     """Serve without keys. Only for a loopback address."""
     config: ServeConfig = ServeConfig()

@@ -4,7 +4,7 @@ import pytest
 import ray
 import ray.data
 
-from llava_ultra.parameters.digest import check_digest
+from llava_ultra.digests.state_digest import check_digest
 from sonoray.errors import DataError, JobFailedError
 from sonoray_jobs.cluster.failures import find_failure
 

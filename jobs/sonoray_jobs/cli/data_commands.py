@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sonoray_jobs.cli.options import Common, Result
+from sonoray_jobs.cli.options import Common
+from sonoray_jobs.results import Result
 
 DatasetArgument = Annotated[str, typer.Argument(help="Name of the ingested dataset.")]
 

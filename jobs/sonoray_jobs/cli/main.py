@@ -33,12 +33,12 @@ from sonoray_jobs.cli.options import (
     DatasetOption,
     JsonOption,
     KeyFileOption,
-    Result,
     WorkspaceOption,
     job_command,
     show,
 )
 from sonoray_jobs.cli.usage import Commands
+from sonoray_jobs.results import Result
 
 app = typer.Typer(
     name="sonoray",

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from inspect import Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, Protocol, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypedDict
 
 import typer
 
 from sonoray.errors import ConfigError
+from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
     from sonoray.workspace import Workspace
@@ -87,16 +88,6 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise ConfigError(f"{option} {text!r} is not a list of numbers; write it like 0,1,2")
     return tuple(map(int, parts))
-
-
-class Result(Protocol):
-    """What every job returns; one that can fail and yet be shown has an `exit_code`."""
-
-    def lines(self) -> list[str]:
-        """Return what a person reads."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values."""
 
 
 class Common(TypedDict):

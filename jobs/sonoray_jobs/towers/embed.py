@@ -221,7 +221,7 @@ def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> 
     Raises:
         ValueError: files are missing, or it is not the tower that the store belongs to.
     """
-    from llava_ultra.parameters.digest import check_digest
+    from llava_ultra.digests.state_digest import check_digest
     from llava_ultra.towers.tower import encode_canvases
 
     loaded = _load_tower(tower, folder)

@@ -19,13 +19,13 @@ from llava_ultra.batch import TextBatch
 from llava_ultra.config import ModelConfig
 from llava_ultra.decoding.rules import build_decoding
 from llava_ultra.decoding.text import stream
+from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.manifest import NOTICE, read_artifact_manifest
 from llava_ultra.export.weights import load_adapter, load_connector, read_weights
 from llava_ultra.language.chat import IGNORED, encode_chat
 from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
-from llava_ultra.parameters.digest import check_digest
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 from llava_ultra.towers.tower import encode_images

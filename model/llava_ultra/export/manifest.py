@@ -22,10 +22,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.export.weights import adapter_state, connector_state
 from llava_ultra.language.decoder import Language, save_language
 from llava_ultra.model import LlavaUltra
-from llava_ultra.parameters.digest import state_digest
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 

@@ -11,8 +11,8 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llava_ultra.digests.state_digest import check_digest, state_digest
 from llava_ultra.model import CONNECTOR_PARTS, LlavaUltra
-from llava_ultra.parameters.digest import check_digest, state_digest
 
 
 def connector_state(model: LlavaUltra) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from llava_ultra.config import LanguageConfig
+from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.language.tokenizer import complete_tokenizer
-from llava_ultra.parameters.digest import state_digest
 
 _CONFIG_OF_FILES = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
 """Entries of a decoder's config that tell where it lies and what wrote it, not what it computes."""

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llava_ultra.parameters.digest import check_digest, state_digest
+from llava_ultra.digests.state_digest import check_digest, state_digest
 from llava_ultra.towers.pixels import PREPROCESSING, letterbox, normalise
 from llava_ultra.towers.tower_config import ChannelStatistics
 

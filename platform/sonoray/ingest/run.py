@@ -62,9 +62,9 @@ _CODE = (
     "study.splits",
     "study.raw",
     "study.contract",
-    "ingest.sources.files",
-    "ingest.folders",
-    "ingest.text_files",
+    "ingest.sources.inputs",
+    "files.folders",
+    "files.text_files",
 )
 """Modules whose source decides the output, beside that of the source's class."""
 _LARGE_GROUP = 0.1

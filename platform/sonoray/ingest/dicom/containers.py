@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sonoray.errors import DataError
+from sonoray.files.folders import list_files
 from sonoray.images.decode import RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.dicom_config import DicomLimits
-from sonoray.ingest.folders import list_files
 
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -33,7 +33,7 @@ class FileEntry:
     """The path below the folder, in characters that can be hashed whatever the file's name is."""
     max_bytes: int
     problem: str = ""
-    """`reason: detail` where it is no file, but hides some (`sonoray.ingest.folders`)."""
+    """`reason: detail` where it is no file, but hides some (`sonoray.files.folders`)."""
 
     def open(self) -> BinaryIO:
         """Open the file.

@@ -29,7 +29,7 @@ from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
-from sonoray.ingest.sources.files import Row, digest_files, read_csv
+from sonoray.ingest.sources.inputs import Row, digest_files, read_csv
 from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import RawImage, RawStudy
 

@@ -28,7 +28,7 @@ from sonoray.images.decode import (
     RejectedImageError,
     decode_file,
 )
-from sonoray.ingest.sources.files import digest_files, load_image, unusable
+from sonoray.ingest.sources.inputs import digest_files, load_image, unusable
 from sonoray.study.contract import Task, Turn
 from sonoray.study.prompt import SITE_LABEL
 from sonoray.study.raw import RawImage, RawStudy

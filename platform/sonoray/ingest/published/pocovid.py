@@ -25,7 +25,7 @@ from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
-from sonoray.ingest.sources.files import Entry, Row, digest_files, load_image, read_csv, unusable
+from sonoray.ingest.sources.inputs import Entry, Row, digest_files, load_image, read_csv, unusable
 from sonoray.study.contract import Task, Turn
 from sonoray.study.prompt import SITE_LABEL
 from sonoray.study.raw import RawImage, RawStudy

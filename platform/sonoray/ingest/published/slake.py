@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from sonoray.errors import ConfigError, DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
-from sonoray.ingest.sources.files import (
+from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
     digest_files,

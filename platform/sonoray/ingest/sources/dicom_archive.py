@@ -25,14 +25,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sonoray.files.text_files import read_text
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits, RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.containers import ArchiveEntry, FileEntry, list_entries
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.objects import DecodedObject, ObjectInfo, decode_object, describe_object
-from sonoray.ingest.sources.files import tell_content
+from sonoray.ingest.sources.inputs import tell_content
 from sonoray.ingest.sources.reports import Reports
-from sonoray.ingest.text_files import read_text
 from sonoray.stages import source_digest
 from sonoray.study.contract import Task, Turn
 from sonoray.study.identifiers import Identifiers
@@ -40,7 +40,7 @@ from sonoray.study.raw import RawImage, RawStudy
 
 _QUESTION = "请写出这次超声检查的报告。"
 _DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
-_CODE = ("sonoray.ingest.dicom", "sonoray.ingest.sources.files", "sonoray.ingest.sources.reports")
+_CODE = ("sonoray.ingest.dicom", "sonoray.ingest.sources.inputs", "sonoray.ingest.sources.reports")
 _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
     "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field
 
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
-from sonoray.ingest.sources.files import (
+from sonoray.ingest.sources.inputs import (
     Item,
     digest_files,
     find_files,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, StringConstraints
 
 from sonoray.errors import DataError
-from sonoray.ingest.sources.files import Entry, Item, parse_item, read_csv, read_items
+from sonoray.ingest.sources.inputs import Entry, Item, parse_item, read_csv, read_items
 
 _KEYS = ("study_uid", "accession")
 

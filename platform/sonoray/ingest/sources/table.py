@@ -35,7 +35,7 @@ from sonoray.errors import DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.images.video import VideoConfig
 from sonoray.ingest.sources.cine import Loops, decoding, is_video, with_loops
-from sonoray.ingest.sources.files import (
+from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
     digest_files,

@@ -20,10 +20,10 @@ from typing import Any
 
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
+from sonoray.files.folders import list_files
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.folders import list_files
 from sonoray.ingest.sources.cine import SUFFIXES, Loops, decoding, is_video, with_loops
-from sonoray.ingest.sources.files import digest_files, read_csv, unusable
+from sonoray.ingest.sources.inputs import digest_files, read_csv, unusable
 from sonoray.study.raw import RawStudy
 
 TABLE = "patients.csv"

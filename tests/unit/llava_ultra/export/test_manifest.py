@@ -22,7 +22,7 @@ def test_the_exported_adapter_decides_the_answer(folder, tmp_path, answer):
     state = {name: tensor * -3 for name, tensor in load_file(path).items()}
     save_file(state, path)
     manifest = json.loads((changed / "manifest.json").read_text())
-    from llava_ultra.parameters.digest import state_digest
+    from llava_ultra.digests.state_digest import state_digest
 
     manifest["digests"]["adapter"] = state_digest(state)
     (changed / "manifest.json").write_text(json.dumps(manifest))

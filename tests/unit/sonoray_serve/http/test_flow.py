@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sonoray.images.decode import Pixels
-from sonoray_serve.flow import Answer, Chat, Deadline
 from sonoray_serve.http.api import LAST_EVENT, SonoRay
+from sonoray_serve.http.flow import Answer, Chat, Deadline
 from sonoray_serve.http.problems import ApiError, InternalError, Problem
 from sonoray_serve.http.testing import chat_body
 from sonoray_serve.messages import (

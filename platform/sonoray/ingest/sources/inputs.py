@@ -23,8 +23,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sonoray.errors import DataError
+from sonoray.files.text_files import read_text
 from sonoray.images.decode import RejectedImageError
-from sonoray.ingest.text_files import read_text
 from sonoray.study.raw import RawImage, RawStudy
 
 Row = Mapping[str, str]

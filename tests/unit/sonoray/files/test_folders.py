@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sonoray.ingest.folders import list_files
+from sonoray.files.folders import list_files
 
 NOBODY = 65534
 

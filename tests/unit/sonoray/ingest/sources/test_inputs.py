@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sonoray.errors import DataError
+from sonoray.files.text_files import read_text
 from sonoray.images.decode import RejectedImageError
-from sonoray.ingest.sources.files import (
+from sonoray.ingest.sources.inputs import (
     Item,
     digest_files,
     find_file,
@@ -17,7 +18,6 @@ from sonoray.ingest.sources.files import (
     read_items,
     read_json,
 )
-from sonoray.ingest.text_files import read_text
 
 CHINESE = "甲状腺大小形态如常，腺体回声均匀。"
 

@@ -1,0 +1,1 @@
+"""Digests of weights, checked wherever they are loaded."""
