@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
-from sonoray.ingest.known_sources import how_to_ingest
 from sonoray.files.text_files import is_utf8
+from sonoray.known_sources import how_to_ingest
 from sonoray.stages import StageOutput, read_manifest, write_json
 
 DEFAULT_WORKSPACE = Path(".sonoray")

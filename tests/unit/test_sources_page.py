@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sonoray.ingest.known_sources import KNOWN_SOURCES
 from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.known_sources import KNOWN_SOURCES
 from sonoray.workspace import Workspace
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import ConfigError
-from sonoray.ingest.known_sources import KNOWN_SOURCES
 from sonoray.files.text_files import is_utf8
+from sonoray.known_sources import KNOWN_SOURCES
 
 _DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # it becomes a file's name
 

@@ -5,8 +5,8 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.ingest.builders import BUILDERS, build_source
-from sonoray.ingest.known_sources import KNOWN_SOURCES
 from sonoray.ingest.source_options import SourceOptions
+from sonoray.known_sources import KNOWN_SOURCES
 from sonoray_jobs.road.config import RoadConfig
 
 ROAD = RoadConfig.model_validate({"phantom": {"num_patients": 4}})

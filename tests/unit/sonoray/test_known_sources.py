@@ -2,8 +2,8 @@ from dataclasses import fields
 
 import pytest
 
-from sonoray.ingest.known_sources import KNOWN_SOURCES, how_to_ingest
 from sonoray.ingest.source_options import SourceOptions, locate
+from sonoray.known_sources import KNOWN_SOURCES, how_to_ingest
 
 
 @pytest.mark.parametrize("name", KNOWN_SOURCES)
