@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.images.decode import Pixels
-from sonoray_serve.http.problems import Problem
+from sonoray_serve.problems import Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,18 +9,21 @@ one other process; memory for pixels is bounded by `studies_in_memory * max_stud
 colour channel, 0.3 GB by default.
 """
 
+import re
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from sonoray.config.model import Config
-from sonoray_serve.auth import DIGEST_PATTERN
 
 APP_NAME = "sonoray"
 """Name of the Serve application; its deployments are `ingress`, `vision` and `engine`."""
 
 MAX_ITEMS = 1_024
 """Longest list that a request may have, whatever is configured."""
+
+_DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
+"""A sha256 in hex, as `http.auth.digest_key` gives it."""
 
 
 class Limits(Config):
@@ -145,7 +148,7 @@ class AppArgs(Config):
     workspace: str = ".sonoray"
     """Where replicas keep a model that is given by URI."""
     api_key_digests: tuple[str, ...] = ()
-    """Sha256 (hex) of each admitted API key; see `sonoray_serve.auth.digest_key`."""
+    """Sha256 (hex) of each admitted API key; see `sonoray_serve.http.auth.digest_key`."""
     insecure_local: bool = False
     """Serve without keys. Only for a loopback address."""
     config: ServeConfig = ServeConfig()
@@ -159,7 +162,7 @@ class AppArgs(Config):
                 "--insecure-local"
             )
         for digest in self.api_key_digests:
-            if not DIGEST_PATTERN.fullmatch(digest):
+            if not _DIGEST_PATTERN.fullmatch(digest):
                 raise ValueError(
                     f"api_key_digests holds a value of {len(digest)} characters that is no sha256 "
                     "in lower-case hex; give digests, never the keys themselves"

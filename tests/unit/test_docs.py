@@ -161,7 +161,7 @@ def test_the_serving_page_has_every_limit_with_its_default():
 
 
 def test_the_serving_page_names_every_status_of_an_error():
-    from sonoray_serve.http.problems import Problem
+    from sonoray_serve.problems import Problem
 
     table = SERVING.partition("| status |")[2].partition("\n\n")[0]
     shown = {int(status) for status in re.findall(r"\b\d{3}\b", table)}

@@ -30,7 +30,7 @@ from sonoray.errors import ConfigError, ServingError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_serve.app import APP_NAME, LOGGING, AppArgs, ServeConfig, build
-from sonoray_serve.auth import digest_key, is_loopback, read_api_keys
+from sonoray_serve.http.auth import digest_key, is_loopback, read_api_keys
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sonoray_serve.http.problems import ApiError, Problem
+from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS
 
 _Item = TypeVar("_Item")

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sonoray_serve.http import api
-from sonoray_serve.http.problems import ApiError, InternalError, Problem, contained
 from sonoray_serve.http.question import Question, decode_study, read_question
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -29,6 +28,7 @@ from sonoray_serve.messages import (
     Started,
     VisionPort,
 )
+from sonoray_serve.problems import ApiError, InternalError, Problem, contained
 from sonoray_serve.settings import Limits
 
 logger = logging.getLogger(__name__)

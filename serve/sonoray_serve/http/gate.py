@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sonoray_serve.auth import is_admitted
-from sonoray_serve.http.problems import ApiError, InternalError, Problem, contained
+from sonoray_serve.http.auth import is_admitted
+from sonoray_serve.problems import ApiError, InternalError, Problem, contained
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from sonoray.images.decode import Pixels
 from sonoray_serve.http import api
 from sonoray_serve.http.flow import Answer, Chat, Deadline
 from sonoray_serve.http.gate import CHAT_PATH, HEALTH_PATH, Gate, to_response
-from sonoray_serve.http.problems import ApiError, Problem
 from sonoray_serve.messages import EncodedStudy, Event, Failed, ModelCard, Sampling
+from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import AppArgs
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError, decode_image
 from sonoray.study.prompt import names_site
 from sonoray_serve.http.api import ChatRequest, ImagePart, Message
-from sonoray_serve.http.problems import ApiError, Problem
 from sonoray_serve.messages import ModelCard
+from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)

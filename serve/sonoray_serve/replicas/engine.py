@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sonoray_serve.http.problems import InternalError, Problem, contained
 from sonoray_serve.messages import (
     EncodedStudy,
     Event,
@@ -29,6 +28,7 @@ from sonoray_serve.messages import (
     Sampling,
     Started,
 )
+from sonoray_serve.problems import InternalError, Problem, contained
 from sonoray_serve.replicas.loading import ModelSource, load_model
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sonoray.errors import CheckpointError
 from sonoray.images.decode import Pixels
-from sonoray_serve.http.problems import Problem, contained
 from sonoray_serve.messages import EncodedStudy, Failed
+from sonoray_serve.problems import Problem, contained
 from sonoray_serve.replicas.loading import ModelSource, load_model
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
-from sonoray_serve.auth import digest_key
+from sonoray_serve.http.auth import digest_key
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.ingress import create_api
 from sonoray_serve.replicas.engine import Engine

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
 from sonoray_serve.app import build
-from sonoray_serve.auth import digest_key
+from sonoray_serve.http.auth import digest_key
 from sonoray_serve.settings import AppArgs, Limits, Replicas, ServeConfig
 
 DIGEST = digest_key("some-key-0123456789")

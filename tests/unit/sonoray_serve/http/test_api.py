@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sonoray_serve.http.api import ChatRequest, parse_chat_request
-from sonoray_serve.http.problems import ApiError, Problem
 from sonoray_serve.http.testing import chat_body, random_study, user_message
+from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
 
 CANARY = "patient-name-canary"

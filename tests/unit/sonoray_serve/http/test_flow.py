@@ -12,7 +12,6 @@ import pytest
 from sonoray.images.decode import Pixels
 from sonoray_serve.http.api import LAST_EVENT, SonoRay
 from sonoray_serve.http.flow import Answer, Chat, Deadline
-from sonoray_serve.http.problems import ApiError, InternalError, Problem
 from sonoray_serve.http.testing import chat_body
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -24,6 +23,7 @@ from sonoray_serve.messages import (
     Sampling,
     Started,
 )
+from sonoray_serve.problems import ApiError, InternalError, Problem
 from sonoray_serve.settings import Limits
 
 SONORAY = SonoRay(images=[], notice="n", model="m", digest="d")

@@ -9,9 +9,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from sonoray_serve.auth import digest_key
+from sonoray_serve.http.auth import digest_key
 from sonoray_serve.http.gate import CHAT_PATH, Gate
-from sonoray_serve.http.problems import ApiError, Problem
+from sonoray_serve.problems import ApiError, Problem
 
 KEY = "gate-test-key-0123456789"
 ADMITTED = {"Authorization": f"Bearer {KEY}"}

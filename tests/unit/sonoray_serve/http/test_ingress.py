@@ -15,8 +15,8 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError, Req
 
 from llava_ultra.export.assistant import Assistant
 from sonoray_serve.http.ingress import translated
-from sonoray_serve.http.problems import ApiError, InternalError, Problem
 from sonoray_serve.http.testing import QUESTION, chat_body, random_study, user_message
+from sonoray_serve.problems import ApiError, InternalError, Problem
 
 CHAT = "/v1/chat/completions"
 

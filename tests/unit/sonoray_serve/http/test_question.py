@@ -13,10 +13,10 @@ from PIL import Image
 
 from sonoray.images.decode import encode_png
 from sonoray_serve.http.api import parse_chat_request
-from sonoray_serve.http.problems import ApiError, Problem
 from sonoray_serve.http.question import Question, decode_study, read_question
 from sonoray_serve.http.testing import chat_body, random_study, to_data_url, user_message
 from sonoray_serve.messages import ModelCard
+from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
 
 CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256, site_cue=False)

@@ -15,9 +15,9 @@ from llava_ultra.decoding.step import iter_tokens, read_prompts
 from llava_ultra.export.assistant import Assistant
 from llava_ultra.language.chat import END, token_id
 from sonoray.errors import CheckpointError
-from sonoray_serve.http.problems import InternalError, Problem
 from sonoray_serve.http.testing import QUESTION, random_study
 from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, Piece, Sampling, Started
+from sonoray_serve.problems import InternalError, Problem
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from sonoray_serve.http.problems import ApiError, InternalError, Problem, contained
+from sonoray_serve.problems import ApiError, InternalError, Problem, contained
 
 CANARY = "patient-name-canary"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sonoray.errors import ConfigError
-from sonoray_serve.auth import digest_key, is_admitted, is_loopback, read_api_keys
+from sonoray_serve.http.auth import digest_key, is_admitted, is_loopback, read_api_keys
 
 KEY, OTHER = "first-key-0123456789", "second-key-0123456789"
 

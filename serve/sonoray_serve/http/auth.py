@@ -18,9 +18,6 @@ from sonoray.errors import ConfigError
 MIN_KEY_CHARS = 16
 """Shortest key that is accepted: 16 random base64 characters are 96 bits."""
 
-DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
-"""A sha256 in hex, as `digest_key` gives it."""
-
 _KEY_PATTERN = re.compile(r"[!-~]+")
 """Visible ASCII, which is what a bearer token can carry."""
 
