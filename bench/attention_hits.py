@@ -22,9 +22,9 @@ from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import read_features
-from sonoray_jobs.outputs import find_training, open_stores
+from sonoray_jobs.outputs import find_training, locate, open_stores
 from sonoray_jobs.road.config import RoadConfig, load_road
-from sonoray_jobs.training.restore import load_trained, locate
+from sonoray_jobs.training.restore import load_trained
 
 BATCH = 16
 

@@ -25,9 +25,8 @@ from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
-from sonoray_jobs.outputs import find_training, open_stores
+from sonoray_jobs.outputs import find_training, locate, open_stores
 from sonoray_jobs.road.config import load_road
-from sonoray_jobs.training.restore import locate
 
 BATCH = 16
 

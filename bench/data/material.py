@@ -16,7 +16,8 @@ import numpy as np
 
 from sonoray.features.store import FeatureStore
 from sonoray.images.decode import encode_png, image_id
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.phantom import PhantomConfig
 from sonoray.stages import Stage, StageOutput, run_stage

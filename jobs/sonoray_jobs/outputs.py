@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.config.canonical import content_hash
+from sonoray.digests.code import code_digest
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
-from sonoray.stages import Stage, StageOutput, find_stage, source_digest
+from sonoray.stages import Stage, StageOutput, find_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.road.config import RoadConfig
@@ -36,36 +37,15 @@ EVALUATION_PLACEMENT = {"actors", "actor_cpus", "actor_gpus", "batch_size", "bat
 RESULT = "result.json"
 """File of a training that is finished."""
 
-TRAINING_CODE = (
-    "sonoray.study.sample_order",
-    "sonoray.study.contract",
-    "sonoray_jobs.training.worker",
-    "sonoray.study.study_index",
-    "sonoray_jobs.training.step_loader",
-    "sonoray_jobs.training.stream",
-    "sonoray_jobs.training.studies",
-    "sonoray_jobs.training.checkpoint",
-    "llava_ultra.batch",
-    "llava_ultra.language.chat",
-    "llava_ultra.connector.fusion",
-    "llava_ultra.connector.sampling",
-    "llava_ultra.language.decoder",
-    "llava_ultra.language.lora",
-    "llava_ultra.model",
-    "llava_ultra.parameters.precision",
-    "llava_ultra.parameters.schedule",
-)
-"""Modules whose source decides what is learned."""
+TRAINING_CODE = ("sonoray_jobs.training.worker",)
+"""Entry module of what decides what is learned."""
 
 _EVALUATION_CODE = (
-    "sonoray.metrics",
-    "sonoray.study.contract",
+    "sonoray_jobs.evaluation.questions",
     "sonoray_jobs.evaluation.answer",
-    "sonoray_jobs.evaluation.evaluate",
-    "sonoray_jobs.evaluation.predictions",
-    "sonoray_jobs.training.restore",
-    "llava_ultra",
+    "sonoray_jobs.evaluation.judge",
 )
+_EXPORT_CODE = ("sonoray_jobs.training.restore", "llava_ultra.export.manifest")
 
 _ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
 """Where published weights lie, in `model`."""
@@ -153,7 +133,7 @@ def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOu
         "dtype": road.embed.dtype,
         "dataset": dataset.key,
         "parts": {part: output.key for part, output in parts.items()},
-        "code": [source_digest(module) for module in TRAINING_CODE],
+        "code": code_digest(*TRAINING_CODE),
     }
     return f"{source}-{content_hash(decisive)[:12]}"
 
@@ -182,6 +162,44 @@ def read_result(workspace: Workspace, name: str) -> Trained | None:
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
     return Trained(**{**values, "checkpoint": Path(values["checkpoint"]), "reused": True})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedParts:
+    """Where the parts of a trained model lie; plain values for Ray workers."""
+
+    road: RoadConfig
+    checkpoint: Path
+    language: Path
+    fingerprints: dict[str, str]
+    """Of the towers whose features it was trained on, by name."""
+
+
+def locate(workspace: Workspace, road: RoadConfig, dataset: str, trained: Trained) -> TrainedParts:
+    """Where the parts of a finished training lie."""
+    parts = find_parts(workspace, road, dataset)
+    return TrainedParts(
+        road=road,
+        checkpoint=trained.checkpoint,
+        language=parts["language"].path,
+        fingerprints=tower_fingerprints(parts),
+    )
+
+
+def answer_settings(road: RoadConfig) -> dict[str, Any]:
+    """The settings that decide which answers a road's model gives to a dataset's questions."""
+    sections: dict[str, bool | set[str]] = {
+        "model": True,
+        "bootstrap": True,
+        "embed": {"dtype"},
+        "train": True,
+        "evaluate": True,
+    }
+    return road.model_dump(
+        mode="json",
+        include=sections,
+        exclude={"train": TRAINING_PLACEMENT, "evaluate": EVALUATION_PLACEMENT},
+    )
 
 
 def evaluation_stage(
@@ -223,7 +241,7 @@ def export_stage(
             "config": content_hash(road),
         },
         inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
-        code=["llava_ultra.export.manifest", "llava_ultra.export.weights"],
+        code=_EXPORT_CODE,
     )
 
 

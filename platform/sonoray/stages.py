@@ -1,20 +1,17 @@
 """Content-addressed stage outputs: a rerun is a no-op, a changed input is not.
 
-A stage's key is the hash of its configuration, the keys of its inputs and the source of the code
-that makes it. Its output is the folder `<name>-<first 12 hex digits>` under the workspace, written
-into a scratch folder beside its final place and renamed once complete, so a killed job leaves
-nothing half-written, and what it had written goes with the next run; the folder holds
+A stage's key is the hash of its configuration, the keys of its inputs and the code that makes it
+(`sonoray.digests.code`). Its output is the folder `<name>-<first 12 hex digits>` under the
+workspace, written into a scratch folder beside its final place and renamed once complete, so a
+killed job leaves nothing half-written, and what it had written goes with the next run; it holds
 `manifest.json` with the key, counts and file digests.
 """
 
 import dataclasses
 import hashlib
-import importlib.util
 import itertools
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +19,9 @@ from typing import Any
 
 from sonoray.cluster.scratch import remove_abandoned, scratch_folder
 from sonoray.config.canonical import content_hash
+from sonoray.digests.code import code_digest
 from sonoray.errors import DataError
+from sonoray.files.json_files import write_json
 
 MANIFEST = "manifest.json"
 
@@ -38,7 +37,7 @@ class Stage:
     inputs: Sequence[str] = ()
     """Keys or digests of everything read."""
     code: Sequence[str] = ()
-    """Dotted names of the modules whose source decides the output."""
+    """Dotted names of the modules that make the output: they and all that they import count."""
 
     @property
     def key(self) -> str:
@@ -48,7 +47,7 @@ class Stage:
                 "name": self.name,
                 "config": self.config,
                 "inputs": list(self.inputs),
-                "code": [source_digest(module) for module in self.code],
+                "code": code_digest(*self.code),
             }
         )
 
@@ -74,19 +73,6 @@ class StageOutput:
     def key(self) -> str:
         """The full key of the stage, to hand on as an input of the next one."""
         return str(self.manifest["key"])
-
-
-def source_digest(module: str) -> str:
-    """Sha256 of a module's source file, or of all `.py` files of a package, in sorted order."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(module)
-    origin = Path(spec.origin)
-    files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def run_stage(stage: Stage, root: Path, make: Callable[[Path], Mapping[str, Any]]) -> StageOutput:
@@ -198,10 +184,3 @@ def file_digests(folder: Path) -> dict[str, str]:
                     file, "sha256"
                 ).hexdigest()
     return digests
-
-
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write JSON atomically: to a neighbour first, then renamed over `path`."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import DataError
+from sonoray.files.json_files import write_json
 from sonoray.files.text_files import is_utf8
 from sonoray.known_sources import how_to_ingest
-from sonoray.stages import StageOutput, read_manifest, write_json
+from sonoray.stages import StageOutput, read_manifest
 
 DEFAULT_WORKSPACE = Path(".sonoray")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.known_sources import KNOWN_SOURCES
 from sonoray.workspace import Workspace
 

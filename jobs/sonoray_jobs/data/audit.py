@@ -12,15 +12,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonoray.audit.overview_tables import label_table, split_table, topic_table
 from sonoray.errors import DataError
-from sonoray.stages import Stage, StageOutput, file_digests, run_stage, write_json
+from sonoray.files.json_files import write_json
+from sonoray.stages import Stage, StageOutput, file_digests, run_stage
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import near_duplicate_distance
-from sonoray_jobs.road.config import RoadConfig
+
+if TYPE_CHECKING:
+    from sonoray_jobs.road.config import RoadConfig
 
 MAX_LISTED = 200
 """Most rows of each kind in `audit.json`; all are counted."""
@@ -31,14 +34,6 @@ MAX_EVIDENCE = 12
 MAX_PICTURES = 4
 """Images shown of each."""
 PAGE, OVERVIEW, SHEET, VALUES = "audit.html", "overview.png", "contact_sheet.png", "audit.json"
-
-_CODE = (
-    "sonoray.audit",
-    "sonoray.metrics.text",
-    "sonoray.study.near_duplicates",
-    "sonoray.study.contract",
-    "sonoray_jobs.data.audit",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +96,7 @@ class Audited:
 def run(
     *,
     workspace: Workspace,
-    road: RoadConfig,
+    road: "RoadConfig",
     dataset: str,
     html: Path | None = None,
     texts: bool = False,
@@ -141,7 +136,7 @@ def run(
             "template": template_digest(),
         },
         inputs=[ingested.key, *tables.values()],
-        code=_CODE,
+        code=[__name__],
     )
 
     def make(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sonoray.ingest.builders import build_source
-from sonoray.ingest.run import Accounting, ingest
+from sonoray.ingest.intake import Accounting
+from sonoray.ingest.run import ingest
 from sonoray.ingest.source_options import NO_OPTIONS, SourceOptions
 from sonoray.ingest.sources.base import FetchCounts, RemoteSource
 from sonoray.workspace import Workspace

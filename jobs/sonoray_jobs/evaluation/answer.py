@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,10 @@ from llava_ultra.language.chat import encode_answer
 from sonoray.config.canonical import content_hash
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, Turn
-from sonoray_jobs.training.restore import TrainedParts, load_trained
+from sonoray_jobs.training.restore import load_trained
+
+if TYPE_CHECKING:
+    from sonoray_jobs.outputs import TrainedParts
 
 _NO_LIMIT = 10**9
 
@@ -69,7 +72,7 @@ class AnswerActor:
     """One model in one process: studies in, predictions out."""
 
     def __init__(
-        self, parts: TrainedParts, stores: Mapping[str, FeatureStore], device: str
+        self, parts: "TrainedParts", stores: Mapping[str, FeatureStore], device: str
     ) -> None:
         self._road = parts.road
         self._model, self._language = load_trained(parts)

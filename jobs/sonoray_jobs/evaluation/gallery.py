@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-_CODE = ("sonoray_jobs.evaluation.gallery",)
 _DPI = 100
 _IMAGE_INCHES = 1.7
 _BARS_INCHES = 0.7
@@ -75,7 +74,7 @@ def make_gallery(
         name=name,
         config={"num_studies": num_studies, "font": font.name if font else None},
         inputs=[evaluation.key],
-        code=_CODE,
+        code=[__name__],
     )
     return run_stage(stage, root, lambda folder: _write(folder, chosen, dataset, font))
 

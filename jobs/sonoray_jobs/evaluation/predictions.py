@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.metrics import AnswerRecord
-from sonoray_jobs.outputs import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
-from sonoray_jobs.road.config import RoadConfig
 
 SETTINGS = "settings.json"
 """File of an evaluation: the settings behind its answers, for comparing it with another one."""
@@ -39,22 +37,6 @@ def to_record(row: Mapping[str, Any]) -> AnswerRecord:
         answer=row["answer"],
         options=tuple(scores),
         option_scores=scores,
-    )
-
-
-def answer_settings(road: RoadConfig) -> dict[str, Any]:
-    """The settings that decide which answers a road's model gives to a dataset's questions."""
-    sections: dict[str, bool | set[str]] = {
-        "model": True,
-        "bootstrap": True,
-        "embed": {"dtype"},
-        "train": True,
-        "evaluate": True,
-    }
-    return road.model_dump(
-        mode="json",
-        include=sections,
-        exclude={"train": TRAINING_PLACEMENT, "evaluate": EVALUATION_PLACEMENT},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs import export_stage, find_parts, find_training
+from sonoray_jobs.outputs import export_stage, find_parts, find_training, locate
 from sonoray_jobs.road.config import RoadConfig
 
 
@@ -68,7 +68,7 @@ def run(
         from llava_ultra.language.decoder import load_language
         from llava_ultra.towers.clip import ClipTower
         from llava_ultra.towers.sam import SamTower
-        from sonoray_jobs.training.restore import load_trained, locate
+        from sonoray_jobs.training.restore import load_trained
 
         model, _ = load_trained(locate(workspace, road, dataset, trained))
         (folder / "model").mkdir()

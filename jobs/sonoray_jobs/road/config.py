@@ -30,7 +30,7 @@ from sonoray.features.formats import FormatName
 from sonoray.images.video import VideoConfig
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
-from sonoray.ingest.run import IngestConfig
+from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.phantom import PhantomConfig
 from sonoray_serve.settings import ServeConfig
 

@@ -13,54 +13,9 @@ from sonoray_jobs.towers.layers import READOUT
 
 PARTS = ("language", "sam", "clip")
 
-_OWN_CODE = (
-    "sonoray_jobs.towers.bootstrap",
-    "sonoray_jobs.towers.keys",
-    "sonoray_jobs.towers.layers",
-)
-_LOOP = (
-    "llava_ultra.parameters.schedule",
-    "llava_ultra.parameters.precision",
-    "llava_ultra.pretrain.loop",
-)
-_PIXELS = (
-    "sonoray.images.decode",
-    "llava_ultra.towers.pixels",
-    "llava_ultra.towers.tower_config",
-    "llava_ultra.towers.tower",
-    "llava_ultra.towers.adopt",
-)
-_CODE = {
-    "language": [
-        *_LOOP,
-        "llava_ultra.batch",
-        "llava_ultra.language.chat",
-        "llava_ultra.language.decoder",
-        "llava_ultra.language.tokenizer",
-        "llava_ultra.model",
-        "llava_ultra.pretrain.causal",
-    ],
-    "sam": [
-        *_LOOP,
-        *_PIXELS,
-        "llava_ultra.towers.sam",
-        "llava_ultra.language.chat",
-        "llava_ultra.language.decoder",
-        "llava_ultra.language.tokenizer",
-        "llava_ultra.pretrain.words",
-        "llava_ultra.pretrain.masks",
-    ],
-    "clip": [
-        *_LOOP,
-        *_PIXELS,
-        "llava_ultra.towers.clip",
-        "llava_ultra.language.chat",
-        "llava_ultra.language.decoder",
-        "llava_ultra.language.tokenizer",
-        "llava_ultra.pretrain.contrastive",
-    ],
-}
-"""Modules whose source decides each part."""
+_LEARNING = {part: f"sonoray_jobs.towers.learn_{part}" for part in PARTS}
+"""Entry module of the code that makes each part."""
+_READING = "sonoray_jobs.towers.layers"
 
 
 def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
@@ -74,7 +29,7 @@ def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         name=f"bootstrap-{part}",
         config=config,
         inputs=[learning_of(part, road, dataset).key],
-        code=[*_OWN_CODE, *_CODE[part]],
+        code=[_READING],
     )
 
 
@@ -99,7 +54,7 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         name=f"{'pretrain' if is_trained else 'bootstrap'}-{part}",
         config=config,
         inputs=[dataset.key],
-        code=[*_OWN_CODE, *_CODE[part]],
+        code=[_LEARNING[part]],
     )
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sonoray.stages import StageOutput
 from sonoray.study.image_table import read_images
 
 if TYPE_CHECKING:
     from llava_ultra.config import ClipConfig, ModelConfig, SamConfig
     from llava_ultra.towers.tower import Tower
+    from sonoray.stages import StageOutput
 
 READOUT: Mapping[str, set[str]] = {
     "clip": {"feature_layer", "feature_layers", "class_token"},
@@ -46,7 +46,7 @@ def save_trained(folder: Path, tower: "Tower", image_ids: Sequence[str]) -> None
 
 
 def read_out(
-    folder: Path, part: str, model: "ModelConfig", dataset: Path, trained: StageOutput
+    folder: Path, part: str, model: "ModelConfig", dataset: Path, trained: "StageOutput"
 ) -> dict[str, Any]:
     """Write a pretrained tower as `model` reads it; returns the summary of the part."""
     from llava_ultra.towers.clip import ClipTower

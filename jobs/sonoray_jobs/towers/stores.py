@@ -6,27 +6,30 @@ open.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sonoray.features.store import FeatureStore
-from sonoray.stages import StageOutput
-from sonoray.workspace import Workspace
-from sonoray_jobs.road.config import RoadConfig
+
+if TYPE_CHECKING:
+    from sonoray.stages import StageOutput
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import RoadConfig
 
 TOWERS = ("clip", "sam")
 
 
-def features_root(workspace: Workspace, road: RoadConfig) -> str:
+def features_root(workspace: "Workspace", road: "RoadConfig") -> str:
     """What holds the stores of all towers: a folder, or the URI of an object store."""
     return road.embed.store or str(workspace.features)
 
 
-def tower_fingerprints(parts: Mapping[str, StageOutput]) -> dict[str, str]:
+def tower_fingerprints(parts: Mapping[str, "StageOutput"]) -> dict[str, str]:
     """Fingerprint of each tower among the bootstrapped parts."""
     return {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
 
 
 def stores_of(
-    root: Path | str, road: RoadConfig, fingerprints: Mapping[str, str]
+    root: Path | str, road: "RoadConfig", fingerprints: Mapping[str, str]
 ) -> dict[str, FeatureStore]:
     """Open the stores of the towers with these fingerprints, in the road's shapes."""
     model = road.model

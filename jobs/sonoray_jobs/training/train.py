@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import ConfigError, DataError, JobFailedError
-from sonoray.stages import write_json
+from sonoray.files.json_files import write_json
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
 from sonoray_jobs.outputs import RESULT, Trained, find_parts, open_stores, read_result, run_name

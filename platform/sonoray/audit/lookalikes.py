@@ -24,7 +24,6 @@ from sonoray.study.image_table import iter_row_groups, read_hashes
 from sonoray.study.near_duplicates import group_near_duplicates
 from sonoray.workspace import Workspace
 
-_CODE = ("sonoray.audit.lookalikes", "sonoray.images.decode", "sonoray.study.near_duplicates")
 _FILE = "looks.parquet"
 _SCHEMA = pa.schema(
     [
@@ -81,7 +80,7 @@ def find_looks(dataset: StageOutput, workspace: Workspace, *, max_distance: int)
         name=str(dataset.manifest["name"]).replace("ingest-", "looks-", 1),
         config={"max_distance": max_distance},
         inputs=[dataset.key],
-        code=_CODE,
+        code=[__name__],
     )
 
     def make(folder: Path) -> dict[str, Any]:

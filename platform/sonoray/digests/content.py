@@ -9,7 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from sonoray.stages import write_json
+from sonoray.files.json_files import write_json
 
 _SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
 """Files of a folder that count: weights, tokenizer and settings, not its notes."""

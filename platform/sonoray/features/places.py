@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from sonoray.errors import DataError
 from sonoray.features.formats import Stored
-from sonoray.stages import write_json
+from sonoray.files.json_files import write_json
 
 OBJECT_STORE = "s3://"
 _STALE_S = 24 * 3600.0

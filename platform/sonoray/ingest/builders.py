@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sonoray.images.video import VideoConfig
     from sonoray.ingest.dicom.dicom_config import DicomConfig
     from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
-    from sonoray.ingest.run import IngestConfig
+    from sonoray.ingest.ingest_config import IngestConfig
     from sonoray.phantom.cohort import PhantomConfig
 
 

@@ -14,9 +14,12 @@ import stat
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sonoray.errors import DataError
-from sonoray.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
 
 _PUBLIC_SECRET = b"sonoray: published key of public data sets"
 _SECRET_BYTES = 32
@@ -36,7 +39,7 @@ class IdentityKey:
         return cls(_PUBLIC_SECRET, is_public=True)
 
     @classmethod
-    def load(cls, workspace: Workspace, *, create: bool = True) -> "IdentityKey":
+    def load(cls, workspace: "Workspace", *, create: bool = True) -> "IdentityKey":
         """Read `identity.key` of the workspace; the first call creates it with mode 0600.
 
         Args:

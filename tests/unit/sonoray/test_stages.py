@@ -1,6 +1,4 @@
 import hashlib
-import importlib
-import json
 import os
 import signal
 import subprocess
@@ -21,8 +19,6 @@ from sonoray.stages import (
     keep_equal,
     read_manifest,
     run_stage,
-    source_digest,
-    write_json,
 )
 
 
@@ -92,24 +88,25 @@ def test_another_try_has_its_own_key_and_counts_until_it_is_no_better(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": "ingest-y"}, {"config": {"seed": 2}}, {"inputs": ["abd"]}, {"code": ["json"]}],
+    [
+        {"name": "ingest-y"},
+        {"config": {"seed": 2}},
+        {"inputs": ["abd"]},
+        {"code": ["sonoray.study.splits"]},
+    ],
 )
 def test_any_change_is_another_stage(tmp_path, changes):
     run_stage(stage(), tmp_path, make)
     assert not run_stage(stage(**changes), tmp_path, make).reused
 
 
-def test_changed_source_changes_the_key(tmp_path, monkeypatch):
-    package = tmp_path / "somecode"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "part.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    whole, part = source_digest("somecode"), source_digest("somecode.part")
-    (package / "part.py").write_text("x = 2\n")
-    assert source_digest("somecode") != whole
-    assert source_digest("somecode.part") != part
+def test_other_code_is_another_stage(monkeypatch):
+    given = stage(code=["sonoray.study.prompt", "sonoray.study.splits"])
+    before = given.key
+    assert given.key == before
+    monkeypatch.setattr("sonoray.stages.code_digest", lambda *entries: "-".join(entries))
+    assert given.key != before
+    assert given.key != stage(code=["sonoray.study.prompt"]).key
 
 
 def test_a_failed_stage_leaves_nothing_behind(tmp_path):
@@ -188,11 +185,3 @@ def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(DataError, match="remove the folder"):
         read_manifest(tmp_path)
-
-
-def test_json_is_replaced_whole(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    write_json(path, {"名": "值"})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"名": "值"}
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

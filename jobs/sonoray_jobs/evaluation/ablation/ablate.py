@@ -16,10 +16,12 @@ from typing import Any
 
 from sonoray.config.canonical import content_hash
 from sonoray.config.load import validate_config
+from sonoray.digests.code import code_digest
 from sonoray.errors import ConfigError
+from sonoray.files.json_files import write_json
 from sonoray.metrics import Bootstrap
 from sonoray.phantom import PhantomConfig
-from sonoray.stages import Stage, StageOutput, run_stage, source_digest, write_json
+from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.tracking.connection import Store, open_store
 from sonoray.tracking.runs import child_tags, held_run, log_results, nest, terminate
 from sonoray.workspace import Workspace
@@ -50,9 +52,8 @@ from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 logger = logging.getLogger(__name__)
 
 _CODE = (
-    "sonoray.metrics",
-    "sonoray_jobs.evaluation.ablation",
-    "sonoray_jobs.evaluation.ablation.ablate",
+    "sonoray_jobs.evaluation.ablation.report",
+    "sonoray_jobs.evaluation.ablation.figure",
 )
 _REPORT = ("report.md", "report.json", "report.png")
 
@@ -374,7 +375,7 @@ def _parent_name(choice: Choice, road: RoadConfig) -> str:
     decisive = {
         "dataset": choice.dataset,
         "road": road.model_dump(mode="json"),
-        "code": [source_digest(module) for module in TRAINING_CODE],
+        "code": code_digest(*TRAINING_CODE),
     }
     return f"ablate-{choice.name}-{content_hash(decisive)[:12]}"
 

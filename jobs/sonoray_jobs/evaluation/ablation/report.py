@@ -11,12 +11,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sonoray.metrics import ALL_CLOSED, Bootstrap, Table
-from sonoray_jobs.evaluation.ablation.children import Child, Outcome
 from sonoray_jobs.evaluation.ablation.scores import (
     ACCURACY,
     HIT,
@@ -29,10 +28,16 @@ from sonoray_jobs.evaluation.ablation.scores import (
     read_predictions,
     score_variants,
 )
-from sonoray_jobs.evaluation.ablation.variants import KEEP_ALL, Ablation
 from sonoray_jobs.evaluation.predictions import share_showing
 
+if TYPE_CHECKING:
+    from sonoray_jobs.evaluation.ablation.children import Child, Outcome
+    from sonoray_jobs.evaluation.ablation.variants import Ablation
+
 Report = Mapping[str, Any]
+
+KEEP_ALL = "keep_all"
+"""The variant that leaves no image out, so that nothing is hit or missed."""
 
 _DRAWN = "Means over questions and seeds; 95 % intervals from {draws} draws of "
 _SEVERAL_SEEDS = (
@@ -50,8 +55,8 @@ _UNCORRECTED = "Intervals are not corrected for the number of comparisons."
 
 
 def make_report(
-    ablation: Ablation,
-    outcomes: Sequence[tuple[Child, Outcome]],
+    ablation: "Ablation",
+    outcomes: Sequence[tuple["Child", "Outcome"]],
     failures: Sequence[str],
     *,
     dataset: str,
@@ -87,7 +92,7 @@ def make_report(
     }
 
 
-def _child_row(child: Child, left: Outcome) -> dict[str, Any]:
+def _child_row(child: "Child", left: "Outcome") -> dict[str, Any]:
     return {
         "setting": child.setting,
         "variant": child.variant,
@@ -99,8 +104,8 @@ def _child_row(child: Child, left: Outcome) -> dict[str, Any]:
 
 
 def _compare(
-    ablation: Ablation,
-    outcomes: Sequence[tuple[Child, Outcome]],
+    ablation: "Ablation",
+    outcomes: Sequence[tuple["Child", "Outcome"]],
     test: str,
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:

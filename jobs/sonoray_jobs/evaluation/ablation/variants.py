@@ -13,6 +13,7 @@ from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
 from sonoray.study.labels import label_values
 from sonoray.workspace import Workspace
+from sonoray_jobs.evaluation.ablation.report import KEEP_ALL
 from sonoray_jobs.road.config import RoadConfig
 
 Values = Mapping[str, Any]
@@ -22,7 +23,6 @@ DEFAULT_LABEL = "organ"
 PHANTOM = "phantom"
 REDUNDANCIES = (1, 3, 5, 7, 9)
 BALANCES = (0.0, 0.25, 0.5, 0.75, 0.8, 1.0)
-KEEP_ALL = "keep_all"
 EVERYTHING = "all"
 
 

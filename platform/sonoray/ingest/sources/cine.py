@@ -15,12 +15,9 @@ from typing import Any, TypeVar
 from sonoray.images.decode import Pixels, RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.images.video import VideoConfig, read_frames
-from sonoray.stages import source_digest
 from sonoray.study.raw import RawImage, RawStudy
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-_CODE = ("sonoray.images.video", "sonoray.images.frames", "sonoray.ingest.sources.cine")
-"""Modules that choose, decode and name frames."""
 
 Loops = Mapping[str, list[RawImage]]
 """By video, its frames; or one image with the problem where it has none."""
@@ -34,9 +31,7 @@ def is_video(name: str) -> bool:
 
 def decoding(config: VideoConfig) -> dict[str, Any]:
     """What decides about the frames: what is taken and accepted, and what decodes."""
-    code = {module: source_digest(module) for module in _CODE}
-    video = config.model_dump(mode="json")
-    return {"video": video, "decoder": version("av"), "code": code}
+    return {"video": config.model_dump(mode="json"), "decoder": version("av")}
 
 
 def with_loops(

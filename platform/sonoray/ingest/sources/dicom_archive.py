@@ -33,14 +33,12 @@ from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.objects import DecodedObject, ObjectInfo, decode_object, describe_object
 from sonoray.ingest.sources.inputs import tell_content
 from sonoray.ingest.sources.reports import Reports
-from sonoray.stages import source_digest
 from sonoray.study.contract import Task, Turn
 from sonoray.study.identifiers import Identifiers
 from sonoray.study.raw import RawImage, RawStudy
 
 _QUESTION = "请写出这次超声检查的报告。"
 _DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
-_CODE = ("sonoray.ingest.dicom", "sonoray.ingest.sources.inputs", "sonoray.ingest.sources.reports")
 _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
     "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
@@ -117,8 +115,8 @@ class StudyReader:
         return {"dicom": self._config.model_dump(mode="json"), "decoders": decoders}
 
     def input_digest(self, objects: Iterable[bytes]) -> str:
-        """Sha256 (hex) over what tells the objects, the reports, and over the reading code."""
-        digest = hashlib.sha256("".join(map(source_digest, _CODE)).encode())
+        """Sha256 (hex) over what tells the objects, and over the reports."""
+        digest = hashlib.sha256()
         for each in objects:
             digest.update(each)
         if self._reports_path is not None:
@@ -308,7 +306,7 @@ class DicomSource:
         return self._reader.config()
 
     def input_digest(self) -> str:
-        """Sha256 (hex) over the names and contents of all files, and over the reading code."""
+        """Sha256 (hex) over the names and contents of all files."""
         files = [
             (each.path, each.max_bytes) for each in self._entries if isinstance(each, FileEntry)
         ]

@@ -35,7 +35,6 @@ from sonoray.ingest.sources.dicom_archive import (
     report_ref,
 )
 from sonoray.privacy.keys import IdentityKey
-from sonoray.stages import source_digest
 from sonoray.study.raw import RawStudy
 
 
@@ -92,7 +91,7 @@ class DicomWebSource:
         return self._reader.config()
 
     def input_digest(self) -> str:
-        """Sha256 (hex) over the list of instances, what could not be fetched, and the code.
+        """Sha256 (hex) over the list of instances and what could not be fetched.
 
         Raises:
             DataError: the server cannot be searched.
@@ -184,7 +183,6 @@ class DicomWebSource:
 
     def _tell_objects(self) -> Iterator[bytes]:
         problems = {} if self._fetched is None else self._fetched.problems
-        yield source_digest("sonoray.ingest.sources.dicom_archive").encode()
         for each in self._listing.instances:
             told = (each.study_uid, each.series_uid, each.instance_uid, problems.get(each, ""))
             yield ("\0".join(told) + "\n").encode()

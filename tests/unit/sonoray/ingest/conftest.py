@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.workspace import Workspace
 
 

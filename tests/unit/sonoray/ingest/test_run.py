@@ -15,8 +15,10 @@ from PIL import Image, ImageFilter
 
 from sonoray.errors import DataError
 from sonoray.images.decode import encode_png, image_id
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.intake import Accounting
 from sonoray.ingest.prepare import prepare_all
-from sonoray.ingest.run import Accounting, IngestConfig, ingest
+from sonoray.ingest.run import ingest
 from sonoray.privacy.keys import IdentityKey
 from sonoray.study.contract import IMAGE_SCHEMA, QUARANTINE_SCHEMA, Task, Turn, iter_studies
 from sonoray.study.raw import RawImage, RawStudy

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.sequence import Sequence
 
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.ingest.sources.llava import LlavaSource
 from sonoray.ingest.sources.table import TableSource

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from sonoray.errors import DataError
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.study.contract import Task, Turn, iter_studies, write_studies
 from sonoray.study.raw import RawImage, RawStudy
 from sonoray.workspace import Workspace

@@ -17,9 +17,9 @@ from sonoray.errors import CheckpointError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+from sonoray_jobs.outputs import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.checkpoint import Position, write_checkpoint
-from sonoray_jobs.training.restore import TrainedParts
 
 SAMPLINGS = (
     AdaptiveSampling(num_selected=2, inference_score="balanced"),

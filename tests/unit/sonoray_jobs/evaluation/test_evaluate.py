@@ -10,8 +10,10 @@ import pytest
 from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import Study, StudyImage, Task, Turn
-from sonoray_jobs.evaluation.evaluate import Evaluated, asked_about, write_report
+from sonoray_jobs.evaluation.evaluate import Evaluated
+from sonoray_jobs.evaluation.judge import write_report
 from sonoray_jobs.evaluation.predictions import headlines, to_record
+from sonoray_jobs.evaluation.questions import asked_about
 from sonoray_jobs.outputs import Trained, evaluation_stage
 from sonoray_jobs.road.config import EvaluateConfig, RoadConfig
 

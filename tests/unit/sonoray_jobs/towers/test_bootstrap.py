@@ -12,6 +12,7 @@ import pytest
 
 from llava_ultra.language.decoder import load_language, save_language
 from llava_ultra.testing import tiny_config, tiny_language
+from sonoray.digests.code import code_modules
 from sonoray.errors import DataError
 from sonoray.images.decode import encode_png
 from sonoray.ingest.source_options import SourceOptions
@@ -22,7 +23,7 @@ from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers import bootstrap
+from sonoray_jobs.towers import bootstrap, learn_sam
 from sonoray_jobs.towers.embed_pipeline import decode_piece
 from sonoray_jobs.towers.embed_plan import Piece
 
@@ -56,7 +57,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(part: str, config: RoadConfig, dataset: StageOutput, folder: Path) -> dict:
     studies = list(iter_studies(dataset.path, split="train"))
-    maker = getattr(bootstrap, f"_make_{part}")
+    maker = getattr(bootstrap, f"make_{part}")
     return maker(folder, config, dataset.path, studies, lambda *_: None)
 
 
@@ -76,7 +77,7 @@ def test_a_report_that_does_not_fit_is_refused_with_its_study(own, dataset, sour
     studies = [*others, replace(first, turns=(*first.turns, turn))]
     config = road(source="" if own else str(source))
     with pytest.raises(DataError, match=rf"images: 1; .* '{first.study_id}', has 5\d\d;"):
-        bootstrap._make_language(tmp_path, config, dataset.path, studies, lambda *_: None)
+        bootstrap.make_language(tmp_path, config, dataset.path, studies, lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -233,9 +234,13 @@ def test_weights_of_others_are_known_by_their_content(dataset, source, tmp_path)
 
 def test_every_module_that_decides_a_part_is_in_its_key(dataset):
     for part in bootstrap.PARTS:
-        code = set(bootstrap.stage_of(part, road(), dataset).code)
+        code = set(code_modules(*bootstrap.learning_of(part, road(), dataset).code))
         assert {"llava_ultra.parameters.schedule", "llava_ultra.pretrain.loop"} < code
         assert ("sonoray.images.decode" in code) == (part != "language")
+        assert ("llava_ultra.pretrain.masks" in code) == (part == "sam")
+    for part in ("clip", "sam"):
+        code = set(code_modules(*bootstrap.stage_of(part, road(), dataset).code))
+        assert {"llava_ultra.towers.tower", f"llava_ultra.towers.{part}"} < code
 
 
 def test_images_beyond_the_default_limits_are_read_back(tmp_path):
@@ -273,7 +278,7 @@ def test_images_without_a_mask_do_not_count_for_sam_and_blank_ones_are_known(tmp
     masks = [None, encode_png(np.eye(32, dtype=np.uint8)), encode_png(blank)]
     table = {"image_id": ["a", "b", "c"], "mask_png": masks}
     pq.write_table(pa.table(table), tmp_path / "images" / "part-00000.parquet")
-    found = bootstrap._lesions(tmp_path, ["c", "a", "b", "c"])
+    found = learn_sam._lesions(tmp_path, ["c", "a", "b", "c"])
     assert list(found.items()) == [("c", False), ("b", True)]
 
 
@@ -306,4 +311,4 @@ def test_a_dataset_that_cannot_teach_is_told_what_it_lacks_and_the_way_out(datas
     pq.write_table(table, tmp_path / "images" / "part-00000.parquet")
     pictures = list(iter_studies(dataset.path, split="train"))
     with pytest.raises(DataError, match=r"no lesion masks .*--set bootstrap\.dataset=phantom"):
-        bootstrap._make_sam(tmp_path, road(), tmp_path, pictures, lambda *_: None)
+        bootstrap.make_sam(tmp_path, road(), tmp_path, pictures, lambda *_: None)

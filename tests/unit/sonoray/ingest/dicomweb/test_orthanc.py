@@ -16,7 +16,8 @@ import urllib3
 from sonoray.errors import DataError, JobFailedError
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicomweb.server_url import PASSWORD_VARIABLE, USER_VARIABLE
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.ingest.source_options import SourceOptions
 from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.study.contract import iter_studies

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from sonoray.errors import DataError
+from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.published.busbra import HISTOLOGY, BusBraSource
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.run import ingest
 from sonoray.study.contract import Task, iter_studies
 from sonoray.workspace import Workspace
 

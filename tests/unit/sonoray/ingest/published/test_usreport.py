@@ -4,8 +4,9 @@ from collections import Counter
 import pytest
 
 from sonoray.errors import DataError
+from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.published.usreport import UsReportSource
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.run import ingest
 from sonoray.privacy.report_text import clean_text
 from sonoray.study.contract import Task, iter_studies
 from sonoray.workspace import Workspace

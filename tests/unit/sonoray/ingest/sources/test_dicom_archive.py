@@ -9,7 +9,8 @@ from pydicom.uid import ComprehensiveSRStorage, RLELossless
 
 from sonoray.errors import DataError
 from sonoray.ingest.dicom.dicom_config import DicomConfig
-from sonoray.ingest.run import IngestConfig, ingest
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.run import ingest
 from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.study.contract import Task, iter_studies
 from sonoray.workspace import Workspace

@@ -1,0 +1,80 @@
+"""What an evaluation asks, of whom, and what the model had learned to answer."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sonoray.errors import DataError
+from sonoray.study.contract import Study, iter_studies
+from sonoray.study.labels import describe_labels
+from sonoray.study.prompt import with_site_cue
+from sonoray_jobs.training.studies import iter_training_studies
+
+if TYPE_CHECKING:
+    from sonoray_jobs.road.config import RoadConfig
+
+
+def asked_studies(dataset: Path, road: "RoadConfig", split: str) -> list[Study]:
+    """The studies of a split with the questions that they are asked, worded as in training.
+
+    Args:
+        dataset: folder of the dataset.
+        road: `evaluate.only` and `evaluate.topics` choose, `train.site_cue` words.
+        split: name of the split.
+
+    Raises:
+        DataError: the split is unknown or empty, or nothing of it is asked for.
+    """
+    studies = list(iter_studies(dataset, split=split, only=road.evaluate.only))
+    if not studies:
+        only = road.evaluate.only
+        if only:
+            labels = ", ".join(f"{label} {value}" for label, value in only.items())
+            known = describe_labels(dataset, split=split, wanted=only)
+            raise DataError(f"dataset {str(dataset)!r} has no {split} studies of {labels}; {known}")
+        raise DataError(f"dataset {str(dataset)!r} has no {split} studies; ingest more patients")
+    if road.evaluate.topics:
+        everyone = iter_studies(dataset, split=split)
+        topics = {turn.topic for study in everyone for turn in study.turns}
+        studies = asked_about(studies, road.evaluate.topics, topics)
+    if road.train.site_cue:  # as it was trained
+        studies = [with_site_cue(study) for study in studies]
+    return studies
+
+
+def asked_about(
+    studies: Sequence[Study], topics: Sequence[str], known: Collection[str]
+) -> list[Study]:
+    """Studies with their questions of some topics only.
+
+    Args:
+        studies: those to be evaluated.
+        topics: what to ask about.
+        known: what the split's studies are asked about.
+
+    Raises:
+        DataError: a topic is unknown, or none of these studies is asked about any.
+    """
+    if unknown := sorted(set(topics).difference(known)):
+        raise DataError(
+            f"evaluate.topics {unknown} are asked of no study; use some of {sorted(known)}"
+        )
+    kept = [
+        replace(study, turns=tuple(turn for turn in study.turns if turn.topic in topics))
+        for study in studies
+    ]
+    kept = [study for study in kept if study.turns]
+    if not kept:
+        raise DataError(f"none of the studies is asked about {sorted(topics)}; name other topics")
+    return kept
+
+
+def training_answers(dataset: Path, road: "RoadConfig") -> Mapping[str, Sequence[str]]:
+    """The true answers of the studies that were trained on, by topic."""
+    answers: dict[str, list[str]] = defaultdict(list)
+    for study in iter_training_studies(dataset, road.train):
+        for turn in study.turns:
+            answers[turn.topic].append(turn.answer)
+    return answers

@@ -1,0 +1,55 @@
+"""The texts that towers and language model learn from, and the tokenizer that is made of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sonoray.study.contract import Study, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from llava_ultra.config import LanguageConfig
+
+
+def conversations_of(studies: Sequence[Study]) -> list[list[tuple[str, str]]]:
+    """The (question, answer) texts of each study."""
+    return [[(turn.question, turn.answer) for turn in study.turns] for study in studies]
+
+
+def make_tokenizer(config: "LanguageConfig", studies: Sequence[Study]) -> "PreTrainedTokenizerFast":
+    """The language part's tokenizer, made anew so that the parts need not wait for each other.
+
+    It is trained from the same texts (a second's work), or taken from the same source.
+    """
+    from llava_ultra.language.decoder import adopt_language
+    from llava_ultra.language.tokenizer import train_tokenizer
+
+    if config.source:
+        return adopt_language(config.source).tokenizer
+    texts = (text for said in conversations_of(studies) for pair in said for text in pair)
+    return train_tokenizer(texts, config.vocab_size)
+
+
+def captions_of(studies: Sequence[Study]) -> dict[str, str]:
+    """Each image's own caption, or its study's text, by image id."""
+    return {
+        image.image_id: image.labels.get("caption") or _study_text(study.turns)
+        for study in studies
+        for image in study.images
+    }
+
+
+def _study_text(turns: Sequence[Turn]) -> str:
+    """The study's text as a caption: its longest answer, the report where there is one."""
+    return max((turn.answer for turn in turns), key=len)
+
+
+def summary_of(examples: Sequence[Any], losses: Sequence[float]) -> dict[str, Any]:
+    """Counts, and the mean loss of the first and of the last twentieth of the steps."""
+    window = max(1, len(losses) // 20)
+    return {
+        "num_examples": len(examples),
+        "num_steps": len(losses),
+        "first_loss": sum(losses[:window]) / window,
+        "last_loss": sum(losses[-window:]) / window,
+    }

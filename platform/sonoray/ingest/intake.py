@@ -1,0 +1,280 @@
+"""From a source's raw studies to the study contract on disk.
+
+1. `prepare` decodes every image safely, de-identifies those of private sources, hashes and encodes
+   them as PNG;
+2. images, then studies, are kept, counted as duplicates or quarantined with a reason;
+3. each unique image goes into the image table once, whichever studies show it;
+4. patients who share an image or a near duplicate, other than a blank frame, are linked, and every
+   linked group goes into the split of its smallest patient key;
+5. studies and quarantine are written.
+
+Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted for images and for
+studies, and the quarantine table has exactly one row per quarantined image and study.
+
+Pixels stream through. Study rows, without pixels, are held until the splits are known.
+"""
+
+import dataclasses
+import logging
+import textwrap
+from collections import Counter
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sonoray.cluster.progress import progress
+from sonoray.config.canonical import content_hash
+from sonoray.errors import DataError
+from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.prepare import Outcome, RejectedImage, prepare_all
+from sonoray.ingest.sources.base import RemoteSource, Source
+from sonoray.privacy.deidentify import clean_problem
+from sonoray.privacy.keys import IdentityKey
+from sonoray.study.contract import QUARANTINE_SCHEMA, SPLITS, Study, Task, write_studies
+from sonoray.study.image_table import ImageTableWriter, PreparedImage
+from sonoray.study.raw import RawStudy
+from sonoray.study.same_patients import count_linked, link_patients, plain_spelling
+from sonoray.study.splits import SplitFractions, assign_split
+
+logger = logging.getLogger(__name__)
+
+_LARGE_GROUP = 0.1
+"""Share of the patients in one near-duplicate group above which the distance is questioned."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Accounting:
+    """What became of everything that was seen."""
+
+    seen: int
+    kept: int
+    duplicate: int
+    quarantined: int
+
+    def __post_init__(self) -> None:
+        assert self.seen == self.kept + self.duplicate + self.quarantined, self
+
+
+def make_dataset(
+    folder: Path, source: Source, key: IdentityKey, config: IngestConfig
+) -> dict[str, Any]:
+    """Write the dataset into `folder` and return the summary."""
+    intake = _Intake(source, key, folder)
+    prepared = prepare_all(source, key, config.images, config)
+    total = len(source) if isinstance(source, Sized) else None
+    for raw, outcomes in progress(prepared, f"ingest {source.name}", total):
+        intake.add(raw, outcomes)
+    return intake.finish(config)
+
+
+class _Intake:
+    """Sorts what was prepared into kept, duplicate and quarantined, and writes the tables."""
+
+    def __init__(self, source: Source, key: IdentityKey, folder: Path) -> None:
+        self._source = source
+        self._key = key
+        self._folder = folder
+        self._table = ImageTableWriter(folder)
+        self._images: Counter[str] = Counter()
+        self._studies: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._quarantine: list[dict[str, str]] = []
+        self._kept: list[Study] = []
+        self._study_ids: set[str] = set()
+        self._contents: set[str] = set()
+        self._spellings: dict[str, str] = {}
+
+    def add(self, raw: RawStudy, outcomes: Sequence[Outcome]) -> None:
+        """Account for one study and its images."""
+        self._studies["seen"] += 1
+        self._images["seen"] += len(outcomes)
+        study_id = self._key.study_id(self._scoped(raw.ref))
+        accepted: dict[str, PreparedImage] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, RejectedImage):
+                self._reject("image", study_id, outcome.source_ref, outcome.problem)
+            elif outcome.image.image_id in accepted:
+                self._images["duplicate"] += 1
+            else:
+                accepted[outcome.image.image_id] = outcome
+        study = Study(
+            study_id=study_id,
+            patient_key=self._key.patient_key(self._scoped(raw.patient_ref)),
+            split="",
+            dataset=self._source.name,
+            images=tuple(item.image for item in accepted.values()),
+            turns=raw.turns,
+            labels=raw.labels,
+            provenance=raw.provenance,
+        )
+        content = _content(study)
+        problem = raw.problem or _find_problem(study, lost_images=len(outcomes) - len(accepted))
+        if not problem and content in self._contents:
+            self._studies["duplicate"] += 1
+            self._images["duplicate"] += len(accepted)
+            return
+        if not problem and study.study_id in self._study_ids:
+            problem = "repeated_ref: another study has the same reference and other content"
+        if problem:
+            self._reject("study", study_id, self._key.source_ref(raw.ref), problem)
+            for item in accepted.values():
+                rejected = f"study_rejected: {problem}"
+                self._reject("image", study_id, item.image.source_ref, rejected)
+            return
+        self._study_ids.add(study.study_id)
+        self._contents.add(content)
+        spelling = self._key.patient_key(self._scoped(plain_spelling(raw.patient_ref)))
+        self._spellings[study.patient_key] = spelling
+        images = tuple(self._table.add(item) for item in accepted.values())
+        self._kept.append(dataclasses.replace(study, images=images))
+
+    def finish(self, config: IngestConfig) -> dict[str, Any]:
+        """Draw the splits, write the study and quarantine tables, return the summary.
+
+        Raises:
+            DataError: no study was kept.
+        """
+        self._table.close()
+        kept_images = sum(len(study.images) for study in self._kept)
+        images = _account(self._images, kept_images)
+        studies = _account(self._studies, len(self._kept))
+        assert len(self._quarantine) == images.quarantined + studies.quarantined
+        if not self._kept:
+            raise DataError(f"source {self._source.name!r}: {self._why_nothing()}")
+        groups = link_patients(
+            self._kept,
+            self._spellings,
+            self._table.perceptual_hashes,
+            config.near_duplicate_distance,
+        )
+        split_of = {
+            patient: assign_split(group, config.splits, config.seed)
+            for patient, group in groups.items()
+        }
+        kept = [
+            dataclasses.replace(study, split=split_of[study.patient_key]) for study in self._kept
+        ]
+        write_studies(self._folder, kept)
+        table = pa.Table.from_pylist(self._quarantine, schema=QUARANTINE_SCHEMA)
+        pq.write_table(table, self._folder / "quarantine.parquet")
+        largest = max(Counter(groups.values()).values()) / len(groups)
+        splits = _count_splits(kept)
+        self._warn(splits, config.splits, largest=largest)
+        return {
+            "images": dataclasses.asdict(images),
+            "studies": dataclasses.asdict(studies),
+            "splits": splits,
+            "without_text": sum(not study.turns for study in kept),
+            "without_images": sum(not study.images for study in kept),
+            "reasons": dict(sorted(self._reasons.items())),
+            "unique_images": self._table.num_images,
+            "masks": self._table.num_masks,
+            "mask_conflicts": self._table.num_mask_conflicts,
+            "near_duplicates": count_linked(groups),
+            "spellings": count_linked(self._spellings),
+        }
+
+    def _why_nothing(self) -> str:
+        if isinstance(self._source, RemoteSource) and not self._studies["seen"]:
+            return "no study with objects matches the query; change it with --query"
+        why = ", ".join(f"{reason} {n}" for reason, n in self._reasons.most_common())
+        for row in self._quarantine[:1]:  # cleaned, where names are a secret
+            why += f"; the first: {textwrap.shorten(row['message'], 160, placeholder=' …')}"
+        return (
+            f"none of {self._studies['seen']} studies could be kept "
+            f"({why or 'it yields nothing'}); check the path and the files"
+        )
+
+    def _scoped(self, ref: str) -> str:
+        """Identifiers of public sets count from 1, so the set's name is part of them.
+
+        Those of a hospital mean the same patient in every export and stay as they are.
+        """
+        return f"{self._source.name}\0{ref}" if self._source.public else ref
+
+    def _reject(self, item: str, study_id: str, ref: str, problem: str) -> None:
+        shown = problem if self._source.public else clean_problem(problem)
+        reason, _, message = shown.partition(":")
+        counts = self._studies if item == "study" else self._images
+        counts["quarantined"] += 1
+        self._reasons[reason] += 1
+        self._quarantine.append(
+            {
+                "item": item,
+                "source_ref": ref,
+                "study_id": study_id,
+                "reason": reason,
+                "message": message.strip(),
+            }
+        )
+
+    def _warn(
+        self,
+        splits: dict[str, dict[str, int]],
+        fractions: SplitFractions,
+        *,
+        largest: float,
+    ) -> None:
+        for split, counts in splits.items():
+            if not counts["patients"] and getattr(fractions, split) > 0:
+                logger.warning(
+                    "dataset %s: split %s is empty; give more patients or another seed",
+                    self._source.name,
+                    split,
+                )
+        if (
+            largest > _LARGE_GROUP
+            and sum(c["patients"] for c in splits.values()) > 1 / _LARGE_GROUP
+        ):
+            logger.warning(
+                "dataset %s: near duplicates link %.0f %% of the patients into one split; "
+                "look at the images or lower ingest.near_duplicate_distance",
+                self._source.name,
+                100 * largest,
+            )
+
+
+def _find_problem(study: Study, *, lost_images: int) -> str:
+    """Why the study breaks the contract, as `reason: detail`; empty where it does not."""
+    if not study.images and lost_images:
+        return "empty_study: none of its images could be used"
+    if not study.images and not study.turns:
+        return "empty_study: it has no image, no question and no answer"
+    for turn in study.turns:
+        if not turn.question.strip() or not turn.answer.strip():
+            return f"empty_turn: a {turn.task} turn on {turn.topic!r} has no question or no answer"
+        if turn.task is Task.CLOSED and turn.answer not in turn.options:
+            return f"bad_options: the answer on {turn.topic!r} is not among its options"
+    return ""
+
+
+def _content(study: Study) -> str:
+    """Hash of what the study says and shows of whom, whatever it is called."""
+    return content_hash(
+        {
+            "patient": study.patient_key,
+            "images": [image.image_id for image in study.images],
+            "turns": [dataclasses.asdict(turn) for turn in study.turns],
+            "labels": dict(study.labels),
+        }
+    )
+
+
+def _account(counts: Counter[str], kept: int) -> Accounting:
+    duplicate, quarantined = counts["duplicate"], counts["quarantined"]
+    return Accounting(seen=counts["seen"], kept=kept, duplicate=duplicate, quarantined=quarantined)
+
+
+def _count_splits(studies: Sequence[Study]) -> dict[str, dict[str, int]]:
+    counts = {}
+    for split in SPLITS:
+        members = [study for study in studies if study.split == split]
+        counts[split] = {
+            "patients": len({study.patient_key for study in members}),
+            "studies": len(members),
+            "images": sum(len(study.images) for study in members),
+        }
+    return counts
