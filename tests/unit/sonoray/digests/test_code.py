@@ -103,12 +103,17 @@ def test_comments_docstrings_and_layout_change_nothing(tree):
             "else min(config.num_selected, images)",
             "else 1",
         ),
-        (["training", "evaluation"], "sonoray.features.formats", "return ", "return None and "),
-        (["training"], "sonoray.study.sample_order", "return ", "return None and "),
-        (["training"], "llava_ultra.parameters.schedule", "return ", "return None and "),
-        (["evaluation"], "sonoray.metrics.closed", "return ", "return None and "),
+        (
+            ["training", "evaluation"],
+            "sonoray.features.formats",
+            "\n\n\ndef ",
+            "\n\n\nx = 1\n\n\ndef ",
+        ),
+        (["training"], "sonoray.study.sample_order", "\n\n\ndef ", "\n\n\nx = 1\n\n\ndef "),
+        (["training"], "llava_ultra.parameters.schedule", "\n\n\ndef ", "\n\n\nx = 1\n\n\ndef "),
+        (["evaluation"], "sonoray.metrics.closed", "\n\n\ndef ", "\n\n\nx = 1\n\n\ndef "),
         (["sam", "clip", "readout"], "llava_ultra.towers.pixels", "0.25", "0.5"),
-        (["ingest"], "sonoray.ingest.dicom.pixels", "return ", "return None and "),
+        (["ingest"], "sonoray.ingest.dicom.pixels", "\n\n\ndef ", "\n\n\nx = 1\n\n\ndef "),
     ],
 )
 def test_a_change_of_what_runs_is_another_digest(tree, stages, module, old, new):
