@@ -16,6 +16,7 @@ PYTHON ?= python3
 BASE_PYTHON := $(shell command -v $(PYTHON))
 DEMO ?=
 PYTEST ?=
+TEST_PROCESSES ?= 2
 
 VENV := .venv
 UV := $(VENV)/bin/uv
@@ -56,7 +57,7 @@ demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep
 	@sonoray demo $(DEMO)
 
 test: $(READY) orthanc  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
-	@pytest $(PYTEST)
+	@pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(PYTEST)
 
 # RUNLEVEL=1 keeps the package from starting a service: the tests start an Orthanc of their own.
 orthanc:  ## install the Orthanc that the DICOMweb tests need (root on Debian; else they are skipped)

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Ray and one S3 server per test run, a tiny road gone once."""
+"""Fixtures of the whole suite: one Ray per test run, a tiny road gone once, an S3 server."""
 
 import os
 
@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from sonoray.cluster.session import ray_session
 from sonoray.workspace import Workspace
@@ -33,6 +34,26 @@ from sonoray_jobs.towers import bootstrap, embed
 # The same examples in every run, and no deadline: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+class ByService(LoadScopeScheduling):
+    """Which tests stay in one process: those of one Ray, those of one Orthanc, one module's.
+
+    `make test` runs two processes (pytest-xdist): while the Ray's tests wait for processes to
+    start and to die, the other one goes through the unit tests. Groups go out in the order in
+    which they were collected, so that the Ray's, the longest, comes first.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        if module.startswith(("tests/e2e/", "tests/ray/", "tests/serve/")):
+            return "ray"
+        return "orthanc" if "/dicomweb/" in module else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Group the tests by what they share."""
+    return ByService(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Guards of the source tree's shape: what no linter sees and what breaks far from its cause."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,17 @@ def test_jobs_are_run_by_others_and_never_their_libraries():
     assert borrowed <= {
         ("sonoray_jobs.data.quarantine", "sonoray_jobs.data.ingest"),
     }
+
+
+def test_what_needs_a_ray_stands_where_the_tests_of_one_ray_do():
+    """`tests/conftest.py` keeps these folders in one process: a second Ray would cost minutes."""
+    folders = {"e2e", "ray", "serve"}
+    modules = [
+        path for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_layout.py"
+    ]
+    using = {
+        path.relative_to(ROOT / "tests").parts[0]
+        for path in modules
+        if re.search(r"ray_local|finished_road|mark\.ray\b", path.read_text(encoding="utf-8"))
+    }
+    assert using == folders
