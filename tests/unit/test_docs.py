@@ -133,6 +133,37 @@ def test_the_readme_fits_a_page_and_has_the_notice_in_both_languages():
     assert "仅供科研使用，不得用于临床诊断。" in README
 
 
+def test_the_readme_has_a_row_for_every_room():
+    named = set()
+    above = ""
+    for cell in re.findall(r"^\| (.*?) \|", README.partition("\n## Rooms")[2], re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", cell):
+            above = name if cell.startswith("**") else above
+            named.add(name if cell.startswith("**") else f"{above}/{name}".rstrip("/"))
+    rooms = {
+        str(path.parent.relative_to(ROOT))
+        for source in SOURCES
+        for path in (ROOT / source).rglob("__init__.py")
+    }
+    assert {"platform/sonoray", "platform/sonoray/ingest/dicom"} <= rooms
+    assert not sorted(rooms - named)
+    assert not sorted(name for name in named if not (ROOT / name).is_dir())
+
+
+def test_every_module_that_the_readme_places_in_a_room_is_there():
+    above, wrong = "", []
+    table = README.partition("\n## Rooms")[2].partition("\n\n## ")[0]
+    for first, last in re.findall(r"^\| ([^|]*) \|[^|]*\| (.*) \|$", table, re.MULTILINE)[2:]:
+        names = re.findall(r"`([^`]+)`", first)
+        above = names[0] if first.startswith("**") else above
+        folders = [above] if first.startswith("**") else [f"{above}/{name}" for name in names]
+        for module in re.findall(r"`([a-z0-9_/]+\.py)`", last):
+            places = [*folders, above]
+            if not any((ROOT / folder / module).is_file() for folder in places):
+                wrong.append(f"{first}: {module}")
+    assert not wrong
+
+
 def test_the_road_page_names_every_command():
     from sonoray_jobs.cli.main import app
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ MODULES = sorted(
     if "__pycache__" not in path.parts
 )
 MAX_LINES = 400
+MAX_AT_ROOT = 4
+MAX_IN_ROOM = 12
 HEAVY = {"torch", "transformers", "deepspeed", "ray", "mlflow", "sklearn", "fastapi"}
 
 
@@ -160,3 +163,33 @@ def test_what_needs_a_ray_stands_where_the_tests_of_one_ray_do():
         if re.search(r"ray_local|finished_road|mark\.ray\b", path.read_text(encoding="utf-8"))
     }
     assert using == folders
+
+
+def rooms() -> dict[Path, list[Path]]:
+    """Return the modules of every folder of a package, those of its subfolders left out."""
+    found: dict[Path, list[Path]] = {}
+    for path in MODULES:
+        modules = found.setdefault(path.parent, [])
+        if path.name != "__init__.py":
+            modules.append(path)
+    return found
+
+
+@pytest.mark.parametrize("folder", rooms(), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_room_is_one_that_a_reader_can_survey(folder):
+    is_root = folder.name in SOURCE_ROOTS.values()
+    names = [path.stem for path in rooms()[folder]]
+    assert len(names) <= (MAX_AT_ROOT if is_root else MAX_IN_ROOM), names
+
+
+@pytest.mark.parametrize("package", SOURCE_ROOTS.values())
+def test_a_name_stands_for_one_module_or_room_of_a_package(package):
+    """`__main__` is a name that Python gives."""
+    own = {
+        folder: modules
+        for folder, modules in rooms().items()
+        if package in folder.relative_to(ROOT).parts
+    }
+    names = [path.stem for modules in own.values() for path in modules if path.stem != "__main__"]
+    names += [folder.name for folder in own]
+    assert not sorted(name for name, count in Counter(names).items() if count > 1)
