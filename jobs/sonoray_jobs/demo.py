@@ -123,14 +123,9 @@ def run(
 
     seconds: dict[str, float] = {}
     results: dict[str, Any] = {}
-    common: dict[str, Any] = {
-        "workspace": workspace,
-        "road": road,
-        "address": address,
-        "dataset": DATASET,
-    }
+    common: dict[str, Any] = {"workspace": workspace, "road": road, "dataset": DATASET}
     start = time.monotonic()
-    with ray_session(address):
+    with ray_session(address):  # all steps use it
         seconds["start"] = time.monotonic() - start
         for name, job in STEPS.items():
             logger.info("== %s", name)
@@ -151,7 +146,6 @@ def run(
             model=results["export"].uri,
             port=free_port(),
             api_keys=[key],
-            address=address,
         ) as service:
             replies = [
                 ask.ask(turn.question, pictures, url=service.url, api_key=key) for turn in turns

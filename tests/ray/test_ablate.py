@@ -95,7 +95,7 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
     )
 
     names = [child["training"] for child in second.report["children"]]
-    compared = compare.run(workspace=workspace, road=road, first=names[0], second=names[1])
+    compared = compare.run(workspace=workspace, first=names[0], second=names[1])
     assert sum(topic.num_questions for topic in compared.topics) == len(asked["with"])
 
     third = ablate.run(**given)

@@ -98,7 +98,10 @@ def test_every_named_option_is_one_of_its_command(page):
 
     commands = typer.main.get_command(app).commands
     for name, arguments in invocations_in(page.read_text(encoding="utf-8")):
-        options = commands[name].params
+        command = commands[name]
+        if hasattr(command, "commands") and arguments:  # a group: its first word is the command
+            command = command.commands[arguments.split()[0]]
+        options = command.params
         known = {flag for each in options for flag in [*each.opts, *each.secondary_opts]}
         named = set(re.findall(r"(?<!\S)--[a-z-]+", arguments))
         assert named <= known, f"sonoray {name}{arguments}"

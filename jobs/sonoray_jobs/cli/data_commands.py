@@ -1,102 +1,24 @@
-"""Commands on data, on the command line: their options, and the calls that they become."""
+"""Data on the command line: ingest, the phantom, and the check of a dataset before training."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sonoray_jobs.cli.options import Common
+from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.options import DatasetArgument
 from sonoray_jobs.results import Result
 
-DatasetArgument = Annotated[str, typer.Argument(help="Name of the ingested dataset.")]
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import RoadConfig
+
+app = typer.Typer()
+PANEL = "Data"
 
 
-class Action(StrEnum):
-    """What to do with the quarantine."""
-
-    LIST = "list"
-    RETRY = "retry"
-    LOCATE = "locate"
-
-
-def audit(
-    common: Common,
-    dataset: DatasetArgument,
-    *,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="PATH", help="Copy the page to a .html file or a folder."),
-    ] = None,
-    texts: Annotated[
-        bool, typer.Option("--texts", help="Show patients' texts, on the page and in the JSON.")
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 on leakage or conflicting labels.")
-    ] = False,
-    distance: Annotated[
-        int | None,
-        typer.Option(
-            "--distance", metavar="BITS", min=0, max=127,
-            help="Differing bits up to which two images are one; default: as in ingest.",
-        ),
-    ] = None,
-) -> Result:  # fmt: skip
-    """Check a dataset before training: leakage, duplicates, contradictions, repeated texts.
-
-    Prints counts and findings and writes a page with charts and sample images. It shows patients'
-    images and stays in the workspace, unless --html copies it.
-
-    Examples:
-        sonoray audit busbra
-        sonoray audit busbra --html busbra.html --strict
-    """
-    from sonoray_jobs.data.audit import run
-
-    return run(**common, dataset=dataset, html=html, texts=texts, strict=strict, distance=distance)
-
-
-def quarantine(
-    common: Common,
-    action: Annotated[
-        Action,
-        typer.Argument(
-            help="list; retry: ingest the same source again; locate: name the files of a private "
-            "source, or the objects of a server."
-        ),
-    ],
-    dataset: DatasetArgument,
-    *,
-    reason: Annotated[
-        str | None, typer.Option("--reason", help="list: rows of this reason alone.")
-    ] = None,
-    rows: Annotated[
-        int, typer.Option("--show", metavar="N", help="list: most rows; --json has all.", min=0)
-    ] = 20,
-) -> Result:
-    """Show what ingest rejected and why, or try again after files or limits were changed.
-
-    A retry reads the source as it is now, with this configuration. The dataset's name moves to the
-    new version only if that succeeds. The rows of a private source have keyed hashes for names;
-    locate reads it again, or asks the server what it has, and prints the names, which identify, on
-    this terminal alone.
-
-    Examples:
-        sonoray quarantine list busbra --reason unreadable
-        sonoray quarantine locate kidney
-        sonoray quarantine retry busbra --set ingest.images.max_pixels=50000000
-    """
-    from sonoray_jobs.data import quarantine
-
-    if action is Action.LIST:
-        return quarantine.list_rows(**common, dataset=dataset, reason=reason, show=rows)
-    if action is Action.LOCATE:
-        return quarantine.locate(**common, dataset=dataset)
-    return quarantine.retry(**common, dataset=dataset)
-
-
+@job_command(app, panel=PANEL, makes_workspace=True)
 def ingest(
-    common: Common,
     source: Annotated[
         str, typer.Argument(help="Kind of source: phantom, dicom, table, video, busbra, ...")
     ],
@@ -129,6 +51,8 @@ def ingest(
             help="dicomweb: attribute of the studies to look for; repeatable.",
         ),
     ] = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
 ) -> Result:
     """Read a source into studies: decode, hash, split by patient, quarantine what is unusable.
 
@@ -155,4 +79,70 @@ def ingest(
         reports=reports,
         query=tuple(query) if query else None,
     )
-    return run(**common, dataset=source, options=options)
+    return run(workspace=workspace, road=road, dataset=source, options=options)
+
+
+@job_command(app, panel=PANEL)
+def phantom(
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the contact sheet and examples.")
+    ] = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Generate phantom studies and show some of them.
+
+    Writes a contact sheet and the first studies with their texts.
+
+    Examples:
+        sonoray phantom --out phantom-examples
+        sonoray phantom --set phantom.seed=7
+    """
+    from sonoray_jobs.data.phantom import run
+
+    return run(workspace=workspace, road=road, out=out)
+
+
+@job_command(app, panel=PANEL)
+def audit(
+    dataset: DatasetArgument,
+    *,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="PATH", help="Copy the page to a .html file or a folder."),
+    ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Show patients' texts, on the page and in the JSON.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 on leakage or conflicting labels.")
+    ] = False,
+    distance: Annotated[
+        int | None,
+        typer.Option(
+            "--distance", metavar="BITS", min=0, max=127,
+            help="Differing bits up to which two images are one; default: as in ingest.",
+        ),
+    ] = None,
+    workspace: "Workspace",
+) -> Result:  # fmt: skip
+    """Check a dataset before training: leakage, duplicates, contradictions, repeated texts.
+
+    Prints counts and findings and writes a page with charts and sample images. It shows patients'
+    images and stays in the workspace, unless --html copies it.
+
+    Examples:
+        sonoray audit busbra
+        sonoray audit busbra --html busbra.html --strict
+    """
+    from sonoray_jobs.data.audit import run
+
+    return run(
+        workspace=workspace,
+        dataset=dataset,
+        html=html,
+        texts=texts,
+        strict=strict,
+        distance=distance,
+    )

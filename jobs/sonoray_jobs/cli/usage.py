@@ -39,7 +39,12 @@ def _as_our_error(context: typer.Context) -> Iterator[None]:
     except typer.TyperException as error:
         text = _with_value(error).rstrip(".")
         run = " Run" if text.endswith("?") else "; run"
-        command = " ".join(filter(None, [context.info_name, context.invoked_subcommand]))
+        known = getattr(error, "ctx", None)  # not where an option has a wrong number of values
+        command = (
+            known.command_path
+            if known
+            else " ".join(filter(None, [context.command_path, context.invoked_subcommand]))
+        )
         raise ConfigError(f"{text[0].lower()}{text[1:]}{run}: {command} --help") from None
 
 

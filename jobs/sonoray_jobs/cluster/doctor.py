@@ -74,6 +74,11 @@ class Report:
         """Whether no check failed; warnings do not count."""
         return all(check.status is not Status.FAIL for check in self.checks)
 
+    @property
+    def exit_code(self) -> int:
+        """1 where a check failed."""
+        return 0 if self.healthy else 1
+
     def lines(self) -> list[str]:
         """Render a table, coloured on a terminal, as wide as the terminal (100 elsewhere)."""
         from rich.console import Console

@@ -17,7 +17,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from sonoray.cluster.session import dev_runtime_env
@@ -46,6 +46,14 @@ class Submission:
         """How to follow and to stop the job."""
         job = f"--address {self.address} {self.submission_id}"
         return f"follow it with: ray job logs --follow {job}; stop it with: ray job stop {job}"
+
+    def lines(self) -> list[str]:
+        """What a person, or a shell, takes up."""
+        return [self.submission_id]
+
+    def to_json(self) -> dict[str, str]:
+        """What a script reads."""
+        return asdict(self)
 
 
 def run(

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sonoray.audit.overview_tables import label_table, split_table, topic_table
 from sonoray.errors import DataError
@@ -21,9 +21,6 @@ from sonoray.stages import Stage, StageOutput, file_digests, run_stage
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import near_duplicate_distance
-
-if TYPE_CHECKING:
-    from sonoray_jobs.road.config import RoadConfig
 
 MAX_LISTED = 200
 """Most rows of each kind in `audit.json`; all are counted."""
@@ -96,25 +93,21 @@ class Audited:
 def run(
     *,
     workspace: Workspace,
-    road: "RoadConfig",
     dataset: str,
     html: Path | None = None,
     texts: bool = False,
     strict: bool = False,
     distance: int | None = None,
-    address: str | None = None,
 ) -> Audited:
     """Audit the dataset called `dataset`; a second time, nothing is done.
 
     Args:
         workspace: where the dataset is and the audit goes.
-        road: accepted as by every job; the dataset was made with its own.
         dataset: name of the dataset.
         html: a file, or a folder, that gets a copy of the page and, in a folder, of the pictures.
         texts: whether the outcome may hold patients' texts.
         strict: whether serious findings make the exit code 1.
         distance: differing bits up to which two images are one picture, by default as in ingest.
-        address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
         DataError: there is no such dataset, or `html` cannot be written.

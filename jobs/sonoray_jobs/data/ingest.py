@@ -107,7 +107,6 @@ def run(
     road: RoadConfig,
     dataset: str,
     options: SourceOptions = NO_OPTIONS,
-    address: str | None = None,
     again: bool = False,
 ) -> Ingested:
     """Ingest the source called `dataset`; a second time, nothing is done.
@@ -118,7 +117,6 @@ def run(
         dataset: one of `KNOWN_SOURCES`; also the dataset's name from then on, unless `options`
             name it.
         options: where the files lie, and what the source may be told.
-        address: accepted as by every job; nothing runs on a cluster here.
         again: do it a second time where rejects may pass (`sonoray.ingest.run`).
 
     Raises:

@@ -55,15 +55,12 @@ class PhantomSamples:
         return asdict(self)
 
 
-def run(
-    *, workspace: Workspace, road: RoadConfig, address: str | None = None, out: Path | None = None
-) -> PhantomSamples:
+def run(*, workspace: Workspace, road: RoadConfig, out: Path | None = None) -> PhantomSamples:
     """Write the contact sheet and the first studies.
 
     Args:
         workspace: gives the default folder, `<workspace>/phantom`.
         road: its section `phantom` counts.
-        address: accepted as by every job; nothing runs on a cluster here.
         out: another folder; files of the same name are replaced.
 
     Raises:

@@ -165,21 +165,17 @@ class Located:
 def list_rows(
     *,
     workspace: Workspace,
-    road: RoadConfig,
     dataset: str,
     reason: str | None = None,
     show: int = 20,
-    address: str | None = None,
 ) -> Listed:
     """List what ingest rejected.
 
     Args:
         workspace: where the dataset is.
-        road: accepted as by every job.
         dataset: name of the dataset.
         reason: rows of this reason alone.
         show: most rows that a person reads.
-        address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
         DataError: there is no such dataset, or nothing was rejected for this reason.
@@ -195,9 +191,7 @@ def list_rows(
     return Listed(dataset=dataset, reasons=reasons, rows=chosen, shown=show)
 
 
-def retry(
-    *, workspace: Workspace, road: RoadConfig, dataset: str, address: str | None = None
-) -> Retried:
+def retry(*, workspace: Workspace, road: RoadConfig, dataset: str) -> Retried:
     """Ingest a dataset's source again and say what became of what was rejected.
 
     Where nothing changed, it is done again for rejects of `PASSING_REASONS` alone. The dataset's
@@ -207,7 +201,6 @@ def retry(
         workspace: where the dataset is.
         road: its section `ingest` counts, as in `ingest`.
         dataset: name of the dataset.
-        address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
         DataError: there is no such dataset, it does not say where it came from, or the source
@@ -246,9 +239,7 @@ def retry(
     )
 
 
-def locate(
-    *, workspace: Workspace, road: RoadConfig, dataset: str, address: str | None = None
-) -> Located:
+def locate(*, workspace: Workspace, road: RoadConfig, dataset: str) -> Located:
     """Say which files and rows of the source, or which objects of a server, the rejects are.
 
     The quarantine table of a private source has keyed hashes, so that it can be shared. This reads
@@ -259,7 +250,6 @@ def locate(
         workspace: where the dataset and the key are.
         road: as the dataset was ingested with.
         dataset: name of the dataset.
-        address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
         DataError: there is no such dataset, it does not say where it came from, the source cannot

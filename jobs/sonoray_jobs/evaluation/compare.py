@@ -28,7 +28,6 @@ from sonoray.stages import MANIFEST, read_manifest
 from sonoray.study.contract import SPLITS
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.predictions import SETTINGS, read_predictions, to_record
-from sonoray_jobs.road.config import RoadConfig
 
 DEFAULT_SPLIT = "test"
 
@@ -183,23 +182,19 @@ class Compared:
 def run(
     *,
     workspace: Workspace,
-    road: RoadConfig,
     first: str,
     second: str,
     split: str | None = None,
     show: int = 0,
-    address: str | None = None,
 ) -> Compared:
     """Compare two evaluations.
 
     Args:
         workspace: where the evaluations of a training are looked for.
-        road: accepted as by every job; what counts is what the first evaluation was made with.
         first: an evaluation, by folder or by training.
         second: the other one; differences are second minus first.
         split: the split of both; by default that of a folder that is named, else `test`.
         show: how many questions to list on which they disagree.
-        address: accepted as by every job; nothing runs on a cluster here.
 
     Raises:
         DataError: one is unknown or has no evaluation, or the two do not belong together.

@@ -40,12 +40,11 @@ def run(
     workspace: Workspace,
     road: RoadConfig,
     dataset: str,
-    address: str | None = None,
     tracking_uri: str | None = None,
 ) -> Exported:
     """Write the trained model with its manifest, register it and move the alias.
 
-    Nothing of it needs Ray; `address` is accepted because every job command has it.
+    Nothing of it needs Ray.
 
     Raises:
         DataError: the training is not finished.

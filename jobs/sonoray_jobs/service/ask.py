@@ -104,9 +104,8 @@ def run(
     dataset: str = "phantom",
     url: str,
     api_key_file: Path | None = None,
-    address: str | None = None,
 ) -> Reply:
-    """Ask about image files or about a study of a dataset; `address` is not used.
+    """Ask about image files or about a study of a dataset.
 
     Of `road` the service's limit counts: a file above it would be refused there, once it is read.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def make_language(
     folder: Path,
     road: "RoadConfig",
-    dataset: Path,
+    dataset: Path,  # noqa: ARG001 - as the other makers
     studies: Sequence[Study],
     post: Callable[[int, int, float], None],
 ) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _balance(road: RoadConfig, request: Request) -> Ablation:
     )
 
 
-def _site_cue(road: RoadConfig, request: Request) -> Ablation:
+def _site_cue(road: RoadConfig, request: Request) -> Ablation:  # noqa: ARG001 - as the others
     return Ablation(
         name="site-cue",
         question="Does it help to name the examination site in the question?",

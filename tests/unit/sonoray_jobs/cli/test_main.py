@@ -1,12 +1,10 @@
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +32,11 @@ COMMANDS = [
     "ask",
     "submit",
 ]
-HEAVY = {"torch", "ray", "mlflow", "transformers", "fastapi", "deepspeed", "sklearn", "pyarrow"}
+OF_HELP = {
+    "sonoray", "sonoray_jobs", "typer", "annotated_doc", "shellingham",
+    "rich", "markdown_it", "mdurl", "pygments", "attr",
+}  # fmt: skip
+"""Packages behind `sonoray --help`: our own, typer, and what draws its help."""
 SMALL = ["--set", "phantom.num_patients=2"]
 
 
@@ -51,59 +53,46 @@ def sonoray(capsys):
     return run
 
 
-def cpu_of_children():
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def test_help_answers_in_under_a_second_and_lists_every_command():
-    """CPU time, so that a busy machine does not count; the wall clock of the best of three."""
-    walls, before = [], cpu_of_children()
-    for _ in range(3):
-        start = time.monotonic()
-        child = subprocess.run(
-            [Path(sys.executable).parent / "sonoray", "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        walls.append(time.monotonic() - start)
-    assert (cpu_of_children() - before) / 3 < 1
-    assert min(walls) < 3
-    assert set(COMMANDS) <= set(child.stdout.split())
+def test_help_lists_every_command(sonoray):
+    code, out, err = sonoray("--help")
+    assert (code, err) == (0, "")
+    assert set(COMMANDS) <= set(out.split())
 
 
 def test_the_version_is_that_of_the_installed_package(sonoray):
     assert sonoray("--version") == (0, f"sonoray {version('sonoray')}\n", "")
 
 
-def test_importing_the_command_line_imports_nothing_heavy():
-    code = "import sys, sonoray_jobs.cli.main; print(*sys.modules)"
+def test_help_imports_few_modules_and_nothing_heavy():
+    """What it costs follows from this and holds on a busy machine too, where a clock does not."""
+    code = """
+import sys
+from sonoray_jobs.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    print(*sys.modules, file=sys.stderr)
+"""
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    ).stdout.split()
+    ).stderr.split()
     assert "sonoray_jobs.cli.options" in loaded
-    assert not HEAVY & set(loaded)
+    packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert {name for name in packages if not name.startswith("_")} <= OF_HELP
+    ours = {name for name in loaded if name.startswith("sonoray_jobs.")}
+    assert {name.split(".")[1] for name in ours} == {"cli", "results"}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_shows_how_it_is_used(sonoray, command):
-    code, out, _ = sonoray(command, "--help")
+def test_a_group_shows_its_commands_and_how_they_are_used(sonoray):
+    code, out, _ = sonoray("quarantine", "--help")
     assert code == 0
-    assert "Examples:" in out
-    assert f"    sonoray {command}" in out
+    assert "    sonoray quarantine locate kidney" in out.partition("Examples:")[2]
+    assert {"list", "retry", "locate"} <= set(out.split())
 
 
-@pytest.mark.parametrize(
-    "command", sorted(set(COMMANDS) - {"doctor", "ablate", "describe", "submit"})
-)
-def test_every_job_takes_the_common_options(sonoray, command):
-    own = {
-        "ingest": ["phantom"], "ask": ["x.png", "--question", "?"], "compare": ["a", "b"],
-        "audit": ["phantom"], "quarantine": ["list", "phantom"],
-    }.get(command, [])  # fmt: skip
-    code, out, _ = sonoray(command, *own, "--dry-run", "--set", "phantom.seed=41")
+@pytest.mark.parametrize("command", ["train", "ask x.png --question ?", "quarantine retry phantom"])
+def test_the_dry_run_prints_the_resolved_configuration(sonoray, command):
+    code, out, _ = sonoray(*command.split(), "--dry-run", "--set", "phantom.seed=41")
     assert code == 0
     assert json.loads(out)["phantom"]["seed"] == 41
 

@@ -14,7 +14,7 @@ from sonoray_jobs.cli.main import main
         ("train --epochs 3", "no such option: --epochs; run: sonoray train --help"),
         (
             "train --datset x",
-            "no such option: --datset (Possible options: --dataset, --preset, --set); "
+            "no such option: --datset (Possible options: --dataset, --set); "
             "run: sonoray train --help",
         ),
         ("train more", "got unexpected extra argument(s) (more); run: sonoray train --help"),
@@ -25,13 +25,20 @@ from sonoray_jobs.cli.main import main
         ),
         (
             "quarantine lst busbra",
-            "invalid value for 'action': 'lst' is not one of 'list', 'retry', 'locate'; "
-            "run: sonoray quarantine --help",
+            "no such command 'lst'. Did you mean 'list'? Run: sonoray quarantine --help",
         ),
         (
             "serve --port 0",
             "invalid value for '--port': Input should be greater than or equal to 1, not '0'; "
             "run: sonoray serve --help",
+        ),
+        (
+            "quarantine list busbra --config tiny",
+            "no such option: --config; run: sonoray quarantine list --help",
+        ),
+        (
+            "quarantine retry busbra --set",
+            "option '--set' requires an argument; run: sonoray quarantine retry --help",
         ),
         ("--zzz", "no such option: --zzz; run: sonoray --help"),
         ("--verbose", "missing command; run: sonoray --help"),

@@ -83,7 +83,7 @@ def audited(tmp_path, studies=CLEAN, *, splits=None, **options):
             for study in iter_studies(output.path, complete=False)
         ]
         write_studies(output.path, kept)
-    return run(workspace=workspace, road=RoadConfig(), dataset="list", **options)
+    return run(workspace=workspace, dataset="list", **options)
 
 
 def messages(result, kind):
@@ -224,7 +224,7 @@ def test_the_phantom_is_clean(tmp_path):
     )
     workspace = Workspace.open(tmp_path)
     ingest_phantom(workspace=workspace, road=road, dataset="phantom")
-    values = run(workspace=workspace, road=road, dataset="phantom").values
+    values = run(workspace=workspace, dataset="phantom").values
     assert not any(values["leakage"]["counts"].values())
     assert not any(each["found"] for each in values["contradictions"]["labels"])
     assert values["contradictions"]["unchecked"] == {}

@@ -71,7 +71,7 @@ def refs(rows):
 
 
 def test_the_list_counts_reasons_and_names_every_reject(workspace):
-    listed = list_rows(workspace=workspace, road=ROAD, dataset="busbra")
+    listed = list_rows(workspace=workspace, dataset="busbra")
     assert listed.reasons == {
         "unknown_format": 1, "unknown_value": 1, "study_rejected": 1, "too_small": 1,
         "empty_study": 1,
@@ -80,14 +80,14 @@ def test_the_list_counts_reasons_and_names_every_reject(workspace):
         ("image", "images/bus_2-r.png"), ("study", "case-3"), ("image", "images/bus_3-s.png"),
         ("image", "images/bus_4-s.png"), ("study", "case-4"),
     }  # fmt: skip
-    (small,) = list_rows(workspace=workspace, road=ROAD, dataset="busbra", reason="too_small").rows
+    (small,) = list_rows(workspace=workspace, dataset="busbra", reason="too_small").rows
     assert "20 x 20" in small.message
     with pytest.raises(DataError, match="'dark'; there are "):
-        list_rows(workspace=workspace, road=ROAD, dataset="busbra", reason="dark")
+        list_rows(workspace=workspace, dataset="busbra", reason="dark")
     report = "\n".join(listed.lines())
     assert "5 rejected" in report
     assert "images/bus_4-s.png" in report
-    short = list_rows(workspace=workspace, road=ROAD, dataset="busbra", show=2).lines()
+    short = list_rows(workspace=workspace, dataset="busbra", show=2).lines()
     assert short[-1].startswith("and 3 more")
 
 
@@ -205,7 +205,7 @@ def test_a_clean_dataset_has_nothing_to_list(tmp_path):
     road = RoadConfig.model_validate({"phantom": {"num_patients": 2, "image_size": 64}})
     workspace = Workspace.open(tmp_path)
     ingest.run(workspace=workspace, road=road, dataset="phantom")
-    listed = list_rows(workspace=workspace, road=road, dataset="phantom")
+    listed = list_rows(workspace=workspace, dataset="phantom")
     assert listed.lines() == ["dataset phantom: nothing was rejected"]
     assert workspace.dataset_origin("phantom") == {"source": "phantom"}
 
@@ -238,7 +238,7 @@ def private(tmp_path):
 
 
 def test_the_rejects_of_a_private_source_are_named_to_the_operator_alone(private):
-    listed = list_rows(workspace=private, road=ROAD, dataset="lab")
+    listed = list_rows(workspace=private, dataset="lab")
     shown = "\n".join(listed.lines())
     assert shown.endswith("names: sonoray quarantine locate lab")
     assert all(each.source_ref[:12] in shown for each in listed.rows)

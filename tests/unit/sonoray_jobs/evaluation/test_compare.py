@@ -94,9 +94,7 @@ def workspace(tmp_path_factory) -> Workspace:
 
 
 def compared(workspace, first, second, **arguments):
-    return compare.run(
-        workspace=workspace, road=RoadConfig(), first=first, second=second, **arguments
-    )
+    return compare.run(workspace=workspace, first=first, second=second, **arguments)
 
 
 @pytest.mark.parametrize(

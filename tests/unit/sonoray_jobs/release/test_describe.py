@@ -16,7 +16,7 @@ WHOLE_PAPER = """
 import resource, sys
 from sonoray_jobs.cli.main import main
 try:
-    main(["describe", "--preset", "paper", "--json"])
+    main(["describe", "--config", "paper", "--json"])
 except SystemExit as end:
     assert not end.code
 kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -176,14 +176,11 @@ def test_a_text_that_does_not_fit_the_context_is_refused(text_tokens):
         )
 
 
-def test_preset_is_another_spelling_of_config(capsys):
-    printed = []
-    for spelling in ("--preset", "--config"):
-        with pytest.raises(SystemExit):
-            main(["describe", spelling, "tiny", "--set", "model.lora.rank=4", "--json"])
-        printed.append(json.loads(capsys.readouterr().out))
-    assert printed[0] == printed[1]
-    lora = next(part for part in printed[0]["parts"] if part["name"] == "LoRA")
+def test_the_command_describes_the_overridden_configuration(capsys):
+    with pytest.raises(SystemExit):
+        main(["describe", "--config", "tiny", "--set", "model.lora.rank=4", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    lora = next(part for part in printed["parts"] if part["name"] == "LoRA")
     model = load_road("tiny").model.language
     width, inner = model.hidden_size, model.intermediate_size
     assert lora["parameters"] == model.num_layers * 4 * (8 * width + 3 * (width + inner))

@@ -1,0 +1,157 @@
+"""Evaluation on the command line: one model, two models, many variants."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.options import (
+    DEFAULT_CONFIG,
+    DEFAULT_WORKSPACE,
+    AddressOption,
+    ConfigOption,
+    DatasetOption,
+    SetOption,
+    WorkspaceOption,
+    parse_integers,
+)
+from sonoray_jobs.results import Result
+
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import RoadConfig
+
+app = typer.Typer()
+PANEL = "Evaluation"
+
+
+@job_command(app, panel=PANEL)
+def evaluate(
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    gallery: Annotated[
+        int, typer.Option("--gallery", metavar="N", help="Studies to show with images.", min=0)
+    ] = 6,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Answer a split's questions and compare with the constant answer, with 95 % intervals.
+
+    Intervals are clustered by patient. The gallery shows answers beside images; it stays in the
+    workspace, as the predictions do.
+
+    Examples:
+        sonoray evaluate
+        sonoray evaluate --dataset busbra --config busbra --split validation
+    """
+    from sonoray_jobs.evaluation.evaluate import run
+
+    return run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        gallery=gallery,
+        address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
+def compare(
+    first: Annotated[str, typer.Argument(help="MLflow run id or name, or evaluation folder.")],
+    second: Annotated[str, typer.Argument(help="The other one.")],
+    *,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of both; default: the folder's, else test.")
+    ] = None,
+    disagreements: Annotated[
+        int,
+        typer.Option("--show", metavar="N", help="Disagreements to list, with answers.", min=0),
+    ] = 0,
+    workspace: "Workspace",
+) -> Result:
+    """Compare two evaluations question by question: differences, intervals and p values.
+
+    A difference is second minus first, resampled over patients. --show prints patients' texts.
+
+    Examples:
+        sonoray compare phantom-3f2a phantom-91bc --show 5
+        sonoray compare .sonoray/stages/evaluate-A .sonoray/stages/evaluate-B --json
+    """
+    from sonoray_jobs.evaluation.compare import run
+
+    return run(workspace=workspace, first=first, second=second, split=split, show=disagreements)
+
+
+@job_command(app, panel=PANEL)
+def ablate(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="visual, sampling, balance, site-cue or modality."),
+    ],
+    *,
+    dataset: DatasetOption = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N,N", help="Training seeds of every variant.")
+    ] = "0,1,2",
+    variants: Annotated[
+        str | None,
+        typer.Option("--variants", metavar="NAME,NAME", help="Only some; see --dry-run."),
+    ] = None,
+    redundancy: Annotated[
+        str | None,
+        typer.Option(
+            "--redundancy",
+            metavar="N,N",
+            help="sampling on the phantom: images per study, one of which shows the finding.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="modality: the label that tells kinds apart; default: organ."),
+    ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option("--parallel", min=1, help="Most children at once; default: what fits."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List children, and what is done of them, and stop.")
+    ] = False,
+    folder: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    address: AddressOption = None,
+) -> Result:
+    """Train variants of a road with several seeds in parallel, and compare them.
+
+    Writes a report as Markdown, JSON and PNG, also to a parent run in MLflow. Run it again to go
+    on after an interruption or with the children that failed. Exits with 1 if one failed.
+
+    Examples:
+        sonoray ablate visual --dry-run
+        sonoray ablate sampling --redundancy 3,9 --variants distilled,feature,random
+        sonoray ablate balance --dataset busbra --config busbra --seeds 0,1,2,3,4
+        sonoray ablate modality --label organ --parallel 2
+    """
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.evaluation.ablation.ablate import Choice, plan, run
+    from sonoray_jobs.road.config import load_road
+
+    # not `road`: --dry-run lists children instead of the configuration, which is named in a report
+    road = load_road(config, overrides or [])
+    workspace = Workspace.open(folder, create=not dry_run)
+    choice = Choice(
+        name=name,
+        dataset=dataset or road.dataset,
+        seeds=parse_integers("--seeds", seeds),
+        variants=tuple(variants.split(",")) if variants else (),
+        redundancies=parse_integers("--redundancy", redundancy) if redundancy else (),
+        label=label,
+        config=config,
+        overrides=tuple(overrides or ()),
+    )
+    if dry_run:
+        return plan(workspace=workspace, road=road, choice=choice)
+    return run(workspace=workspace, road=road, choice=choice, parallel=parallel, address=address)

@@ -1,0 +1,65 @@
+"""Release on the command line: what a model costs, and the folder that it leaves in."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.options import DEFAULT_CONFIG, ConfigOption, DatasetOption, SetOption
+from sonoray_jobs.results import Result
+
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import RoadConfig
+
+app = typer.Typer()
+PANEL = "Release and service"
+
+
+@job_command(app, panel=PANEL)
+def describe(
+    *,
+    images: Annotated[int, typer.Option("--images", help="Images of a study.", min=1)] = 9,
+    text_tokens: Annotated[
+        int, typer.Option("--text-tokens", help="Tokens of a question with its answer.", min=2)
+    ] = 128,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option("--dtype", help="Of the frozen weights; the jobs compute in float32."),
+    ] = "float32",
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+) -> Result:
+    """Print what a configuration's model costs: parameters, tokens, FLOPs and memory.
+
+    Nothing is allocated: the parts run without values. Needs no Ray, no workspace and no GPU.
+
+    Examples:
+        sonoray describe --config paper
+        sonoray describe --config base --set model.lora.rank=64 --dtype bfloat16 --json
+    """
+    from sonoray_jobs.release.describe import run
+    from sonoray_jobs.road.config import load_road
+
+    road = load_road(config, overrides or [])  # not `road`: the result names the configuration
+    return run(road=road, config=config, images=images, text_tokens=text_tokens, dtype=dtype)
+
+
+@job_command(app, panel=PANEL)
+def export(
+    *,
+    dataset: DatasetOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Write the trained model with its manifest, register it in MLflow and move the alias.
+
+    The manifest pins every part by its digest.
+
+    Examples:
+        sonoray export
+        sonoray export --dataset busbra --config busbra
+    """
+    from sonoray_jobs.release.export import run
+
+    return run(workspace=workspace, road=road, dataset=dataset or road.dataset)

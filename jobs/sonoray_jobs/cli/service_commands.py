@@ -1,0 +1,93 @@
+"""The service on the command line: its start, and a question to it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption
+from sonoray_jobs.cli.release_commands import PANEL
+from sonoray_jobs.results import Result
+
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import RoadConfig
+
+app = typer.Typer()
+
+
+@job_command(app, panel=PANEL)
+def serve(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
+    ] = "models:/llava-ultra@champion",
+    host: Annotated[str, typer.Option("--host", help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on.", min=1, max=65535)
+    ] = 8000,
+    api_key_file: KeyFileOption = None,
+    insecure_local: Annotated[
+        bool, typer.Option("--insecure-local", help="Ask for no key; loopback only.")
+    ] = False,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Serve a registered model behind an OpenAI-compatible endpoint until Ctrl-C.
+
+    A model whose digests differ from its manifest is refused.
+
+    Examples:
+        sonoray serve --api-key-file key.txt
+        sonoray serve --model models:/llava-ultra/3 --insecure-local
+    """
+    from sonoray_jobs.service.serve import run
+
+    return run(
+        workspace=workspace,
+        road=road,
+        model=model,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        insecure_local=insecure_local,
+        address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
+def ask(
+    images: Annotated[list[Path] | None, typer.Argument(help="Images of one study.")] = None,
+    *,
+    question: Annotated[str, typer.Option("--question", help="What to ask.")],
+    study: Annotated[str | None, typer.Option("--study", help="Take a dataset's study.")] = None,
+    dataset: DatasetOption = None,
+    url: Annotated[
+        str, typer.Option("--url", help="The service's base URL.")
+    ] = "http://127.0.0.1:8000/v1",
+    api_key_file: KeyFileOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Ask a running service about the images of one study.
+
+    Prints the answer, and which images of the study it is based on.
+
+    Examples:
+        sonoray ask a.png b.png --question 病灶是良性还是恶性？
+        sonoray ask --study ID --dataset phantom --question 请描述超声所见。
+    """
+    from sonoray_jobs.service.ask import run
+
+    return run(
+        workspace=workspace,
+        road=road,
+        images=images or [],
+        question=question,
+        study=study,
+        dataset=dataset or road.dataset,
+        url=url,
+        api_key_file=api_key_file,
+    )

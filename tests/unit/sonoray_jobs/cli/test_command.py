@@ -1,0 +1,191 @@
+"""Every option of every command changes something, and every command has the same manners."""
+
+import ast
+import importlib
+import inspect
+import json
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from sonoray_jobs.cli.main import app, main
+
+JOBS = {
+    "demo": ("sonoray_jobs.demo:run", []),
+    "doctor": ("sonoray_jobs.cluster.doctor:run", []),
+    "ingest": ("sonoray_jobs.data.ingest:run", ["table", "studies.csv"]),
+    "phantom": ("sonoray_jobs.data.phantom:run", []),
+    "audit": ("sonoray_jobs.data.audit:run", ["phantom"]),
+    "quarantine list": ("sonoray_jobs.data.quarantine:list_rows", ["phantom"]),
+    "quarantine retry": ("sonoray_jobs.data.quarantine:retry", ["phantom"]),
+    "quarantine locate": ("sonoray_jobs.data.quarantine:locate", ["phantom"]),
+    "bootstrap": ("sonoray_jobs.towers.bootstrap:run", []),
+    "embed": ("sonoray_jobs.towers.embed:run", []),
+    "train": ("sonoray_jobs.training.train:run", []),
+    "evaluate": ("sonoray_jobs.evaluation.evaluate:run", []),
+    "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
+    "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
+    "describe": ("sonoray_jobs.release.describe:run", []),
+    "export": ("sonoray_jobs.release.export:run", []),
+    "serve": ("sonoray_jobs.service.serve:run", []),
+    "ask": ("sonoray_jobs.service.ask:run", ["a.png", "--question", "?"]),
+    "submit": ("sonoray_jobs.cluster.submit:run", ["train"]),
+}
+"""By command: the function that it calls, and arguments that it needs."""
+
+VALUES = {
+    "--workspace": "elsewhere",
+    "--config": "busbra",
+    "--set": "phantom.seed=7",
+    "--address": "10.0.0.5:6379",
+    "--dataset": "kidney",
+    "--out": "folder",
+    "--html": "page.html",
+    "--distance": "7",
+    "--name": "kidney",
+    "--images": "7",
+    "--language": "en",
+    "--reports": "reports.csv",
+    "--query": "StudyDate=20200101-",
+    "--reason": "unreadable",
+    "--show": "3",
+    "--split": "validation",
+    "--gallery": "2",
+    "--seeds": "5,6",
+    "--variants": "distilled",
+    "--redundancy": "3,9",
+    "--label": "site",
+    "--parallel": "3",
+    "--text-tokens": "64",
+    "--dtype": "bfloat16",
+    "--model": "folder",
+    "--host": "::1",
+    "--port": "9000",
+    "--api-key-file": "key.txt",
+    "--question": "??",
+    "--study": "s1",
+    "--url": "http://127.0.0.1:9/v1",
+}
+"""By option that takes a value: one that is not its default."""
+
+
+def commands() -> dict[str, Any]:
+    """All commands, those of groups under both names."""
+    found: dict[str, Any] = {}
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    for name, command in root.commands.items():
+        if isinstance(command, TyperGroup):
+            found |= {f"{name} {inner}": each for inner, each in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def options(command: str) -> list[str]:
+    """The options of a command; of a switch that is on by default the one that turns it off."""
+    given = [each for each in commands()[command].params if each.opts[0].startswith("--")]
+    return [(each.secondary_opts or each.opts)[0] for each in given]
+
+
+@dataclass
+class Nothing:
+    """The result of a job that was not run."""
+
+    called: str
+
+    def lines(self) -> list[str]:
+        return [self.called]
+
+    def to_json(self) -> dict[str, str]:
+        return {"called": self.called}
+
+
+@pytest.fixture
+def outcome(monkeypatch, capsys, tmp_path):
+    """What a command line does: the calls of its job, and what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+
+    def run(command: str, *given: str):
+        name, needed = JOBS[command]
+        calls: list[Any] = []
+
+        def record(called: str):
+            def job(*args: Any, **kwargs: Any) -> Nothing:
+                kwargs.pop("write", None)
+                calls.append((called, args, kwargs))
+                return Nothing(called)
+
+            return job
+
+        module, _, function = name.partition(":")
+        monkeypatch.setattr(f"{module}.{function}", record(function))
+        if command == "ablate":
+            monkeypatch.setattr(f"{module}.plan", record("plan"))
+        with pytest.raises(SystemExit) as caught:
+            main([*command.split(), *needed, *given])
+        captured = capsys.readouterr()
+        assert not caught.value.code, captured.err
+        return calls, captured.out
+
+    return run
+
+
+def test_the_table_has_every_command():
+    assert set(commands()) == set(JOBS)
+
+
+@pytest.mark.parametrize("command", JOBS)
+def test_every_option_that_a_command_accepts_changes_what_is_done(outcome, command):
+    usual = outcome(command)
+    for option in options(command):
+        if option != "--help":
+            value = [VALUES[option]] if option in VALUES else []
+            assert outcome(command, option, *value) != usual, option
+
+
+@pytest.mark.parametrize("command", JOBS)
+def test_a_job_reads_every_argument_that_it_takes(command):
+    module, _, function = JOBS[command][0].partition(":")
+    job = getattr(importlib.import_module(module), function)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(job)))
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert set(inspect.signature(job).parameters) <= read
+
+
+@pytest.mark.parametrize("command", JOBS)
+def test_every_command_can_print_json_and_shows_examples(outcome, capsys, command):
+    extra = ["--no-wait"] if command == "submit" else []
+    _, out = outcome(command, "--json", *extra)
+    assert json.loads(out).keys() == {"called"}
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert f"    sonoray {command}" in shown.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "shared"),
+    [
+        ("doctor", {"--workspace", "--address"}),
+        ("ingest", {"--workspace", "--config", "--set", "--dry-run"}),
+        ("phantom", {"--workspace", "--config", "--set", "--dry-run"}),
+        ("audit", {"--workspace"}),
+        ("quarantine list", {"--workspace"}),
+        ("quarantine retry", {"--workspace", "--config", "--set", "--dry-run"}),
+        ("train", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
+        ("compare", {"--workspace"}),
+        ("describe", {"--config", "--set"}),
+        ("export", {"--workspace", "--config", "--set", "--dry-run"}),
+        ("serve", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
+        ("ask", {"--workspace", "--config", "--set", "--dry-run"}),
+    ],
+)
+def test_a_command_takes_no_option_that_its_job_cannot_use(command, shared):
+    known = {"--workspace", "--config", "--set", "--dry-run", "--address"}
+    assert known & set(options(command)) == shared
