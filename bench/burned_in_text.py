@@ -37,7 +37,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sonoray.images.decode import decode_image, encode_png
 from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.phantom import PhantomConfig
-from sonoray.privacy.burned_in_text import Box, find_text
+from sonoray.privacy.burned_in_text import find_text
+from sonoray.privacy.text_lines import Box
 
 FONTS = {
     "latin": ("DejaVuSans.ttf", "LiberationSans-Regular.ttf"),

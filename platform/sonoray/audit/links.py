@@ -12,26 +12,21 @@ A blank frame has no perceptual hash and says nothing of its patient, even pixel
 """
 
 from array import array
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from sonoray.audit.conflicts import MAX_STUDIES, Claims, Conflict, find_conflicts, iter_claims
 from sonoray.audit.lookalikes import Looks
-from sonoray.audit.terms import CAPTION
 from sonoray.metrics.text import normalise
-from sonoray.study.contract import SPLITS, Study, Task
+from sonoray.study.contract import SPLITS, Study
 
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-
 KINDS = ("patient", "image", "near duplicate")
 """What can be shared. A near duplicate is a group of at least two images."""
-
-_MAX_STUDIES = 20
-"""Most studies that a row names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,24 +44,6 @@ class Shared:
     """The image that each of these shows; the first one where the patient is what they share."""
     distance: int
     """Largest number of differing bits between the first image and another; 0 for one image."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conflict:
-    """One picture that is called two things."""
-
-    exact: bool
-    """Whether it is the same pixels; else it is near duplicates."""
-    kind: str
-    """`label`, `image label`, `answer` to a closed question or `text`, a free answer."""
-    name: str
-    """The label, or the topic of the question."""
-    values: tuple[str, ...] = field(repr=False)
-    """What it is called; of a `text` a patient's."""
-    studies: tuple[str, ...]
-    """One study for each value."""
-    images: tuple[str, ...]
-    """The image that each of them shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,11 +91,6 @@ class _View:
     def select(self, rows: Flags) -> "_View":
         """Return the rows that the flags choose."""
         return _View(keys=self.keys[rows], studies=self.studies[rows], images=self.images[rows])
-
-
-_Claims = dict[tuple[bool, int, str, str, str], dict[str, tuple[str, str, int]]]
-"""By picture (exact or not, and its number), kind, name and question: by normalised value, the
-value, the study that says so and the image that it shows."""
 
 
 class Links:
@@ -180,7 +152,7 @@ class Links:
             for key, rows in _members(views[kind], keys[: self._max_listed]).items()
         }
         claims, names = self._look_again(studies, pictures, several, shared, categories)
-        counts, conflicting = self._conflicts(claims)
+        counts, conflicting = find_conflicts(claims, self._looks, max_listed=self._max_listed)
 
         def rows(chosen: Mapping[str, Numbers]) -> tuple[Shared, ...]:
             return tuple(
@@ -237,7 +209,7 @@ class Links:
         several: Mapping[str, Numbers],
         shared: Mapping[tuple[str, int], Sequence[tuple[int, int]]],
         categories: Collection[str],
-    ) -> tuple[_Claims, dict[int, str]]:
+    ) -> tuple[Claims, dict[int, str]]:
         """Read the second time: what shared pictures are called, and the ids of named studies."""
         named = {study for rows in shared.values() for study, _ in rows}
         shows: dict[int, list[tuple[bool, int, int]]] = {}  # by study: exact, picture, image
@@ -246,7 +218,7 @@ class Links:
             for key, rows in _members(view, several[kind]).items():
                 for study, image in rows:
                     shows.setdefault(study, []).append((exact, key, image))
-        claims: _Claims = {}
+        claims: Claims = {}
         names: dict[int, str] = {}
         for number, whole in enumerate(studies):
             if number in named:
@@ -256,40 +228,11 @@ class Links:
                 first = self._looks.positions.get(whole.images[0].image_id)
                 places = [*places, *([] if first is None else [(True, first, first)])]
             for exact, picture, image in places:
-                for kind, name, question, value in _said(whole, self._looks.image_ids[image]):
+                for kind, name, question, value in iter_claims(whole, self._looks.image_ids[image]):
                     if exact or kind == "answer" or (kind != "text" and name in categories):
                         said = claims.setdefault((exact, picture, kind, name, question), {})
                         said.setdefault(normalise(value), (value, whole.study_id, image))
         return claims, names
-
-    def _conflicts(self, claims: _Claims) -> tuple[dict[str, int], tuple[Conflict, ...]]:
-        """Count and list the claims with several values; exact ones are not repeated as near."""
-        counts = Counter({"exact": 0, "near": 0})
-        found: list[Conflict] = []
-        known: set[tuple[int, str, str, str]] = set()
-        for exact in (True, False):
-            for (is_exact, picture, kind, name, question), said in claims.items():
-                if is_exact is not exact or len(said) < 2:
-                    continue
-                group = (int(self._looks.groups[picture]), kind, name, question)
-                if not exact and group in known:
-                    continue
-                known.add(group)
-                level = "exact" if exact else "near"
-                counts[level] += 1
-                if counts[level] <= self._max_listed:
-                    values, studies, images = zip(*list(said.values())[:_MAX_STUDIES], strict=True)
-                    found.append(
-                        Conflict(
-                            exact=exact,
-                            kind=kind,
-                            name=name,
-                            values=values,
-                            studies=studies,
-                            images=tuple(self._looks.image_ids[image] for image in images),
-                        )
-                    )
-        return dict(counts), tuple(found)
 
     def _name(self, kind: str, rows: Sequence[tuple[int, int]], names: Mapping[int, str]) -> Shared:
         """Put ids in the place of numbers."""
@@ -306,10 +249,10 @@ class Links:
             ),
             num_studies=len(numbers),
             num_patients=len({self._patient_of[number] for number in numbers}),
-            studies=tuple(names[number] for number in numbers[:_MAX_STUDIES]),
+            studies=tuple(names[number] for number in numbers[:MAX_STUDIES]),
             images=tuple(
                 self._looks.image_ids[first[number]]
-                for number in numbers[:_MAX_STUDIES]
+                for number in numbers[:MAX_STUDIES]
                 if first[number] >= 0
             ),
             distance=0 if kind == "patient" else max(distances),
@@ -332,21 +275,3 @@ def _members(view: _View, keys: Numbers) -> dict[int, list[tuple[int, int]]]:
     ):
         members.setdefault(key, []).append((study, image))
     return members
-
-
-def _said(study: Study, image_id: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield what a study says of an image that it shows: kind, name, question, value.
-
-    Reports and captions are left out: two of them may say one thing in two ways.
-    """
-    for name, value in study.labels.items():
-        yield "label", name, "", value
-    for image in study.images:
-        if image.image_id == image_id:
-            for name, value in image.labels.items():
-                if name != CAPTION:
-                    yield "image label", name, "", value
-    for turn in study.turns:
-        if turn.task is not Task.REPORT:
-            kind = "answer" if turn.options else "text"
-            yield kind, turn.topic, normalise(turn.question), turn.answer

@@ -8,10 +8,10 @@
 - `table`, `plots`: Markdown and aligned text, and pictures without anything of a patient.
 """
 
+from sonoray.metrics.answers import AnswerRecord
 from sonoray.metrics.closed import (
     ALL_CLOSED,
     AllClosed,
-    AnswerRecord,
     ClosedMetrics,
     all_closed_metrics,
     closed_metrics,

@@ -12,35 +12,24 @@ constant answer is the most frequent answer of the *training* split: what a mode
 looks at an image, and the number that accuracy must be read against.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from sonoray.errors import DataError
-from sonoray.metrics.resampling import Bootstrap, Estimate, Floats, Metric, estimates, mean_metric
+from sonoray.metrics.answers import AnswerRecord, check, class_scores, most_frequent, topic_options
+from sonoray.metrics.class_rates import (
+    accuracy_metric,
+    auc_metric,
+    balanced_accuracy_metric,
+    f1_metric,
+)
+from sonoray.metrics.resampling import Bootstrap, Estimate, Metric, estimates, mean_metric
 
 ALL_CLOSED = "all closed questions"
 """What reports call the questions of all closed topics together."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerRecord:
-    """One question that the model answered."""
-
-    study_id: str
-    patient_key: str
-    topic: str
-    """What was asked for; metrics are grouped by it."""
-    truth: str
-    answer: str
-    options: tuple[str, ...] = ()
-    """The admissible answers; none for a question that wants free text."""
-    option_scores: Mapping[str, float] = field(default_factory=dict)
-    """Log-likelihood of each option."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,11 +147,6 @@ def all_closed_metrics(
     )
 
 
-def accuracy_metric(records: Sequence[AnswerRecord]) -> Metric:
-    """Share of the answers that are the truth, whatever the topics."""
-    return mean_metric(np.array([float(record.answer == record.truth) for record in records]))
-
-
 def answer_metrics(
     records: Sequence[AnswerRecord], options: Sequence[str], positive: str | None = None
 ) -> dict[str, Metric]:
@@ -192,109 +176,6 @@ def answer_metrics(
     if scores is not None:
         metrics["auc"] = auc_metric(scores, truth)
     return metrics
-
-
-def topic_options(
-    topic: str, records: Sequence[AnswerRecord], positive: str | None
-) -> tuple[str, ...]:
-    """Return all options of a topic as they come; of two, the positive one last.
-
-    Raises:
-        DataError: the positive option is none of them.
-    """
-    options = tuple(dict.fromkeys(option for record in records for option in record.options))
-    if positive is not None and positive not in options:
-        raise DataError(
-            f"topic {topic!r}: positive option {positive!r} is none of {', '.join(options)}"
-        )
-    if len(options) == 2 and positive is not None:
-        options = (*(option for option in options if option != positive), positive)
-    return options
-
-
-def f1_metric(
-    truth: npt.NDArray[np.int64], answer: npt.NDArray[np.int64], classes: Sequence[int]
-) -> Metric:
-    """Mean F1 over those of `classes` that a draw holds as truth or answer.
-
-    Args:
-        truth: the true class of each answer.
-        answer: the class that was answered; -1 for none of them.
-        classes: the classes that count.
-    """
-    wanted, given = (
-        np.stack([values == number for number in classes], axis=1).astype(np.float64)
-        for values in (truth, answer)
-    )
-
-    def metric(weights: Floats) -> Floats:
-        total = weights @ wanted + weights @ given
-        with np.errstate(invalid="ignore"):
-            scores = np.where(total > 0, 2 * (weights @ (wanted * given)) / total, np.nan)
-        return _mean_of_defined(scores, at_least=1)
-
-    return metric
-
-
-def balanced_accuracy_metric(hits: Floats, truth: npt.NDArray[np.int64]) -> Metric:
-    """Mean recall over the classes that a draw holds; a draw of one class is undefined."""
-    classes = np.unique(truth)
-    members = (truth[:, None] == classes[None, :]).astype(np.float64)
-
-    def metric(weights: Floats) -> Floats:
-        total = weights @ members
-        right = weights @ (members * hits[:, None])
-        with np.errstate(invalid="ignore"):
-            recall = np.where(total > 0, right / total, np.nan)
-        return _mean_of_defined(recall, at_least=min(2, classes.size))
-
-    return metric
-
-
-def auc_metric(scores: Floats, truth: npt.NDArray[np.int64]) -> Metric:
-    """Mean one-against-the-rest AUC over the columns of `scores`.
-
-    Args:
-        scores: a score for each class, or one column for class 1 of two classes.
-        truth: the true class of each answer, an index of a column (0 or 1 for one column).
-    """
-    if scores.shape[1] == 1:
-        parts = [_binary_auc_metric(scores[:, 0], truth == 1)]
-    else:
-        parts = [
-            _binary_auc_metric(column, truth == number) for number, column in enumerate(scores.T)
-        ]
-
-    def metric(weights: Floats) -> Floats:
-        return _mean_of_defined(np.stack([part(weights) for part in parts], axis=1), at_least=1)
-
-    return metric
-
-
-def _binary_auc_metric(scores: Floats, is_positive: npt.NDArray[np.bool_]) -> Metric:
-    """Weighted share of (positive, negative) pairs that the score orders; ties count half."""
-    order = np.argsort(scores, kind="stable")
-    positive = is_positive[order].astype(np.float64)
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # one group per value
-
-    def metric(weights: Floats) -> Floats:
-        ranked = weights[:, order]
-        positives = np.add.reduceat(ranked * positive, starts, axis=1)
-        negatives = np.add.reduceat(ranked * (1 - positive), starts, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives / 2
-        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        ordered = (positives * below).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            return np.where(pairs > 0, ordered / pairs, np.nan)
-
-    return metric
-
-
-def _mean_of_defined(values: Floats, *, at_least: int) -> Floats:
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=1)
-    total = np.where(defined, values, 0.0).sum(axis=1)
-    return np.where(count >= at_least, total / np.maximum(count, 1), np.nan)
 
 
 def _topic_metrics(
@@ -332,41 +213,3 @@ def _topic_metrics(
         constant_answer=constant,
         constant_accuracy=found.get("constant_accuracy"),
     )
-
-
-def class_scores(records: Sequence[AnswerRecord], options: Sequence[str]) -> Floats | None:
-    """Scores (N, 1) for two options, (N, C) for more; None where a question lacks one of them."""
-    if len(options) < 2 or any(len(record.option_scores) != len(options) for record in records):
-        return None
-    logits = np.array([[record.option_scores[option] for option in options] for record in records])
-    if len(options) == 2:
-        return np.asarray(logits[:, 1:] - logits[:, :1])
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def most_frequent(answers: Sequence[str]) -> str | None:
-    """The commonest answer; of equally common ones the first by name, whatever their order."""
-    counts = Counter(answers)
-    return min(counts, key=lambda answer: (-counts[answer], answer)) if counts else None
-
-
-def check(record: AnswerRecord) -> None:
-    """Refuse a record that contradicts itself.
-
-    Raises:
-        DataError: see `closed_metrics`.
-    """
-    where = f"study {record.study_id!r}, topic {record.topic!r}"
-    if record.truth not in record.options:
-        raise DataError(
-            f"{where}: true answer {record.truth!r} is none of the options "
-            f"{', '.join(record.options)}"
-        )
-    if record.option_scores and set(record.option_scores) != set(record.options):
-        raise DataError(
-            f"{where}: scores of {', '.join(record.option_scores)} do not match the options "
-            f"{', '.join(record.options)}"
-        )
-    if not np.isfinite(list(record.option_scores.values())).all():
-        raise DataError(f"{where}: scores {dict(record.option_scores)} are not finite numbers")

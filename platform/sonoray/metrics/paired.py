@@ -22,14 +22,9 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import DataError
-from sonoray.metrics.closed import (
-    ALL_CLOSED,
-    AnswerRecord,
-    accuracy_metric,
-    answer_metrics,
-    check,
-    topic_options,
-)
+from sonoray.metrics.answers import AnswerRecord, check, topic_options
+from sonoray.metrics.class_rates import accuracy_metric
+from sonoray.metrics.closed import ALL_CLOSED, answer_metrics
 from sonoray.metrics.resampling import Bootstrap, Floats, Metric, interval, resample
 from sonoray.metrics.text import normalise, text_answer_metrics
 

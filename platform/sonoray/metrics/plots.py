@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import DataError
-from sonoray.metrics.closed import AnswerRecord, ClosedMetrics, class_scores
+from sonoray.metrics.answers import AnswerRecord, class_scores
+from sonoray.metrics.closed import ClosedMetrics
 from sonoray.metrics.resampling import Estimate
 
 _DPI = 120

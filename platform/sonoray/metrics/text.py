@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.metrics.closed import AnswerRecord, most_frequent
+from sonoray.metrics.answers import AnswerRecord, most_frequent
 from sonoray.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from sonoray.metrics.resampling import Bootstrap, Estimate, Metric, among, estimates, mean_metric
 from sonoray.metrics.tokens import character_tokens, fold, word_tokens

@@ -2,7 +2,7 @@
 
 `objects` is the entry: `describe_object` reads a header, `decode_object` the chosen frames. Both
 run in the processes of `sonoray.images.sandbox`, so this package imports neither Ray nor Arrow. It
-knows single objects only; `sonoray.ingest.sources.dicom_archive` groups them to studies.
+knows single objects only; `sonoray.ingest.sources.dicom_studies` groups them to studies.
 
 De-identification is by construction: `header.TAGS` lists every attribute that is read, and `labels`
 is the only way out for what they say. Identifiers go to ingest, which hashes them; names go there

@@ -27,13 +27,8 @@ from sonoray.ingest.dicomweb.search import Instance
 from sonoray.ingest.dicomweb.server_url import Address
 from sonoray.ingest.dicomweb.spool import Spool, open_spool
 from sonoray.ingest.sources.base import FetchCounts, ListedStudy
-from sonoray.ingest.sources.dicom_archive import (
-    NO_STUDY,
-    LostObject,
-    StudyReader,
-    frame_ref,
-    report_ref,
-)
+from sonoray.ingest.sources.dicom_groups import LostObject
+from sonoray.ingest.sources.dicom_studies import NO_STUDY, StudyReader, frame_ref, report_ref
 from sonoray.privacy.keys import IdentityKey
 from sonoray.study.raw import RawStudy
 

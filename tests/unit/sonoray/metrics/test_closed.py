@@ -20,7 +20,7 @@ from sonoray.metrics import (
     all_closed_metrics,
     closed_metrics,
 )
-from sonoray.metrics.closed import auc_metric, balanced_accuracy_metric, f1_metric
+from sonoray.metrics.class_rates import auc_metric, balanced_accuracy_metric, f1_metric
 from sonoray.metrics.resampling import among, estimate, estimates, mean_metric, unvaried
 
 BENIGN, MALIGNANT = "良性", "恶性"

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
-from sonoray.privacy.burned_in_text import FILL, Box, cover, find_text
+from sonoray.privacy.burned_in_text import FILL, cover, find_text
+from sonoray.privacy.text_lines import Box
 
 
 def speckle(seed=0):

@@ -1,0 +1,222 @@
+"""DICOM objects, wherever they lie, grouped to studies.
+
+Two passes. The first reads every header (`sonoray.ingest.dicom`) and groups objects by Study
+Instance UID; about 2 KB an object stay in memory. The second decodes study by study, in guarded
+processes, a few objects ahead of whoever reads. Within a study, images are in the order of series
+number, instance number, then frame.
+
+Everything that lies there is accounted for. An object without usable pixels (a structured report, a
+presentation state, an encapsulated PDF) is an image that is quarantined in its study; a file that
+is no DICOM object, or names no study, belongs to one study that is quarantined as a whole.
+
+A study is quarantined where its objects name several patients or none. Patients are told apart by
+Patient ID alone: where two issuers gave one number to two persons, these share a split, which harms
+nothing, while the same person with and without an issuer would not.
+"""
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sonoray.files.text_files import read_text
+from sonoray.images.decode import ImageLimits, RejectedImageError
+from sonoray.images.sandbox import GuardedPool
+from sonoray.ingest.dicom.dicom_config import DicomConfig
+from sonoray.ingest.dicom.objects import DecodedObject, decode_object
+from sonoray.ingest.sources.dicom_groups import Entry, LostObject, ObjectGroup, group_objects
+from sonoray.ingest.sources.inputs import tell_content
+from sonoray.ingest.sources.reports import Reports
+from sonoray.study.contract import Task, Turn
+from sonoray.study.raw import RawImage, RawStudy
+
+_QUESTION = "请写出这次超声检查的报告。"
+_DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
+_PROVENANCE = (
+    "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
+    "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
+)
+NO_STUDY = "files of no study"
+"""What the study of all objects is called that name none."""
+
+
+class StudyReader:
+    """Reads objects, wherever they lie, to studies."""
+
+    def __init__(
+        self, config: DicomConfig, limits: ImageLimits, reports: Path | None = None
+    ) -> None:
+        """Check the table of reports; no object is opened.
+
+        Args:
+            config: how objects become images.
+            limits: what is accepted as an image.
+            reports: table of reports, see `sonoray.ingest.sources.reports`.
+
+        Raises:
+            DataError: the table cannot be read.
+        """
+        self._config = config
+        self._limits = limits
+        self._reports_path = reports
+        if reports is not None:
+            Reports(reports)  # what is wrong with it is said before anything is decoded
+
+    def config(self) -> dict[str, Any]:
+        """The configuration and the decoders' versions, for the stage key."""
+        decoders = {name: version(name) for name in _DECODERS}
+        return {"dicom": self._config.model_dump(mode="json"), "decoders": decoders}
+
+    def input_digest(self, objects: Iterable[bytes]) -> str:
+        """Sha256 (hex) over what tells the objects, and over the reports."""
+        digest = hashlib.sha256()
+        for each in objects:
+            digest.update(each)
+        if self._reports_path is not None:
+            digest.update(f"reports\0{tell_content(self._reports_path)}".encode())
+        return digest.hexdigest()
+
+    def report_lines(self) -> range:
+        """Lines that the table of reports has, or a few more."""
+        if self._reports_path is None:
+            return range(0)
+        text = read_text(self._reports_path)
+        return range(1, text.count("\n") + text.count("\r") + 2)
+
+    def iter_studies(
+        self, entries: Sequence[Entry], lost: Iterable[LostObject] = ()
+    ) -> Iterator[RawStudy]:
+        """Yield every study once, by Study Instance UID, then what belongs to none."""
+        reports = None if self._reports_path is None else Reports(self._reports_path)
+        limits = self._config.limits
+        with GuardedPool(
+            workers=min(os.cpu_count() or 1, max(len(entries), 1)),
+            memory_bytes=limits.worker_memory_bytes,
+            timeout_s=limits.worker_timeout_s,
+        ) as pool:
+            groups, strays = group_objects(pool, entries, lost, self._config, self._limits)
+            if reports is not None:
+                for group in groups:
+                    for patient in group.patients or {group.patient_ref}:
+                        reports.note_patient(patient, group.accessions)
+            yield from self._decode(pool, groups, reports)
+        if strays:
+            yield _strays(strays)
+        if reports is not None:
+            yield from _leftovers(reports)
+
+    def _decode(
+        self, pool: GuardedPool, groups: Sequence[ObjectGroup], reports: Reports | None
+    ) -> Iterator[RawStudy]:
+        """Yield the studies in order; a few objects are decoded ahead."""
+        ahead: deque[tuple[ObjectGroup, str, list[Future[DecodedObject] | None]]] = deque()
+        waiting = 0
+        for group in groups:
+            problem = group.find_problem(self._config)
+            futures = [
+                None
+                if problem or info.problem
+                else pool.submit(decode_object, entry, self._config, self._limits)
+                for info, entry in group.objects
+            ]
+            ahead.append((group, problem, futures))
+            waiting += len(futures)
+            while len(ahead) > 1 and waiting > 4 * (os.cpu_count() or 1):
+                oldest = ahead.popleft()
+                waiting -= len(oldest[2])
+                yield self._study(*oldest, reports)
+        for each in ahead:
+            yield self._study(*each, reports)
+
+    def _study(
+        self,
+        group: ObjectGroup,
+        problem: str,
+        futures: Sequence[Future[DecodedObject] | None],
+        reports: Reports | None,
+    ) -> RawStudy:
+        images: list[RawImage] = []
+        num_objects = num_cropped = 0
+        for (info, entry), future in zip(group.objects, futures, strict=True):
+            if future is None:
+                why = info.problem or f"study_rejected: {problem}"
+                images.append(RawImage(ref=entry.ref, data=b"", problem=why))
+                continue
+            try:
+                decoded = future.result()
+            except RejectedImageError as error:
+                images.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
+                continue
+            num_objects += 1
+            num_cropped += decoded.is_cropped
+            images.extend(_images(entry.ref, decoded))
+        images.extend(group.lost)
+        infos = [info for info, _ in group.objects]
+        report, unclear = "", ""
+        if reports is not None and infos:
+            report, unclear = reports.find(study_uid=group.uid, accessions=group.accessions)
+        return RawStudy(
+            ref=group.uid,
+            patient_ref=group.patient_ref,
+            images=tuple(images),
+            turns=(
+                (Turn(question=_QUESTION, answer=report, task=Task.REPORT, topic="report"),)
+                if report
+                else ()
+            ),
+            labels=group.labels(),
+            provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
+            "objects",
+            identifiers=group.identifiers,
+            study_date=min(filter(None, (info.study_date for info in infos)), default=""),
+            problem=problem or unclear,
+        )
+
+
+def frame_ref(ref: str, index: int) -> str:
+    """What a frame of an object is called, counted from 0."""
+    return f"{ref}#{index}"
+
+
+def report_ref(line: int) -> str:
+    """What a row of the table of reports is called."""
+    return f"reports:{line}"
+
+
+def _images(ref: str, decoded: DecodedObject) -> Iterator[RawImage]:
+    for number, frame in enumerate(decoded.frames):
+        yield RawImage(
+            # the first is called as the object is, by which a reject is found when it is accepted
+            ref=frame_ref(ref, frame.index) if number else ref,
+            data=frame.pixels,
+            frame_index=frame.index,
+            labels=decoded.labels,
+        )
+
+
+def _strays(images: Sequence[RawImage]) -> RawStudy:
+    reasons = Counter(image.problem.partition(":")[0] for image in images)
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return RawStudy(
+        ref=NO_STUDY,
+        patient_ref=NO_STUDY,
+        images=tuple(images),
+        turns=(),
+        problem=f"no_study: {len(images)} files belong to no study ({listed})",
+    )
+
+
+def _leftovers(reports: Reports) -> Iterator[RawStudy]:
+    problems = dict(reports.refused)
+    for line in reports.unused_lines():
+        problems[line] = (
+            f"no_images: no study takes the report of line {line}; its identifier is not among the "
+            "objects, or is an accession number of several patients"
+        )
+    for line, problem in sorted(problems.items()):
+        ref = report_ref(line)
+        yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)

@@ -1,0 +1,85 @@
+"""One answered question: what was asked, what is true, what the model said and how sure it was.
+
+Every metric starts from these records; here they are checked, and read as options and scores.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sonoray.errors import DataError
+from sonoray.metrics.resampling import Floats
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerRecord:
+    """One question that the model answered."""
+
+    study_id: str
+    patient_key: str
+    topic: str
+    """What was asked for; metrics are grouped by it."""
+    truth: str
+    answer: str
+    options: tuple[str, ...] = ()
+    """The admissible answers; none for a question that wants free text."""
+    option_scores: Mapping[str, float] = field(default_factory=dict)
+    """Log-likelihood of each option."""
+
+
+def topic_options(
+    topic: str, records: Sequence[AnswerRecord], positive: str | None
+) -> tuple[str, ...]:
+    """Return all options of a topic as they come; of two, the positive one last.
+
+    Raises:
+        DataError: the positive option is none of them.
+    """
+    options = tuple(dict.fromkeys(option for record in records for option in record.options))
+    if positive is not None and positive not in options:
+        raise DataError(
+            f"topic {topic!r}: positive option {positive!r} is none of {', '.join(options)}"
+        )
+    if len(options) == 2 and positive is not None:
+        options = (*(option for option in options if option != positive), positive)
+    return options
+
+
+def class_scores(records: Sequence[AnswerRecord], options: Sequence[str]) -> Floats | None:
+    """Scores (N, 1) for two options, (N, C) for more; None where a question lacks one of them."""
+    if len(options) < 2 or any(len(record.option_scores) != len(options) for record in records):
+        return None
+    logits = np.array([[record.option_scores[option] for option in options] for record in records])
+    if len(options) == 2:
+        return np.asarray(logits[:, 1:] - logits[:, :1])
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def most_frequent(answers: Sequence[str]) -> str | None:
+    """The commonest answer; of equally common ones the first by name, whatever their order."""
+    counts = Counter(answers)
+    return min(counts, key=lambda answer: (-counts[answer], answer)) if counts else None
+
+
+def check(record: AnswerRecord) -> None:
+    """Refuse a record that contradicts itself.
+
+    Raises:
+        DataError: see `closed_metrics`.
+    """
+    where = f"study {record.study_id!r}, topic {record.topic!r}"
+    if record.truth not in record.options:
+        raise DataError(
+            f"{where}: true answer {record.truth!r} is none of the options "
+            f"{', '.join(record.options)}"
+        )
+    if record.option_scores and set(record.option_scores) != set(record.options):
+        raise DataError(
+            f"{where}: scores of {', '.join(record.option_scores)} do not match the options "
+            f"{', '.join(record.options)}"
+        )
+    if not np.isfinite(list(record.option_scores.values())).all():
+        raise DataError(f"{where}: scores {dict(record.option_scores)} are not finite numbers")
