@@ -226,6 +226,21 @@ def test_every_relative_link_leads_somewhere(page):
     assert not [target for target in local if not (page.parent / target).exists()]
 
 
+def anchors(page: Path) -> set[str]:
+    """Return what a link to each heading of a page ends with."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for words in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_link_to_a_heading_finds_it(page):
+    for target in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if not target.startswith("https://"):
+            assert anchor in anchors(page.parent / path if path else page), target
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_no_page_names_a_machine(page):
     text = page.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """The `sonoray` command: the rooms' subcommands put together, and the last word on failures.
 
-A subcommand (`sonoray_jobs.cli.*_commands`) parses its options, resolves the configuration and
+A subcommand (`sonoray_jobs.cli.commands`) parses its options, resolves the configuration and
 calls `run` of its job's module, which returns a frozen result with `lines()` for people and
 `to_json()` for `--json`. Jobs are imported inside the subcommands: torch, ray, mlflow, transformers
 and fastapi cost seconds, and `sonoray --help` has to answer in half a second.
@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from sonoray import __version__
-from sonoray_jobs.cli import (
+from sonoray_jobs.cli.commands import (
     cluster_commands,
     data_commands,
     evaluation_commands,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sonoray_jobs.cli.command import job_command
-from sonoray_jobs.cli.data_commands import PANEL
+from sonoray_jobs.cli.commands.data_commands import PANEL
 from sonoray_jobs.cli.options import DatasetArgument
 from sonoray_jobs.cli.usage import Commands
 from sonoray_jobs.results import Result

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.commands.towers_commands import PANEL
 from sonoray_jobs.cli.options import AddressOption, DatasetOption
-from sonoray_jobs.cli.towers_commands import PANEL
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:

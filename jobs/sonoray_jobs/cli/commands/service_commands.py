@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.commands.release_commands import PANEL
 from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption
-from sonoray_jobs.cli.release_commands import PANEL
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
