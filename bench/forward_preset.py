@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from llava_ultra.config import ModelConfig, images_kept
-from llava_ultra.cost.trace import Load, build_parts, trace_encoder, trace_prefill
+from llava_ultra.cost.parts import build_parts
+from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill
 from sonoray.metrics.tables import Table
 from sonoray_jobs.road.config import load_road
 

@@ -69,8 +69,8 @@ class Trained:
         """What a person reads."""
         values = ", ".join(
             f"{key} {self.metrics[key]:.3f}"
-            for key in ("answer_loss", "distillation_loss", "alpha")
-            if key in self.metrics
+            for key in self.metrics
+            if key.endswith("_loss") or key == "alpha"
         )
         state = "reused" if self.reused else "trained"
         return [f"{state} {self.name}: {values}", f"MLflow run {self.run_id}"]

@@ -107,6 +107,14 @@ class TextBatch:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """One worker's share of a training step."""
+
+    visual: VisualBatch
+    text: TextBatch
+
+
 def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
     """Pad the features of several studies to the largest K.
 

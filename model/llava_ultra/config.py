@@ -9,6 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from llava_ultra.objectives.answer import AnswerObjective
+from llava_ultra.objectives.distillation import DistillationObjective
+from llava_ultra.objectives.grounding import GroundingObjective
+from llava_ultra.objectives.objective import Need
 from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
 from llava_ultra.towers.tower_config import ModelPart
 from llava_ultra.towers.tower_config import SamConfig as SamConfig
@@ -62,7 +66,8 @@ class AdaptiveSampling(ModelPart):
     """Weighted scores over a study's images, distilled, then the best `num_selected`.
 
     The paper names a feature score, an attention score, their weighting and a distillation; the
-    equations could not be found. Ours stand in `llava_ultra.connector.sampling`.
+    equations could not be found. Ours stand in `llava_ultra.connector.scores` and `pick`; what
+    teaches the scores are the objectives `distillation` and `grounding`.
     """
 
     type: Literal["adaptive"] = "adaptive"
@@ -73,17 +78,6 @@ class AdaptiveSampling(ModelPart):
     word_weights: Literal["information", "equal"] = "information"
     """What a word counts in the attention score: by how sure its attention is of an image, or all
     the same."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Softmax temperature of both sides of the distillation."""
-    distillation_weight: float = Field(default=1.0, ge=0)
-    """Weight of the distillation loss in the training loss."""
-    grounding_weight: float = Field(default=0.2, ge=0)
-    """Weight of the grounding loss, which teaches the attention score to tell a study's own text
-    from those of the other studies in a worker's share of the step; 0 leaves it to the answer loss
-    alone."""
-    grounding_temperature: float = Field(default=0.1, gt=0)
-    """Divides the similarities of texts and studies. They are means over a text's tokens and differ
-    by little: at 1 the attention score learned half as fast (docs/results.md)."""
     training_rule: Literal["straight_through", "weighted"] = "straight_through"
     """Straight-through picks as inference does and passes gradients through the soft weights;
     weighted hands the language model the weighted mean of all images."""
@@ -120,6 +114,13 @@ SamplingConfig = Annotated[
 def images_kept(config: SamplingConfig, images: int) -> int:
     """Images (M) of a study of K that the decoder gets to read."""
     return images if isinstance(config, KeepAllSampling) else min(config.num_selected, images)
+
+
+ObjectiveConfig = Annotated[
+    AnswerObjective | DistillationObjective | GroundingObjective,
+    Field(discriminator="type"),
+]
+"""The losses there are. A new one is a module in `llava_ultra.objectives` and its name here."""
 
 
 class LanguageConfig(ModelPart):
@@ -182,6 +183,14 @@ class ModelConfig(ModelPart):
     sampling: SamplingConfig = AdaptiveSampling()
     language: LanguageConfig = LanguageConfig()
     lora: LoraSettings = LoraSettings()
+    objectives: tuple[ObjectiveConfig, ...] = (
+        AnswerObjective(),
+        DistillationObjective(),
+        GroundingObjective(),
+    )
+    """What is trained for, summed in this order, each loss with its weight. An objective that is
+    not listed, or has weight 0, is not computed; so are those that need a learned score where the
+    sampling has none."""
     projector_hidden: int = Field(default=256, ge=1)
     """Hidden width of the projectors' two-layer MLPs."""
 
@@ -196,7 +205,23 @@ class ModelConfig(ModelPart):
             raise ValueError(
                 "fusion.type 'layer_merge' has no layers to merge; name them in clip.feature_layers"
             )
+        names = [objective.type for objective in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objectives {names} repeat a type; list each once")
+        if not self.active_objectives:
+            raise ValueError(
+                f"objectives {names} leave nothing to learn from with sampling.type "
+                f"{self.sampling.type!r}; list one with a weight above 0, such as 'answer'"
+            )
         return self
+
+    @property
+    def active_objectives(self) -> tuple[ObjectiveConfig, ...]:
+        """The objectives that are computed: with a weight, and all they need."""
+        provided: set[Need] = {"answers"}
+        if isinstance(self.sampling, AdaptiveSampling):
+            provided.add("scores")
+        return tuple(each for each in self.objectives if each.weight and each.needs <= provided)
 
     @property
     def num_tokens(self) -> int:

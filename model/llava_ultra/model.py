@@ -6,27 +6,32 @@ images, L text tokens, D width:
 1. `fuse`: (B, K, P, C1) and (B, K, P, C2) -> Hv (B, K, P, D);
 2. `sampler`: Hv and the embedded text -> the M best images of each row, (N, M*P, D);
 3. `read`: the text with the image tokens at their place in it -> (N, M*P + L, D);
-4. the decoder predicts the answer; loss = cross-entropy + distillation + grounding, weighted.
+4. the decoder predicts the answer, where an objective asks for it;
+5. each objective of the configuration computes its loss (`llava_ultra.objectives`), and the losses
+   are added up by their weights, in the order of the list.
 
-Every answer weighs the same, however long it is. A report has some forty tokens, of which most
-repeat from study to study, and the answer to a closed question has two that depend on the image:
-a mean over all tokens would drown them.
+Masks, labels and indices may lie on the CPU while the features are elsewhere: all that decides a
+shape is read from them, so that the same forward pass runs on tensors without values, which is how
+`llava_ultra.cost.trace` counts a step.
 
 It is a plain module: parts are loaded by their own loaders and composed here, because transformers
 re-initialises what it does not find when a composite goes through `from_pretrained`.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llava_ultra.batch import TextBatch, VisualBatch
-from llava_ultra.config import AdaptiveSampling, ModelConfig
+from llava_ultra.batch import Batch, TextBatch, VisualBatch
+from llava_ultra.config import ModelConfig
 from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
-from llava_ultra.connector.sampling import Sampler, Selection, grounding_loss
+from llava_ultra.connector.pick import Sampler, Selection
 from llava_ultra.language.chat import IGNORED
+from llava_ultra.language.logits import logits_at
+from llava_ultra.objectives.states import States
 
 LENGTH_GROUPS = 2
 """Groups of rows by length in one pass of the decoder. On a CPU core a step of the tiny road takes
@@ -42,12 +47,8 @@ class TrainOutput:
 
     loss: Tensor
     """(): what is minimised."""
-    answer_loss: Tensor
-    """(): mean over answers of the mean cross-entropy of their tokens."""
-    distillation_loss: Tensor
-    """(): mean KL between attention and feature scores."""
-    grounding_loss: Tensor
-    """(): InfoNCE of the texts and studies of one worker's share of the step."""
+    losses: dict[str, Tensor]
+    """(): each objective's own loss as `<type>_loss`, before its weight and without gradient."""
     selection: Selection
 
 
@@ -101,7 +102,8 @@ class LlavaUltra(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids: (N, L) to (N, L, D)."""
-        embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # type: ignore[operator]
+        table: nn.Embedding = self.language_model.get_input_embeddings()  # type: ignore[operator]
+        embedded: Tensor = table(ids.to(table.weight.device))
         return embedded
 
     def read(
@@ -127,10 +129,11 @@ class LlavaUltra(nn.Module):
         """
         embedded = self.embed(text.ids)
         scored = text.mask if self.training else text.mask & (text.labels == IGNORED)
+        words = embedded.to(tokens.dtype)  # a decoder may be kept in half precision
         selection = self.sampler(
-            tokens, image_mask, text.study_index, embedded, scored, feature_scores
+            tokens, image_mask, text.study_index, words, scored, feature_scores
         )
-        images = selection.tokens * self.embedding_scale
+        images = (selection.tokens * self.embedding_scale).to(embedded.dtype)
         at = text.images_at
         mask = torch.cat([text.mask[:, :at], selection.mask, text.mask[:, at:]], dim=1)
         row = int(mask.sum(dim=1).argmax())  # padding takes no position
@@ -147,73 +150,66 @@ class LlavaUltra(nn.Module):
             mask=mask,
         )
 
-    def grounding(self, tokens: Tensor, image_mask: Tensor, text: TextBatch) -> Tensor:
-        """Grounding loss () of each study's longest text, its answer included.
-
-        Compared are the studies of this batch: one worker's share of a step, not all of it.
-        """
-        lengths = text.mask.sum(dim=1)
-        asked = torch.unique(text.study_index)  # a study may have no question in this batch
-        rows = [
-            max((text.study_index == study).nonzero()[:, 0].tolist(), key=lambda r: int(lengths[r]))
-            for study in asked
-        ]
-        similarity = self.sampler.grounding_similarity(
-            tokens[asked], image_mask[asked], self.embed(text.ids[rows]), text.mask[rows]
-        )
-        return grounding_loss(similarity)
-
     def answer_log_probs(self, reading: Reading, text: TextBatch) -> Tensor:
         """Log-probability of each answer token: (N, L - 1), 0 at tokens that are no answer.
 
         Rows of like length go through the decoder together, so that a short question is not padded
-        to the length of a report: about half of the decoder's work in the tiny road.
+        to the length of a report: about half of the decoder's work in the tiny road. Logits are
+        computed in front of answer tokens alone.
         """
+        device = reading.embeds.device
         num_image_tokens = reading.selection.mask.shape[1]
         lengths = text.mask.sum(dim=1)
-        result = reading.embeds.new_zeros(len(lengths), text.labels.shape[1] - 1)
+        result = torch.zeros(len(lengths), text.labels.shape[1] - 1, device=device)
         for rows in lengths.argsort().chunk(LENGTH_GROUPS):
             length = int(lengths[rows].max())
             end = num_image_tokens + length
-            mask = reading.mask[rows, :end]
-            logits = self.language_model(
-                inputs_embeds=reading.embeds[rows, :end],
-                attention_mask=mask.long(),
-                position_ids=positions(mask),
-            ).logits
-            predicted = logits[:, num_image_tokens:-1]  # the token at i is predicted at i - 1
+            labels = text.labels[rows, 1:length]  # the token at i is predicted at i - 1
+            at, places = (labels != IGNORED).nonzero(as_tuple=True)
+            with logits_at(
+                self.language_model, at.to(device), (places + num_image_tokens).to(device)
+            ):
+                logits = self.language_model(
+                    inputs_embeds=reading.embeds[rows.to(device), :end],
+                    **_padding(reading.mask[rows, :end], device),
+                ).logits
             losses = F.cross_entropy(
-                predicted.flatten(0, 1).float(),
-                text.labels[rows, 1:length].flatten(),
-                ignore_index=IGNORED,
-                reduction="none",
-            ).view(len(rows), length - 1)
-            result = result.index_put(
-                (rows[:, None], torch.arange(length - 1, device=rows.device)[None]), -losses
+                logits.float(), labels[at, places].to(device), reduction="none"
             )
+            result = result.index_put((rows[at].to(device), places.to(device)), -losses)
         return result
 
     def forward(self, visual: VisualBatch, text: TextBatch) -> TrainOutput:
-        """One training forward pass; see the module's docstring for the steps."""
+        """One forward pass in training mode; see the module's docstring for the steps."""
+        objectives = self.config.active_objectives
         tokens = self.fuse(visual.clip, visual.sam)
         reading = self.read(tokens, visual.image_mask, text)
-        num_tokens = (text.labels != IGNORED).sum(dim=1).clamp(min=1)
-        answer_loss = -(self.answer_log_probs(reading, text).sum(dim=1) / num_tokens).mean()
-        selection = reading.selection
-        loss, grounding = answer_loss, answer_loss.new_zeros(())
-        sampling = self.config.sampling
-        if isinstance(sampling, AdaptiveSampling):
-            loss = loss + sampling.distillation_weight * selection.distillation_loss
-            if sampling.grounding_weight:
-                grounding = self.grounding(tokens, visual.image_mask, text)
-                loss = loss + sampling.grounding_weight * grounding
-        return TrainOutput(
-            loss=loss,
-            answer_loss=answer_loss.detach(),
-            distillation_loss=selection.distillation_loss.detach(),
-            grounding_loss=grounding.detach(),
-            selection=selection,
+        needs_answers = any("answers" in objective.needs for objective in objectives)
+        states = States(
+            tokens=tokens,
+            selection=reading.selection,
+            sampler=self.sampler,
+            embed=self.embed,
+            answer_log_probs=self.answer_log_probs(reading, text) if needs_answers else None,
         )
+        batch = Batch(visual=visual, text=text)
+        losses = {objective.type: objective.loss(batch, states) for objective in objectives}
+        weighted = [objective.weight * losses[objective.type] for objective in objectives]
+        return TrainOutput(
+            loss=functools.reduce(torch.add, weighted),
+            losses={f"{name}_loss": loss.detach() for name, loss in losses.items()},
+            selection=reading.selection,
+        )
+
+
+def _padding(mask: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """How the decoder is told of the padding in `mask` (N, S): not at all where there is none."""
+    if bool(mask.all()):
+        return {}
+    return {
+        "attention_mask": mask.long().to(device),
+        "position_ids": positions(mask).to(device),
+    }
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -231,14 +231,8 @@ def run(
 
     import torch
 
-    from llava_ultra.cost.trace import (
-        Load,
-        build_parts,
-        part_sizes,
-        trace_encoder,
-        trace_prefill,
-        trace_training,
-    )
+    from llava_ultra.cost.parts import build_parts, part_sizes
+    from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill, trace_training
     from sonoray_jobs.training.worker import set_trainable
 
     parts = build_parts(road.model, getattr(torch, dtype))

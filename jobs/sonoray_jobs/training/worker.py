@@ -226,9 +226,7 @@ def _run_stage(
         meter.add(
             {
                 "loss": float(output.loss.detach()),
-                "answer_loss": float(output.answer_loss),
-                "distillation_loss": float(output.distillation_loss),
-                "grounding_loss": float(output.grounding_loss),
+                **{name: float(loss) for name, loss in output.losses.items()},
             },
             weight=num_answers,
         )

@@ -1,10 +1,10 @@
-"""What a configuration costs, before any weight exists: parameters, FLOPs and bytes.
+"""What a configuration costs, before any weight exists: FLOPs and bytes of each kind of pass.
 
-All parts are built as they are for a run, but on torch's meta device, whose tensors have shapes and
-no storage, and are run there. Nothing comes from formulas of our own: torch's `FlopCounterMode`
-counts multiplications and additions operator by operator, `LiveBytes` what is alive at once, and
-the key-value cache is asked for its size. Chosen against torch's `MemTracker`, which does the same
-as `LiveBytes` but stops at frozen parameters (torch 2.15).
+The parts (`cost.parts`) are run on tensors without values, and their own code is what runs: a
+training step is `LlavaUltra.forward` with the objectives of the configuration, a prompt is
+`LlavaUltra.read`. Nothing comes from formulas of our own: torch's `FlopCounterMode` counts
+multiplications and additions operator by operator, `LiveBytes` what is alive at once, and the
+key-value cache is asked for its size.
 
 Two conventions. FLOPs are those of matrix products and convolutions, two per multiplication and
 addition; attention is counted without the half that a causal mask leaves out, and its backward pass
@@ -14,29 +14,20 @@ fused kernel without a matrix of scores; SAM's own code keeps them, as does "med
 Axes: B studies, K images, N questions, P tokens per image, M images kept, L text tokens, S = M*P+L.
 """
 
-import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
-from llava_ultra.config import AdaptiveSampling, LanguageConfig, ModelConfig, images_kept
-from llava_ultra.connector.sampling import grounding_loss
-from llava_ultra.language.decoder import llama_config
-from llava_ultra.language.lora import add_lora
-from llava_ultra.model import LENGTH_GROUPS, LlavaUltra
+from llava_ultra.batch import TextBatch, VisualBatch
+from llava_ultra.cost.counting import FusedAttention, LiveBytes
+from llava_ultra.cost.parts import META, Parts
+from llava_ultra.language.chat import IGNORED
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
-
-_META = torch.device("meta")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,30 +41,8 @@ class Load:
     questions: int
     """Questions asked of each study in a step."""
     text_tokens: int
-    """Tokens of a question with its answer (L)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """All parts of LLaVA-Ultra, without values."""
-
-    clip: ClipTower
-    sam: SamTower
-    model: LlavaUltra
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PartSize:
-    """Parameters of one part."""
-
-    name: str
-    parameters: int
-    trainable: int
-
-    @property
-    def frozen(self) -> int:
-        """Parameters that keep their values."""
-        return self.parameters - self.trainable
+    """Tokens of a question with its answer (L). All but the first are counted as the answer's, of
+    which logits are computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +61,7 @@ class TrainingCost:
     """One step's share of one worker: B studies, the towers' features given."""
 
     connector_forward: int
-    """FLOPs of fusion and sampler."""
+    """FLOPs of fusion, sampler and objectives."""
     connector_backward: int
     language_forward: int
     """FLOPs of the decoder with its adapters."""
@@ -116,79 +85,16 @@ class PrefillCost:
     """Length of this prompt (S)."""
 
 
-def build_parts(config: ModelConfig, dtype: torch.dtype) -> Parts:
-    """Build every part on the meta device; only towers and decoder are frozen here.
-
-    Args:
-        config: the model.
-        dtype: of what is frozen: towers and decoder. What learns stays in float32.
-
-    Raises:
-        ValueError: the decoder that `language.source` names cannot be read.
-    """
-    with _META:
-        decoder = _build_decoder(config.language).to(dtype)  # type: ignore[arg-type]
-        vocab_size: int = decoder.get_input_embeddings().num_embeddings
-        clip = ClipTower(config.clip, vocab_size=vocab_size, end_id=2, pad_id=0)
-        sam = SamTower(config.sam, target_grid=config.clip.grid)
-        model = LlavaUltra(config, add_lora(decoder, config.lora))
-    for tower in (clip, sam):
-        tower.to(dtype).requires_grad_(False).eval()
-    return Parts(clip=clip, sam=sam, model=model)
-
-
-def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
-    if not config.source:
-        settings = llama_config(config, vocab_size=config.vocab_size)
-    else:
-        try:
-            settings = AutoConfig.from_pretrained(config.source)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"language model {config.source!r} cannot be read: {reason}") from None
-    decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    return decoder
-
-
-def part_sizes(parts: Parts) -> list[PartSize]:
-    """Count the parameters of each part, and those that `requires_grad` lets learn.
-
-    CLIP's text side is trained along by `bootstrap` and not run after that.
-    """
-    visual = dict(parts.clip.clip.visual.named_parameters(prefix="clip.visual"))
-    groups = {
-        "CLIP tower": list(visual.values()),
-        "CLIP text side": [p for n, p in parts.clip.named_parameters() if n not in visual],
-        "SAM tower": list(parts.sam.parameters()),
-        "fusion": list(parts.model.fusion.parameters()),
-        "sampler": list(parts.model.sampler.parameters()),
-        "language model": [p for name, p in _decoder_parameters(parts) if ".lora_" not in name],
-        "LoRA": [p for name, p in _decoder_parameters(parts) if ".lora_" in name],
-    }
-    return [
-        PartSize(
-            name=name,
-            parameters=sum(p.numel() for p in group),
-            trainable=sum(p.numel() for p in group if p.requires_grad),
-        )
-        for name, group in groups.items()
-    ]
-
-
-def _decoder_parameters(parts: Parts) -> Iterator[tuple[str, nn.Parameter]]:
-    return parts.model.language_model.named_parameters()
-
-
 def trace_encoder(tower: ClipTower | SamTower, images: int) -> EncoderCost:
     """Run a tower over the images of one study."""
     size = tower.image_size
     dtype = next(tower.parameters()).dtype
     with (
         torch.no_grad(),
-        _FusedAttention(),
+        FusedAttention(),
         FlopCounterMode(display=False) as flops,
         LiveBytes(tower) as memory,
-        _META,
+        META,
     ):
         features = tower(torch.empty(images, 3, size, size, dtype=dtype))
     return EncoderCost(
@@ -199,70 +105,34 @@ def trace_encoder(tower: ClipTower | SamTower, images: int) -> EncoderCost:
 
 
 def trace_training(parts: Parts, load: Load) -> TrainingCost:
-    """Run one step's share of a worker forward and backward, as `LlavaUltra.forward` does.
+    """Run one step's share of a worker forward and backward.
 
-    All texts are equally long: no value, and so no padding, is known here.
+    All texts are equally long: no padding is known here.
     """
     model = parts.model.train()
-    config = model.config.sampling
-    rows = load.studies * load.questions
     with (
-        _FusedAttention(),
+        FusedAttention(),
         FlopCounterMode(display=False) as flops,
         LiveBytes(model) as memory,
-        _META,
     ):
-        tokens = _fused_tokens(parts, load.studies, load.images)
-        image_mask = torch.ones(load.studies, load.images, dtype=torch.bool)
-        study_index = torch.zeros(rows, dtype=torch.int64)
-        text = model.embed(torch.zeros(rows, load.text_tokens, dtype=torch.int64))
-        text_mask = torch.ones(rows, load.text_tokens, dtype=torch.bool)
-        selection = model.sampler.select(
-            tokens,
-            image_mask,
-            study_index,
-            text.float(),
-            text_mask,
-            num_slots=images_kept(config, load.images),
-        )
-        connector = flops.get_total_flops()
-        answer_losses = torch.stack(
-            [
-                _answer_loss(model, embeds, load.text_tokens)
-                for embeds in _prompt(model, selection.tokens, text).chunk(LENGTH_GROUPS)
-            ]
-        )
-        language = flops.get_total_flops() - connector
-        loss = answer_losses.mean() + selection.distillation_loss
-        if isinstance(config, AdaptiveSampling) and config.grounding_weight:
-            longest = slice(load.studies)  # each study's longest text
-            masks = (image_mask, text_mask[longest])  # it looks inside of them
-            real = [torch.ones(mask.shape, dtype=torch.bool, device="cpu") for mask in masks]
-            similarity = model.sampler.grounding_similarity(
-                tokens, real[0], text[longest].float(), real[1]
-            )
-            loss = loss + grounding_loss(similarity)
+        decoder = _DecoderFlops(model.language_model, flops)
+        output = model(_visual(parts, load), _text(load))
         forward = flops.get_total_flops()
-        # between these two the gradient is inside the decoder
-        marks: list[int] = []
-        for tensor in (answer_losses, selection.tokens):
-            tensor.register_hook(lambda _: marks.append(flops.get_total_flops()))  # type: ignore[no-untyped-call]
         # the gradients of weights are counted with the optimiser's state
         hooks = [
             parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
             for parameter in model.parameters()
             if parameter.requires_grad
         ]
-        loss.backward()  # type: ignore[no-untyped-call]
+        output.loss.backward()
         backward = flops.get_total_flops() - forward
-    for hook in hooks:
+    for hook in (*hooks, *decoder.hooks):
         hook.remove()
-    entered, left = marks
     return TrainingCost(
-        connector_forward=forward - language,
-        connector_backward=backward - (left - entered),
-        language_forward=language,
-        language_backward=left - entered,
+        connector_forward=forward - decoder.forward,
+        connector_backward=backward - decoder.backward,
+        language_forward=decoder.forward,
+        language_backward=decoder.backward,
         peak_bytes=memory.peak,
     )
 
@@ -270,122 +140,74 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
 def trace_prefill(parts: Parts, load: Load) -> PrefillCost:
     """Let the decoder read one question with the images that the sampler keeps."""
     model = parts.model.eval()
-    num_images = images_kept(model.config.sampling, load.images)
+    one = Load(studies=1, images=load.images, questions=1, text_tokens=load.text_tokens)
     cache = DynamicCache(config=model.language_model.config)  # type: ignore[arg-type]
-    with (
-        torch.no_grad(),
-        _FusedAttention(),
-        LiveBytes(model) as memory,
-        _META,
-    ):
-        text = model.embed(torch.zeros(1, load.text_tokens, dtype=torch.int64))
-        width = text.shape[-1]
-        embeds = _prompt(model, torch.empty(1, num_images * parts.clip.num_tokens, width), text)
-        model.language_model(
-            inputs_embeds=embeds,
-            position_ids=_positions(embeds),
-            past_key_values=cache,
-            use_cache=True,
-        )
+    visual, text = _visual(parts, one), _text(one)
+    prompt = replace(text, labels=torch.full_like(text.labels, IGNORED))
+    scores = torch.zeros(visual.image_mask.shape, device=META)
+    with torch.no_grad(), FusedAttention():
+        tokens = model.fuse(visual.clip, visual.sam)
+        with LiveBytes(model) as memory:
+            reading = model.read(tokens, visual.image_mask, prompt, scores)
+            model.language_model(
+                inputs_embeds=reading.embeds, past_key_values=cache, use_cache=True
+            )
     layers: list[Any] = cache.layers
     return PrefillCost(
         peak_bytes=memory.peak,
         cache_bytes=sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
-        tokens=embeds.shape[1],
+        tokens=reading.embeds.shape[1],
     )
 
 
-def _fused_tokens(parts: Parts, studies: int, images: int) -> Tensor:
+def _visual(parts: Parts, load: Load) -> VisualBatch:
+    """Features without values, and a mask with them, which decides shapes."""
     clip, sam = (
-        torch.empty(studies, images, tower.num_tokens, tower.num_channels)
+        torch.empty(load.studies, load.images, tower.num_tokens, tower.num_channels, device=META)
         for tower in (parts.clip, parts.sam)
     )
-    return parts.model.fuse(clip, sam)
+    mask = torch.ones(load.studies, load.images, dtype=torch.bool)
+    return VisualBatch(clip=clip, sam=sam, image_mask=mask)
 
 
-def _prompt(model: LlavaUltra, images: Tensor, text: Tensor) -> Tensor:
-    """(N, M*P, D) and (N, L, D) to (N, S, D), in the decoder's dtype."""
-    scaled = (images * model.embedding_scale).to(text.dtype)
-    return torch.cat([text[:, :1], scaled, text[:, 1:]], dim=1)
+def _text(load: Load) -> TextBatch:
+    ids = torch.zeros(load.studies * load.questions, load.text_tokens, dtype=torch.int64)
+    labels = ids.clone()
+    labels[:, 0] = IGNORED
+    return TextBatch(
+        ids=ids,
+        labels=labels,
+        mask=torch.ones_like(ids, dtype=torch.bool),
+        study_index=torch.arange(load.studies).repeat_interleave(load.questions),
+    )
 
 
-def _answer_loss(model: LlavaUltra, embeds: Tensor, text_tokens: int) -> Tensor:
-    logits = model.language_model(inputs_embeds=embeds, position_ids=_positions(embeds)).logits
-    predicted = logits[:, -text_tokens:-1].flatten(0, 1).float()
-    return F.cross_entropy(predicted, torch.zeros(len(predicted), dtype=torch.int64))
+class _DecoderFlops:
+    """The decoder's share of a step's FLOPs, in as many calls as the step makes of it."""
 
+    def __init__(self, decoder: nn.Module, flops: FlopCounterMode) -> None:
+        self.forward = 0
+        self.backward = 0
+        self._flops = flops
+        self.hooks = (
+            decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
+            decoder.register_forward_hook(self._leave),
+        )
 
-def _positions(embeds: Tensor) -> Tensor:
-    return torch.zeros(embeds.shape[:2], dtype=torch.int64)
+    def _enter(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ANN401 - torch's
+        self.forward -= self._flops.get_total_flops()
+        kwargs["inputs_embeds"].register_hook(self._leave_backward)
+
+    def _leave(self, decoder: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401 - torch's
+        self.forward += self._flops.get_total_flops()
+        output.logits.register_hook(self._enter_backward)
+
+    def _enter_backward(self, gradient: Tensor) -> None:
+        self.backward -= self._flops.get_total_flops()
+
+    def _leave_backward(self, gradient: Tensor) -> None:
+        self.backward += self._flops.get_total_flops()
 
 
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
-
-
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The bytes of storage that operators made inside the context, alive at once.
-
-    Views share a storage and are counted once. It works where storages are empty, on meta tensors.
-    """
-
-    def __init__(self, given: nn.Module) -> None:
-        """Leave out the weights of `given`, which were there before."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.peak = 0
-        held = [*given.parameters(), *given.buffers()]
-        self._known = {tensor.untyped_storage()._cdata for tensor in held}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._add(value.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Take attention as one operator, which meta tensors would otherwise split into its products.
-
-    The operator is that of the CPU; its shapes and what it keeps are those of flash attention on a
-    GPU: queries, keys, values, output and the logarithms of the sums.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        return _attend(*args, **kwargs)
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = (each.repeat_interleave(groups, dim=-3) for each in (key, value))
-    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
-    )[0]
-    return attended

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from llava_ultra.batch import StudyFeatures, VisualBatch, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling, FirstSampling, KeepAllSampling
 from llava_ultra.language.chat import IGNORED
-from llava_ultra.model import LlavaUltra, positions, trainable_parameters
+from llava_ultra.model import LENGTH_GROUPS, LlavaUltra, positions, trainable_parameters
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 
 ROWS = [
@@ -59,7 +59,48 @@ def test_the_loss_is_the_mean_over_answers_of_their_mean_cross_entropy():
                 losses.append(float(F.cross_entropy(logits[place], torch.tensor(label)).detach()))
         means.append(np.mean(losses))
     assert len({int((labels != IGNORED).sum()) for labels in text.labels}) > 1
-    assert float(output.answer_loss) == pytest.approx(np.mean(means), rel=1e-4)
+    assert float(output.losses["answer_loss"]) == pytest.approx(np.mean(means), rel=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [AdaptiveSampling(), KeepAllSampling()])
+def test_logits_of_the_answers_alone_give_the_losses_and_gradients_of_all(sampling, monkeypatch):
+    """The whole computation: logits everywhere, of which all but the answers' are left out."""
+    model, tokenizer = build(sampling)
+    model.train()
+    text, images = collate_texts(tokenizer, ROWS, max_tokens=100), visual()
+    shapes = []
+    head = model.language_model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _head, _inputs, logits: shapes.append(logits.shape))
+
+    def step():
+        model.zero_grad()
+        output = model(images, text)
+        output.loss.backward()
+        learned = trainable_parameters(model).items()
+        return output.losses, {name: parameter.grad.clone() for name, parameter in learned}
+
+    losses, gradients = step()
+    assert [shape[0] for shape in shapes] == [
+        int((text.labels[rows] != IGNORED).sum())
+        for rows in text.mask.sum(dim=1).argsort().chunk(LENGTH_GROUPS)
+    ]
+    hook.remove()
+
+    def everywhere(reading, text):
+        logits = model.language_model(
+            inputs_embeds=reading.embeds,
+            attention_mask=reading.mask.long(),
+            position_ids=positions(reading.mask),
+        ).logits
+        predicted = logits[:, reading.selection.mask.shape[1] : -1].log_softmax(dim=-1)
+        labels = text.labels[:, 1:]
+        chosen = predicted.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
+        return chosen.masked_fill(labels == IGNORED, 0.0)
+
+    monkeypatch.setattr(model, "answer_log_probs", everywhere)
+    expected, whole = step()
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradients, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_and_company_change_no_row():
@@ -127,7 +168,7 @@ def test_training_moves_connector_and_adapters_and_leaves_the_base_alone():
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
-        losses.append(float(output.answer_loss))
+        losses.append(float(output.losses["answer_loss"]))
     # a random, frozen output layer of norm 0.02 bounds how sure the decoder can get
     assert losses[-1] < 0.93 * losses[0]
     for name, value in model.state_dict().items():
@@ -138,8 +179,9 @@ def test_training_moves_connector_and_adapters_and_leaves_the_base_alone():
 def test_the_answer_depends_on_the_image():
     model, tokenizer = build()
     text = collate_texts(tokenizer, ROWS[:1], max_tokens=100)
-    first, second = model(visual(seed=1), text), model(visual(seed=2), text)
-    assert float(first.answer_loss) != pytest.approx(float(second.answer_loss), rel=1e-3)
+    model.train()
+    losses = [float(model(visual(seed=seed), text).losses["answer_loss"]) for seed in (1, 2)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 def test_text_that_leaves_no_room_is_refused():
@@ -173,13 +215,13 @@ def test_only_what_a_row_itself_reads_counts_against_the_context():
     padded = 32 * model.config.num_tokens + text.ids.shape[1]
     assert padded > model.config.language.context_length
     with torch.no_grad():
-        together = model(images, text).answer_loss
+        together = model(images, text).losses["answer_loss"]
         alone = [
             model(visual_of(images, study), collate_texts(tokenizer, [(0, *row)], max_tokens=256))
             for study, (_, *row) in enumerate(rows)
         ]
     assert float(together) == pytest.approx(
-        sum(float(output.answer_loss) for output in alone) / 2, abs=1e-5
+        sum(float(output.losses["answer_loss"]) for output in alone) / 2, abs=1e-5
     )
 
 

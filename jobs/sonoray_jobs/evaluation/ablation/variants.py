@@ -23,6 +23,9 @@ DEFAULT_LABEL = "organ"
 PHANTOM = "phantom"
 REDUNDANCIES = (1, 3, 5, 7, 9)
 BALANCES = (0.0, 0.25, 0.5, 0.75, 0.8, 1.0)
+SINGLE_SCORES = ("feature", "attention")
+"""Variants of the sampling that pick by one score, which no other teaches."""
+DISTILLATION = "distillation"
 EVERYTHING = "all"
 
 
@@ -170,12 +173,12 @@ def _layers_to_merge(road: RoadConfig) -> list[int]:
 def _sampling(road: RoadConfig, request: Request) -> Ablation:
     adaptive = _adaptive(road)
     keep = {"num_selected": adaptive["num_selected"]}
+    objectives = [objective.model_dump(mode="json") for objective in road.model.objectives]
+    alone = [each for each in objectives if each["type"] != DISTILLATION]
     samplings: dict[str, dict[str, Any]] = {
         "distilled": adaptive | {"inference_score": "feature"},
-        "feature": adaptive
-        | {"balance": 0.0, "distillation_weight": 0.0, "inference_score": "feature"},
-        "attention": adaptive
-        | {"balance": 1.0, "distillation_weight": 0.0, "inference_score": "attention"},
+        "feature": adaptive | {"balance": 0.0, "inference_score": "feature"},
+        "attention": adaptive | {"balance": 1.0, "inference_score": "attention"},
         KEEP_ALL: {"type": KEEP_ALL},
         "first": {"type": "first", **keep},
         "random": {"type": "random", **keep},
@@ -206,7 +209,11 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
         question="Which way to pick images holds when more of them do not show the finding?",
         reference="distilled",
         variants=tuple(
-            Variant(name=name, values={"model.sampling": values})
+            Variant(
+                name=name,
+                values={"model.sampling": values}
+                | ({"model.objectives": alone} if name in SINGLE_SCORES else {}),
+            )
             for name, values in samplings.items()
         ),
         settings=settings,

@@ -12,15 +12,9 @@ from llava_ultra.config import (
     RandomSampling,
     images_kept,
 )
-from llava_ultra.cost.trace import (
-    LiveBytes,
-    Load,
-    build_parts,
-    part_sizes,
-    trace_encoder,
-    trace_prefill,
-    trace_training,
-)
+from llava_ultra.cost.counting import LiveBytes
+from llava_ultra.cost.parts import build_parts, part_sizes
+from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill, trace_training
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.language.decoder import save_language
 from llava_ultra.model import CONNECTOR_PARTS
@@ -71,7 +65,7 @@ def batch(config, load=LOAD):
     )
     ids = torch.randint(3, 200, (rows, load.text_tokens))
     labels = ids.clone()
-    labels[:, :5] = IGNORED
+    labels[:, :1] = IGNORED
     return visual, TextBatch(
         ids=ids,
         labels=labels,
@@ -152,7 +146,10 @@ def test_a_training_steps_bytes_are_those_of_a_real_step(built):
 
 @pytest.mark.parametrize("rule", ["straight_through", "weighted"])
 def test_the_decoders_flops_follow_from_its_shape(rule):
-    """Two FLOPs per weight and token; backward as much again for the input, twice for adapters."""
+    """Two FLOPs per weight and token; backward as much again for the input, twice for adapters.
+
+    Logits are computed in front of each text token but the first.
+    """
     config = tiny_config(AdaptiveSampling(num_selected=3, training_rule=rule))
     traced = trace_training(described(config), LOAD)
     language, rank = config.language, config.lora.rank
@@ -160,12 +157,12 @@ def test_the_decoders_flops_follow_from_its_shape(rule):
     read = 3 if rule == "straight_through" else 1
     length = read * config.num_tokens + LOAD.text_tokens
     frozen = language.num_layers * (4 * width**2 + 3 * width * inner)
-    frozen += width * language.vocab_size
     adapters = language.num_layers * rank * (4 * 2 * width + 3 * (width + inner))
     attention = language.num_layers * 4 * length**2 * width
     rows = LOAD.studies
-    forward = rows * (2 * length * (frozen + adapters) + attention)
-    backward = rows * (2 * length * (frozen + 2 * adapters) + attention * 5 / 2)
+    logits = 2 * (LOAD.text_tokens - 1) * width * language.vocab_size
+    forward = rows * (2 * length * (frozen + adapters) + attention + logits)
+    backward = rows * (2 * length * (frozen + 2 * adapters) + attention * 5 / 2 + logits)
     assert traced.language_forward == pytest.approx(forward, rel=0.01)
     assert traced.language_backward == pytest.approx(backward, rel=0.01)
 

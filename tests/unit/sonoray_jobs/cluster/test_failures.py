@@ -30,9 +30,7 @@ def test_a_sono_error_gives_its_line_and_exit_code(kind):
 
 
 def test_a_value_error_raised_by_the_model_is_the_users():
-    raiser = function_of(
-        "llava_ultra.connector.sampling", "def raiser(): raise ValueError('K is 0')"
-    )
+    raiser = function_of("llava_ultra.connector.pick", "def raiser(): raise ValueError('K is 0')")
     failure = find_failure(caught(raiser))
     assert (failure.message, failure.exit_code) == ("K is 0", 2)
 

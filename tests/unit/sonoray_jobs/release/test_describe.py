@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from llava_ultra.cost.trace import build_parts, part_sizes
+from llava_ultra.cost.parts import build_parts, part_sizes
 from sonoray.errors import ConfigError
 from sonoray_jobs.cli.main import main
 from sonoray_jobs.release.describe import run

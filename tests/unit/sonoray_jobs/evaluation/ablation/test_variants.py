@@ -104,23 +104,39 @@ def test_visual_keeps_the_settings_of_the_roads_own_fusion(request_for):
 
 def test_sampling_changes_what_its_names_say(request_for):
     road = with_values(
-        ROAD, {"model.sampling": {"type": "adaptive", "num_selected": 2, "temperature": 3.0}}
+        ROAD,
+        {
+            "model.sampling": {
+                "type": "adaptive",
+                "num_selected": 2,
+                "training_rule": "weighted",
+            },
+            "model.objectives": [
+                {"type": "answer"},
+                {"type": "distillation", "temperature": 3.0},
+                {"type": "grounding", "weight": 0.7},
+            ],
+        },
     )
-    found = {
-        name: each.model.sampling
+    models = {
+        name: each.model
         for name, each in roads("sampling", request_for(dataset="busbra"), road).items()
     }
-    base = AdaptiveSampling(num_selected=2, temperature=3.0)
+    found = {name: model.sampling for name, model in models.items()}
+    base = AdaptiveSampling(num_selected=2, training_rule="weighted")
     assert found == {
         "distilled": base,
-        "feature": base.model_copy(update={"balance": 0.0, "distillation_weight": 0.0}),
-        "attention": base.model_copy(
-            update={"balance": 1.0, "distillation_weight": 0.0, "inference_score": "attention"}
-        ),
+        "feature": base.model_copy(update={"balance": 0.0}),
+        "attention": base.model_copy(update={"balance": 1.0, "inference_score": "attention"}),
         "keep_all": KeepAllSampling(),
         "first": FirstSampling(num_selected=2),
         "random": RandomSampling(num_selected=2),
     }
+    answer, distillation, grounding = road.model.objectives
+    for name, model in models.items():
+        alone = name in ("feature", "attention")
+        expected = (answer, grounding) if alone else (answer, distillation, grounding)
+        assert model.objectives == expected, name
 
 
 def test_sampling_makes_one_phantom_per_redundancy(request_for):

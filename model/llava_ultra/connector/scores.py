@@ -1,0 +1,116 @@
+"""Learned scores over a study's images: which of them shows what is asked or said.
+
+Axes: N text rows (one question each), B studies, K images of a study (padded), P tokens, D width,
+L text tokens.
+
+One text belongs to several images, of which only some show what it says. The paper screens them by
+"weighted scoring with knowledge distillation"; its equations could not be found, so these are ours:
+
+- feature score, from the fused tokens alone:  `f_k = MLP([mean_p H_kp, max_p H_kp])`;
+- attention score: every text token attends to all image tokens of the study,
+  `A_l,kp = softmax_kp(q_l . k_kp / sqrt(D))`, and an image's score is the log of its mean mass,
+  `a_k = log sum_l w_l m_lk`, `m_lk = sum_p A_l,kp`. Most words of a report ("the", "lobe") fit
+  every image; so a word weighs by the nats by which its attention is surer than a guess,
+  `w_l ~ log K - H(m_l)`. In training the text includes the answer.
+
+How they are weighted and picked by stands in `connector.pick`; what teaches them, beside the answer
+itself, are the distillation and the grounding objective (`llava_ultra.objectives`).
+
+Masks and indices may lie on the CPU while the tokens are elsewhere.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+LEAST_INFORMATION = 1e-4
+"""Nats that every word is granted: where none tells images apart, all weigh the same."""
+
+
+class Scores(nn.Module):
+    """The feature score and the attention score; see the module's docstring."""
+
+    def __init__(self, *, width: int, word_weights: Literal["information", "equal"]) -> None:
+        super().__init__()
+        self.word_weights = word_weights
+        self.feature_head = nn.Sequential(
+            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1)
+        )
+        self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
+        self.key = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """Score images before any text is known: (..., K, P, D) to (..., K)."""
+        pooled = torch.cat([tokens.mean(dim=-2), tokens.amax(dim=-2)], dim=-1)
+        scores: Tensor = self.feature_head(pooled).squeeze(-1)
+        return scores
+
+    def queries(self, text: Tensor) -> Tensor:
+        """Scaled queries of text tokens: (..., D) to (..., D)."""
+        queries: Tensor = self.query(text) / text.shape[-1] ** 0.5
+        return queries
+
+    def keys(self, tokens: Tensor) -> Tensor:
+        """Keys of image tokens: (..., D) to (..., D)."""
+        keys: Tensor = self.key(tokens)
+        return keys
+
+    def attention(
+        self,
+        tokens: Tensor,
+        image_mask: Tensor,
+        study_index: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """Score images by the attention that text pays them.
+
+        Args:
+            tokens: (B, K, P, D) fused tokens.
+            image_mask: (B, K), True for real images.
+            study_index: (N,) int64, the study of each text row.
+            text: (N, L, D) embedded text.
+            text_mask: (N, L), True for real text.
+
+        Returns:
+            (N, K) log attention mass; -inf at padding.
+        """
+        num_images, num_tokens = tokens.shape[1:3]
+        keys = gather_studies(self.keys(tokens).flatten(1, 2), study_index)  # (N, K*P, D)
+        image_mask = gather_studies(image_mask, study_index).to(tokens.device)
+        logits = self.queries(text) @ keys.transpose(1, 2)  # (N, L, K*P)
+        visible = image_mask.repeat_interleave(num_tokens, dim=1)[:, None]
+        attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+        mass = attention.view(len(text), -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)
+        weights = self._word_weights(mass, image_mask, text_mask.to(tokens.device))
+        mean_mass = (mass * weights[:, :, None]).sum(dim=1)
+        scores: Tensor = mean_mass.clamp(min=1e-9).log().masked_fill(~image_mask, -torch.inf)
+        return scores
+
+    def _word_weights(self, mass: Tensor, image_mask: Tensor, text_mask: Tensor) -> Tensor:
+        """What each word counts in the attention score: (N, L), sums to 1 over real words.
+
+        Args:
+            mass: (N, L, K), sums to 1 over images.
+            image_mask: (N, K) bool.
+            text_mask: (N, L) bool.
+        """
+        weights = text_mask.to(mass.dtype)
+        if self.word_weights == "information":
+            # Only a weight: its own gradient would teach words to be sure, not to be right.
+            mass = mass.detach()
+            entropy = -torch.xlogy(mass, mass).sum(dim=-1)
+            most = image_mask.sum(dim=1, keepdim=True).to(mass.dtype).log()
+            weights = weights * (most - entropy).clamp(min=LEAST_INFORMATION)
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=LEAST_INFORMATION)
+
+
+def gather_studies(values: Tensor, study_index: Tensor) -> Tensor:
+    """Repeat per-study values (B, ...) for each text row: (N, ...)."""
+    return values.index_select(0, study_index.to(values.device))
+
+
+def masked_log_softmax(scores: Tensor, image_mask: Tensor) -> Tensor:
+    """Log-softmax (N, K) whose padding is a large negative number, so that products are finite."""
+    return scores.masked_fill(~image_mask, -1e9).log_softmax(dim=-1)

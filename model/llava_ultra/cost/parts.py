@@ -1,0 +1,107 @@
+"""All parts of LLaVA-Ultra without values: on torch's meta device, whose tensors have shapes alone.
+
+They are built as they are for a run, so that a configuration of any size is counted in seconds and
+no memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from llava_ultra.config import LanguageConfig, ModelConfig
+from llava_ultra.language.decoder import llama_config
+from llava_ultra.language.lora import add_lora
+from llava_ultra.model import LlavaUltra
+from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.sam import SamTower
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """All parts of LLaVA-Ultra, without values."""
+
+    clip: ClipTower
+    sam: SamTower
+    model: LlavaUltra
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartSize:
+    """Parameters of one part."""
+
+    name: str
+    parameters: int
+    trainable: int
+
+    @property
+    def frozen(self) -> int:
+        """Parameters that keep their values."""
+        return self.parameters - self.trainable
+
+
+def build_parts(config: ModelConfig, dtype: torch.dtype) -> Parts:
+    """Build every part on the meta device; only towers and decoder are frozen here.
+
+    Args:
+        config: the model.
+        dtype: of what is frozen: towers and decoder. What learns stays in float32.
+
+    Raises:
+        ValueError: the decoder that `language.source` names cannot be read.
+    """
+    with META:
+        decoder = _build_decoder(config.language).to(dtype)  # type: ignore[arg-type]
+        vocab_size: int = decoder.get_input_embeddings().num_embeddings
+        clip = ClipTower(config.clip, vocab_size=vocab_size, end_id=2, pad_id=0)
+        sam = SamTower(config.sam, target_grid=config.clip.grid)
+        model = LlavaUltra(config, add_lora(decoder, config.lora))
+    for tower in (clip, sam):
+        tower.to(dtype).requires_grad_(False).eval()
+    return Parts(clip=clip, sam=sam, model=model)
+
+
+def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
+    if not config.source:
+        settings = llama_config(config, vocab_size=config.vocab_size)
+    else:
+        try:
+            settings = AutoConfig.from_pretrained(config.source)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"language model {config.source!r} cannot be read: {reason}") from None
+    decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    return decoder
+
+
+def part_sizes(parts: Parts) -> list[PartSize]:
+    """Count the parameters of each part, and those that `requires_grad` lets learn.
+
+    CLIP's text side is trained along by `bootstrap` and not run after that.
+    """
+    visual = dict(parts.clip.clip.visual.named_parameters(prefix="clip.visual"))
+    groups = {
+        "CLIP tower": list(visual.values()),
+        "CLIP text side": [p for n, p in parts.clip.named_parameters() if n not in visual],
+        "SAM tower": list(parts.sam.parameters()),
+        "fusion": list(parts.model.fusion.parameters()),
+        "sampler": list(parts.model.sampler.parameters()),
+        "language model": [p for name, p in _decoder_parameters(parts) if ".lora_" not in name],
+        "LoRA": [p for name, p in _decoder_parameters(parts) if ".lora_" in name],
+    }
+    return [
+        PartSize(
+            name=name,
+            parameters=sum(p.numel() for p in group),
+            trainable=sum(p.numel() for p in group if p.requires_grad),
+        )
+        for name, group in groups.items()
+    ]
+
+
+def _decoder_parameters(parts: Parts) -> Iterator[tuple[str, nn.Parameter]]:
+    return parts.model.language_model.named_parameters()
