@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.language.chat import encode_text
+from llava_ultra.objectives.contrast import info_nce
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.pixels import normalise, random_views, to_canvases
@@ -77,7 +77,7 @@ def pretrain_clip(
         image_features = tower.clip.encode_image(views, normalize=True)
         text_features = tower.clip.encode_text(ids[index], normalize=True)
         logits = tower.clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
-        return contrastive_loss(logits)
+        return info_nce(logits)
 
     losses = optimise(tower, config, step_loss, on_step)
     return tower, losses
@@ -92,9 +92,3 @@ def encode_captions(
         body = encode_text(tokenizer, caption)[: length - 2]
         row[: len(body) + 2] = torch.tensor([tokenizer.bos_token_id, *body, tokenizer.eos_token_id])
     return ids
-
-
-def contrastive_loss(logits: Tensor) -> Tensor:
-    """Symmetric cross-entropy () of (N, N) logits of images (rows) and their own captions."""
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

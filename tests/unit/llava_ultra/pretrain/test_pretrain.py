@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
 from llava_ultra.language.tokenizer import train_tokenizer
+from llava_ultra.objectives.contrast import info_nce
 from llava_ultra.parameters.schedule import cosine_rate
 from llava_ultra.pretrain.causal import _hints, clauses, pretrain_language
-from llava_ultra.pretrain.contrastive import contrastive_loss, encode_captions, pretrain_clip
+from llava_ultra.pretrain.contrastive import encode_captions, pretrain_clip
 from llava_ultra.pretrain.loop import optimise, shuffled_batches
 from llava_ultra.pretrain.masks import mask_loss, pretrain_sam, thin_blanks
 from llava_ultra.pretrain.words import bag_of_words
@@ -166,7 +167,7 @@ def test_the_loss_finds_each_images_caption_and_each_captions_image():
     rows = -logits.log_softmax(1).diagonal().mean()
     columns = -logits.log_softmax(0).diagonal().mean()
     assert rows != columns
-    assert float(contrastive_loss(logits)) == pytest.approx(float(rows + columns) / 2)
+    assert float(info_nce(logits)) == pytest.approx(float(rows + columns) / 2)
 
 
 def test_a_target_spread_over_equal_captions_would_change_nothing():
@@ -181,7 +182,7 @@ def test_a_target_spread_over_equal_captions_would_change_nothing():
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     found = []
-    for loss in (contrastive_loss, spread):
+    for loss in (info_nce, spread):
         value = loss(images @ captions[groups].T)
         found.append([value, *torch.autograd.grad(value, [images, captions])])
     for ours, theirs in zip(*found, strict=True):

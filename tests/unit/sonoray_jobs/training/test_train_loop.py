@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_ultra.config import AdaptiveSampling
 from llava_ultra.language.decoder import save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
@@ -95,11 +94,10 @@ ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结�
 
 
 def road_of(**train: object) -> RoadConfig:
-    """A single step, without what belongs to one rank: dropout and the grounding loss."""
-    sampling = AdaptiveSampling(grounding_weight=0)
+    """A single step with the losses of the defaults, without dropout: its masks are a rank's own."""
     return RoadConfig.model_validate(
         {
-            "model": tiny_config(sampling).model_dump(),
+            "model": tiny_config().model_dump(),
             "embed": {"dtype": "float32"},
             "train": {
                 "stages": [{"name": "instruct", "epochs": 1, "learning_rate": 1e-2, "lora": True}],
@@ -161,6 +159,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     roads = {
         "one": road_of(num_workers=1),
         "two": road_of(num_workers=2, stages=two_epochs),
+        "three": road_of(num_workers=3),
         "resumed": road_of(num_workers=3, stages=two_epochs),
         "noisy": road_of(num_workers=1, feature_noise=0.5),
     }
@@ -206,12 +205,14 @@ def gradients(run: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_two_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answers(runs):
-    one, two = runs["one"], runs["two"]
-    for name in ("loss", "answer_loss", "distillation_loss"):
-        assert metrics(two)[name] == pytest.approx(metrics(one)[name], rel=1e-5), name
-    expected, found = gradients(one), gradients(two)
-    before, after = weights(one), weights(two)
+@pytest.mark.parametrize("others", ["two", "three"])
+def test_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answers(runs, others):
+    one, shared = runs["one"], runs[others]
+    for name in ("loss", "answer_loss", "distillation_loss", "grounding_loss"):
+        assert metrics(shared)[name] == pytest.approx(metrics(one)[name], rel=1e-6), name
+    assert metrics(one)["grounding_loss"] > 0.5  # log 3 is 1.1; of one study alone it would be 0
+    expected, found = gradients(one), gradients(shared)
+    before, after = weights(one), weights(shared)
     assert set(expected) == set(found) == set(before)
     assert any("lora" in name for name in expected)
     for name, gradient in expected.items():
@@ -221,6 +222,13 @@ def test_two_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answer
         torch.testing.assert_close(
             after[name][real], before[name][real], rtol=1e-5, atol=1e-6, msg=name
         )
+
+
+def test_each_loss_counts_with_its_weight(runs):
+    values = metrics(runs["one"])
+    expected = values["answer_loss"] + values["distillation_loss"]
+    assert values["loss"] == pytest.approx(expected + 0.2 * values["grounding_loss"], rel=1e-6)
+    assert values["distillation_loss"] > 1e-3
 
 
 def test_noise_on_the_features_reaches_the_gradients(runs):
