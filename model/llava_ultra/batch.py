@@ -94,6 +94,10 @@ class TextBatch:
             images_at=self.images_at,
         )
 
+    def num_answer_tokens(self) -> Tensor:
+        """Tokens of each row's answer: (N,) int64."""
+        return (self.labels != IGNORED).sum(dim=1)
+
     def without_answers(self) -> "TextBatch":
         """The prompts alone, as they stand before the assistant speaks."""
         mask = self.mask & (self.labels == IGNORED)

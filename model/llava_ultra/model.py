@@ -29,6 +29,7 @@ from llava_ultra.batch import Batch, TextBatch, VisualBatch
 from llava_ultra.config import ModelConfig
 from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
 from llava_ultra.connector.pick import Sampler, Selection
+from llava_ultra.connector.scores import gather_studies
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.language.logits import logits_at
 from llava_ultra.objectives.states import States
@@ -185,8 +186,10 @@ class LlavaUltra(nn.Module):
         tokens = self.fuse(visual.clip, visual.sam)
         reading = self.read(tokens, visual.image_mask, text)
         needs_answers = any("answers" in objective.needs for objective in objectives)
+        row_mask = gather_studies(visual.image_mask, text.study_index).to(tokens.device)
         states = States(
             tokens=tokens,
+            row_mask=row_mask,
             selection=reading.selection,
             sampler=self.sampler,
             embed=self.embed,

@@ -25,9 +25,7 @@ class AnswerObjective(Objective):
 
     def loss(self, batch: "Batch", states: "States") -> "Tensor":
         """Cross-entropy (), the mean over the N rows."""
-        from llava_ultra.language.chat import IGNORED
-
         log_probs = states.answer_log_probs
         assert log_probs is not None  # it is among the needs
-        num_tokens = (batch.text.labels != IGNORED).sum(dim=1).clamp(min=1).to(log_probs.device)
+        num_tokens = batch.text.num_answer_tokens().clamp(min=1).to(log_probs.device)
         return -(log_probs.sum(dim=1) / num_tokens).mean()

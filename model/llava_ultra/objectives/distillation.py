@@ -29,16 +29,13 @@ class DistillationObjective(Objective):
 
     def loss(self, batch: "Batch", states: "States") -> "Tensor":
         """KL divergence (), the mean over the N rows."""
-        from llava_ultra.connector.scores import gather_studies
-
         selection = states.selection
         assert selection.feature_scores is not None  # it is among the needs
         assert selection.attention_scores is not None
-        row_mask = gather_studies(batch.visual.image_mask, batch.text.study_index)
         return distillation_loss(
             selection.attention_scores,
             selection.feature_scores,
-            row_mask.to(states.tokens.device),
+            states.row_mask,
             self.temperature,
         )
 
@@ -54,9 +51,8 @@ def distillation_loss(
         image_mask: (N, K) bool; padding takes no part.
         temperature: T, softens both sides.
     """
-    from llava_ultra.connector.scores import masked_log_softmax
-
-    target = masked_log_softmax(teacher.detach() / temperature, image_mask)
-    learned = masked_log_softmax(student / temperature, image_mask)
+    # padding is a large negative number, so that the products are finite
+    target = (teacher.detach() / temperature).masked_fill(~image_mask, -1e9).log_softmax(dim=-1)
+    learned = (student / temperature).masked_fill(~image_mask, -1e9).log_softmax(dim=-1)
     terms = (target.exp() * (target - learned)).masked_fill(~image_mask, 0.0)
     return terms.sum(dim=1).mean()

@@ -94,7 +94,7 @@ ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结�
 
 
 def road_of(**train: object) -> RoadConfig:
-    """A single step with the losses of the defaults, without dropout: its masks are a rank's own."""
+    """A single step with the losses of the defaults, without dropout: its masks belong to ranks."""
     return RoadConfig.model_validate(
         {
             "model": tiny_config().model_dump(),
