@@ -21,10 +21,13 @@ import numpy as np
 
 from sonoray.features.formats import FORMATS, FeatureFormat, Features
 from sonoray.features.store import FeatureStore
+from sonoray.metrics import Bootstrap
+from sonoray.metrics.picks import hit_rate
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+from sonoray_jobs.evaluation.predictions import to_pick
 from sonoray_jobs.outputs import find_training, locate, open_stores
 from sonoray_jobs.road.config import load_road
 
@@ -107,8 +110,8 @@ def summary(
     picks = sum(row["selected"] != other["selected"] for row, other in pairs)
     closed = [row for row in rows if row["task"] == "closed"]
     right = sum(row["answer"] == row["truth"] for row in closed) / len(closed)
-    judged = [row["shows_finding"] for row in rows if row["shows_finding"] >= 0]
-    hits = f", hit {sum(judged) / len(judged):.4f}" if judged else ""
+    rate = hit_rate([to_pick(row) for row in rows], Bootstrap())
+    hits = f", hit {rate.value:.4f}" if rate else ""
     shift = max(
         abs(value - json.loads(other["option_scores"])[option])
         for row, other in pairs

@@ -9,9 +9,10 @@ together up to `evaluate.batch_tokens` of tokens, not by the number of studies.
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
 was decoded, all images of the study with the score that the sampler gave each for this question,
 which of them the language model saw, and which show the finding (`showing`: 1, 0, -1 where nobody
-knows). `shows_finding` tells whether the first that it saw does; -1 also where none of the images
-does. `attention_finding` is of another pick: that of the attention score when the true answer is
-before it, as it is in training. It tells how good a teacher the feature score has.
+knows). `attention_pick` is another pick: that of the attention score when the true answer is before
+it, as it is in training, which tells how good a teacher the feature score has; -1 where there is no
+such score, or no image of the study is known to show the finding. Whether a pick is right,
+`sonoray.metrics.picks` says.
 """
 
 import hashlib
@@ -102,7 +103,7 @@ class AnswerActor:
             [encode_answer(self._language.tokenizer, option) for option in turn.options]
             for _, turn in questions
         ]
-        known = any("shows_finding" in image.labels for s in studies for image in s.images)
+        known = any(1 in _showing(study) for study in studies)
         told = self._told_picks(fused, questions) if known else []
         found: dict[int, _Reply] = {}
         lengths = self._lengths(prompts, [studies[at] for at, _ in questions], options)
@@ -133,8 +134,7 @@ class AnswerActor:
                     "image_scores": reply.shares[: len(study.images)],
                     "selected": [place for place in reply.picked if place >= 0],
                     "showing": showing,
-                    "shows_finding": _of_pick(showing, reply.picked[0]),
-                    "attention_finding": _of_pick(showing, told[number]) if told else -1,
+                    "attention_pick": told[number] if told and 1 in showing else -1,
                 }
             )
         return {key: [row[key] for row in rows] for key in rows[0]}
@@ -226,11 +226,6 @@ def read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeat
 def _showing(study: Study) -> list[int]:
     """For each image 1 or 0, whether it shows the finding; -1 where nobody knows."""
     return [int(image.labels.get("shows_finding", -1)) for image in study.images]
-
-
-def _of_pick(showing: list[int], index: int) -> int:
-    """1 or 0: whether the picked image shows the finding; -1 where no image is known to."""
-    return int(showing[index] == 1) if 1 in showing else -1
 
 
 def pack_studies(studies: list[Study]) -> list[dict[str, Any]]:

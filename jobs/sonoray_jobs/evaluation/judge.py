@@ -1,5 +1,6 @@
 """From answers to an evaluation's tables, metrics and pictures, with intervals by patient."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,21 @@ import numpy as np
 from sonoray.files.json_files import write_json
 from sonoray.metrics import (
     Bootstrap,
+    Estimate,
     all_closed_metrics,
     closed_metrics,
     closed_table,
     text_metrics,
     text_table,
 )
+from sonoray.metrics.picks import Pick, chance_rate, hit_rate
 from sonoray.metrics.plots import plot_closed, plot_roc
-from sonoray.metrics.resampling import estimate, mean_metric
 from sonoray.metrics.tables import Table, f1_table, overlap_table, seen_table
 from sonoray_jobs.evaluation.predictions import (
-    share_showing,
+    to_pick,
     to_record,
+    to_told_pick,
 )
-from sonoray_jobs.road.config import EvaluateConfig
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.config import EvaluateConfig
@@ -44,6 +46,7 @@ def write_report(
         settings: positive options and bootstrap.
     """
     records = [to_record(row) for row in predictions]
+    picks = [to_pick(row) for row in predictions]
     bootstrap = Bootstrap(num_resamples=settings.bootstrap_samples, seed=settings.seed)
     closed = closed_metrics(
         records,
@@ -72,14 +75,12 @@ def write_report(
         "closed": {item.topic: item.to_json() for item in closed},
         "all_closed": overall.to_json() if overall else None,
         "text": {item.topic: item.to_json() for item in free},
-        "hit_rate": _hit_rate(predictions, "shows_finding", bootstrap),
-        "chance_hit_rate": _hit_rate(
-            [{**row, "share": share_showing(row)} for row in predictions], "share", bootstrap
-        ),
+        "hit_rate": _to_json(hit_rate(picks, bootstrap)),
+        "chance_hit_rate": _to_json(chance_rate(picks, bootstrap)),
         "attention_hit_rates": {
-            topic: rate
-            for topic in sorted({row["topic"] for row in predictions})
-            if (rate := _hit_rate(predictions, "attention_finding", bootstrap, topic)) is not None
+            topic: rate.to_json()
+            for topic, told in sorted(_told_picks(predictions).items())
+            if (rate := hit_rate(told, bootstrap)) is not None
         },
         "generated_exact": float(np.mean(generated_right)) if generated_right else None,
     }
@@ -87,24 +88,17 @@ def write_report(
     return metrics
 
 
-def _hit_rate(
-    predictions: Sequence[Mapping[str, Any]],
-    column: str,
-    bootstrap: Bootstrap,
-    topic: str | None = None,
-) -> dict[str, Any] | None:
-    """Share of the picks that show the finding, where one is known and an image was left out."""
-    rows = [
-        row
-        for row in predictions
-        if topic in (None, row["topic"])
-        and 1 in row["showing"]
-        and row[column] >= 0
-        and len(row["selected"]) < len(row["image_ids"])
-    ]
-    shown = mean_metric(np.array([row[column] for row in rows], dtype=np.float64))
-    rate = estimate(shown, [row["patient_key"] for row in rows], bootstrap)
+def _to_json(rate: Estimate | None) -> dict[str, Any] | None:
     return rate.to_json() if rate else None
+
+
+def _told_picks(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[Pick]]:
+    """By topic, what the attention score picks when it is told the answer."""
+    told: defaultdict[str, list[Pick]] = defaultdict(list)
+    for row in predictions:
+        if (pick := to_told_pick(row)) is not None:
+            told[row["topic"]].append(pick)
+    return told
 
 
 def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> None:

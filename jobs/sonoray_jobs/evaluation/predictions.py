@@ -5,11 +5,13 @@ ablations read them; the headlines go to MLflow.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sonoray.metrics import AnswerRecord
+from sonoray.metrics.picks import Pick
 
 SETTINGS = "settings.json"
 """File of an evaluation: the settings behind its answers, for comparing it with another one."""
@@ -40,10 +42,20 @@ def to_record(row: Mapping[str, Any]) -> AnswerRecord:
     )
 
 
-def share_showing(row: Mapping[str, Any]) -> float:
-    """Share of a study's images that show the finding: how often a random pick would."""
-    showing: Sequence[int] = row["showing"]
-    return showing.count(1) / len(showing)
+def to_pick(row: Mapping[str, Any]) -> Pick:
+    """Return what the metrics need of the image that the sampler put first."""
+    return Pick(
+        patient_key=row["patient_key"],
+        showing=row["showing"],
+        num_seen=len(row["selected"]),
+        first=row["selected"][0],
+    )
+
+
+def to_told_pick(row: Mapping[str, Any]) -> Pick | None:
+    """Return the pick of the attention score when it is told the answer; None where it has none."""
+    told = row["attention_pick"]
+    return replace(to_pick(row), first=told) if told >= 0 else None
 
 
 def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -7,7 +7,6 @@ ablations that have the same configuration are the same training.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sonoray.config.canonical import canonical_json
 from sonoray.errors import DataError
@@ -123,10 +122,6 @@ class Outcome:
     trained: Trained
     evaluations: Mapping[str, StageOutput]
     """By the test's name."""
-
-    def predictions(self, test: str) -> Path:
-        """The table of a test's answers."""
-        return self.evaluations[test].path / "predictions.parquet"
 
 
 def make_children(ablation: Ablation, road: RoadConfig, seeds: Sequence[int]) -> list[Child]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sonoray.metrics import ALL_CLOSED, Bootstrap, Table
+from sonoray.metrics.seeds import estimate_mean
 from sonoray_jobs.evaluation.ablation.scores import (
     ACCURACY,
     HIT,
@@ -23,12 +24,10 @@ from sonoray_jobs.evaluation.ablation.scores import (
     Group,
     Row,
     check_same_questions,
-    estimate_mean,
     make_groups,
-    read_predictions,
     score_variants,
 )
-from sonoray_jobs.evaluation.predictions import share_showing
+from sonoray_jobs.evaluation.predictions import read_predictions, to_pick
 
 if TYPE_CHECKING:
     from sonoray_jobs.evaluation.ablation.children import Child, Outcome
@@ -110,10 +109,10 @@ def _compare(
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """All groups of questions of one test in one setting."""
-    tables: dict[str, dict[int, list[Row]]] = {}
+    tables: dict[str, dict[int, Sequence[Row]]] = {}
     summaries: dict[str, dict[int, Mapping[str, Any]]] = {}
     for child, left in outcomes:
-        rows = read_predictions(left.predictions(test))
+        rows = read_predictions(left.evaluations[test].path)
         tables.setdefault(child.variant, {})[child.seed] = rows
         summary = left.evaluations[test].manifest["summary"]
         summaries.setdefault(child.variant, {})[child.seed] = summary
@@ -122,7 +121,7 @@ def _compare(
     )
     any_table = next(iter(next(iter(tables.values())).values()))
     groups = []
-    for group in make_groups(any_table):
+    for group in make_groups(tables):
         scores = score_variants(tables, group, reference=ablation.reference, bootstrap=bootstrap)
         groups.append(
             {
@@ -141,8 +140,6 @@ def _compare(
                         "auc": _mean_auc(group, summaries[name]),
                     }
                     for name, score in scores.items()
-                    # who keeps all images picks none
-                    if not (group.score == HIT and name == KEEP_ALL)
                 },
             }
         )
@@ -158,7 +155,7 @@ def _estimate_baseline(
     """What needs no model: the training's most frequent answer to each topic, a random image."""
     here = [rows[number] for number in group.rows]
     if group.score == HIT:
-        scores = [share_showing(row) for row in here]
+        scores = [to_pick(row).chance for row in here]
     elif group.score == ACCURACY:
         closed = next(iter(summaries.values()))["closed"]  # seeds train on the same studies
         constants = [closed[row["topic"]]["constant_answer"] for row in here]

@@ -1,30 +1,23 @@
-"""Scores of variants that answered the same questions: means over seeds, with intervals.
+"""Scores of variants that answered the same questions: what is scored, by whom, beside whom.
 
-A variant's answers to N questions with S seeds are a matrix (N, S) of scores in [0, 1]: whether a
-closed answer is right, the character F1 of a free one, whether the first image picked shows the
-finding. The variants of a comparison have the same rows, so that their difference is a matrix too.
-
-An interval resamples patients (rows) and, independently, seeds (columns), both with replacement,
-and takes percentiles of the mean: the bootstrap of crossed random effects (A. B. Owen, "The
-pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007). S seeds show (S - 1) / S of their
-variance, so three of them leave the interval somewhat narrow, and one leaves the patients alone.
-Differences are of the same question and seed. Where all patients score alike in every seed, the
-ends are exact (`sonoray.metrics.resampling.unvaried`).
+A variant's answers to N questions with S seeds are a matrix (N, S) of scores: whether a closed
+answer is right, the character F1 of a free one, whether the first image picked shows the finding
+(`sonoray.metrics.picks`). The variants of a comparison have the same rows, so that their difference
+is a matrix too; means and intervals are those of `sonoray.metrics.seeds`.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sonoray.errors import DataError
 from sonoray.metrics import ALL_CLOSED, Bootstrap, Estimate, char_f1
-from sonoray.metrics.resampling import Floats, interval, unvaried
+from sonoray.metrics.seeds import estimate_mean
 from sonoray.study.contract import Task
+from sonoray_jobs.evaluation.predictions import to_pick
 
 HITS = "picked image shows the finding"
 ACCURACY, CHAR_F1, HIT = "accuracy", "character F1", "hit@1"
@@ -43,6 +36,8 @@ class Group:
     rows: tuple[int, ...]
     """Positions among the predictions."""
     patients: tuple[str, ...]
+    variants: tuple[str, ...]
+    """Those that have such a score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,16 +49,6 @@ class Score:
     by_seed: Mapping[int, float]
     difference: Estimate | None
     """From the reference; None for the reference itself, or where they share no seed."""
-
-
-def read_predictions(path: Path) -> list[Row]:
-    """Read the predictions of an evaluation."""
-    import pyarrow.parquet as pq
-
-    columns = ["study_id", "patient_key", "topic", "task", "truth", "answer"]
-    columns += ["showing", "shows_finding"]
-    rows: list[Row] = pq.read_table(path, columns=columns).to_pylist()
-    return rows
 
 
 def check_same_questions(tables: Mapping[str, Sequence[Row]]) -> None:
@@ -85,16 +70,27 @@ def check_same_questions(tables: Mapping[str, Sequence[Row]]) -> None:
             )
 
 
-def make_groups(rows: Sequence[Row]) -> list[Group]:
-    """All closed questions, each closed topic, each free topic, and the picks of known truth."""
+def make_groups(tables: Mapping[str, Mapping[int, Sequence[Row]]]) -> list[Group]:
+    """All closed questions, each closed topic, each free topic, and the picks that are judged.
+
+    Picks are those that every variant which picks at all left an image out for: a variant that
+    keeps all images has none.
+
+    Args:
+        tables: predictions by variant and seed, all of the same questions.
+    """
+    rows = next(iter(next(iter(tables.values())).values()))
+    everyone = tuple(tables)
     chosen: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         closed = row["task"] == Task.CLOSED.value
         if closed:
             chosen[ALL_CLOSED, ACCURACY].append(number)
         chosen[row["topic"], ACCURACY if closed else CHAR_F1].append(number)
-        if row["shows_finding"] >= 0:
-            chosen[HITS, HIT].append(number)
+    judged = {name: _judged(list(by_seed.values())) for name, by_seed in tables.items()}
+    picking = tuple(name for name in everyone if judged[name])
+    if picking and (common := sorted(set.intersection(*(judged[name] for name in picking)))):
+        chosen[HITS, HIT] = common
     order = (ACCURACY, CHAR_F1, HIT)
     return [
         Group(
@@ -102,6 +98,7 @@ def make_groups(rows: Sequence[Row]) -> list[Group]:
             score=score,
             rows=tuple(positions),
             patients=tuple(rows[number]["patient_key"] for number in positions),
+            variants=picking if score == HIT else everyone,
         )
         for (name, score), positions in sorted(
             chosen.items(), key=lambda item: order.index(item[0][1])
@@ -109,12 +106,19 @@ def make_groups(rows: Sequence[Row]) -> list[Group]:
     ]
 
 
+def _judged(seeds: Sequence[Sequence[Row]]) -> set[int]:
+    """Positions of the questions of which the picks of all seeds are judged."""
+    return set.intersection(
+        *({number for number, row in enumerate(rows) if to_pick(row).is_judged} for rows in seeds)
+    )
+
+
 def score_row(row: Row, score: str) -> float:
     """The score of one answer."""
     if score == ACCURACY:
         return float(row["answer"] == row["truth"])
     if score == HIT:
-        return float(row["shows_finding"])
+        return to_pick(row).hit
     return char_f1(row["truth"], row["answer"])
 
 
@@ -125,7 +129,7 @@ def score_variants(
     reference: str,
     bootstrap: Bootstrap,
 ) -> dict[str, Score]:
-    """Score every variant on a group.
+    """Score every variant that the group is of.
 
     Args:
         tables: predictions by variant and seed, all of the same questions.
@@ -139,6 +143,7 @@ def score_variants(
             for seed, rows in by_seed.items()
         }
         for variant, by_seed in tables.items()
+        if variant in group.variants
     }
     base = matrices.get(reference, {})
     scores = {}
@@ -154,42 +159,3 @@ def score_variants(
             else None,
         )
     return scores
-
-
-def estimate_mean(
-    scores: Floats, patients: Sequence[str], bootstrap: Bootstrap, *, lowest: float = 0.0
-) -> Estimate:
-    """Mean of scores (N, S) of N questions and S seeds, with its interval.
-
-    Args:
-        scores: one column per seed.
-        patients: the patient of each question; a patient's questions are drawn together.
-        bootstrap: draws, confidence and seed.
-        lowest: the least possible score: 0, or -1 for differences of scores.
-    """
-    names, owner = np.unique(np.array(patients), return_inverse=True)
-    num_patients, num_seeds = len(names), scores.shape[1]
-    if num_patients < 2:
-        return Estimate(value=float(scores.mean()), low=None, high=None)
-    sums = np.zeros((num_patients, num_seeds))
-    np.add.at(sums, owner, scores)
-    sizes = np.bincount(owner).astype(np.float64)
-    drawn_patients, drawn_seeds = _draws(num_patients, num_seeds, bootstrap)
-    totals = ((drawn_patients @ sums) * drawn_seeds).sum(axis=1) / num_seeds
-    value = float(scores.mean())
-    low, high = interval(totals / (drawn_patients @ sizes), bootstrap.confidence)
-    if np.ptp(scores) == 0:
-        low, high = unvaried(value, num_patients, bootstrap.confidence, lowest=lowest)
-    return Estimate(value=value, low=low, high=high)
-
-
-@lru_cache(maxsize=4)
-def _draws(num_patients: int, num_seeds: int, bootstrap: Bootstrap) -> tuple[Floats, Floats]:
-    """How often each patient (R, P) and each seed (R, S) is drawn; the same for all variants."""
-    generator = np.random.default_rng(bootstrap.seed)
-
-    def draw(number: int) -> Floats:
-        shares = np.full(number, 1 / number)
-        return generator.multinomial(number, shares, bootstrap.num_resamples).astype(np.float64)
-
-    return draw(num_patients), draw(num_seeds)

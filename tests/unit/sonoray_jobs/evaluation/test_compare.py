@@ -30,7 +30,7 @@ def predictions(seed: int, *, right: float, num_studies: int = 30):
         given = truth if generator.random() < right else 1 - truth
         scores = {("良性", "恶性")[given]: -0.5, ("良性", "恶性")[1 - given]: -1.5}
         common = {
-            "study_id": f"s{number}", "patient_key": f"p{number // 2}", "shows_finding": -1,
+            "study_id": f"s{number}", "patient_key": f"p{number // 2}",
         }  # fmt: skip
         rows += [
             common

@@ -40,7 +40,7 @@ def predictions(right: int) -> list[dict]:
     ]
     text = {"topic": "size", "task": "open", "truth": "较大", "answer": "较大"}
     return [
-        {"study_id": f"s{n}", "patient_key": f"p{n}", "shows_finding": n % 2}
+        {"study_id": f"s{n}", "patient_key": f"p{n}", "selected": [0]}
         | {"showing": [n % 2, 1 - n % 2, *[0] * (n // 8)]}
         | each
         for n, each in enumerate([*closed, text])

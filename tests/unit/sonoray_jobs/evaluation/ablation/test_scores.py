@@ -1,20 +1,21 @@
-import numpy as np
 import pytest
 
 from sonoray.errors import DataError
 from sonoray.metrics import Bootstrap
-from sonoray.metrics.resampling import estimate, mean_metric
+from sonoray.metrics.picks import hit_rate
 from sonoray_jobs.evaluation.ablation.scores import (
     check_same_questions,
-    estimate_mean,
     make_groups,
     score_variants,
 )
+from sonoray_jobs.evaluation.predictions import to_pick
 
 BOOTSTRAP = Bootstrap(num_resamples=4000, seed=3)
 
 
-def row(study: str, topic: str, answer: str, truth: str = "是", *, task="closed", shows=-1):
+def row(
+    study: str, topic: str, answer: str, truth: str = "是", *, task="closed", shows=-1, seen=(0,)
+):
     return {
         "study_id": study,
         "patient_key": study[0],  # a1 and a2 are of one patient
@@ -22,8 +23,8 @@ def row(study: str, topic: str, answer: str, truth: str = "是", *, task="closed
         "task": task,
         "truth": truth,
         "answer": answer,
-        "showing": [shows, 0],
-        "shows_finding": shows,
+        "showing": [-1, -1] if shows < 0 else [shows, 1 - shows],
+        "selected": list(seen),
     }
 
 
@@ -34,7 +35,7 @@ def test_questions_are_grouped_by_topic_kind_and_known_truth():
         row("b1", "side", "否"),
         row("b1", "margin", "否"),
     ]
-    found = [(group.name, group.score, group.rows) for group in make_groups(rows)]
+    found = [(group.name, group.score, group.rows) for group in make_groups({"x": {0: rows}})]
     assert found == [
         ("all closed questions", "accuracy", (0, 2, 3)),
         ("margin", "accuracy", (0, 3)),
@@ -57,7 +58,7 @@ def test_means_and_differences_of_known_answers():
         }
         for variant, by_seed in right.items()
     }
-    group = make_groups(tables["old"][0])[1]
+    group = make_groups(tables)[1]
     found = score_variants(tables, group, reference="old", bootstrap=BOOTSTRAP)
     assert found["old"].mean.value == pytest.approx(5 / 8)
     assert found["old"].by_seed == {0: 0.5, 1: 0.75}
@@ -71,47 +72,12 @@ def test_means_and_differences_of_known_answers():
 def test_a_free_text_and_a_pick_are_scored_as_such():
     rows = [row("a1", "report", "左侧结节", "左侧囊肿", task="report", shows=1)]
     rows += [row("b1", "report", "左侧囊肿", "左侧囊肿", task="report", shows=0)]
-    report, hits = make_groups(rows)
     tables = {"one": {0: rows}}
+    report, hits = make_groups(tables)
     text = score_variants(tables, report, reference="one", bootstrap=BOOTSTRAP)["one"]
     assert text.mean.value == pytest.approx(0.75)  # two of four characters, and all of four
     picks = score_variants(tables, hits, reference="one", bootstrap=BOOTSTRAP)["one"]
     assert picks.mean.value == 0.5
-
-
-def test_one_seed_has_the_interval_of_an_evaluation():
-    generator = np.random.default_rng(0)
-    hits = (generator.random(300) < 0.7).astype(float)
-    patients = [f"p{number}" for number in generator.integers(0, 60, 300)]
-    ours = estimate_mean(hits[:, None], patients, BOOTSTRAP)
-    theirs = estimate(mean_metric(hits), patients, BOOTSTRAP)
-    assert ours.value == pytest.approx(theirs.value)
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
-
-
-def test_seeds_that_disagree_widen_the_interval_and_seeds_that_agree_do_not():
-    generator = np.random.default_rng(1)
-    hits = (generator.random((400, 1)) < 0.5).astype(float)
-    patients = [f"p{number}" for number in range(400)]
-    agreeing = estimate_mean(np.repeat(hits, 3, axis=1), patients, BOOTSTRAP)
-    alone = estimate_mean(hits, patients, BOOTSTRAP)
-    assert agreeing.high - agreeing.low == pytest.approx(alone.high - alone.low, rel=0.05)
-    apart = np.concatenate([hits, np.ones_like(hits), np.zeros_like(hits)], axis=1)
-    assert estimate_mean(apart, patients, BOOTSTRAP).high > alone.high + 0.2
-
-
-def test_one_patient_gives_no_interval():
-    found = estimate_mean(np.array([[1.0], [0.0]]), ["p", "p"], BOOTSTRAP)
-    assert (found.value, found.low, found.high) == (0.5, None, None)
-
-
-def test_scores_that_are_all_alike_have_an_exact_interval():
-    patients = [f"p{number}" for number in range(30)]
-    right = estimate_mean(np.ones((30, 3)), patients, BOOTSTRAP)
-    assert (right.value, right.high) == (1.0, 1.0)
-    assert right.low == pytest.approx(0.025 ** (1 / 30))
-    same = estimate_mean(np.zeros((30, 3)), patients, BOOTSTRAP, lowest=-1.0)
-    assert (-same.low, same.high) == pytest.approx((1 - 0.025 ** (1 / 30),) * 2)
 
 
 def test_other_questions_are_not_compared():
@@ -119,3 +85,29 @@ def test_other_questions_are_not_compared():
     check_same_questions({"x": one, "y": [row("a1", "margin", "否")]})
     with pytest.raises(DataError, match="'y' and 'x' answered other questions"):
         check_same_questions({"x": one, "y": two})
+
+
+def test_an_ablation_counts_picks_as_an_evaluation_does():
+    """One that keeps both images of some study, one that keeps all, one that keeps one of two."""
+    rows = [
+        row("a1", "margin", "是", shows=1),
+        row("b1", "margin", "是", shows=0),
+        row("c1", "margin", "是", shows=0, seen=(0, 1)),
+        row("d1", "margin", "是"),
+    ]
+    tables = {
+        "picks": {0: rows},
+        "keeps": {0: [each | {"selected": [0, 1]} for each in rows]},
+        "alone": {0: [each | {"selected": [1]} for each in rows]},
+    }
+    *_, hits = make_groups(tables)
+    assert (hits.rows, hits.variants) == ((0, 1), ("picks", "alone"))
+    scores = score_variants(tables, hits, reference="picks", bootstrap=BOOTSTRAP)
+    wanted = hit_rate([to_pick(each) for each in rows], BOOTSTRAP)
+    assert scores["picks"].mean.value == wanted.value == 0.5
+    assert scores["alone"].mean.value == 0.5
+    assert set(scores) == {"picks", "alone"}
+    assert {group.name for group in make_groups({"keeps": tables["keeps"]})} == {
+        "all closed questions",
+        "margin",
+    }
