@@ -124,9 +124,13 @@ $(UV):
 # `sync` also removes what the lock no longer names. DeepSpeed comes as source: the constraints hold
 # what builds it to the lock's versions and hashes. hatchling, our own build backend, is in the lock,
 # so that the package itself needs no isolated build and no unpinned download. Bytecode is compiled
-# here, once (some 60 s): where PYTHONDONTWRITEBYTECODE is set, every Ray worker would do it again.
+# here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every Ray worker would do
+# it again. Each of the steps says what it is; uv itself is silent where there is no terminal.
 $(READY): pyproject.toml requirements.lock | $(UV)
-	$(UV) pip sync --compile-bytecode --python $(VENV)/bin/python --require-hashes \
+	@echo "installing $$(grep -c '^[^ ]*==' requirements.lock) packages from requirements.lock into" \
+		"$(VENV): 6.4 GB, minutes where they have to be downloaded"
+	@$(UV) pip sync --quiet --python $(VENV)/bin/python --require-hashes \
 		--build-constraints requirements.lock requirements.lock
-	$(UV) pip install --python $(VENV)/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@$(UV) pip install --python $(VENV)/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python .ci/compile_bytecode.py
 	@touch $@

@@ -7,11 +7,14 @@ run; `--keep` leaves it up.
 """
 
 import logging
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sonoray.study.contract import Study, Task, iter_studies
@@ -55,6 +58,8 @@ class Demonstrated:
     mlflow: str
     """How to open MLflow."""
     workspace: Workspace
+    pictures: Sequence[Path]
+    """Files with the images of the study that is asked about."""
     kept: bool
     """Whether the service stayed up; the report was shown then, before it stopped."""
 
@@ -83,7 +88,6 @@ class Demonstrated:
                 "",
             ]
         notice = self.replies[0].notice
-        where = self.workspace.root
         return [
             *evaluated.lines(),
             "",
@@ -94,10 +98,32 @@ class Demonstrated:
             notice,
             "",
             "seconds: " + ", ".join(f"{step} {took:.0f}" for step, took in self.seconds.items()),
-            f"runs and models:  {self.mlflow}",
-            f"serve it again:   sonoray serve --workspace {where} --insecure-local",
-            f"ask it:           sonoray ask IMAGE... --question {self.replies[-1].question}",
+            "",
+            "What next, ready to paste:",
+            *self._next_steps(),
         ]
+
+    def _next_steps(self) -> list[str]:
+        """Commands that work as they stand, in the folder in which the demo ran."""
+        activate = Path(sys.prefix, "bin", "activate")
+        where = shlex.quote(str(self.workspace.root))
+        return [
+            *([f"  source {shlex.quote(str(activate))}"] if activate.is_file() else []),
+            "  # serve the model until Ctrl-C, and ask it about a study from another terminal",
+            f"  sonoray serve --workspace {where} --insecure-local",
+            f"  {self.question_command}",
+            "  # look at the runs, their curves and the registered model, and compare them",
+            f"  {self.mlflow}",
+            "  # your own archive: docs/sources.md says what each source expects",
+            f"  sonoray ingest dicom ARCHIVE --name mine --workspace {where}",
+        ]
+
+    @property
+    def question_command(self) -> str:
+        """The last question on the command line, about the same pictures."""
+        return shlex.join(
+            ["sonoray", "ask", *map(str, self.pictures), "--question", self.replies[-1].question]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
@@ -159,6 +185,7 @@ def run(
                 seconds=seconds,
                 mlflow=open_store(workspace).how_to_open,
                 workspace=workspace,
+                pictures=write_pictures(workspace, pictures),
             )
             if keep:
                 _keep(shown, service.url, key)
@@ -170,6 +197,16 @@ def demo_study(workspace: Workspace) -> Study:
     studies = list(iter_studies(workspace.dataset(DATASET).path, split="test"))
     with_finding = (study for study in studies if study.labels.get("finding") == "1")
     return next(with_finding, studies[0])
+
+
+def write_pictures(workspace: Workspace, pictures: Sequence[ask.Picture]) -> list[Path]:
+    """Write a study's images beside the stages, so that anyone can ask about them again."""
+    folder = workspace.root / "demo-study"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{number}.png" for number, _ in enumerate(pictures, start=1)]
+    for path, picture in zip(paths, pictures, strict=True):
+        path.write_bytes(picture.data)
+    return paths
 
 
 def demo_turns(study: Study) -> list[Any]:
@@ -189,12 +226,7 @@ def _keep(shown: Demonstrated, url: str, key: str) -> None:
         for line in shown.report():
             logger.info("%s", line)
         logger.info("the service is up at %s; its key is in %s; Ctrl-C stops it", url, file)
-        logger.info(
-            "  sonoray ask IMAGE... --question %s --url %s --api-key-file %s",
-            shown.replies[-1].question,
-            url,
-            file,
-        )
+        logger.info("  %s --url %s --api-key-file %s", shown.question_command, url, file)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
     finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def demo(workspace: Path, road: Path) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "(raylet)" not in done.stderr  # Ray's remarks on workers and on Serve's end
     return done
 
 
@@ -68,6 +70,13 @@ def test_the_demo_shows_the_whole_road(finished_road):
     )
     assert "仅供科研使用" in shown
     assert "mlflow ui --backend-store-uri" in shown
+    (command,) = re.findall(r"^  (sonoray ask .*)$", shown, re.MULTILINE)
+    *pictures, option, question = shlex.split(command)[2:]
+    assert option == "--question"
+    assert question == finished_road.shown.replies[-1].question
+    assert len(pictures) == len(finished_road.shown.replies[-1].images)
+    assert all(Path(picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert f"  source {Path(sys.prefix, 'bin', 'activate')}\n" in shown
     assert list(finished_road.shown.seconds) == ["start", *STEPS, "serve"]
     assert not finished_road.trained.reused
 

@@ -1,6 +1,7 @@
 """The Makefile's entry: its help, and one clear line where the machine lacks something."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,20 @@ def test_unfit_python_is_one_line_with_its_fix(tmp_path, fails_on, message):
     assert message in line
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_compiling_says_how_far_it_is_and_leaves_test_suites_out(tmp_path):
+    (tmp_path / "package" / "tests").mkdir(parents=True)
+    for number in range(20):
+        (tmp_path / "package" / f"m{number}.py").write_text(f"x = {number}\n")
+    (tmp_path / "package" / "broken.py").write_text("def\n")
+    (tmp_path / "package" / "tests" / "test_x.py").write_text("x = 1\n")
+    script = [sys.executable, str(ROOT / ".ci" / "compile_bytecode.py"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, timeout=60)
+    first, *steps = done.stdout.splitlines()
+    assert first.startswith("compiling 21 modules")
+    assert len(steps) == 10
+    assert steps[-1] == "  21 of 21"
+    assert done.stderr == ""
+    compiled = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
+    assert compiled == {f"m{number}" for number in range(20)}

@@ -38,6 +38,8 @@ GIB = 1024**3
 MIN_PYTHON = (3, 11)
 PORTS = {8000: "sonoray serve", 8265: "a Ray dashboard"}
 WORKER_TIMEOUT_S = 120.0
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the entrypoint of a submitted job, beside RAY_ADDRESS."""
 
 
 class Status(StrEnum):
@@ -120,7 +122,9 @@ def run(*, workspace: Path, address: str | None) -> Report:
         check_program("make", shutil.which("make"), "apt-get install make", needed=False),
         check_program("git", shutil.which("git"), "apt-get install git", needed=False),
         *(check_port(port, user, taken=is_taken(port)) for port, user in PORTS.items()),
-        check_ray_instances(local_ray_addresses(), os.environ.get("RAY_ADDRESS")),
+        check_ray_instances(
+            local_ray_addresses(), os.environ.get("RAY_ADDRESS"), in_job=_JOB_VARIABLE in os.environ
+        ),
         check_token(token_path(), _mode(token_path())),
     ]
     return Report(checks=(*before, *_check_workers(address, workspace)))
@@ -241,8 +245,18 @@ def check_port(port: int, user: str, *, taken: bool) -> Check:
     )
 
 
-def check_ray_instances(addresses: set[str], configured: str | None) -> Check:
-    """No Ray that a command would join, or compete with, by accident."""
+def check_ray_instances(
+    addresses: set[str], configured: str | None, *, in_job: bool = False
+) -> Check:
+    """No Ray that a command would join, or compete with, by accident.
+
+    Args:
+        addresses: those of the Ray instances on this machine.
+        configured: RAY_ADDRESS.
+        in_job: whether this runs as a job of a cluster: Ray then names that cluster itself.
+    """
+    if in_job and configured:
+        return _judge("Ray instances", f"a job of the cluster at {configured}")
     if configured:
         found, fix = f"RAY_ADDRESS={configured}", "every command joins it: unset it if unintended"
     else:

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.5
+AGENT_PORT = 52365
+"""Where a node's dashboard agent listens by default."""
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
@@ -153,10 +155,15 @@ def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: boo
         )
     except (RuntimeError, OSError) as error:  # e.g. a head that has just started
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise ClusterError(
-            f"the cluster did not take the job ({reason}); look whether it runs with: ray job "
-            "list; then try again"
-        ) from None
+        fix = "look whether it runs with: ray job list; then try again"
+        if "agent" in reason:  # the dashboard hands a job to the agent of a node
+            fix = (
+                f"the dashboard reaches no node's agent: free the agent's ports there "
+                f"({AGENT_PORT}, or what ray start got as --dashboard-agent-listen-port and "
+                "--dashboard-agent-grpc-port), or wait until a cluster that has just started has "
+                "one; then try again"
+            )
+        raise ClusterError(f"the cluster did not take the job ({reason}); {fix}") from None
 
 
 async def _follow(

@@ -92,16 +92,11 @@ class Compared:
         ]
 
     def _changed_lines(self) -> list[str]:
-        if unknown := [item for item in (self.first, self.second) if item.settings is None]:
-            names = " and ".join(item.training for item in unknown)
-            note = [f"note: of {names} only the evaluate section is known; evaluate again for all"]
-        else:
-            note = []
         shown = [
             f"  {key}: {json.dumps(one, ensure_ascii=False)}, {json.dumps(two, ensure_ascii=False)}"
             for key, (one, two) in self.changed.items()
         ]
-        return note + (["settings that differ (first, second):", *shown] if shown else [])
+        return ["settings that differ (first, second):", *shown] if shown else []
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
@@ -160,15 +155,8 @@ def run(
         topics=topics,
         all_closed=compare_all_closed(records[0], records[1], bootstrap=bootstrap),
         disagreements=_disagreements(rows, records)[:show],
-        changed=_changed(one, other),
+        changed=changed_settings(one.settings, other.settings),
     )
-
-
-def _changed(first: Evaluation, second: Evaluation) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, as far as those of both are known."""
-    if first.settings is None or second.settings is None:
-        return changed_settings({"evaluate": first.config}, {"evaluate": second.config})
-    return changed_settings(first.settings, second.settings)
 
 
 def _check_pair(first: Evaluation, second: Evaluation, split: str) -> None:

@@ -35,8 +35,8 @@ class Evaluation:
     """Its MLflow run."""
     config: Mapping[str, Any]
     """The `evaluate` section that it was made with."""
-    settings: Mapping[str, Any] | None
-    """All settings behind its answers; None where an earlier version made it."""
+    settings: Mapping[str, Any]
+    """All settings behind its answers."""
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
@@ -139,11 +139,8 @@ def read_named(folder: Path) -> Evaluation:
     return Evaluation.read(folder)
 
 
-def _read_settings(folder: Path) -> dict[str, Any] | None:
-    try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+def _read_settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     return settings
 
 

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 HEALTH_TIMEOUT_S = 60.0
 """From the running application to the first answer on the port; a private Ray needs about 1 s."""
 
+SHUTDOWN_TIMEOUT_S = 30.0
+"""For Ray Serve to end on a Ray that goes on; as Serve's own."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
@@ -274,11 +277,8 @@ def _require_no_serve() -> None:
         ServingError: it runs, with or without applications.
     """
     import ray
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-    try:
-        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    except ValueError:
+    if _find_controller() is None:
         return
     raise ServingError(
         f"Ray Serve already runs on the Ray cluster at {ray.get_runtime_context().gcs_address!r}, "
@@ -286,6 +286,17 @@ def _require_no_serve() -> None:
         "private Ray, or end it and all that it serves with: "
         "serve shutdown --address http://HOST:8265"
     )
+
+
+def _find_controller() -> Any:  # noqa: ANN401 - an actor handle
+    """The controller of the cluster's Ray Serve; None where there is none."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
 
 
 def _wait_running(timeout_s: float) -> None:
@@ -321,13 +332,25 @@ def _wait_running(timeout_s: float) -> None:
 
 
 def _take_down() -> None:
-    """End the application, and with it Ray Serve unless others have deployed to it meanwhile."""
+    """End the application, and with it Ray Serve unless others have deployed to it meanwhile.
+
+    The public `serve.shutdown` waits in a call to the controller that ends when the controller is
+    killed, of which Ray then says that the call failed and is retried for ever. So the controller
+    is asked without waiting and watched until it is gone; the call after that forgets its handle.
+    """
+    import ray
     from ray import serve
 
     if serve.status().applications.keys() - {APP_NAME}:
         serve.delete(APP_NAME)
-    else:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        return
+    controller = _find_controller()
+    if controller is not None:
+        ray.get(controller.graceful_shutdown.remote(wait=False))
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
+        while _find_controller() is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _shares_ray(address: str | None) -> bool:

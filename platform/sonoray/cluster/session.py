@@ -38,6 +38,9 @@ PACKAGES = ("sonoray", "llava_ultra", "sonoray_jobs", "sonoray_serve")
 CPU_WAIT_S = 15.0
 MAX_OBJECT_STORE_BYTES = 2 * 1024**3
 OBJECT_STORE_FRACTION = 0.2
+MIN_STARTING_WORKERS = 8
+"""Workers that a private Ray may start at once; it warns of four times as many alive. A road has
+some twenty at most on two CPUs."""
 
 _SCRATCH_ROOT = Path("/tmp")  # noqa: S108 - a longer path is too long for Ray's sockets
 
@@ -164,9 +167,12 @@ def _private(num_cpus: int | None) -> Iterator[str]:
     ensure_token_file()
     configured = os.environ.get("RAY_TMPDIR")
     port = _free_port()
+    num_cpus = num_cpus or max(2, os.cpu_count() or 1)
     env = {
         "RAY_ADDRESS": f"127.0.0.1:{port}",
         "RAY_GCS_SERVER_PORT": str(port),
+        # Ray warns of four workers a CPU. Most of ours only wait: controllers, loaders, replicas
+        "RAY_worker_maximum_startup_concurrency": str(max(MIN_STARTING_WORKERS, num_cpus)),
         # Serve kills a proxy that is not ready in 5 s and starts another; a busy machine needs more
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": os.environ.get(
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
@@ -185,7 +191,7 @@ def _private(num_cpus: int | None) -> Iterator[str]:
             stack.callback(ray.shutdown, wait_for_processes=True)
             _init(
                 address="local",
-                num_cpus=num_cpus or max(2, os.cpu_count() or 1),
+                num_cpus=num_cpus,
                 object_store_memory=object_store_bytes(),
                 include_dashboard=False,
                 _temp_dir=folder,

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor, log10
 
 from sonoray.metrics.closed import ALL_CLOSED, AllClosed, ClosedMetrics
 from sonoray.metrics.overlap import OVERLAP_METRICS
@@ -240,15 +241,25 @@ _TITLES = {
 }
 
 
+_DIGITS = 3
+_ROUNDS_TO_ZERO = 0.0005
+_MOST_DIGITS = 9
+"""Below lies what floating point leaves of equal numbers."""
+
+
 def _value(value: Estimate) -> str:
     return f"{value.value:.3f}"
 
 
 def _signed(difference: Difference) -> str:
-    text = f"{difference.value:+.3f}"
+    """A difference with its interval; one that rounds to zero has two digits that count."""
+    size = abs(difference.value)
+    small = 0 < size < _ROUNDS_TO_ZERO
+    digits = min(1 - floor(log10(size)), _MOST_DIGITS) if small else _DIGITS
+    text = f"{difference.value:+.{digits}f}"
     if difference.low is None or difference.high is None:
         return text
-    return f"{text} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return f"{text} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
 
 
 def _p_value(value: float | None) -> str:

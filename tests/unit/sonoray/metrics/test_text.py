@@ -17,6 +17,7 @@ from sonoray.metrics import (
     text_metrics,
     text_table,
 )
+from sonoray.metrics.paired import Difference, McNemar, TopicComparison
 from sonoray.metrics.tables import (
     comparison_table,
     disagreement_table,
@@ -201,3 +202,27 @@ def test_a_comparison_shows_differences_with_sign_and_p_value() -> None:
     assert accuracy[5].startswith("-0.650 [-0.")
     assert accuracy[6] == "0.002"  # 2 / 1001
     assert disagreement_table(found).rows == (("pathology", "4", "26", "0", "10", "26", "<0.001"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.0212, -0.0004, 0.0428, "+0.021 [-0.000, +0.043]"),
+        (0.000213, 0.0001, 0.00033, "+0.00021 [+0.00010, +0.00033]"),
+        (-0.0000496, None, None, "-0.000050"),
+        (0.00051, 0.0001, 0.001, "+0.001 [+0.000, +0.001]"),
+        (0.0, -0.01, 0.01, "+0.000 [-0.010, +0.010]"),
+        (2e-17, None, None, "+0.000000000"),
+    ],
+)
+def test_a_difference_that_rounds_to_zero_shows_two_digits_that_count(value, low, high, shown):
+    found = Difference(
+        first=0.5, second=0.5 + value, value=value, low=low, high=high, p_value=0.0001
+    )
+    topic = TopicComparison(
+        topic="pathology", closed=True, num_questions=8, num_patients=4, both_right=4,
+        num_different=0, mcnemar=McNemar(only_first=0, only_second=0, p_value=1.0),
+        differences={"accuracy": found},
+    )  # fmt: skip
+    (row,) = comparison_table([topic]).rows
+    assert row[5:] == (shown, "<0.001")

@@ -41,6 +41,7 @@ OK, WARN, FAIL = Status.OK, Status.WARN, Status.FAIL
         (doctor.check_ray_instances(set(), None), OK),
         (doctor.check_ray_instances({"10.0.0.5:6379"}, None), WARN),
         (doctor.check_ray_instances(set(), "10.0.0.5:6379"), WARN),
+        (doctor.check_ray_instances({"10.0.0.5:6379"}, "10.0.0.5:6379", in_job=True), OK),
         (doctor.check_token(Path("auth_token"), None), OK),
         (doctor.check_token(Path("auth_token"), 0o600), OK),
         (doctor.check_token(Path("auth_token"), 0o400), OK),

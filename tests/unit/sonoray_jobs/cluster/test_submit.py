@@ -94,3 +94,9 @@ def test_a_cluster_that_does_not_take_the_job_gives_one_line(monkeypatch):
         server.shutdown()
         server.server_close()
     assert len(str(caught.value).splitlines()) == 1
+    assert "(52365, or what ray start got as --dashboard-agent-listen-port" in str(caught.value)
+    assert f"({submit.AGENT_PORT}," in str(caught.value)
+
+
+def test_the_agents_port_is_rays():
+    assert ray._private.ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT == submit.AGENT_PORT
