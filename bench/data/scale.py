@@ -101,7 +101,8 @@ def main() -> None:
 
 def feature_bytes(road: RoadConfig) -> dict[str, int]:
     """Bytes of one image in each tower's store; opening a store touches no disk."""
-    stores = stores_of(Path("nowhere"), road, {tower: tower for tower in TOWERS})
+    prints = {tower: tower for tower in TOWERS}
+    stores = stores_of(Path("nowhere"), road.model, road.embed.dtype, prints)
     return {tower: store.predict_bytes(1) for tower, store in stores.items()}
 
 

@@ -120,7 +120,7 @@ def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[st
         DataError: the towers were not bootstrapped yet.
     """
     fingerprints = tower_fingerprints(find_parts(workspace, road, dataset))
-    return stores_of(features_root(workspace, road), road, fingerprints)
+    return stores_of(features_root(workspace, road), road.model, road.embed.dtype, fingerprints)
 
 
 def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOutput]) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,3 +194,22 @@ def test_a_name_stands_for_one_module_or_room_of_a_package(package):
     names = [path.stem for modules in own.values() for path in modules if path.stem != "__main__"]
     names += [folder.name for folder in own]
     assert not sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def test_a_training_worker_knows_nothing_of_sources_keys_or_the_service():
+    """Also through imports inside functions: what it could come to run."""
+    graph = grimp.build_graph(
+        *SOURCE_ROOTS.values(), exclude_type_checking_imports=True, cache_dir=None
+    )
+    closure = graph.find_upstream_modules("sonoray_jobs.training.worker")
+    assert {"llava_ultra.model", "llava_ultra.objectives.grounding"} <= closure
+    foreign = ("sonoray.ingest", "sonoray.phantom", "sonoray.privacy", "sonoray_serve")
+    assert not [name for name in closure if name.startswith(foreign)]
+    assert "sonoray_jobs.road.config" not in closure
+    assert len(closure) < 60  # 43 modules of 290
+
+
+def test_importing_a_training_worker_loads_no_library_that_is_used_later():
+    loaded = modules_after("import sonoray_jobs.training.worker")
+    later = HEAVY | {"numpy", "pyarrow", "pandas", "rich", "pydicom", "PIL", "scipy", "safetensors"}
+    assert not loaded & later

@@ -84,7 +84,9 @@ def run(
     """
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
-    stores = stores_of(features_root(workspace, road), road, tower_fingerprints(parts))
+    stores = stores_of(
+        features_root(workspace, road), road.model, road.embed.dtype, tower_fingerprints(parts)
+    )
     folders = {tower: parts[tower].path for tower in TOWERS}
     towers = tower_stages(road, folders, stores)
     return embed_dataset(output, towers, road.embed, address)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from sonoray.features.store import FeatureStore
 
 if TYPE_CHECKING:
+    from llava_ultra.config import ModelConfig
+    from sonoray.features.format_names import FormatName
     from sonoray.stages import StageOutput
     from sonoray.workspace import Workspace
     from sonoray_jobs.road.config import RoadConfig
@@ -29,10 +31,19 @@ def tower_fingerprints(parts: Mapping[str, "StageOutput"]) -> dict[str, str]:
 
 
 def stores_of(
-    root: Path | str, road: "RoadConfig", fingerprints: Mapping[str, str]
+    root: Path | str,
+    model: "ModelConfig",
+    kept_as: "FormatName",
+    fingerprints: Mapping[str, str],
 ) -> dict[str, FeatureStore]:
-    """Open the stores of the towers with these fingerprints, in the road's shapes."""
-    model = road.model
+    """Open the stores of the towers with these fingerprints, in the model's shapes.
+
+    Args:
+        root: what holds the stores of all towers.
+        model: of what shapes the features are.
+        kept_as: the format of their values, `embed.dtype` of a road.
+        fingerprints: by tower.
+    """
     shapes = {
         "clip": (model.clip.num_tokens, model.clip.num_channels),
         "sam": (model.clip.grid**2, model.sam_channels),
@@ -43,7 +54,7 @@ def stores_of(
             fingerprint,
             num_tokens=shapes[tower][0],
             num_channels=shapes[tower][1],
-            kept_as=road.embed.dtype,
+            kept_as=kept_as,
         )
         for tower, fingerprint in fingerprints.items()
     }

@@ -11,7 +11,7 @@ from sonoray.errors import DataError
 from sonoray.study.contract import Study, iter_studies
 from sonoray.study.prompt import with_site_cue
 from sonoray.study.study_index import StudyIndex, index_studies
-from sonoray_jobs.road.config import TrainConfig
+from sonoray_jobs.road.train_config import TrainConfig
 
 _SPLIT = "train"
 

@@ -20,6 +20,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
 from sonoray_jobs.outputs import RESULT, Trained, find_parts, open_stores, read_result, run_name
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.towers.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 from sonoray_jobs.training.studies import iter_training_studies
@@ -90,7 +91,9 @@ def run(
     )
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(
-        road=road,
+        model=road.model,
+        train=road.train,
+        feature_format=road.embed.dtype,
         dataset=output.path,
         language=parts["language"].path,
         features=features_root(workspace, road),
@@ -163,7 +166,7 @@ def _fit(
 
     from sonoray.cluster.step_board import StepBoard
 
-    settings = job.road.train
+    settings = job.train
     shown = board or StepBoard.start()
     trainer = TorchTrainer(
         _train_loop,
@@ -171,7 +174,7 @@ def _fit(
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=settings.gpus_per_worker > 0,
-            resources_per_worker=_worker_resources(job.road),
+            resources_per_worker=_worker_resources(job.train),
         ),
         run_config=ray.train.RunConfig(
             storage_path=str(storage),
@@ -255,8 +258,8 @@ def _train_loop(config: dict[str, Any]) -> None:
     train_loop_per_worker(config)
 
 
-def _worker_resources(road: RoadConfig) -> dict[str, float]:
-    resources = {"CPU": road.train.cpus_per_worker}
-    if road.train.gpus_per_worker:
-        resources["GPU"] = road.train.gpus_per_worker
+def _worker_resources(train: TrainConfig) -> dict[str, float]:
+    resources = {"CPU": train.cpus_per_worker}
+    if train.gpus_per_worker:
+        resources["GPU"] = train.gpus_per_worker
     return resources

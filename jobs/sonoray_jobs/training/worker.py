@@ -3,6 +3,9 @@
 Fusion and sampler learn in every stage, the LoRA adapters where the stage says so; the towers are
 not even loaded, and the language model's own weights are frozen. Every epoch ends with one report
 and one checkpoint. Reports, checkpoints and gathers are collective: all ranks make the same calls.
+
+The driver and `sonoray describe` import this module too, so that all heavy libraries are imported
+where they are used; tests hold the modules and the libraries that importing it loads.
 """
 
 import hashlib
@@ -17,18 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_ultra.config import ModelConfig
 from sonoray.cluster.scratch import scratch_folder
-from sonoray.cluster.step_board import StepBoard
 from sonoray.config.load import validate_config
 from sonoray.config.model import Config
 from sonoray.errors import JobFailedError
-from sonoray.features.store import FeatureStore
-from sonoray.study.sample_order import Plan
-from sonoray_jobs.road.config import RoadConfig, TrainStage
-from sonoray_jobs.towers.stores import stores_of
-from sonoray_jobs.training.studies import training_index
+from sonoray.features.format_names import FormatName
+from sonoray_jobs.road.train_config import TrainConfig, TrainStage
 
 if TYPE_CHECKING:
+    from sonoray.cluster.step_board import StepBoard
+    from sonoray.features.store import FeatureStore
+    from sonoray.study.sample_order import Plan
     from sonoray_jobs.training.checkpoint import Position
     from sonoray_jobs.training.step_loader import LoadedStep
 
@@ -39,9 +42,15 @@ _FLOOR_RATE = 0.1
 
 
 class TrainJob(Config):
-    """What the driver hands to its workers: plain values, validated again on arrival."""
+    """What the driver hands to its workers: plain values, validated again on arrival.
 
-    road: RoadConfig
+    Of the road it holds the sections that a worker reads.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    feature_format: FormatName
+    """How features are stored, `embed.dtype` of the road."""
     dataset: Path
     """Dataset folder."""
     language: Path
@@ -51,9 +60,11 @@ class TrainJob(Config):
     fingerprints: dict[str, str]
     """Tower fingerprints, `clip` and `sam`."""
 
-    def stores(self) -> dict[str, FeatureStore]:
+    def stores(self) -> "dict[str, FeatureStore]":
         """Open both feature stores."""
-        return stores_of(self.features, self.road, self.fingerprints)
+        from sonoray_jobs.towers.stores import stores_of
+
+        return stores_of(self.features, self.model, self.feature_format, self.fingerprints)
 
 
 @dataclass(slots=True)
@@ -90,13 +101,14 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from sonoray_jobs.training.checkpoint import Position, load_weights, read_position
     from sonoray_jobs.training.step_loader import StepSource
     from sonoray_jobs.training.stream import iter_loaded_steps
+    from sonoray_jobs.training.studies import training_index
 
     # More threads than the worker's share of the machine would wait for each other at every step.
-    torch.set_num_threads(max(1, round(job.road.train.cpus_per_worker)))
-    torch.manual_seed(job.road.train.seed)
+    torch.set_num_threads(max(1, round(job.train.cpus_per_worker)))
+    torch.manual_seed(job.train.seed)
     language = load_language(job.language)
     digests = {"language": language.digest, **job.fingerprints}
-    model = LlavaUltra(job.road.model, add_lora(language.model, job.road.model.lora))
+    model = LlavaUltra(job.model, add_lora(language.model, job.model.lora))
     position = Position(stage=0, epochs=0, steps=0, digests=digests)
     checkpoint = ray.train.get_checkpoint()
     with scratch_folder() as scratch:
@@ -107,18 +119,18 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             _check_frozen(position.digests, digests)
             load_weights(model, saved)
         starts = _stage_starts(job, position)
-        index = training_index(job.dataset, job.road.train)
+        index = training_index(job.dataset, job.train)
         plans = [_plan(job, start, len(index)) for start in starts]
         source = StepSource(
             dataset=job.dataset,
             index=index,
             plans=tuple(plans),
             stores=job.stores(),
-            turns_per_epoch=job.road.train.turns_per_epoch,
-            site_cue=job.road.train.site_cue,
+            turns_per_epoch=job.train.turns_per_epoch,
+            site_cue=job.train.site_cue,
         )
         # one stream for all stages: the next one's data is ready before this one ends
-        stream = iter_loaded_steps(source, num_cpus=job.road.train.data_cpus)
+        stream = iter_loaded_steps(source, num_cpus=job.train.data_cpus)
         for start, plan in zip(starts, plans, strict=True):
             steps = itertools.islice(stream, len(plan))
             moments = saved if start.epochs else None
@@ -130,7 +142,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 def _stage_starts(job: TrainJob, position: "Position") -> list["Position"]:
     """Where each stage that is still to be done starts."""
     starts = []
-    for index, stage in enumerate(job.road.train.stages):
+    for index, stage in enumerate(job.train.stages):
         if index > position.stage:
             starts.append(position.model_copy(update={"stage": index, "epochs": 0, "steps": 0}))
         elif index == position.stage and position.epochs < stage.epochs:
@@ -138,11 +150,13 @@ def _stage_starts(job: TrainJob, position: "Position") -> list["Position"]:
     return starts
 
 
-def _plan(job: TrainJob, start: "Position", num_studies: int) -> Plan:
+def _plan(job: TrainJob, start: "Position", num_studies: int) -> "Plan":
     """This worker's steps of a stage."""
     import ray.train
 
-    settings = job.road.train
+    from sonoray.study.sample_order import Plan
+
+    settings = job.train
     context = ray.train.get_context()
     return Plan(
         num_studies=num_studies,
@@ -173,7 +187,7 @@ def _run_stage(
     stream: Iterator["LoadedStep"],
     per_epoch: int,
     saved: Path | None,
-    board: StepBoard,
+    board: "StepBoard",
 ) -> None:
     import ray.train
     import torch
@@ -183,19 +197,19 @@ def _run_stage(
     from llava_ultra.parameters.schedule import cosine_rate
     from sonoray_jobs.training.checkpoint import Position, place_moments, restore_moments
 
-    settings = job.road.train
+    settings = job.train
     stage = settings.stages[start.stage]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     before = per_epoch * sum(earlier.epochs for earlier in settings.stages[: start.stage])
     set_trainable(model, stage)
-    engine, optimizer = build_engine(model, job.road, stage)
+    engine, optimizer = build_engine(model, job.train, stage)
     place_moments(model, optimizer, start.steps)
     if saved is not None:
         restore_moments(model, saved)
     model.train()
     post = board.poster(f"train {stage.name}")
-    context_length = job.road.model.language.context_length
+    context_length = job.model.language.context_length
     meter, done = _Meter({}), start.steps
     for loaded in stream:
         rate = cosine_rate(
@@ -268,14 +282,17 @@ def set_trainable(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - Llav
         parameter.requires_grad = connector or (stage.lora and ".lora_" in name)
 
 
-def build_engine(model: Any, road: RoadConfig, stage: TrainStage) -> tuple[Any, Any]:  # noqa: ANN401
+def build_engine(
+    model: Any,  # noqa: ANN401 - LlavaUltra
+    settings: TrainConfig,
+    stage: TrainStage,
+) -> tuple[Any, Any]:
     """Wrap the model in DeepSpeed; returns the engine and the basic optimiser (AdamW)."""
     import deepspeed
     import torch
 
     from llava_ultra.parameters.groups import decay_groups
 
-    settings = road.train
     adamw = torch.optim.AdamW(
         decay_groups(model, weight_decay=settings.weight_decay), lr=stage.learning_rate
     )

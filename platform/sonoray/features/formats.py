@@ -16,16 +16,17 @@ to answers: `bench/feature_formats.py`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from sonoray.features.format_names import FormatName
 
 Features = npt.NDArray[np.floating[Any]]
 """Tower outputs `(N, P, C)`: N images, P tokens, C channels."""
 Stored = npt.NDArray[Any]
 """The same as a store keeps it, `(N, P, W)`."""
-FormatName = Literal["float16", "bfloat16", "float32", "int8"]
 
 _LEVELS = 127
 _SCALE_BYTES = 2

@@ -49,7 +49,8 @@ from typing import Any
 import numpy as np
 
 from sonoray.errors import ConfigError, DataError, JobFailedError
-from sonoray.features.formats import FORMATS, Features, FormatName
+from sonoray.features.format_names import FormatName
+from sonoray.features.formats import FORMATS, Features
 from sonoray.features.places import OBJECT_STORE, FeatureFiles, FolderFiles, ObjectFiles
 
 _META = "meta.json"

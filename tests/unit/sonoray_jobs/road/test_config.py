@@ -5,7 +5,8 @@ import pytest
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.cli.options import ConfigOption
-from sonoray_jobs.road.config import RoadConfig, TrainConfig, load_road, packaged_roads
+from sonoray_jobs.road.config import RoadConfig, load_road, packaged_roads
+from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.train import check_cpus
 
 

@@ -7,7 +7,7 @@ from llava_ultra.config import ModelConfig
 from llava_ultra.model import trainable_parameters
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
-from sonoray_jobs.road.config import TrainStage
+from sonoray_jobs.road.train_config import TrainStage
 from sonoray_jobs.training.checkpoint import Position, load_weights, read_position, write_checkpoint
 from sonoray_jobs.training.worker import set_trainable
 

@@ -5,7 +5,7 @@ import pytest
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray.study.study_index import StudyReader
-from sonoray_jobs.road.config import TrainConfig
+from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.studies import iter_training_studies, training_index
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,11 @@ def road_of(**train: object) -> RoadConfig:
     )
 
 
+def sections(road: RoadConfig) -> dict[str, Any]:
+    """What a worker is told of a road."""
+    return {"model": road.model, "train": road.train, "feature_format": road.embed.dtype}
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
     folder = tmp_path_factory.mktemp("job")
@@ -132,7 +138,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
     write_studies(folder / "dataset", studies)
     save_language(tiny_language(tiny_config()), folder / "language")
     job = TrainJob(
-        road=road_of(),
+        **sections(road_of()),
         dataset=folder / "dataset",
         language=folder / "language",
         features=str(folder / "features"),
@@ -165,7 +171,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     }
     plans = [
         (
-            job.model_copy(update={"road": road}).model_dump(mode="json"),
+            job.model_copy(update=sections(road)).model_dump(mode="json"),
             str(folder / name),
             road.train.num_workers,
             free_port(),

@@ -1,7 +1,7 @@
 import pickle
 
 from sonoray_jobs.cluster.failures import find_failure
-from sonoray_jobs.road.config import TrainStage
+from sonoray_jobs.road.train_config import TrainStage
 from sonoray_jobs.training.worker import diverged
 
 

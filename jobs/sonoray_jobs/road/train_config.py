@@ -1,0 +1,83 @@
+"""How LLaVA-Ultra is trained: the section `train` of a road.
+
+It stands alone because a training worker needs this section and not the road: with the road it
+would import what reads DICOM, draws phantoms and checks API keys.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from llava_ultra.config import MatmulPrecision
+from sonoray.config.model import Config
+
+
+class TrainStage(Config):
+    """One stage of training."""
+
+    name: str
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    lora: bool = False
+    """Whether the language model's adapters learn too; fusion and sampler always do."""
+
+
+class TrainConfig(Config):
+    """How LLaVA-Ultra is trained."""
+
+    stages: tuple[TrainStage, ...] = (
+        TrainStage(name="align", epochs=4, learning_rate=2e-3),
+        TrainStage(name="instruct", epochs=8, learning_rate=2e-3, lora=True),
+    )
+    """LLaVA's two stages: align the connector, then instruct with LoRA."""
+    studies_per_step: int = Field(default=16, ge=1)
+    """Global batch size, in studies."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Labels that a training study must have, as in {organ = "breast"}; empty takes all."""
+    max_studies: int = Field(default=0, ge=0)
+    """Most training studies, the first of the dataset; 0 takes all."""
+    site_cue: bool = False
+    """Whether every question, in training and evaluation, begins with the examination site."""
+    turns_per_epoch: int = Field(default=0, ge=0)
+    """Turns asked of each study in an epoch, in a cycle through all it has; 0 asks all. A step
+    costs what its turns cost, so that fewer turns buy more steps."""
+    num_workers: int = Field(default=2, ge=1)
+    cpus_per_worker: float = Field(default=0.5, gt=0)
+    """Logical CPUs of a worker."""
+    data_cpus: float = Field(default=0, ge=0)
+    """Logical CPUs kept for each worker's loading actor. It reads a step in some 10 ms, so 0, on
+    whatever is idle, serves a machine that is not full."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    feature_noise: float = Field(default=0, ge=0)
+    """Standard deviation of Gaussian noise on the features while training. The towers' channels are
+    standardised, so 1 doubles their variance. It is the augmentation that cached features allow."""
+    zero_stage: Literal[1, 2] = 2
+    """DeepSpeed ZeRO stage."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a stage's steps in which the rate rises; it then falls as a half cosine."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    max_failures: int = Field(default=2, ge=0)
+    """How often Ray Train restarts after a lost worker before it gives up."""
+    matmul_precision: MatmulPrecision = "highest"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if not self.stages:
+            raise ValueError("train.stages is empty; give at least one stage")
+        if len({stage.name for stage in self.stages}) < len(self.stages):
+            raise ValueError("train.stages repeat a name; give each its own")
+        for earlier, later in pairwise(self.stages):
+            if earlier.lora and not later.lora:  # its checkpoints would lack the adapters
+                raise ValueError(
+                    f"train.stages {later.name!r} has lora = false after {earlier.name!r} with "
+                    "lora = true; LoRA once on stays on: set lora = true, or reorder the stages"
+                )
+        if self.studies_per_step < self.num_workers:
+            raise ValueError(
+                f"train.studies_per_step {self.studies_per_step} is less than num_workers "
+                f"{self.num_workers}; every worker needs a study in every step"
+            )
+        return self
