@@ -20,7 +20,7 @@ from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.towers import keys as parts_of
 from sonoray_jobs.towers.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
-from sonoray_jobs.towers.learning_texts import make_tokenizer
+from sonoray_jobs.towers.learning_texts import conversations_of, make_tokenizer
 from sonoray_jobs.towers.stores import TOWERS
 from sonoray_jobs.training import train
 from sonoray_jobs.training.train import restored_interrupt, sole_training
@@ -117,7 +117,7 @@ def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_p
     ingest.run(workspace=workspace, road=roomy, dataset="phantom")
     studies = list(iter_studies(workspace.dataset("phantom").path, split="train"))
     tokenizer = make_tokenizer(roomy.model.language, studies)
-    rows = [(0, *pair) for said in bootstrap.conversations_of(studies) for pair in said]
+    rows = [(0, *pair) for said in conversations_of(studies) for pair in said]
     longest = collate_texts(tokenizer, rows, max_tokens=1024).ids.shape[1]
     context = longest + roomy.model.num_tokens + 1
     make_parts_and_features(workspace, road_of(AdaptiveSampling(), context))
