@@ -10,8 +10,9 @@ Errors and the cluster's room (`NEUTRAL`) end the search: they say what went wro
 show progress, and hand nothing on that enters an output. Versions of other packages are no part of
 it; a stage whose output hangs on one says so in its `config`, as that of DICOM does.
 
-The source is read as it lies there, in a wheel or a checkout, once a process: 40 modules of 6,000
-lines take 0.15 s of one core. Trees differ between minor versions of Python, and so do digests.
+The source is read as it lies there, in a wheel or a checkout, once a process: a training's 41
+modules of 5,100 lines take 0.09 s of one core. Trees differ between minor versions of Python, and
+so do digests.
 """
 
 import ast

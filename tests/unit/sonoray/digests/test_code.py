@@ -145,10 +145,16 @@ def test_a_training_covers_cue_choice_of_images_and_features():
         "sonoray.features.formats",
         "sonoray.features.store",
         "llava_ultra.config",
-        "llava_ultra.connector.sampling",
+        "llava_ultra.connector.pick",
         "llava_ultra.language.tokenizer",
         "sonoray_jobs.training.stream",
     } <= set(code_modules(TRAINING))
+
+
+def test_a_training_holds_nothing_of_sources_privacy_or_the_service():
+    rooms = ("sonoray.ingest", "sonoray.privacy", "sonoray.phantom", "sonoray.images")
+    found = code_modules(TRAINING)
+    assert not [name for name in found if name.startswith((*rooms, "sonoray_serve"))]
 
 
 def test_what_decides_nothing_imports_nothing_that_decides(installed):
