@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import grimp
 import pytest
@@ -24,6 +25,7 @@ MODULES = sorted(
     if "__pycache__" not in path.parts
 )
 MAX_LINES = 400
+MAX_MEDIAN_LINES = 130
 MAX_AT_ROOT = 4
 MAX_IN_ROOM = 12
 HEAVY = {"torch", "transformers", "deepspeed", "ray", "mlflow", "sklearn", "fastapi"}
@@ -213,3 +215,12 @@ def test_importing_a_training_worker_loads_no_library_that_is_used_later():
     loaded = modules_after("import sonoray_jobs.training.worker")
     later = HEAVY | {"numpy", "pyarrow", "pandas", "rich", "pydicom", "PIL", "scipy", "safetensors"}
     assert not loaded & later
+
+
+def test_modules_are_short():
+    lengths = [
+        len(path.read_text(encoding="utf-8").splitlines())
+        for modules in rooms().values()
+        for path in modules
+    ]
+    assert median(lengths) <= MAX_MEDIAN_LINES
