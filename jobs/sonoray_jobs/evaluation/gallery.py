@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.metrics.fonts import find_font
+from sonoray.images.fonts import find_font
 from sonoray.stages import Stage, StageOutput, run_stage
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from sonoray.images.decode import Pixels
-from sonoray.metrics.fonts import find_font
+from sonoray.images.fonts import find_font
 from sonoray.study.contract import SPLITS
 
 COLOURS = {"train": "#2f5d8a", "validation": "#d98e2b", "test": "#5a9e6f"}

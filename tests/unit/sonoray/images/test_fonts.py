@@ -1,6 +1,6 @@
 """Fonts that have the characters of a text."""
 
-from sonoray.metrics.fonts import find_font
+from sonoray.images.fonts import find_font
 
 
 def test_a_font_has_every_sign_that_is_asked_for():
