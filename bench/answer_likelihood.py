@@ -10,8 +10,8 @@ weights, at a preset's shape, on prompts of random embeddings: `--questions` of 
 preset's image tokens, 20 to 60 of text and options of 2 to 6 tokens.
 
 Seconds are medians over the rounds, the ratio is formed within a round. Bytes are those of tensors
-alive at once, without the weights (`llava_ultra.cost.trace.LiveBytes`), counted in a run of their
-own; where the plain way would not fit, `--skip-rows` leaves it out and its logits are computed from
+alive at once, without the weights (`llava_ultra.cost.counting.LiveBytes`), counted in a run of
+their own; where the plain way would not fit, `--skip-rows` leaves it out and its logits follow from
 their number alone. It runs as `sonoray evaluate` does, in float32, without the generated answer.
 """
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from llava_ultra.config import ModelConfig, images_kept
-from llava_ultra.cost.trace import LiveBytes
+from llava_ultra.cost.counting import LiveBytes
 from llava_ultra.decoding.likelihood import answer_log_likelihoods, batches_by_tokens
 from llava_ultra.decoding.step import read_prompts
 from llava_ultra.language.decoder import llama_config

@@ -142,14 +142,15 @@ def test_the_terminal_gets_the_compact_tables_and_markdown_all(report):
     assert "| F1 of the positive option |" in (folder / "closed.md").read_text(encoding="utf-8")
 
 
-def test_lines_name_what_was_written(tmp_path):
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_lines_name_the_split_and_what_was_written(tmp_path, split):
     def make(folder: Path):
         return write_report(folder, predictions()[1::2], TRAINING, SETTINGS)
 
-    output = run_stage(Stage(name="evaluate-x-test", config={}), tmp_path, make)
-    result = Evaluated(output=output, split="test")
+    output = run_stage(Stage(name=f"evaluate-x-{split}", config={}), tmp_path, make)
+    result = Evaluated(output=output, split=split)
     lines = result.lines()
-    assert lines[0].startswith("test: 12 questions of 12 studies")
+    assert lines[0].startswith(f"{split}: 12 questions of 12 studies")
     assert lines[1].startswith("topic")  # no empty table of closed questions
     picks = next(line for line in lines if line.startswith("image sampled first"))
     assert re.fullmatch(r".* finding: 0\.500 \[0\.\d{3}, .*\], a random one 0\.500", picks)
