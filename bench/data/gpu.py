@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from record import RESULTS, machine, write_result
 
-from llava_ultra.cost.trace import build_parts, trace_encoder
+from llava_ultra.cost.parts import build_parts
+from llava_ultra.cost.trace import trace_encoder
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 from sonoray_jobs.road.config import load_road
