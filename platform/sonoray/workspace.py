@@ -126,6 +126,15 @@ class Workspace:
             )
         return origin
 
+    def is_synthetic(self, name: str) -> bool:
+        """Whether the studies of the dataset `name` were generated, as its origin says.
+
+        Raises:
+            DataError: there is no such dataset.
+        """
+        origin = self.dataset_pointer(name).get("origin") or {}
+        return bool(origin.get("source") == "phantom")
+
     def dataset(self, name: str) -> StageOutput:
         """Return the ingest output that the dataset `name` points to.
 

@@ -216,7 +216,7 @@ def _write(
     )
     values = to_values(audit, texts=found, show_texts=texts) | {
         "dataset": dataset,
-        "path": str(ingested.path),
+        "path": f"stages/{ingested.path.name}",  # in the workspace, wherever that lies
         "near_duplicate_distance": distance,
         "findings": [asdict(each) for each in find_all(audit)],
     }

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sonoray.errors import TrackingError
+from sonoray.tracking.relocate import relocate_artifacts
 from sonoray.workspace import Workspace
 
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -79,7 +80,12 @@ def open_store(workspace: Workspace, uri: str | None = None) -> Store:
     uri = uri or os.environ.get(TRACKING_URI_VARIABLE) or own
     if uri == own:
         workspace.require()
-    return connect(uri, artifact_root=workspace.root / "artifacts")
+    artifacts = workspace.root / "artifacts"
+    store = connect(uri, artifact_root=artifacts)
+    if uri == own:
+        with store.guard("cannot be brought to where its workspace lies now"):
+            relocate_artifacts(workspace.root / "mlflow.db", artifacts)
+    return store
 
 
 def connect(uri: str, *, artifact_root: Path | None = None) -> Store:

@@ -56,3 +56,14 @@ def test_all_paths_are_absolute_and_inside(tmp_path, monkeypatch):
     for path in (workspace.stages, workspace.features, workspace.runs):
         assert path.is_absolute()
         assert path.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [({"source": "phantom"}, True), ({"source": "table", "path": "phantom"}, False), (None, False)],
+)
+def test_a_dataset_is_synthetic_where_its_origin_says_so(tmp_path, origin, expected):
+    workspace = Workspace.open(tmp_path)
+    for name in ("phantom", "phantom-arm", "kidney"):
+        workspace.point_dataset(name, output(workspace, 1), origin)
+        assert workspace.is_synthetic(name) == expected

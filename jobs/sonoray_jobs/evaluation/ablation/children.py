@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from sonoray.config.canonical import canonical_json
 from sonoray.errors import DataError
 from sonoray.ingest.run import ingest, stage_of_dataset
+from sonoray.ingest.source_options import NO_OPTIONS
 from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.ablation.variants import PHANTOM, Ablation, Setting, with_values
+from sonoray_jobs.evaluation.ablation.variants import Ablation, Setting, with_values
 from sonoray_jobs.outputs import Trained, find_evaluation, find_training, open_stores
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.towers.stores import read_image_ids
 
 SPLIT = "test"
+
+_ORIGIN = {"source": "phantom", **NO_OPTIONS.to_json()}
+"""As `sonoray ingest phantom` records it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,8 @@ class Child:
     variant: str
     seed: int
     dataset: str
+    is_generated: bool
+    """Whether the dataset is made here; others must have been ingested."""
     road: RoadConfig
     tests: Mapping[str, RoadConfig]
     """The road of each evaluation, by the test's name."""
@@ -47,6 +53,8 @@ class Shared:
 
     dataset: str
     road: RoadConfig
+    is_generated: bool
+    """Whether the dataset is made here; others must have been ingested."""
     embeds: bool = True
     """False where only the towers are wanted."""
 
@@ -56,11 +64,6 @@ class Shared:
         model = self.road.model
         parts = [model.clip, model.sam, model.language, self.road.bootstrap, self.road.embed]
         return canonical_json([self.dataset, *(part.model_dump(mode="json") for part in parts)])
-
-    @property
-    def is_made(self) -> bool:
-        """Whether the dataset is generated here; others must have been ingested."""
-        return self.dataset == PHANTOM or self.dataset.startswith(f"{PHANTOM}-")
 
     def prepare(self, workspace: Workspace, address: str | None) -> Iterator[str]:
         """Make what is missing, and yield lines that say what was done.
@@ -74,8 +77,9 @@ class Shared:
             "dataset": self.dataset,
             "address": address,
         }
-        if self.is_made:
-            output = ingest(self._source(), workspace, self.road.ingest)
+        if self.is_generated:
+            self._check_free(workspace)
+            output = ingest(self._source(), workspace, self.road.ingest, origin=_ORIGIN)
             yield f"dataset {self.dataset} ({'unchanged' if output.reused else 'made'})"
         yield from bootstrap.run(**common).lines()  # type: ignore[arg-type]
         if self.embeds:
@@ -100,16 +104,26 @@ class Shared:
         """The dataset; None where it has to be generated.
 
         Raises:
-            DataError: it is missing and cannot be generated.
+            DataError: it is missing and cannot be generated, or its name is another dataset's.
         """
-        if not self.is_made:
+        if not self.is_generated:
             return workspace.dataset(self.dataset)
+        self._check_free(workspace)
         wanted = stage_of_dataset(self._source(), workspace, self.road.ingest)
         try:
             found = workspace.dataset(self.dataset)
         except DataError:
             return None
         return found if found.key == wanted.key else None
+
+    def _check_free(self, workspace: Workspace) -> None:
+        """Refuse to generate over studies that were ingested."""
+        taken = self.dataset in workspace.dataset_names()
+        if taken and not workspace.is_synthetic(self.dataset):
+            raise DataError(
+                f"dataset {self.dataset!r} was ingested, and this ablation generates phantom "
+                "studies under that name; ingest it under another one with --name"
+            )
 
     def _source(self) -> PhantomSource:
         return PhantomSource(self.road.phantom, name=self.dataset)
@@ -152,6 +166,7 @@ def _make_child(
         variant=variant,
         seed=seed,
         dataset=setting.dataset,
+        is_generated=setting.is_generated,
         road=own,
         tests={test.name: with_values(own, test.values) for test in ablation.tests},
     )
@@ -162,12 +177,15 @@ def shared_towers(ablation: Ablation, road: RoadConfig) -> list[Shared]:
     if ablation.towers is None:
         return []
     own = with_values(road, ablation.towers.values)
-    return [Shared(dataset=ablation.towers.dataset, road=own, embeds=False)]
+    towers = ablation.towers
+    return [
+        Shared(dataset=towers.dataset, road=own, is_generated=towers.is_generated, embeds=False)
+    ]
 
 
 def shared_of(child: Child) -> Shared:
     """What a child needs before it can train."""
-    return Shared(dataset=child.dataset, road=child.road)
+    return Shared(dataset=child.dataset, road=child.road, is_generated=child.is_generated)
 
 
 def shared_by(children: Iterable[Child]) -> list[Shared]:

@@ -45,6 +45,8 @@ class Setting:
     name: str = ""
     """As in `redundancy 3`; empty where there is only one."""
     values: Values = field(default_factory=dict)
+    is_generated: bool = False
+    """Whether it is made from section `phantom`; others must have been ingested."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +103,18 @@ class Request:
     label: str = DEFAULT_LABEL
     """Study label that tells modalities apart."""
 
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the dataset is the phantom's: as its origin says, its name where it has none."""
+        if self.dataset in self.workspace.dataset_names():
+            return self.workspace.is_synthetic(self.dataset)
+        return self.dataset == PHANTOM
+
+    @property
+    def setting(self) -> Setting:
+        """The dataset as it is."""
+        return Setting(dataset=self.dataset, is_generated=self.is_phantom)
+
 
 def build_ablation(name: str, road: RoadConfig, request: Request) -> Ablation:
     """Build the ablation called `name`.
@@ -111,7 +125,7 @@ def build_ablation(name: str, road: RoadConfig, request: Request) -> Ablation:
     """
     if name not in ABLATIONS:
         raise ConfigError(f"ablation {name!r} is unknown; use one of {', '.join(ABLATIONS)}")
-    if request.redundancies and (name != "sampling" or request.dataset != PHANTOM):
+    if request.redundancies and (name != "sampling" or not request.is_phantom):
         raise ConfigError(
             "--redundancy is for the sampling ablation on the phantom, whose images are made to "
             "order; leave it out"
@@ -160,7 +174,7 @@ def _visual(road: RoadConfig, request: Request) -> Ablation:
             )
             for name in fusion_types()
         ),
-        settings=(Setting(dataset=request.dataset),),
+        settings=(request.setting,),
     )
 
 
@@ -183,11 +197,11 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
         "first": {"type": "first", **keep},
         "random": {"type": "random", **keep},
     }
-    settings: tuple[Setting, ...] = (Setting(dataset=request.dataset),)
+    settings: tuple[Setting, ...] = (request.setting,)
     towers = None
-    if request.dataset == PHANTOM:
+    if request.is_phantom:
         if road.bootstrap.dataset is None:
-            towers = Setting(dataset=PHANTOM)
+            towers = Setting(dataset=PHANTOM, is_generated=True)
         others = {  # other patients than those that the towers learn from
             "phantom.seed": road.phantom.seed + 1,
             "bootstrap.dataset": road.bootstrap.dataset or PHANTOM,
@@ -196,6 +210,7 @@ def _sampling(road: RoadConfig, request: Request) -> Ablation:
             Setting(
                 name=f"redundancy {number}",
                 dataset=f"{PHANTOM}-redundancy-{number}",
+                is_generated=True,
                 values={
                     "phantom.images": [number, number],
                     "phantom.max_showing": 1,
@@ -231,7 +246,7 @@ def _balance(road: RoadConfig, request: Request) -> Ablation:
             Variant(name=f"{balance:g}", values={"model.sampling": adaptive | {"balance": balance}})
             for balance in BALANCES
         ),
-        settings=(Setting(dataset=request.dataset),),
+        settings=(request.setting,),
     )
 
 
@@ -244,7 +259,7 @@ def _site_cue(road: RoadConfig, request: Request) -> Ablation:  # noqa: ARG001 -
             Variant(name="without", values={"train.site_cue": False}),
             Variant(name="with", values={"train.site_cue": True}),
         ),
-        settings=(Setting(dataset=request.dataset),),
+        settings=(request.setting,),
     )
 
 
@@ -267,7 +282,7 @@ def _modality(road: RoadConfig, request: Request) -> Ablation:
                 for value in values
             ),
         ),
-        settings=(Setting(dataset=request.dataset),),
+        settings=(request.setting,),
         tests=tuple(
             EvaluationSet(name=value, values={"evaluate.only": {request.label: value}})
             for value in values
@@ -294,12 +309,12 @@ def _adaptive(road: RoadConfig) -> dict[str, Any]:
 
 
 def _label_values(road: RoadConfig, request: Request, split: str) -> list[str]:
-    if (request.dataset, request.label) == (PHANTOM, "organ"):  # it may not have been made yet
+    if request.is_phantom and request.label == "organ":  # it may not have been made yet
         return [organ.value for organ in road.phantom.organs]
     try:
         folder = request.workspace.dataset(request.dataset).path
     except DataError:
-        if request.dataset != PHANTOM:
+        if not request.is_phantom:
             raise
         raise DataError(
             f"the values of label {request.label!r} are not known before the phantom is made; "

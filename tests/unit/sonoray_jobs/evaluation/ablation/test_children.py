@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
+from sonoray.ingest.run import ingest as ingest_source
+from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
@@ -32,6 +34,11 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path)
 
 
+def phantom(road, name="phantom"):
+    """What children on generated studies share."""
+    return Shared(dataset=name, road=road, is_generated=True)
+
+
 def request_of(workspace: Workspace, **settings) -> Request:
     return Request(workspace=workspace, dataset="phantom", **settings)
 
@@ -50,20 +57,20 @@ def test_what_is_shared_is_listed_once(workspace):
 
 def test_other_towers_are_not_shared():
     wider = with_values(ROAD, {"model.clip.width": 64})
-    one, other = (Shared(dataset="phantom", road=road) for road in (ROAD, wider))
+    one, other = (phantom(road) for road in (ROAD, wider))
     assert one.key != other.key
     noisier = with_values(ROAD, {"train.feature_noise": 0.5})
-    assert Shared(dataset="phantom", road=noisier).key == one.key
+    assert phantom(noisier).key == one.key
 
 
 def test_the_phantom_counts_as_made_only_as_it_is_configured(workspace):
-    shared = Shared(dataset="phantom", road=ROAD)
+    shared = phantom(ROAD)
     assert shared.status(workspace) == "to do: ingest, bootstrap, embed"
     ingest.run(workspace=workspace, road=ROAD, dataset="phantom")
     assert shared.status(workspace) == "to do: bootstrap, embed"
     assert shared.find_dataset(workspace).path == workspace.dataset("phantom").path
     larger = with_values(ROAD, {"phantom.num_patients": 7})
-    assert Shared(dataset="phantom", road=larger).find_dataset(workspace) is None
+    assert phantom(larger).find_dataset(workspace) is None
 
 
 def test_a_redundancy_has_a_dataset_of_its_own_with_one_image_that_shows_the_finding(workspace):
@@ -86,7 +93,7 @@ def test_a_redundancy_has_a_dataset_of_its_own_with_one_image_that_shows_the_fin
 
 def test_a_dataset_that_cannot_be_made_must_be_there(workspace):
     with pytest.raises(DataError, match="no dataset 'busbra'"):
-        Shared(dataset="busbra", road=ROAD).status(workspace)
+        Shared(dataset="busbra", road=ROAD, is_generated=False).status(workspace)
 
 
 def test_a_plan_names_every_child_and_starts_nothing(workspace):
@@ -132,7 +139,7 @@ def test_all_redundancies_share_the_towers_of_the_plain_phantom(workspace):
 
 def test_redundancies_can_use_towers_that_are_there(workspace):
     """Fewer patients for the comparison do not make the towers' own dataset anew."""
-    next(Shared(dataset="phantom", road=ROAD).prepare(workspace, None))
+    next(phantom(ROAD).prepare(workspace, None))
     road = with_values(ROAD, {"bootstrap.dataset": "phantom", "phantom.num_patients": 4})
     ablation = build_ablation("sampling", road, request_of(workspace, redundancies=(2,)))
     assert shared_towers(ablation, road) == []
@@ -147,8 +154,49 @@ def test_towers_that_saw_the_judged_patients_are_refused(workspace):
     """The same patients under another name: their keys differ, their images do not."""
     road = with_values(ROAD, {"phantom.num_patients": 16})
     for name in ("phantom", "phantom-again"):
-        next(Shared(dataset=name, road=road).prepare(workspace, None))
+        next(phantom(road, name).prepare(workspace, None))
     shared = with_values(road, {"bootstrap.dataset": "phantom"})
     with pytest.raises(DataError, match=r"share a patient, an image .* of 'phantom', from which"):
         learned_from(workspace, shared, "phantom-again")
     assert learned_from(workspace, shared, "phantom").key == workspace.dataset("phantom").key
+
+
+def read_studies(workspace, name):
+    """Studies that were read from a table, as their origin says; here the phantom's own."""
+    source = PhantomSource(ROAD.phantom, name=name)
+    return ingest_source(
+        source, workspace, ROAD.ingest, origin={"source": "table", "path": "/archive"}
+    )
+
+
+@pytest.mark.parametrize("name", ["phantom-arm", "phantom"])
+def test_studies_that_were_read_stay_whatever_their_dataset_is_called(workspace, name):
+    before = read_studies(workspace, name)
+    larger = with_values(ROAD, {"phantom.num_patients": 7})
+    ablation = build_ablation("balance", larger, Request(workspace=workspace, dataset=name))
+    (shared,) = shared_by(make_children(ablation, larger, [0]))
+    assert not shared.is_generated
+    assert shared.find_dataset(workspace).key == before.key
+    assert shared.status(workspace) == "to do: bootstrap, embed"
+    with pytest.raises(ConfigError, match="--redundancy is for"):
+        build_ablation(
+            "sampling", larger, Request(workspace=workspace, dataset=name, redundancies=(2,))
+        )
+
+
+def test_no_study_is_generated_over_those_that_were_read(workspace):
+    read_studies(workspace, "phantom-redundancy-2")
+    request = Request(workspace=workspace, dataset="phantom", redundancies=(2,))
+    ablation = build_ablation("sampling", ROAD, request)
+    (shared,) = shared_by(make_children(ablation, ROAD, [0]))
+    for use in (shared.status, lambda each: next(shared.prepare(each, None))):
+        with pytest.raises(DataError, match="'phantom-redundancy-2' was ingested, and this"):
+            use(workspace)
+
+
+def test_generated_studies_are_synthetic_under_any_name(workspace):
+    next(phantom(ROAD, "kidney").prepare(workspace, None))
+    assert workspace.is_synthetic("kidney")
+    ablation = build_ablation("balance", ROAD, Request(workspace=workspace, dataset="kidney"))
+    (shared,) = shared_by(make_children(ablation, ROAD, [0]))
+    assert shared.is_generated

@@ -69,6 +69,7 @@ def outcome(folder: Path, variant: str, seed: int) -> tuple[Child, Outcome]:
         setting="redundancy 3",
         variant=variant,
         seed=seed,
+        is_generated=True,
         dataset="phantom-redundancy-3",
         road=RoadConfig(),
         tests={},
