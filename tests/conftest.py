@@ -128,9 +128,10 @@ class FinishedRoad:
     exported: export.Exported
 
     def copy(self, folder: Path, *parts: str) -> Workspace:
-        """A workspace of its own with some of this one's folders."""
+        """A workspace of its own with some of this one's folders; nothing is trained in it."""
+        trainings = shutil.ignore_patterns("train-*")
         for part in parts:
-            shutil.copytree(self.workspace.root / part, folder / part)
+            shutil.copytree(self.workspace.root / part, folder / part, ignore=trainings)
         return Workspace.open(folder)
 
 

@@ -4,38 +4,23 @@
 job that makes it needs as well. Nothing here starts, loads or changes anything.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonoray.config.canonical import content_hash
-from sonoray.digests.code import code_digest
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import Stage, StageOutput, find_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
 from sonoray_jobs.towers.keys import PARTS, stage_of
 from sonoray_jobs.towers.stores import features_root, stores_of, tower_fingerprints
 
-TRAINING_PLACEMENT = {
-    "num_workers",
-    "cpus_per_worker",
-    "data_cpus",
-    "gpus_per_worker",
-    "max_failures",
-}
-"""Where the training runs, which may change when it is resumed: checkpoints fit any number of
-workers."""
-
-EVALUATION_PLACEMENT = {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}
-"""Settings that decide where answers are made and how many at once, and not which."""
-
-RESULT = "result.json"
-"""File of a training that is finished."""
+CHECKPOINT = "checkpoint"
+"""Folder of a finished training's checkpoint, in its output."""
 
 TRAINING_CODE = ("sonoray_jobs.training.worker",)
 """Entry module of what decides what is learned."""
@@ -63,7 +48,16 @@ class Trained:
     """Of the last epoch."""
     reused: bool
     elapsed_s: float | None = None
-    """Wall time of the attempt that ended it; None where an older version trained it."""
+    """Wall time of the attempt that ended it."""
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    """Section `evaluate` of the road that it was trained with: under it, MLflow's names of an
+    evaluation are plain (`sonoray_jobs.evaluation.predictions.shown_name`)."""
+
+    @classmethod
+    def read(cls, output: StageOutput) -> "Trained":
+        """Read the output of a training's stage."""
+        summary = output.manifest["summary"]
+        return cls(checkpoint=output.path / CHECKPOINT, reused=output.reused, **summary)
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -123,19 +117,32 @@ def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[st
     return stores_of(features_root(workspace, road), road.model, road.embed.dtype, fingerprints)
 
 
-def run_name(road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOutput]) -> str:
-    """Name of the run that this road makes of this dataset: `<source>-<hash>`."""
+def training_stage(
+    road: RoadConfig, dataset: StageOutput, parts: Mapping[str, StageOutput]
+) -> Stage:
+    """The stage that trains the road's model on a dataset.
+
+    One that goes on with the training of other code (`train.resume`) is another stage.
+    """
     source = str(dataset.manifest["name"]).removeprefix("ingest-")
-    decisive = {
-        "train": road.train.model_dump(mode="json", exclude=TRAINING_PLACEMENT),
-        # where the parts' weights lie is not decisive: the parts stand below, by content
-        "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
-        "dtype": road.embed.dtype,
-        "dataset": dataset.key,
-        "parts": {part: output.key for part, output in parts.items()},
-        "code": code_digest(*TRAINING_CODE),
-    }
-    return f"{source}-{content_hash(decisive)[:12]}"
+    resumed = {"resumed": road.train.resume} if road.train.resume else {}
+    return Stage(
+        name=f"train-{source}",
+        config={
+            "train": road.train.model_dump(mode="json", exclude={*TRAINING_PLACEMENT, "resume"}),
+            # where the parts' weights lie is not decisive: the parts are inputs, by content
+            "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
+            "dtype": road.embed.dtype,
+            **resumed,
+        },
+        inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],
+        code=TRAINING_CODE,
+    )
+
+
+def training_name(stage: Stage) -> str:
+    """What a training is called, also in MLflow: `<source>-<hash>`."""
+    return stage.path(Path()).name.removeprefix("train-")
 
 
 def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Trained:
@@ -145,23 +152,13 @@ def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Train
         DataError: it was never finished; the message says which command does it.
     """
     parts = find_parts(workspace, road, dataset)
-    name = run_name(road, workspace.dataset(dataset), parts)
-    found = read_result(workspace, name)
-    if found is None:
+    stage = training_stage(road, workspace.dataset(dataset), parts)
+    if not stage.is_made(workspace.stages):
         raise DataError(
-            f"no finished training {name!r} for this config; run: sonoray train --dataset "
-            f"{dataset} with the same --config and --set"
+            f"no finished training {training_name(stage)!r} for this config; run: sonoray train "
+            f"--dataset {dataset} with the same --config and --set"
         )
-    return found
-
-
-def read_result(workspace: Workspace, name: str) -> Trained | None:
-    """Return the finished training of this name, None where there is none."""
-    path = workspace.runs / name / RESULT
-    if not path.is_file():
-        return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Trained(**{**values, "checkpoint": Path(values["checkpoint"]), "reused": True})
+    return Trained.read(find_stage(stage, workspace.stages, fix=""))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +195,7 @@ def answer_settings(road: RoadConfig) -> dict[str, Any]:
     return road.model_dump(
         mode="json",
         include=sections,
-        exclude={"train": TRAINING_PLACEMENT, "evaluate": EVALUATION_PLACEMENT},
+        exclude={"train": set(TRAINING_PLACEMENT), "evaluate": set(EVALUATION_PLACEMENT)},
     )
 
 
@@ -208,7 +205,7 @@ def evaluation_stage(
     """The stage that evaluates a finished training on a split."""
     return Stage(
         name=f"evaluate-{dataset}-{split}",
-        config=road.evaluate.model_dump(mode="json", exclude=EVALUATION_PLACEMENT),
+        config=road.evaluate.model_dump(mode="json", exclude=set(EVALUATION_PLACEMENT)),
         inputs=[output.key, trained.name, trained.run_id],
         code=_EVALUATION_CODE,
     )
@@ -230,7 +227,10 @@ def find_evaluation(
 def export_stage(
     road: RoadConfig, dataset: StageOutput, trained: Trained, parts: Mapping[str, StageOutput]
 ) -> Stage:
-    """The stage that exports a finished training; its `config` is the model's provenance."""
+    """The stage that exports a finished training; its `config` is the model's provenance.
+
+    How it is evaluated, where it is registered and how it is served make no other model.
+    """
     return Stage(
         name=f"export-{road.export.name}",
         config={
@@ -238,7 +238,6 @@ def export_stage(
             "run_id": trained.run_id,
             "training": trained.name,
             "dataset": dataset.key,
-            "config": content_hash(road),
         },
         inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
         code=_EXPORT_CODE,

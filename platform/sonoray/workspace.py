@@ -1,12 +1,12 @@
 """The workspace: one folder that holds everything a road makes.
 
 ```
-<workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, evaluate, export (sonoray.stages)
+<workspace>/stages/<name>-<hash>/    outputs of ingest, bootstrap, train, ... (sonoray.stages)
            /stages/.contents/         digests of weights of others (sonoray.digests.content)
            /datasets/<name>.json     which ingest output a dataset's name means now, and its origin
            /spool/<name>/            objects of a server that wait for their ingest (0700)
            /features/<fingerprint>/  feature store, one folder per tower (sonoray.features.store)
-           /runs/<name>/             Ray Train storage: checkpoints, the MLflow run id
+           /runs/<name>/             a training while it goes: checkpoints, the MLflow run id
            /models/<digest>/         registered models that a tracking server delivered
            /mlflow.db, /artifacts/   MLflow's store, where no tracking server is configured
            /identity.key             secret of the patient keys (0600)

@@ -13,7 +13,7 @@ from sonoray_jobs.evaluation.ablation import ablate
 from sonoray_jobs.evaluation.ablation.children import make_children, shared_by
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.outputs import evaluation_stage, find_parts, run_name
+from sonoray_jobs.outputs import evaluation_stage, find_parts, training_name, training_stage
 from sonoray_jobs.training.train import sole_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -43,7 +43,7 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
         "  with, seed 1: to train",
     ]
 
-    with sole_training(workspace.runs / run_name(cued.road, dataset, parts)):
+    with sole_training(workspace.runs / training_name(training_stage(cued.road, dataset, parts))):
         first = ablate.run(**given, parallel=2)
     assert first.exit_code == 1
     assert list(first.failures) == [cued.label]

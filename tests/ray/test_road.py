@@ -291,6 +291,30 @@ def test_an_evaluation_that_mlflow_misses_is_not_finished(finished_road):
     assert not list(finished_road.workspace.stages.glob("*evaluate-phantom-validation-*"))
 
 
+def test_a_copied_workspace_never_reads_the_first_one(finished_road, tmp_path):
+    first = finished_road.workspace.root
+    copied = Workspace.open(shutil.copytree(first, tmp_path / "copy"))
+    hidden = first.rename(first.with_name(f"{first.name}-hidden"))
+    try:
+        trained = train.run(**arguments(finished_road, copied))
+        assert trained.reused
+        assert trained.checkpoint.is_relative_to(copied.root)
+        evaluated = evaluate.run(**arguments(finished_road, copied), split="validation", gallery=1)
+        assert not evaluated.output.reused
+        exported = export.run(**arguments(finished_road, copied))
+        assert exported.version == finished_road.exported.version
+        folder = resolve_model(open_store(copied), exported.uri, copied.models)
+        assert folder.is_relative_to(copied.root)
+        assert load_assistant(folder).site_cue
+        assert not first.exists()
+    finally:
+        hidden.rename(first)
+    told = str(first).encode()
+    for file in copied.root.rglob("*"):
+        if file.is_file() and not file.name.startswith("mlflow.db"):  # of which MLflow reads rows
+            assert told not in file.read_bytes(), file
+
+
 def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
     workspace = finished_road.workspace
     assert finished_road.exported.uri == "models:/llava-ultra@champion"

@@ -15,8 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sonoray.digests.code import code_digest
+from sonoray.errors import ClusterError
 from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
+from sonoray_jobs import outputs
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.outputs import TRAINING_CODE
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training import train
 from sonoray_jobs.training.checkpoint import read_position
@@ -106,6 +111,7 @@ def cut_power(workspace: Workspace, elsewhere: Workspace) -> None:
     target = elsewhere.runs / run.name
     shutil.copytree(run / name, target / name)
     shutil.copy(run / SNAPSHOT, target)
+    shutil.copy(run / "training.json", target)
     assert registered(elsewhere) == [name]
 
 
@@ -145,7 +151,9 @@ def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
     assert [step for step, _ in reported].count(first_step) == 1, "it began anew"
 
 
-def test_one_worker_goes_on_where_two_stopped(finished_road, tmp_path):
+def test_one_worker_of_other_code_goes_on_where_two_stopped(
+    finished_road, tmp_path, monkeypatch, caplog
+):
     """The same global batches, so only the order of summation differs.
 
     Without dropout, whose masks belong to ranks, and without sampling losses, which compare the
@@ -167,9 +175,20 @@ def test_one_worker_goes_on_where_two_stopped(finished_road, tmp_path):
     whole = train.run(workspace=workspace, road=two, dataset=DATASET)
     cut.join()
     halfway = state(elsewhere.runs / whole.name / registered(elsewhere)[0])
-    resumed = train.run(workspace=elsewhere, road=one, dataset=DATASET)
+    monkeypatch.setattr(
+        "sonoray.stages.code_digest",
+        lambda *entries: "other" if entries == TRAINING_CODE else code_digest(*entries),
+    )
+    with pytest.raises(ClusterError):  # it would start anew, and says how not to
+        train.run(workspace=elsewhere, road=one, dataset=DATASET, address="127.0.0.1:9")
+    assert f"other code left training {whole.name} of this configuration" in caplog.text
+    assert f"--set train.resume={whole.name}" in caplog.text
+    again = with_values(one, {"train.resume": whole.name})
+    resumed = train.run(workspace=elsewhere, road=again, dataset=DATASET)
 
-    assert resumed.name == whole.name
+    assert resumed.name != whole.name
+    assert outputs.find_training(elsewhere, again, DATASET).checkpoint == resumed.checkpoint
+    assert not list(elsewhere.runs.glob("*/checkpoint_*"))
     assert len(history(elsewhere, resumed.run_id, "loss")) == 1, "it began anew"
     assert read_position(resumed.checkpoint) == read_position(whole.checkpoint)
     expected, found = state(whole.checkpoint), state(resumed.checkpoint)

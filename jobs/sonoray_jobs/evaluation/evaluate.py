@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.files.json_files import write_json
 from sonoray.metrics import Estimate
@@ -22,7 +21,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, judged, read_tokenizer
 from sonoray_jobs.evaluation.gallery import make_gallery
 from sonoray_jobs.evaluation.judge import write_report
-from sonoray_jobs.evaluation.predictions import SETTINGS, headlines
+from sonoray_jobs.evaluation.predictions import SETTINGS, headlines, shown_name
 from sonoray_jobs.evaluation.questions import asked_studies, training_answers
 from sonoray_jobs.outputs import (
     Trained,
@@ -36,7 +35,7 @@ from sonoray_jobs.road.config import RoadConfig
 DEFAULT_GALLERY = 6
 """Studies in the gallery."""
 
-_LOGGED = ("closed.md", "text.md", "metrics.json", "scores.png", "roc.png")
+_LOGGED = ("closed.md", "text.md", "metrics.json", SETTINGS, "scores.png", "roc.png")
 """Files of an evaluation that hold nothing of a patient; not every one has all."""
 
 
@@ -163,9 +162,8 @@ def _evaluate(
     write_json(folder / SETTINGS, answer_settings(road))
     learned = training_answers(workspace.dataset(dataset).path, road)
     metrics = write_report(folder, predictions, learned, road.evaluate)
-    shown = "-".join([studies[0].split, *road.evaluate.only.values()])
-    if road.evaluate.topics:  # else it would overwrite parts of the whole evaluation
-        shown += f"-topics-{content_hash(sorted(road.evaluate.topics))[:6]}"
+    settings = road.evaluate.model_dump(mode="json")
+    shown = shown_name(studies[0].split, settings, trained.evaluate)
     artifacts = {
         f"evaluation/{shown}/{name}": folder / name for name in _LOGGED if (folder / name).exists()
     }

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sonoray.config.canonical import content_hash
 from sonoray.metrics import AnswerRecord
 from sonoray.metrics.picks import Pick
+from sonoray_jobs.road.placement import EVALUATION_PLACEMENT
 
 SETTINGS = "settings.json"
 """File of an evaluation: the settings behind its answers, for comparing it with another one."""
@@ -74,3 +76,23 @@ def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
     for topic, scores in metrics["text"].items():
         names |= {f"{prefix}/{topic}/{name}": scores[name] for name in TEXT_HEADLINES}
     return {name: estimate["value"] for name, estimate in names.items() if estimate is not None}
+
+
+def shown_name(split: str, settings: Mapping[str, Any], of_training: Mapping[str, Any]) -> str:
+    """First part of an evaluation's names in MLflow, where all those of a run stand together.
+
+    It is the split with the values of `only`, as `test-liver`, where all else is as the run's
+    parameters say; else it ends in a hash of what differs, so that none overwrites another.
+
+    Args:
+        split: name of the split.
+        settings: section `evaluate`, as JSON values.
+        of_training: the section that the run was trained with.
+    """
+    differing = {
+        key: value
+        for key, value in settings.items()
+        if key != "only" and key not in EVALUATION_PLACEMENT and value != of_training.get(key)
+    }
+    name = "-".join([split, *settings["only"].values()])
+    return f"{name}-{content_hash(differing)[:6]}" if differing else name

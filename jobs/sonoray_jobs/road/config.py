@@ -111,7 +111,8 @@ class EvaluateConfig(Config):
     """Labels that an evaluated study must have, as in {organ = "liver"}; empty takes all."""
     topics: tuple[str, ...] = ()
     """Topics that are asked, as in ["margin", "pathology"]; empty asks all. Reports and other free
-    texts take most of an evaluation's time. MLflow names such metrics by a hash of the topics."""
+    texts take most of an evaluation's time. Other topics than the training's road has get names of
+    their own in MLflow."""
     positive_options: dict[str, str] = Field(default_factory=dict)
     """By topic: the option that counts as positive in the AUC; the last one where absent."""
     bootstrap_samples: int = Field(default=2000, ge=1000)

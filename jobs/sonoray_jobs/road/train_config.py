@@ -62,6 +62,10 @@ class TrainConfig(Config):
     """How often Ray Train restarts after a lost worker before it gives up."""
     matmul_precision: MatmulPrecision = "highest"
     seed: int = 0
+    resume: str = Field(default="", pattern=r"^[\w.\-]*$")
+    """Name of an unfinished training of this configuration by other code, to go on with; `train`
+    says where there is one. The outcome is a training of its own, and later steps need the same
+    value."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":

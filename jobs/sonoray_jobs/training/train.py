@@ -1,11 +1,16 @@
 """Train: Ray Train workers with DeepSpeed, one MLflow run, resumable by rerunning the command.
 
-The run's name is the hash of everything that decides the outcome, so the same command finds its own
-checkpoints: after a crash it goes on, after the end it is a no-op.
+A finished training is a stage of the workspace (`outputs.training_stage`) and holds its checkpoint.
+While it goes, Ray Train keeps checkpoints in `runs/<name>`; the name is the hash of everything that
+decides the outcome, so the same command finds them: after a crash it goes on, after the end it is a
+no-op. What other code left unfinished is named (`unfinished`).
 """
 
 import fcntl
+import logging
 import math
+import os
+import shutil
 import signal
 import threading
 import time
@@ -15,15 +20,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import ConfigError, DataError, JobFailedError
-from sonoray.files.json_files import write_json
+from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
-from sonoray_jobs.outputs import RESULT, Trained, find_parts, open_stores, read_result, run_name
+from sonoray_jobs.outputs import (
+    CHECKPOINT,
+    Trained,
+    find_parts,
+    find_training,
+    open_stores,
+    training_name,
+    training_stage,
+)
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.towers.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 from sonoray_jobs.training.studies import iter_training_studies
+from sonoray_jobs.training.unfinished import (
+    LOCK,
+    check_resumable,
+    clear_working_folder,
+    find_unfinished,
+    has_checkpoint,
+    record_of,
+    write_record,
+)
 from sonoray_jobs.training.worker import TrainJob
 
 if TYPE_CHECKING:
@@ -32,7 +54,7 @@ if TYPE_CHECKING:
     from sonoray.cluster.step_board import StepBoard
     from sonoray.tracking.callback import MlflowRunCallback
 
-_LOCK = ".lock"
+logger = logging.getLogger(__name__)
 
 _MAX_FAILED_STARTS = 5
 """How often Ray Train tries again, after a minute each, to get the workers' resources; by default
@@ -63,17 +85,20 @@ def run(
     Raises:
         DataError: an earlier step is missing, a text does not fit the context, or `train.only` and
             `train.site_cue` do not fit.
-        ConfigError: the workers would leave no CPU for Ray Data.
+        ConfigError: the workers would leave no CPU for Ray Data, or `train.resume` names none that
+            may be gone on with.
         ClusterError: the cluster cannot be reached or is too small.
         TrackingError: MLflow cannot be reached.
         JobFailedError: the training itself failed, or another process is at it.
     """
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
-    name = run_name(road, output, parts)
-    finished = read_result(workspace, name)
-    if finished is not None:
-        return finished
+    stage = training_stage(road, output, parts)
+    if stage.is_made(workspace.stages):
+        return find_training(workspace, road, dataset)
+    name = training_name(stage)
+    record = record_of(stage, {"dataset": output, **parts})
+    work = _working_folder(workspace, road, name, record)
     stores = open_stores(workspace, road, dataset)
     image_ids = read_image_ids(output.path)
     for tower, store in stores.items():
@@ -113,10 +138,10 @@ def run(
     }
     with ray_session(address), ExitStack() as stack:
         check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-        stack.enter_context(sole_training(workspace.runs / name))
-        finished = read_result(workspace, name)  # another process may just have ended it
-        if finished is not None:
-            return finished
+        stack.enter_context(sole_training(work))
+        if stage.is_made(workspace.stages):  # another process may just have ended it
+            return find_training(workspace, road, dataset)
+        write_record(work, record)
         num_workers = road.train.num_workers
         require_cpus(
             num_workers * road.train.cpus_per_worker,
@@ -127,30 +152,66 @@ def run(
         with held_run(
             tracking,
             workspace.runs,
-            name,
+            work.name,
             config=road.model_dump(mode="json"),
             tags=all_tags,
             experiment=road.experiment,
         ) as run_id:
             callback = MlflowRunCallback(uri=tracking.uri, run_id=run_id)
             start = time.monotonic()
-            result = _fit(job, workspace.runs, name, callback, board)
+            result = _fit(job, workspace.runs, work.name, callback, board)
             if result.error is not None or result.checkpoint is None:
                 raise JobFailedError(f"training {name!r} failed: {result.error}")
-            trained = Trained(
-                name=name,
-                run_id=run_id,
-                checkpoint=Path(result.checkpoint.path),
-                metrics={
+            checkpoint = Path(result.checkpoint.path)
+            summary = {
+                "name": name,
+                "run_id": run_id,
+                "metrics": {
                     key: float(value)
                     for key, value in (result.metrics or {}).items()
                     if isinstance(value, (int, float))
                 },
-                reused=False,
-                elapsed_s=time.monotonic() - start,
+                "elapsed_s": time.monotonic() - start,
+                "evaluate": road.evaluate.model_dump(mode="json"),
+            }
+            made = run_stage(
+                stage, workspace.stages, lambda folder: _keep(checkpoint, folder, summary)
             )
-            write_json(workspace.runs / name / RESULT, trained.to_json())
-    return trained
+        clear_working_folder(work)
+    return Trained.read(made)
+
+
+def _working_folder(
+    workspace: Workspace, road: RoadConfig, name: str, record: Mapping[str, str]
+) -> Path:
+    """Where the training's checkpoints are while it goes; says what other code left unfinished."""
+    if road.train.resume:
+        check_resumable(workspace, road.train.resume, record)
+        return workspace.runs / road.train.resume
+    work = workspace.runs / name
+    others = [other for other in find_unfinished(workspace, record) if other != name]
+    if others and not has_checkpoint(work):
+        logger.warning(
+            "other code left training %s of this configuration unfinished; this one, %s, starts "
+            "anew. To go on with it: Ctrl-C, and --set train.resume=%s here and in what follows",
+            others[-1],
+            name,
+            others[-1],
+        )
+    return work
+
+
+def _keep(checkpoint: Path, folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Put a checkpoint into the stage's output, without copying where the disk is the same."""
+    shutil.copytree(checkpoint, folder / CHECKPOINT, copy_function=_link_or_copy)
+    return summary
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _fit(
@@ -202,7 +263,7 @@ def sole_training(folder: Path) -> Iterator[None]:
         JobFailedError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a") as lock:
+    with (folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

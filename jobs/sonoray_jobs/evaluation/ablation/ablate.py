@@ -354,7 +354,7 @@ def _report(
             "parent": parent,
             "bootstrap": bootstrap.model_dump(mode="json"),
             "failures": sorted(failures),
-            "trainings": [left.trained.to_json() | {"reused": True} for _, left in outcomes],
+            "trainings": [[left.trained.name, left.trained.run_id] for _, left in outcomes],
         },
         inputs=[found.key for _, left in outcomes for found in left.evaluations.values()],
         code=_CODE,

@@ -1,0 +1,125 @@
+"""Names of what a road makes: everything that decides an output is in its key, and nothing else."""
+
+import pytest
+
+from sonoray.stages import StageOutput
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.outputs import (
+    Trained,
+    evaluation_stage,
+    export_stage,
+    training_name,
+    training_stage,
+)
+from sonoray_jobs.road.config import RoadConfig
+
+ROAD = RoadConfig()
+
+
+def output(path, key="d", name="ingest-phantom"):
+    return StageOutput(path=path, manifest={"key": key * 64, "name": name}, reused=True)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return output(tmp_path)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return {part: output(tmp_path, key) for part, key in zip(("clip", "sam"), "cs", strict=True)}
+
+
+def trained(path, name="phantom-1"):
+    return Trained(name=name, run_id="r", checkpoint=path, metrics={}, reused=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train.seed", 7),
+        ("train.site_cue", True),
+        ("train.resume", "phantom-0123456789ab"),
+        ("model.lora.rank", 3),
+        ("embed.dtype", "int8"),
+    ],
+)
+def test_a_setting_that_decides_what_is_learned_makes_another_training(
+    dataset, parts, setting, value
+):
+    stage = training_stage(with_values(ROAD, {setting: value}), dataset, parts)
+    assert stage.key != training_stage(ROAD, dataset, parts).key
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train.num_workers", 3),
+        ("train.cpus_per_worker", 0.25),
+        ("model.language.source", "/some/where"),
+        ("serve.limits.max_images", 8),
+        ("evaluate.max_tokens", 8),
+        ("embed.batch_size", 32),
+    ],
+)
+def test_where_it_runs_and_what_comes_after_makes_no_other_training(dataset, parts, setting, value):
+    stage = training_stage(with_values(ROAD, {setting: value}), dataset, parts)
+    assert stage.key == training_stage(ROAD, dataset, parts).key
+
+
+def test_other_inputs_or_code_make_another_training(tmp_path, dataset, parts, monkeypatch):
+    known = training_stage(ROAD, dataset, parts)
+    assert training_name(known) == f"phantom-{known.key[:12]}"
+    before = known.key
+    assert training_stage(ROAD, output(tmp_path, "e"), parts).key != before
+    assert training_stage(ROAD, dataset, parts | {"sam": output(tmp_path, "t")}).key != before
+    monkeypatch.setattr("sonoray.stages.code_digest", lambda *entries: "other code")
+    assert known.key != before
+
+
+def test_an_evaluation_follows_from_its_training_its_data_and_its_settings(tmp_path, dataset):
+    def key(road=ROAD, name="phantom-1", data=dataset, split="test"):
+        return evaluation_stage(road, "phantom", data, trained(tmp_path, name), split).key
+
+    assert key(with_values(ROAD, {"evaluate.actors": 7})) == key()
+    others = [
+        key(name="phantom-2"),
+        key(data=output(tmp_path, "e")),
+        key(split="validation"),
+        key(with_values(ROAD, {"evaluate.max_tokens": 7})),
+        key(with_values(ROAD, {"evaluate.positive_options": {"pathology": "良性"}})),
+        key(with_values(ROAD, {"evaluate.seed": 7})),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("serve.limits.max_images", 8),
+        ("evaluate.actors", 5),
+        ("evaluate.max_tokens", 5),
+        ("export.alias", "candidate"),
+        ("experiment", "other"),
+        ("embed.actors", 1),
+    ],
+)
+def test_a_model_is_the_same_however_it_is_judged_registered_and_served(
+    tmp_path, dataset, parts, setting, value
+):
+    road = with_values(ROAD, {setting: value})
+    assert export_stage(road, dataset, trained(tmp_path), parts).key == (
+        export_stage(ROAD, dataset, trained(tmp_path), parts).key
+    )
+
+
+def test_another_training_or_part_is_another_model(tmp_path, dataset, parts):
+    keys = {
+        export_stage(ROAD, dataset, trained(tmp_path), parts).key,
+        export_stage(ROAD, dataset, trained(tmp_path, "phantom-2"), parts).key,
+        export_stage(ROAD, dataset, trained(tmp_path), parts | {"sam": output(tmp_path, "t")}).key,
+        export_stage(
+            with_values(ROAD, {"export.name": "other"}), dataset, trained(tmp_path), parts
+        ).key,
+    }
+    assert len(keys) == 4
