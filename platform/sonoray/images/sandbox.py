@@ -7,7 +7,9 @@ killed host. A task that fails, whatever way, is a `RejectedImageError` with a r
 finds a working process.
 
 `concurrent.futures.ProcessPoolExecutor` would be less code, but one crash breaks it whole and takes
-the innocent tasks with it; hence one thread with one process and one pipe for each worker.
+the innocent tasks with it; hence one thread with one process and one pipe for each worker. So does
+pebble 5.2: its workers share one pipe, and where one was killed while it sent a large result, the
+next task timed out and the others ended in `BrokenProcessPool` after 120 s.
 """
 
 import multiprocessing

@@ -9,6 +9,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from sonoray.study.contract import Study
 from sonoray.study.near_duplicates import connected_labels, group_near_duplicates
 
@@ -49,7 +51,7 @@ def link_patients(
         for image in study.images
         if hashes[image.image_id]
     ]
-    labels = connected_labels(len(patients) + len(looks), edges)
+    labels = connected_labels(len(patients) + len(looks), [np.array(edges).reshape(-1, 2)])
     return {patient: patients[label] for patient, label in zip(patients, labels, strict=False)}
 
 

@@ -5,6 +5,9 @@ What ends all of them, because the server is gone or refuses us, is an error of 
 
 Made again are requests that met no server, silence, a connection that broke, an answer that was cut
 off, and the statuses 408, 429 and 5xx. Redirects are not followed: credentials would follow them.
+
+dicomweb-client 0.61 was read and not taken: it collects a part in memory without a cap, follows
+redirects, knows no Retry-After, and its errors and log lines quote URLs and UIDs.
 """
 
 import logging

@@ -90,7 +90,7 @@ def test_banding_finds_exactly_what_comparing_all_pairs_finds(data):
         for b, other in enumerate(hashes)
         if a < b and one is not None and other is not None and distance(one, other) <= limit
     ]
-    assert group_near_duplicates(hashes, limit) == connected_labels(len(hashes), pairs)
+    assert group_near_duplicates(hashes, limit) == reference_labels(len(hashes), pairs)
 
 
 def test_the_limit_is_inclusive():
@@ -160,7 +160,12 @@ def reference_labels(count, pairs):
 )
 def test_connected_labels_are_the_smallest_reachable_node(graph):
     count, pairs = graph
-    assert connected_labels(count, pairs) == reference_labels(count, pairs)
+    pieces = [np.array(pairs, dtype=np.int64).reshape(-1, 2)[start::3] for start in range(3)]
+    wanted = reference_labels(count, pairs)
+    assert connected_labels(count, pieces) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "_MOST_PAIRS", 2)  # joined piece by piece
+        assert connected_labels(count, pieces) == wanted
 
 
 def test_many_images_take_seconds():
