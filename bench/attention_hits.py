@@ -22,7 +22,7 @@ from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import read_features
-from sonoray_jobs.outputs import find_training, locate, open_stores
+from sonoray_jobs.outputs.find import find_training, locate, open_stores
 from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.training.restore import load_trained
 

@@ -28,7 +28,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.evaluation.predictions import to_pick
-from sonoray_jobs.outputs import find_training, locate, open_stores
+from sonoray_jobs.outputs.find import find_training, locate, open_stores
 from sonoray_jobs.road.config import load_road
 
 BATCH = 16

@@ -27,7 +27,7 @@ from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs import open_stores
+from sonoray_jobs.outputs.find import open_stores
 from sonoray_jobs.road.config import load_road
 
 PENALTIES = (0.001, 0.01, 0.1)

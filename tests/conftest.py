@@ -25,8 +25,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from sonoray.cluster.session import ray_session
 from sonoray.workspace import Workspace
-from sonoray_jobs import demo, outputs
+from sonoray_jobs import demo
 from sonoray_jobs.evaluation import evaluate
+from sonoray_jobs.outputs import find as outputs
 from sonoray_jobs.release import export
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed

@@ -42,8 +42,8 @@ from record import RESULTS, machine, write_result
 from sonoray.cluster.scratch import scratch_folder
 from sonoray.stages import StageOutput, file_digests
 from sonoray.workspace import Workspace
+from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig, load_road
-from sonoray_jobs.towers.stores import TOWERS
 
 if TYPE_CHECKING:
     from ray._private.node import Node

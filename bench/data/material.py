@@ -24,10 +24,10 @@ from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 from sonoray.study.image_table import ImageTableWriter, PreparedImage
 from sonoray.workspace import Workspace
+from sonoray_jobs.outputs.stores import TOWERS, stores_of
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.embed import tower_stages
 from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage
-from sonoray_jobs.towers.stores import TOWERS, stores_of
 
 IMAGES_PER_STUDY = 5
 NULL_SIDE = 16

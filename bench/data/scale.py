@@ -31,9 +31,9 @@ from llava_ultra.towers.pixels import letterbox
 from sonoray.images.decode import decode_stored, encode_png
 from sonoray.phantom import PhantomConfig, plan_study, render_view
 from sonoray.study.contract import Study, StudyImage, write_studies
+from sonoray_jobs.outputs.stores import TOWERS, stores_of
 from sonoray_jobs.release import describe
 from sonoray_jobs.road.config import RoadConfig, load_road
-from sonoray_jobs.towers.stores import TOWERS, stores_of
 
 SIDE = 1024
 """Pixels of an archive's image."""

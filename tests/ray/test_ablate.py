@@ -13,7 +13,7 @@ from sonoray_jobs.evaluation.ablation import ablate
 from sonoray_jobs.evaluation.ablation.children import make_children, shared_by
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.outputs import evaluation_stage, find_parts, training_name, training_stage
+from sonoray_jobs.outputs.find import evaluation_stage, find_parts, training_name, training_stage
 from sonoray_jobs.training.train import sole_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.outputs import open_stores
-from sonoray_jobs.towers.stores import read_image_ids
+from sonoray_jobs.outputs.find import open_stores
+from sonoray_jobs.outputs.stores import read_image_ids
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -25,10 +25,10 @@ from sonoray.tracking.connection import open_store
 from sonoray.tracking.registry import resolve_model
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import evaluate
-from sonoray_jobs.outputs import open_stores
+from sonoray_jobs.outputs.find import open_stores
+from sonoray_jobs.outputs.stores import read_image_ids
 from sonoray_jobs.release import export
 from sonoray_jobs.towers import bootstrap, embed
-from sonoray_jobs.towers.stores import read_image_ids
 from sonoray_jobs.training import train
 from sonoray_jobs.training.checkpoint import Position, read_position
 from sonoray_jobs.training.worker import set_trainable

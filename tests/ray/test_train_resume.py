@@ -19,9 +19,9 @@ from sonoray.digests.code import code_digest
 from sonoray.errors import ClusterError
 from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
-from sonoray_jobs import outputs
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.outputs import TRAINING_CODE
+from sonoray_jobs.outputs import find as outputs
+from sonoray_jobs.outputs.find import TRAINING_CODE
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training import train
 from sonoray_jobs.training.checkpoint import read_position

@@ -35,7 +35,7 @@ from sonoray.study.contract import Study, Turn
 from sonoray_jobs.training.restore import load_trained
 
 if TYPE_CHECKING:
-    from sonoray_jobs.outputs import TrainedParts
+    from sonoray_jobs.outputs.find import TrainedParts
 
 _NO_LIMIT = 10**9
 

@@ -23,7 +23,7 @@ from sonoray_jobs.evaluation.gallery import make_gallery
 from sonoray_jobs.evaluation.judge import write_report
 from sonoray_jobs.evaluation.predictions import SETTINGS, headlines, shown_name
 from sonoray_jobs.evaluation.questions import asked_studies, training_answers
-from sonoray_jobs.outputs import (
+from sonoray_jobs.outputs.find import (
     Trained,
     answer_settings,
     evaluation_stage,
@@ -189,7 +189,7 @@ def _answer(
     from sonoray.cluster.progress import progress
     from sonoray.cluster.session import ray_session, require_cpus
     from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
-    from sonoray_jobs.outputs import locate
+    from sonoray_jobs.outputs.find import locate
 
     settings = road.evaluate
     model = locate(workspace, road, dataset, trained)

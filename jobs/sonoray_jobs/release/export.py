@@ -7,7 +7,7 @@ from typing import Any
 
 from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs import export_stage, find_parts, find_training, locate
+from sonoray_jobs.outputs.find import export_stage, find_parts, find_training, locate
 from sonoray_jobs.road.config import RoadConfig
 
 

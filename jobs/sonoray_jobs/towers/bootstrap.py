@@ -17,10 +17,10 @@ from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs import find_parts, learned_from
+from sonoray_jobs.outputs.find import find_parts, learned_from
+from sonoray_jobs.outputs.layers import read_out
+from sonoray_jobs.outputs.part_keys import PARTS, is_trained_tower, learning_of, stage_of
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.keys import PARTS, is_trained_tower, learning_of, stage_of
-from sonoray_jobs.towers.layers import read_out
 from sonoray_jobs.towers.learn_clip import make_clip
 from sonoray_jobs.towers.learn_language import make_language
 from sonoray_jobs.towers.learn_sam import make_sam

@@ -23,11 +23,11 @@ from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs import find_parts
+from sonoray_jobs.outputs.find import find_parts
+from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import EmbedConfig, RoadConfig
 from sonoray_jobs.towers.embed_pipeline import Done, Encoder, Room, TowerStage, run_pipeline
 from sonoray_jobs.towers.embed_plan import Plan, make_plan
-from sonoray_jobs.towers.stores import TOWERS, features_root, stores_of, tower_fingerprints
 
 if TYPE_CHECKING:
     from llava_ultra.towers.clip import ClipTower

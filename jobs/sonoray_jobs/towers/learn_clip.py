@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sonoray.study.contract import Study
 from sonoray.study.image_table import read_images
-from sonoray_jobs.towers.layers import save_adopted, save_trained, trained_part
+from sonoray_jobs.outputs.layers import save_adopted, save_trained, trained_part
 from sonoray_jobs.towers.learning_texts import (
     captions_of,
     make_tokenizer,

@@ -8,7 +8,7 @@ from sonoray.errors import DataError
 from sonoray.images.decode import decode_stored
 from sonoray.study.contract import Study
 from sonoray.study.image_table import read_images
-from sonoray_jobs.towers.layers import save_adopted, save_trained, trained_part
+from sonoray_jobs.outputs.layers import save_adopted, save_trained, trained_part
 from sonoray_jobs.towers.learning_texts import (
     captions_of,
     make_tokenizer,

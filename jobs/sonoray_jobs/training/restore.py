@@ -13,7 +13,7 @@ from sonoray.errors import CheckpointError
 from sonoray_jobs.training.checkpoint import load_weights, read_position
 
 if TYPE_CHECKING:
-    from sonoray_jobs.outputs import TrainedParts
+    from sonoray_jobs.outputs.find import TrainedParts
 
 
 def load_trained(parts: "TrainedParts") -> tuple[LlavaUltra, Language]:

@@ -23,7 +23,7 @@ from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
-from sonoray_jobs.outputs import (
+from sonoray_jobs.outputs.find import (
     CHECKPOINT,
     Trained,
     find_parts,
@@ -32,9 +32,9 @@ from sonoray_jobs.outputs import (
     training_name,
     training_stage,
 )
+from sonoray_jobs.outputs.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
-from sonoray_jobs.towers.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 from sonoray_jobs.training.studies import iter_training_studies
 from sonoray_jobs.training.unfinished import (

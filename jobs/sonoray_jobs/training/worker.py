@@ -62,7 +62,7 @@ class TrainJob(Config):
 
     def stores(self) -> "dict[str, FeatureStore]":
         """Open both feature stores."""
-        from sonoray_jobs.towers.stores import stores_of
+        from sonoray_jobs.outputs.stores import stores_of
 
         return stores_of(self.features, self.model, self.feature_format, self.fingerprints)
 

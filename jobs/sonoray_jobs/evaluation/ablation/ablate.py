@@ -45,7 +45,7 @@ from sonoray_jobs.evaluation.ablation.variants import (
     Request,
     build_ablation,
 )
-from sonoray_jobs.outputs import TRAINING_CODE
+from sonoray_jobs.outputs.find import TRAINING_CODE
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 

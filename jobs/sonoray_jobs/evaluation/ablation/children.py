@@ -16,10 +16,10 @@ from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import Ablation, Setting, with_values
-from sonoray_jobs.outputs import Trained, find_evaluation, find_training, open_stores
+from sonoray_jobs.outputs.find import Trained, find_evaluation, find_training, open_stores
+from sonoray_jobs.outputs.stores import read_image_ids
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed
-from sonoray_jobs.towers.stores import read_image_ids
 
 SPLIT = "test"
 

@@ -21,7 +21,7 @@ STAGES = {
     "language": ("sonoray_jobs.towers.learn_language",),
     "sam": ("sonoray_jobs.towers.learn_sam",),
     "clip": ("sonoray_jobs.towers.learn_clip",),
-    "readout": ("sonoray_jobs.towers.layers",),
+    "readout": ("sonoray_jobs.outputs.layers",),
     "training": (TRAINING,),
     "evaluation": (
         "sonoray_jobs.evaluation.questions",
@@ -135,7 +135,7 @@ def test_a_stage_keeps_its_digest_where_what_it_never_runs_changes(tree, stage):
 def test_no_stage_holds_the_command_line_or_the_look_ups(stage):
     found = code_modules(*STAGES[stage])
     assert not [name for name in found if name.startswith(("sonoray_jobs.cli", "sonoray.tracking"))]
-    assert not {"sonoray_jobs.outputs", "sonoray_jobs.demo", "sonoray.workspace"} & set(found)
+    assert not {"sonoray_jobs.outputs.find", "sonoray_jobs.demo", "sonoray.workspace"} & set(found)
 
 
 def test_a_training_covers_cue_choice_of_images_and_features():

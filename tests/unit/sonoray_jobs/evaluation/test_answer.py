@@ -17,7 +17,7 @@ from sonoray.errors import CheckpointError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
-from sonoray_jobs.outputs import TrainedParts
+from sonoray_jobs.outputs.find import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.checkpoint import Position, write_checkpoint
 

@@ -15,7 +15,7 @@ from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import compare
 from sonoray_jobs.evaluation.predictions import read_predictions
-from sonoray_jobs.outputs import Trained, answer_settings, evaluation_stage
+from sonoray_jobs.outputs.find import Trained, answer_settings, evaluation_stage
 from sonoray_jobs.road.config import EvaluateConfig, RoadConfig, load_road
 
 REPORTS = ["左叶见低回声结节，边界清。", "未见明显异常。", "右叶见囊性病灶，边界清。"]

@@ -1,7 +1,7 @@
 """What an evaluation asks, and when it is reused; the answering itself is in tests/ray."""
 
 from sonoray.stages import StageOutput
-from sonoray_jobs.outputs import Trained, evaluation_stage
+from sonoray_jobs.outputs.find import Trained, evaluation_stage
 from sonoray_jobs.road.config import RoadConfig
 
 

@@ -11,9 +11,9 @@ from llava_ultra.config import ModelConfig
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_model, tiny_towers
 from llava_ultra.towers.tower import encode_images
 from sonoray.features.store import FeatureStore
+from sonoray_jobs.outputs.stores import TOWERS, stores_of
 from sonoray_jobs.road.config import EmbedConfig, RoadConfig
 from sonoray_jobs.towers import embed
-from sonoray_jobs.towers.stores import TOWERS, stores_of
 
 
 def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(tmp_path):

@@ -12,16 +12,16 @@ from llava_ultra.testing import tiny_config
 from sonoray.errors import DataError, JobFailedError
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs import outputs
 from sonoray_jobs.data import ingest
 from sonoray_jobs.evaluation import evaluate
+from sonoray_jobs.outputs import find as outputs
+from sonoray_jobs.outputs import part_keys as parts_of
+from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed
-from sonoray_jobs.towers import keys as parts_of
 from sonoray_jobs.towers.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
 from sonoray_jobs.towers.learning_texts import conversations_of, make_tokenizer
-from sonoray_jobs.towers.stores import TOWERS
 from sonoray_jobs.training import train
 from sonoray_jobs.training.train import restored_interrupt, sole_training
 

@@ -18,7 +18,7 @@ from sonoray_jobs.evaluation.ablation.children import (
     shared_towers,
 )
 from sonoray_jobs.evaluation.ablation.variants import Request, build_ablation, with_values
-from sonoray_jobs.outputs import learned_from
+from sonoray_jobs.outputs.find import learned_from
 from sonoray_jobs.road.config import RoadConfig
 
 ROAD = RoadConfig.model_validate(

@@ -13,7 +13,7 @@ from sonoray_jobs.evaluation.ablation.children import Child, Outcome
 from sonoray_jobs.evaluation.ablation.figure import draw, make_figure
 from sonoray_jobs.evaluation.ablation.report import make_report, overview, to_markdown
 from sonoray_jobs.evaluation.ablation.variants import Ablation, EvaluationSet, Setting, Variant
-from sonoray_jobs.outputs import Trained
+from sonoray_jobs.outputs.find import Trained
 from sonoray_jobs.road.config import RoadConfig
 
 ABLATION = Ablation(

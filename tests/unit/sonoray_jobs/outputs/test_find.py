@@ -4,7 +4,7 @@ import pytest
 
 from sonoray.stages import StageOutput
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.outputs import (
+from sonoray_jobs.outputs.find import (
     Trained,
     evaluation_stage,
     export_stage,

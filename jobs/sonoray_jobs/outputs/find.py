@@ -14,10 +14,10 @@ from sonoray.features.store import FeatureStore
 from sonoray.stages import Stage, StageOutput, find_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import check_unseen
+from sonoray_jobs.outputs.part_keys import PARTS, stage_of
+from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
-from sonoray_jobs.towers.keys import PARTS, stage_of
-from sonoray_jobs.towers.stores import features_root, stores_of, tower_fingerprints
 
 CHECKPOINT = "checkpoint"
 """Folder of a finished training's checkpoint, in its output."""

@@ -8,14 +8,14 @@ from typing import Any
 
 from sonoray.digests.content import content_digest
 from sonoray.stages import Stage, StageOutput
+from sonoray_jobs.outputs.layers import READOUT
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.layers import READOUT
 
 PARTS = ("language", "sam", "clip")
 
 _LEARNING = {part: f"sonoray_jobs.towers.learn_{part}" for part in PARTS}
 """Entry module of the code that makes each part."""
-_READING = "sonoray_jobs.towers.layers"
+_READING = "sonoray_jobs.outputs.layers"
 
 
 def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:

@@ -1,0 +1,1 @@
+"""Where the outputs of the road lie: what each is keyed by, and how jobs find them."""
