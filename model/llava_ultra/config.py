@@ -120,7 +120,8 @@ ObjectiveConfig = Annotated[
     AnswerObjective | DistillationObjective | GroundingObjective,
     Field(discriminator="type"),
 ]
-"""The losses there are. A new one is a module in `llava_ultra.objectives` and its name here."""
+"""The losses there are. A new one is a module in `llava_ultra.objectives`, its class here, and an
+entry in `ModelConfig.objectives` (or `--set 'model.objectives=[...]'`), else it is not trained."""
 
 
 class LanguageConfig(ModelPart):

@@ -64,7 +64,7 @@ def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """What a run's page in MLflow shows of an evaluation; `metrics.json` beside it has the rest.
 
     Args:
-        metrics: as `sonoray_jobs.evaluation.evaluate.write_report` returns them.
+        metrics: as `sonoray_jobs.evaluation.judge.write_report` returns them.
         prefix: first part of the names, as `test`; MLflow draws the charts of a prefix together.
     """
     whole = {"hit_rate": metrics["hit_rate"], "chance_hit_rate": metrics["chance_hit_rate"]}

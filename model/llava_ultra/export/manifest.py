@@ -32,7 +32,11 @@ from llava_ultra.towers.sam import SamTower
 FORMAT = 3
 """Version of the folder's layout."""
 
-NOTICE = "仅供科研使用, 不作为诊断依据。For research use only; not for diagnosis."
+NOTICE = (
+    "仅供科研使用，不得用于临床诊断。"
+    "For research only. Not a medical device; no output may guide the care of a patient."
+)
+"""What every answer carries; the pages for users begin with the same words."""
 
 
 def save_artifact(

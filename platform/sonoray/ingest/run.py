@@ -40,7 +40,7 @@ def ingest(
     studies and images of each), `without_text` and `without_images` (kept studies that lack one
     half), `reasons` of the quarantine, `unique_images`, `masks`, `mask_conflicts` (copies of an
     image with another mask; the first one counts), `near_duplicates` (groups of several linked
-    patients, patients in them) and `spellings` (the same of those linked by their names alone).
+    patients, patients in them) and `spellings` (the same, linked by their identifiers alone).
 
     Raises:
         DataError: the source cannot be read at all, or not one study of it can be kept.

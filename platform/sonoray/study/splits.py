@@ -1,9 +1,9 @@
 """Splits by patient: the part of a dataset that a patient is in follows from the patient key.
 
 A uniform number in [0, 1) from the key's hash falls into one of three intervals. Adding patients
-therefore moves no other one, with one exception: patients whom a shared image or a near duplicate
-links follow the smallest key of their group (`sonoray.ingest.run`), so a newcomer who joins a group
-can move it.
+therefore moves no other one, with one exception: patients whom a shared image, a near duplicate or
+an identifier that differs only in spelling links follow the smallest key of their group
+(`sonoray.study.same_patients`), so a newcomer who joins a group can move it.
 """
 
 import hashlib
