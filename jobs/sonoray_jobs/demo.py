@@ -106,11 +106,11 @@ class Demonstrated:
     def _next_steps(self) -> list[str]:
         """Commands that work as they stand, in the folder in which the demo ran."""
         activate = Path(sys.prefix, "bin", "activate")
-        where = shlex.quote(str(self.workspace.root))
+        where, model = shlex.quote(str(self.workspace.root)), self.results["export"].uri
         return [
             *([f"  source {shlex.quote(str(activate))}"] if activate.is_file() else []),
             "  # serve the model until Ctrl-C, and ask it about a study from another terminal",
-            f"  sonoray serve --workspace {where} --insecure-local",
+            f"  sonoray serve --model {model} --workspace {where} --insecure-local",
             f"  {self.question_command}",
             "  # look at the runs, their curves and the registered model, and compare them",
             f"  {self.mlflow}",

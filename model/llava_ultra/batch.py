@@ -47,13 +47,21 @@ class VisualBatch:
             image_mask=self.image_mask.to(device),
         )
 
-    def with_noise(self, deviation: float) -> "VisualBatch":
-        """Add Gaussian noise of this standard deviation to the features, from torch's own seed."""
-        return VisualBatch(
-            clip=self.clip + deviation * torch.randn_like(self.clip),
-            sam=self.sam + deviation * torch.randn_like(self.sam),
-            image_mask=self.image_mask,
-        )
+    def with_noise(self, deviation: float, seeds: Sequence[int]) -> "VisualBatch":
+        """Add Gaussian noise of this standard deviation to the features of every image.
+
+        Args:
+            deviation: of the noise.
+            seeds: one a study, so that its noise is the same whatever batch it is in.
+        """
+        clip, sam = self.clip.clone(), self.sam.clone()
+        for row, seed in enumerate(seeds):
+            count = int(self.image_mask[row].sum())
+            generator = torch.Generator().manual_seed(seed)
+            for features in (clip, sam):
+                own = features[row, :count]
+                own += deviation * torch.randn(own.shape, generator=generator)
+        return VisualBatch(clip=clip, sam=sam, image_mask=self.image_mask)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

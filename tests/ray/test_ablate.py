@@ -110,5 +110,5 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
     wanted = {study.study_id for study in studies if study.labels["organ"] == organ}
     assert {row["study_id"] for row in rows} == wanted
     metrics = client.get_run(found.summary["run_id"]).data.metrics
-    assert f"test-{organ}/accuracy" in metrics
+    assert f"test-organ.{organ}/accuracy" in metrics
     assert "test/accuracy" in metrics

@@ -81,7 +81,7 @@ def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def shown_name(split: str, settings: Mapping[str, Any], of_training: Mapping[str, Any]) -> str:
     """First part of an evaluation's names in MLflow, where all those of a run stand together.
 
-    It is the split with the values of `only`, as `test-liver`, where all else is as the run's
+    It is the split with the labels of `only`, as `test-organ.liver`, where all else is as the run's
     parameters say; else it ends in a hash of what differs, so that none overwrites another.
 
     Args:
@@ -94,5 +94,6 @@ def shown_name(split: str, settings: Mapping[str, Any], of_training: Mapping[str
         for key, value in settings.items()
         if key != "only" and key not in EVALUATION_PLACEMENT and value != of_training.get(key)
     }
-    name = "-".join([split, *settings["only"].values()])
+    chosen = [f"{key}.{value}" for key, value in sorted(settings["only"].items())]
+    name = "-".join([split, *chosen])
     return f"{name}-{content_hash(differing)[:6]}" if differing else name

@@ -15,12 +15,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import run_stage
+from sonoray.study.sample_order import Plan
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
 from sonoray_jobs.outputs.find import (
@@ -36,7 +37,7 @@ from sonoray_jobs.outputs.stores import features_root, read_image_ids, tower_fin
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
-from sonoray_jobs.training.studies import iter_training_studies
+from sonoray_jobs.training.studies import iter_training_studies, training_index
 from sonoray_jobs.training.unfinished import (
     LOCK,
     check_resumable,
@@ -94,9 +95,11 @@ def run(
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
     stage = training_stage(road, output, parts)
-    if stage.is_made(workspace.stages):
-        return find_training(workspace, road, dataset)
     name = training_name(stage)
+    if stage.is_made(workspace.stages):
+        _tidy(workspace.runs / (road.train.resume or name), road)
+        return find_training(workspace, road, dataset)
+    check_steps(len(training_index(output.path, road.train)), road.train)
     record = record_of(stage, {"dataset": output, **parts})
     work = _working_folder(workspace, road, name, record)
     stores = open_stores(workspace, road, dataset)
@@ -141,6 +144,8 @@ def run(
         stack.enter_context(sole_training(work))
         if stage.is_made(workspace.stages):  # another process may just have ended it
             return find_training(workspace, road, dataset)
+        if road.train.resume:  # another process may have finished, and cleared, what goes on here
+            check_resumable(workspace, road.train.resume, record)
         write_record(work, record)
         num_workers = road.train.num_workers
         require_cpus(
@@ -177,8 +182,31 @@ def run(
             made = run_stage(
                 stage, workspace.stages, lambda folder: _keep(checkpoint, folder, summary)
             )
-        clear_working_folder(work)
+        clear_working_folder(work, keep_run=not road.train.resume)
     return Trained.read(made)
+
+
+def _tidy(work: Path, road: RoadConfig) -> None:
+    """Clear what a process that was killed after it had kept the training did not clear."""
+    if has_checkpoint(work):
+        with suppress(JobFailedError), sole_training(work):  # held: whoever ends it clears it
+            clear_working_folder(work, keep_run=not road.train.resume)
+
+
+def check_steps(num_studies: int, settings: TrainConfig) -> None:
+    """Refuse a plan in which some worker would have a step without a study.
+
+    Raises:
+        ConfigError: the message says which settings to change.
+    """
+    Plan(
+        num_studies=num_studies,
+        seed=settings.seed,
+        studies_per_step=settings.studies_per_step,
+        epochs=range(1),
+        rank=0,
+        num_ranks=settings.num_workers,
+    )
 
 
 def _working_folder(

@@ -82,10 +82,17 @@ def check_resumable(workspace: Workspace, name: str, record: Mapping[str, str]) 
         )
 
 
-def clear_working_folder(folder: Path) -> None:
-    """Remove what Ray Train kept of a training that is finished; the MLflow run's id stays."""
+def clear_working_folder(folder: Path, *, keep_run: bool = True) -> None:
+    """Remove what Ray Train kept of a training that is finished.
+
+    Args:
+        folder: the working folder.
+        keep_run: whether the MLflow run's id stays. Where the training was finished under another
+            name it goes: the code that began it would continue a run that is another training's.
+    """
+    kept = {LOCK, RUN_ID_FILE} if keep_run else {LOCK}
     for path in folder.iterdir():
-        if path.name not in (RUN_ID_FILE, LOCK):
+        if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -220,7 +220,11 @@ def _run_stage(
         torch.manual_seed(_step_seed(settings.seed, start.stage, done, rank))
         visual = collate_features(loaded.features)
         if settings.feature_noise:
-            visual = visual.with_noise(settings.feature_noise)
+            # of each study, so that it does not depend on how many workers share the step
+            seeds = [
+                _step_seed(settings.seed, start.stage, done, study) for study in loaded.step.studies
+            ]
+            visual = visual.with_noise(settings.feature_noise, seeds)
         text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
         with matmul_precision(settings.matmul_precision, engine.device.type):
             output = engine(visual.to(engine.device), text.to(engine.device))

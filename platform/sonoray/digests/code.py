@@ -167,9 +167,11 @@ def _is_text(node: ast.AST) -> bool:
 
 def _foreign_path(name: str) -> Path:
     """Source of a module that is none of ours, as that of somebody's own data source."""
-    spec = find_spec(name)
+    spec = None if name == "__main__" else find_spec(name)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise ModuleNotFoundError(f"no source of module {name!r}", name=name)
+        raise ModuleNotFoundError(
+            f"no source of module {name!r}; put it into a module that can be imported", name=name
+        )
     return Path(spec.origin)
 
 

@@ -46,6 +46,5 @@ def relocate_artifacts(database: Path, artifact_root: Path) -> int:
 
 def _root_of(experiment: str, location: str) -> str:
     """The artifact root of an experiment that a workspace made; empty of any other one."""
-    root, separator, name = location.rpartition("/")
-    is_ours = separator and name == quote(experiment) and root.endswith("/artifacts")
-    return root if is_ours else ""
+    root = location.removesuffix(f"/{quote(experiment)}")  # its name may hold a slash
+    return root if root != location and root.endswith("/artifacts") else ""

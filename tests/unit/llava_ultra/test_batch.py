@@ -95,10 +95,21 @@ def test_batches_are_float32():
 def test_noise_has_its_size_and_leaves_the_mask_and_the_original_alone():
     batch = collate_features([study(32), study(16)])
     before = batch.clip.clone()
-    torch.manual_seed(0)
-    noisy = batch.with_noise(0.5)
+    noisy = batch.with_noise(0.5, [1, 2])
     assert torch.equal(batch.clip, before)
     assert torch.equal(noisy.image_mask, batch.image_mask)
-    assert float((noisy.sam - batch.sam).std()) == pytest.approx(0.5, rel=0.1)
-    torch.manual_seed(0)
-    assert torch.equal(batch.with_noise(0.5).clip, noisy.clip)
+    noise = (noisy.sam - batch.sam)[batch.image_mask]
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.1)
+    assert torch.equal(batch.with_noise(0.5, [1, 2]).clip, noisy.clip)
+    assert torch.equal(noisy.clip[1, 16:], torch.zeros_like(noisy.clip[1, 16:]))  # no image there
+
+
+def test_a_studys_noise_is_its_own_whatever_batch_it_is_in():
+    studies = [study(3), study(1), study(2)]
+    together = collate_features(studies).with_noise(0.5, [5, 6, 7])
+    for number, seed in enumerate((5, 6, 7)):
+        alone = collate_features([studies[number]]).with_noise(0.5, [seed])
+        count = int(alone.image_mask.sum())
+        assert torch.equal(together.clip[number, :count], alone.clip[0])
+        assert torch.equal(together.sam[number, :count], alone.sam[0])
+    assert not torch.equal(together.clip[0, 0], collate_features(studies).clip[0, 0])

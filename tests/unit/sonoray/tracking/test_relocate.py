@@ -20,7 +20,9 @@ def moved(tmp_path_factory):
     root = tmp_path_factory.mktemp("moves")
     before = Workspace.open(root / "a first place")
     store = open_store(before)
-    with held_run(store, before.runs, "t1", config={"a": 1}, experiment="an experiment") as run_id:
+    with held_run(
+        store, before.runs, "t1", config={"a": 1}, experiment="lab/an experiment"
+    ) as run_id:
         log_results(store, run_id, {}, {"notes/a.txt": "kept"})
     model = root / "model"
     model.mkdir()
@@ -38,7 +40,7 @@ def test_artifacts_and_models_are_read_and_written_in_the_new_place(moved, tmp_p
     assert Path(path).read_text() == "kept"
     folder = resolve_model(store, "models:/m@champion", workspace.models)
     assert folder.is_relative_to(here)
-    with held_run(store, workspace.runs, "t2", config={}, experiment="an experiment") as other:
+    with held_run(store, workspace.runs, "t2", config={}, experiment="lab/an experiment") as other:
         log_results(store, other, {}, {"b.txt": "new"})
     assert [file.name for file in here.rglob("b.txt")] == ["b.txt"]
     assert not (workspace.root.parent / "a first place").exists()

@@ -17,7 +17,8 @@ def name(split="test", trained_with=None, **settings):
 def test_under_the_settings_of_the_training_a_name_is_the_split_and_the_chosen_labels():
     assert name() == "test"
     assert name("validation") == "validation"
-    assert name(only={"organ": "liver"}) == "test-liver"
+    assert name(only={"organ": "liver"}) == "test-organ.liver"
+    assert name(only={"left": "yes"}) != name(only={"right": "yes"})
     assert name(max_tokens=32, trained_with={"max_tokens": 32}) == "test"
     assert name(actors=9, actor_cpus=2) == "test"
 

@@ -9,7 +9,7 @@ import pytest
 from llava_ultra.batch import collate_texts
 from llava_ultra.config import AdaptiveSampling, KeepAllSampling, SamplingConfig
 from llava_ultra.testing import tiny_config
-from sonoray.errors import DataError, JobFailedError
+from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
@@ -18,12 +18,14 @@ from sonoray_jobs.outputs import find as outputs
 from sonoray_jobs.outputs import part_keys as parts_of
 from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.towers.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
 from sonoray_jobs.towers.learning_texts import conversations_of, make_tokenizer
 from sonoray_jobs.training import train
 from sonoray_jobs.training.train import restored_interrupt, sole_training
+from sonoray_jobs.training.unfinished import has_checkpoint
 
 NOWHERE = "127.0.0.1:1"
 """Address of a Ray cluster that nobody could reach."""
@@ -136,3 +138,20 @@ def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_p
         evaluate._answer(
             workspace, road_of(AdaptiveSampling(), context), "phantom", trained, asked, NOWHERE
         )
+
+
+def test_workers_without_a_study_in_some_step_are_refused_before_anything_starts():
+    settings = TrainConfig(studies_per_step=8, num_workers=8)
+    train.check_steps(16, settings)
+    with pytest.raises(ConfigError, match="9 studies in steps of at most 8 leave 4 to a step"):
+        train.check_steps(9, settings)
+
+
+def test_what_a_killed_process_left_of_a_finished_training_is_cleared(tmp_path, tiny_road):
+    work = tmp_path / "phantom-1"
+    (work / "checkpoint_000001").mkdir(parents=True)
+    with train.sole_training(work):  # held by whoever ends it
+        train._tidy(work, tiny_road)
+    assert has_checkpoint(work)
+    train._tidy(work, tiny_road)
+    assert not has_checkpoint(work)

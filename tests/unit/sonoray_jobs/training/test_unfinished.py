@@ -7,8 +7,10 @@ import pytest
 
 from sonoray.errors import ConfigError
 from sonoray.stages import Stage, StageOutput
+from sonoray.tracking.runs import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.training.unfinished import (
+    LOCK,
     check_resumable,
     clear_working_folder,
     find_unfinished,
@@ -98,3 +100,13 @@ def test_a_finished_training_leaves_its_mlflow_run_alone(workspace):
     clear_working_folder(folder)
     assert {path.name for path in folder.iterdir()} == {"mlflow_run_id", ".lock"}
     assert find_unfinished(workspace, record) == []
+
+
+@pytest.mark.parametrize("keep_run", [True, False])
+def test_a_cleared_folder_keeps_its_lock_and_where_it_may_its_run(workspace, keep_run):
+    folder = begin(workspace, "phantom-done", record_of(STAGE, inputs()))
+    (folder / LOCK).touch()
+    (folder / RUN_ID_FILE).write_text("0123")
+    clear_working_folder(folder, keep_run=keep_run)
+    kept = {path.name for path in folder.iterdir()}
+    assert kept == ({LOCK, RUN_ID_FILE} if keep_run else {LOCK})
