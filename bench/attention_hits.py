@@ -21,9 +21,9 @@ from llava_ultra.batch import collate_features, collate_texts
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
-from sonoray_jobs.evaluation.answer import read_features
 from sonoray_jobs.outputs.find import find_training, locate, open_stores
 from sonoray_jobs.road.config import RoadConfig, load_road
+from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 from sonoray_jobs.training.restore import load_trained
 
 BATCH = 16
@@ -60,11 +60,12 @@ def hit_rates(
     model.eval()
     stores = open_stores(workspace, road, dataset)
     folder = workspace.dataset(dataset).path
+    reader = FeatureReader(FeatureSource(dataset=folder, stores=stores))
     studies = [study for study in iter_studies(folder, split="test") if is_judged(study)]
     attention, feature = [], []
     for start in range(0, len(studies), BATCH):
         batch = studies[start : start + BATCH]
-        visual = collate_features([read_features(study, stores) for study in batch])
+        visual = collate_features(reader.read_studies([study.images for study in batch]))
         texts = [max(study.turns, key=lambda turn: len(turn.answer)) for study in batch]
         text = collate_texts(
             language.tokenizer,

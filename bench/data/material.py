@@ -26,8 +26,8 @@ from sonoray.study.image_table import ImageTableWriter, PreparedImage
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.stores import TOWERS, stores_of
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.embed import tower_stages
 from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage
+from sonoray_jobs.towers.feature_source import tower_stages
 
 IMAGES_PER_STUDY = 5
 NULL_SIDE = 16
@@ -69,7 +69,7 @@ def open_towers(home: Workspace, features: Workspace, road: RoadConfig) -> list[
     folder = home.root / "towers"
     fingerprints = json.loads((folder / "fingerprints.json").read_text())
     stores = stores_of(features.features, road.model, road.embed.dtype, fingerprints)
-    return tower_stages(road, {tower: folder / tower for tower in TOWERS}, stores)
+    return tower_stages(road.embed, road.model, {tower: folder / tower for tower in TOWERS}, stores)
 
 
 def null_towers(features: Workspace) -> list[TowerStage]:

@@ -13,7 +13,7 @@ from material import null_dataset, null_towers
 from record import peak_bytes
 
 from sonoray.workspace import Workspace
-from sonoray_jobs.road.config import EmbedConfig
+from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.towers.embed import embed_dataset
 
 

@@ -17,21 +17,21 @@ such score, or no image of the study is known to show the finding. Whether a pic
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava_ultra.batch import StudyFeatures, TextBatch, collate_features, collate_texts
+from llava_ultra.batch import TextBatch, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling, images_kept
 from llava_ultra.decoding.likelihood import answer_log_likelihoods, batches_by_tokens
 from llava_ultra.decoding.step import Decoding, read_prompts
 from llava_ultra.decoding.text import generate
 from llava_ultra.language.chat import encode_answer
 from sonoray.config.canonical import content_hash
-from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, Turn
+from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 from sonoray_jobs.training.restore import load_trained
 
 if TYPE_CHECKING:
@@ -72,13 +72,11 @@ class _Reply:
 class AnswerActor:
     """One model in one process: studies in, predictions out."""
 
-    def __init__(
-        self, parts: "TrainedParts", stores: Mapping[str, FeatureStore], device: str
-    ) -> None:
+    def __init__(self, parts: "TrainedParts", features: FeatureSource, device: str) -> None:
         self._road = parts.road
         self._model, self._language = load_trained(parts)
         self._model.to(device)
-        self._stores = stores
+        self._features = FeatureReader(features)
         self._device = device
         self._decoding = Decoding(max_tokens=parts.road.evaluate.max_tokens)
 
@@ -86,7 +84,7 @@ class AnswerActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Answer all questions of a batch of study rows; one prediction row per question."""
         studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
-        visual = collate_features([read_features(s, self._stores) for s in studies])
+        visual = collate_features(self._features.read_studies([study.images for study in studies]))
         visual = visual.to(self._device)
         tokens = self._model.fuse(visual.clip, visual.sam)
         feature_scores = self._model.sampler.feature_scores(
@@ -215,12 +213,6 @@ def _token_hash(ids: torch.Tensor) -> str:
     """Hash of a prompt's token ids: equal prompts of equal tokenizers have the same."""
     data = ids.cpu().numpy().astype("<i8").tobytes()
     return hashlib.sha256(data).hexdigest()[:_HASH_LENGTH]
-
-
-def read_features(study: Study, stores: Mapping[str, FeatureStore]) -> StudyFeatures:
-    """Read the features of a study's images, in their order, from the stores by tower."""
-    ids = [image.image_id for image in study.images]
-    return StudyFeatures(clip=stores["clip"].read(ids), sam=stores["sam"].read(ids))
 
 
 def _showing(study: Study) -> list[int]:

@@ -30,6 +30,7 @@ from sonoray_jobs.outputs.find import (
     find_training,
     open_stores,
 )
+from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 
 DEFAULT_GALLERY = 6
@@ -189,7 +190,8 @@ def _answer(
     from sonoray.cluster.progress import progress
     from sonoray.cluster.session import ray_session, require_cpus
     from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
-    from sonoray_jobs.outputs.find import locate
+    from sonoray_jobs.outputs.find import find_parts, locate
+    from sonoray_jobs.towers.feature_source import feature_source
 
     settings = road.evaluate
     model = locate(workspace, road, dataset, trained)
@@ -197,6 +199,15 @@ def _answer(
     num_questions = sum(len(study.turns) for study in studies)
     num_batches = max(1, len(studies) // settings.batch_size)
     num_actors = min(settings.actors, num_batches)
+    folders = {part: found.path for part, found in find_parts(workspace, road, dataset).items()}
+    features = feature_source(
+        road.embed,
+        model=road.model,
+        dataset=workspace.dataset(dataset).path,
+        folders={tower: folders[tower] for tower in TOWERS},
+        stores=open_stores(workspace, road, dataset),
+        device="cuda" if settings.actor_gpus else "cpu",
+    )
     with ray_session(address):
         require_cpus(
             num_actors * settings.actor_cpus,
@@ -209,7 +220,7 @@ def _answer(
             AnswerActor,
             fn_constructor_kwargs={
                 "parts": model,
-                "stores": open_stores(workspace, road, dataset),
+                "features": features,
                 "device": "cuda" if settings.actor_gpus else "cpu",
             },
             batch_size=settings.batch_size,

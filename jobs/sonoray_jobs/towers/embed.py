@@ -14,24 +14,28 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput
+from sonoray.study.study_index import index_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import find_parts
-from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_fingerprints
-from sonoray_jobs.road.config import EmbedConfig, RoadConfig
-from sonoray_jobs.towers.embed_pipeline import Done, Encoder, Room, TowerStage, run_pipeline
+from sonoray_jobs.outputs.stores import (
+    TOWERS,
+    features_root,
+    read_image_ids,
+    stores_of,
+    tower_fingerprints,
+)
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.embed_config import EmbedConfig
+from sonoray_jobs.towers.embed_pipeline import Done, Room, TowerStage, run_pipeline
 from sonoray_jobs.towers.embed_plan import Plan, make_plan
-
-if TYPE_CHECKING:
-    from llava_ultra.towers.clip import ClipTower
-    from llava_ultra.towers.sam import SamTower
+from sonoray_jobs.towers.feature_source import tower_stages
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +53,19 @@ class Embedded:
     """By step, `decode`, the towers' forward passes and `write`: seconds of work, of all its
     processes together."""
     elapsed_s: float
+    streamed: Mapping[str, int] = field(default_factory=dict)
+    """By tower that is not stored: images that a training runs it over, in all its epochs."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
+        later = [
+            f"{tower} is not stored: a training computes it {count:,} times, an evaluation once an "
+            "image"
+            for tower, count in self.streamed.items()
+        ]
+        return [*(self._stored() if self.num_computed else []), *later]
+
+    def _stored(self) -> list[str]:
         computed = ", ".join(f"{tower} {count}" for tower, count in self.num_computed.items())
         busy = ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.busy_s.items())
         if not any(self.num_computed.values()):
@@ -70,6 +84,7 @@ class Embedded:
             "predicted_bytes": self.predicted_bytes,
             "busy_s": dict(self.busy_s),
             "elapsed_s": self.elapsed_s,
+            "streamed": dict(self.streamed),
         }
 
 
@@ -88,25 +103,17 @@ def run(
         features_root(workspace, road), road.model, road.embed.dtype, tower_fingerprints(parts)
     )
     folders = {tower: parts[tower].path for tower in TOWERS}
-    towers = tower_stages(road, folders, stores)
-    return embed_dataset(output, towers, road.embed, address)
-
-
-def tower_stages(
-    road: RoadConfig, folders: Mapping[str, Path], stores: Mapping[str, FeatureStore]
-) -> list[TowerStage]:
-    """The pipeline's stages of saved towers, by tower: its folder and its store."""
-    sizes = {"clip": road.model.clip.image_size, "sam": road.model.sam.image_size}
-    device = "cuda" if road.embed.actor_gpus else "cpu"
-    return [
-        TowerStage(
-            name=tower,
-            image_size=sizes[tower],
-            store=stores[tower],
-            load=partial(load_encoder, tower, folders[tower], stores[tower], device),
-        )
-        for tower in TOWERS
-    ]
+    towers = {stage.name: stage for stage in tower_stages(road.embed, road.model, folders, stores)}
+    kept = [towers.pop(tower) for tower in road.embed.kept]
+    embedded = embed_dataset(output, kept, road.embed, address)
+    if not towers:
+        return embedded
+    index = index_studies(
+        output.path, split="train", only=road.train.only, most=road.train.max_studies
+    )
+    epochs = sum(stage.epochs for stage in road.train.stages)
+    count = round(epochs * len(index) * index.images_per_study)
+    return replace(embedded, streamed=dict.fromkeys(towers, count))
 
 
 def embed_dataset(
@@ -136,7 +143,8 @@ def embed_dataset(
             store.seal(output.key, done.num_images)
     else:
         names = [tower.name for tower in towers]
-        done = Done(num_images=sealed[0] or 0, computed=dict.fromkeys(names, 0), busy_s={})
+        num_images = sealed[0] if sealed else len(read_image_ids(output.path))
+        done = Done(num_images=num_images or 0, computed=dict.fromkeys(names, 0), busy_s={})
     return Embedded(
         num_images=done.num_images,
         num_computed=done.computed,
@@ -215,32 +223,6 @@ def _room_for(embed: EmbedConfig, resources: Mapping[str, float]) -> Room:
         return replace(room, actors=(max(1, most), max(1, most)))
     # The other tower's pool needs one at least.
     return replace(room, actors=(1, max(1, most - (len(TOWERS) - 1))))
-
-
-def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> Encoder:
-    """Load a tower as a function from canvases to features.
-
-    Raises:
-        ValueError: files are missing, or it is not the tower that the store belongs to.
-    """
-    from llava_ultra.digests.state_digest import check_digest
-    from llava_ultra.towers.tower import encode_canvases
-
-    loaded = _load_tower(tower, folder)
-    check_digest(str(folder), found=loaded.fingerprint, expected=store.fingerprint)
-    loaded = loaded.to(device)
-    return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
-
-
-def _load_tower(tower: str, folder: Path) -> "ClipTower | SamTower":
-    """Load a tower, and of the two libraries the one that it is made of."""
-    if tower == "clip":
-        from llava_ultra.towers.clip import ClipTower
-
-        return ClipTower.load(folder)
-    from llava_ultra.towers.sam import SamTower
-
-    return SamTower.load(folder)
 
 
 def _check_room(store: FeatureStore, needed_bytes: int) -> None:

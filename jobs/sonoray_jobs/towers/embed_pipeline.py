@@ -105,6 +105,7 @@ def run_pipeline(
         rows = rows.map(
             TowerActor,  # type: ignore[arg-type]
             fn_constructor_args=tuple(pool),
+            fn_constructor_kwargs={"batch_size": batch_size},
             compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
             num_cpus=room.actor_cpus,
             num_gpus=room.actor_gpus,
@@ -152,12 +153,31 @@ def take_batches(row: Row, tower: str) -> tuple[list[str], "list[np.ndarray]"]:
     return [each for line in lines for each in line], canvases
 
 
+def encode_in_batches(
+    encode: Encoder, batches: "Sequence[np.ndarray]", batch_size: int
+) -> "np.ndarray":
+    """Encode batches of canvases, each filled up to `batch_size` with blank ones.
+
+    A forward pass of another size may add in another order: of fixed size, an image's features are
+    the same whatever stands beside it.
+    """
+    import numpy as np
+
+    features = []
+    for canvases in batches:
+        blank = np.zeros((batch_size - len(canvases), *canvases.shape[1:]), dtype=canvases.dtype)
+        filled = np.concatenate([canvases, blank]) if len(blank) else canvases
+        features.append(encode(filled)[: len(canvases)])
+    return np.concatenate(features)
+
+
 class TowerActor:
     """Towers in one process: each encodes what its store lacks."""
 
-    def __init__(self, *stages: TowerStage) -> None:
+    def __init__(self, *stages: TowerStage, batch_size: int) -> None:
         from ray.util.metrics import Counter
 
+        self._batch_size = batch_size
         self._towers = [(stage, stage.load()) for stage in stages]
         self._images = Counter(
             "sonoray_embedded_images", "Images that a tower computed.", tag_keys=("tower",)
@@ -170,13 +190,11 @@ class TowerActor:
         return row
 
     def _run(self, stage: TowerStage, encode: Encoder, row: Row) -> None:
-        import numpy as np
-
         ids, batches = take_batches(row, stage.name)
         start = encoded = time.perf_counter()
         # A piece comes again where an actor died after its commit.
         if ids and not stage.store.holds(ids):
-            features = np.concatenate([encode(canvases) for canvases in batches])
+            features = encode_in_batches(encode, batches, self._batch_size)
             encoded = time.perf_counter()
             stage.store.write(ids, features)
             self._images.inc(len(ids), {"tower": stage.name})

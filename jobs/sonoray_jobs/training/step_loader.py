@@ -7,18 +7,17 @@ each, and the row groups that it decoded last (`sonoray.study.study_index`).
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sonoray.features.store import FeatureStore
-from sonoray.study.contract import Study
+from sonoray.study.contract import Study, StudyImage
 from sonoray.study.prompt import with_site_cue
 from sonoray.study.sample_order import Plan, Step, turns_of_epoch
 from sonoray.study.study_index import StudyIndex, StudyReader
+from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource, split_by_study
 
 if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
@@ -35,14 +34,12 @@ _ROW_BYTES = 32 * 2**20
 class StepSource:
     """Where the steps of one worker come from; goes to its loaders."""
 
-    dataset: Path
-    """Dataset folder."""
+    features: FeatureSource
+    """Where features come from, and the dataset."""
     index: StudyIndex
     """The training studies."""
     plans: tuple[Plan, ...]
     """The worker's steps, stage by stage."""
-    stores: Mapping[str, FeatureStore]
-    """Feature stores by tower, `clip` and `sam`."""
     turns_per_epoch: int
     """Turns asked of each study in an epoch; 0 asks all."""
     site_cue: bool
@@ -67,14 +64,11 @@ class StepSource:
         return found
 
     def _steps_per_row(self) -> int:
-        image_bytes = sum(
-            store.shape[0] * store.shape[1] * store.dtype.itemsize for store in self.stores.values()
-        )
         share = max(
             (plan.studies_per_step / plan.num_ranks for plan in self.plans),
             default=1,
         )
-        step_bytes = share * self.index.images_per_study * image_bytes
+        step_bytes = share * self.index.images_per_study * self.features.image_bytes
         return int(min(_MOST_STEPS, max(1, _ROW_BYTES // max(1, step_bytes))))
 
 
@@ -93,21 +87,22 @@ class StepLoader:
 
     def __init__(self, source: StepSource) -> None:
         self._source = source
-        self._reader = StudyReader(source.dataset, source.index)
+        self._studies = StudyReader(source.features.dataset, source.index)
+        self._features = FeatureReader(source.features)
 
     def __call__(self, row: Row) -> Row:
         """Read a row; see `unpack_steps` for what becomes of it."""
-        image_ids: list[str] = []
+        images: list[StudyImage] = []
         counts, asked, questions, answers = [], [], [], []
         for step in self._source.steps(row):
             for study in self._read(step.studies):
                 turns = [study.turns[number] for number in self._chosen(study, step)]
-                image_ids += [image.image_id for image in study.images]
+                images += study.images
                 counts.append(len(study.images))
                 asked.append(len(turns))
                 questions += [turn.question for turn in turns]
                 answers += [turn.answer for turn in turns]
-        features = {tower: store.read(image_ids) for tower, store in self._source.stores.items()}
+        features = self._features.read(images)
         return {
             **row,
             "counts": counts,
@@ -119,7 +114,7 @@ class StepLoader:
 
     def _read(self, positions: Sequence[int]) -> list[Study]:
         """Studies as they are trained on."""
-        studies = self._reader.read(positions)
+        studies = self._studies.read(positions)
         return [with_site_cue(study) for study in studies] if self._source.site_cue else studies
 
     def _chosen(self, study: Study, step: Step) -> list[int]:
@@ -134,20 +129,14 @@ class StepLoader:
 
 def unpack_steps(source: StepSource, row: Row) -> Iterator[LoadedStep]:
     """Yield the steps of a loaded row."""
-    from llava_ultra.batch import StudyFeatures
-
-    ends = np.cumsum(row["counts"])[:-1]
-    by_tower = {
-        tower: np.split(
-            np.frombuffer(row[tower], dtype=store.dtype).reshape(-1, *store.shape), ends
-        )
-        for tower, store in source.stores.items()
-    }
     features = iter(
-        [
-            StudyFeatures(clip=clip, sam=sam)
-            for clip, sam in zip(by_tower["clip"], by_tower["sam"], strict=True)
-        ]
+        split_by_study(
+            {
+                tower: np.frombuffer(row[tower], dtype=store.dtype).reshape(-1, *store.shape)
+                for tower, store in source.features.stores.items()
+            },
+            row["counts"],
+        )
     )
     asked, texts = iter(row["asked"]), zip(row["questions"], row["answers"], strict=True)
     for step in source.steps(row):

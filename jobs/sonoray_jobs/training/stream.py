@@ -7,27 +7,51 @@ become ready.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sonoray_jobs.outputs.stores import TOWERS
+from sonoray_jobs.road.embed_config import EmbedConfig
+from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.step_loader import LoadedStep, StepLoader, StepSource, unpack_steps
 
 if TYPE_CHECKING:
     import ray.data
 
 
-def iter_loaded_steps(source: StepSource, *, num_cpus: float) -> Iterator[LoadedStep]:
-    """Yield the data of a worker's steps in order, loaded ahead by Ray Data.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderRoom:
+    """What the loaders of one worker may take of the cluster."""
 
-    Args:
-        source: the plans, and what they are loaded from.
-        num_cpus: logical CPUs of the loading actor.
-    """
-    (stream,) = loaded_rows(source, num_cpus=num_cpus).streaming_split(1, equal=False)
+    num_cpus: float
+    """Of each."""
+    num_gpus: float = 0
+    most: int | None = 1
+    """Loaders at most, one at first; None: as many as there is room for."""
+    streams: bool = False
+    """Whether they run towers."""
+
+
+def loader_room(train: TrainConfig, embed: EmbedConfig) -> LoaderRoom:
+    """One loader that reads; or, where it runs towers, a pool of the embed stage's actors."""
+    if len(embed.kept) == len(TOWERS):
+        return LoaderRoom(num_cpus=train.data_cpus)
+    return LoaderRoom(
+        num_cpus=embed.actor_cpus,
+        num_gpus=embed.actor_gpus,
+        most=embed.actors or None,
+        streams=True,
+    )
+
+
+def iter_loaded_steps(source: StepSource, room: LoaderRoom) -> Iterator[LoadedStep]:
+    """Yield the data of a worker's steps in order, loaded ahead by Ray Data."""
+    (stream,) = loaded_rows(source, room).streaming_split(1, equal=False)
     for row in stream.iter_rows():
         yield from unpack_steps(source, row)
 
 
-def loaded_rows(source: StepSource, *, num_cpus: float) -> "ray.data.Dataset":
+def loaded_rows(source: StepSource, room: LoaderRoom) -> "ray.data.Dataset":
     """The dataset of a worker's loaded rows, in order."""
     import ray
 
@@ -38,6 +62,7 @@ def loaded_rows(source: StepSource, *, num_cpus: float) -> "ray.data.Dataset":
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         StepLoader,  # type: ignore[arg-type]
         fn_constructor_args=(source,),
-        num_cpus=num_cpus,
-        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=room.num_cpus,
+        num_gpus=room.num_gpus,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=room.most),
     )

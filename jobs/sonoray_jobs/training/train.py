@@ -37,6 +37,7 @@ from sonoray_jobs.outputs.stores import features_root, read_image_ids, tower_fin
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
+from sonoray_jobs.training.stream import loader_room
 from sonoray_jobs.training.studies import iter_training_studies, training_index
 from sonoray_jobs.training.unfinished import (
     LOCK,
@@ -102,15 +103,7 @@ def run(
     check_steps(len(training_index(output.path, road.train)), road.train)
     record = record_of(stage, {"dataset": output, **parts})
     work = _working_folder(workspace, road, name, record)
-    stores = open_stores(workspace, road, dataset)
-    image_ids = read_image_ids(output.path)
-    for tower, store in stores.items():
-        lacking = len(store.missing(image_ids))
-        if lacking:
-            raise DataError(
-                f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
-                f"sonoray embed --dataset {dataset} with the same --config and --set"
-            )
+    _check_features(workspace, road, dataset)
     studies = iter_training_studies(output.path, road.train)
     check_lengths(
         read_tokenizer(parts["language"].path),
@@ -121,11 +114,12 @@ def run(
     job = TrainJob(
         model=road.model,
         train=road.train,
-        feature_format=road.embed.dtype,
+        embed=road.embed,
         dataset=output.path,
         language=parts["language"].path,
         features=features_root(workspace, road),
         fingerprints=fingerprints,
+        towers={tower: parts[tower].path for tower in fingerprints},
     )
 
     import ray
@@ -148,10 +142,11 @@ def run(
             check_resumable(workspace, road.train.resume, record)
         write_record(work, record)
         num_workers = road.train.num_workers
+        room = loader_room(road.train, road.embed)
         require_cpus(
             num_workers * road.train.cpus_per_worker,
             "training",
-            num_gpus=num_workers * road.train.gpus_per_worker,
+            num_gpus=num_workers * (road.train.gpus_per_worker + room.num_gpus),
         )
         prebuild_communication()
         with held_run(
@@ -240,6 +235,23 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _check_features(workspace: Workspace, road: RoadConfig, dataset: str) -> None:
+    """Refuse to start where features are missing that are read; holds nothing afterwards."""
+    output = workspace.dataset(dataset)
+    stores = open_stores(workspace, road, dataset)
+    image_ids: list[str] | None = None
+    for tower in road.embed.kept:
+        if stores[tower].num_sealed(output.key) is not None:
+            continue
+        image_ids = image_ids or read_image_ids(output.path)
+        lacking = len(stores[tower].missing(image_ids))
+        if lacking:
+            raise DataError(
+                f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
+                f"sonoray embed --dataset {dataset} with the same --config and --set"
+            )
 
 
 def _fit(
@@ -331,12 +343,17 @@ def check_cpus(road: RoadConfig, num_cpus: float) -> None:
     train = road.train
     workers = train.num_workers * train.cpus_per_worker
     share = (num_cpus - workers) // train.num_workers
-    if share < math.ceil(train.data_cpus):
+    room = loader_room(train, road.embed)
+    needed = room.num_cpus
+    if share < math.ceil(needed):
+        asked, less = "train.data_cpus", "train.data_cpus (0 takes what is idle)"
+        if room.streams:
+            asked, less = f"embed.actor_cpus (embed.keep {road.embed.keep!r})", "embed.actor_cpus"
         raise ConfigError(
             f"{train.num_workers} train workers of {train.cpus_per_worker:g} CPUs leave each "
             f"{max(0, share):g} of the cluster's {num_cpus:g} to load its data, and "
-            f"train.data_cpus is {train.data_cpus:g}; lower train.data_cpus (0 takes what is "
-            "idle), train.cpus_per_worker or train.num_workers, or add nodes"
+            f"{asked} is {needed:g}; lower {less}, train.cpus_per_worker or "
+            "train.num_workers, or add nodes"
         )
 
 

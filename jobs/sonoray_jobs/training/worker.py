@@ -25,7 +25,7 @@ from sonoray.cluster.scratch import scratch_folder
 from sonoray.config.load import validate_config
 from sonoray.config.model import Config
 from sonoray.errors import JobFailedError
-from sonoray.features.format_names import FormatName
+from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.road.train_config import TrainConfig, TrainStage
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class TrainJob(Config):
 
     model: ModelConfig
     train: TrainConfig
-    feature_format: FormatName
-    """How features are stored, `embed.dtype` of the road."""
+    embed: EmbedConfig
     dataset: Path
     """Dataset folder."""
     language: Path
@@ -59,12 +58,14 @@ class TrainJob(Config):
     """Root of the feature stores, a folder or a URI."""
     fingerprints: dict[str, str]
     """Tower fingerprints, `clip` and `sam`."""
+    towers: dict[str, Path]
+    """Folders of the towers, which run where their features are not stored."""
 
     def stores(self) -> "dict[str, FeatureStore]":
         """Open both feature stores."""
         from sonoray_jobs.outputs.stores import stores_of
 
-        return stores_of(self.features, self.model, self.feature_format, self.fingerprints)
+        return stores_of(self.features, self.model, self.embed.dtype, self.fingerprints)
 
 
 @dataclass(slots=True)
@@ -98,9 +99,10 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from llava_ultra.language.decoder import load_language
     from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
+    from sonoray_jobs.towers.feature_source import feature_source
     from sonoray_jobs.training.checkpoint import Position, load_weights, read_position
     from sonoray_jobs.training.step_loader import StepSource
-    from sonoray_jobs.training.stream import iter_loaded_steps
+    from sonoray_jobs.training.stream import iter_loaded_steps, loader_room
     from sonoray_jobs.training.studies import training_index
 
     # More threads than the worker's share of the machine would wait for each other at every step.
@@ -122,15 +124,20 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         index = training_index(job.dataset, job.train)
         plans = [_plan(job, start, len(index)) for start in starts]
         source = StepSource(
-            dataset=job.dataset,
+            features=feature_source(
+                job.embed,
+                model=job.model,
+                dataset=job.dataset,
+                folders=job.towers,
+                stores=job.stores(),
+            ),
             index=index,
             plans=tuple(plans),
-            stores=job.stores(),
             turns_per_epoch=job.train.turns_per_epoch,
             site_cue=job.train.site_cue,
         )
         # one stream for all stages: the next one's data is ready before this one ends
-        stream = iter_loaded_steps(source, num_cpus=job.train.data_cpus)
+        stream = iter_loaded_steps(source, loader_room(job.train, job.embed))
         for start, plan in zip(starts, plans, strict=True):
             steps = itertools.islice(stream, len(plan))
             moments = saved if start.epochs else None

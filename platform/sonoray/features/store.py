@@ -32,7 +32,7 @@ All take 18.5 to 18.6 kB a row. Parquet must read a group of rows for one row, a
 only when a file of hundreds of batches is closed, so that a killed writer loses them all. Reading
 is what training waits for. The first read of a batch costs about 0.3 ms more, to open it; 4,096
 batches stay open, so keep batches at tens of MB, or at 64 images where these are small. An id in
-the index takes 220 bytes of memory.
+the index takes 24 bytes of memory (`sonoray.features.id_index`).
 """
 
 import errno
@@ -50,7 +50,8 @@ import numpy as np
 
 from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.features.format_names import FormatName
-from sonoray.features.formats import FORMATS, Features
+from sonoray.features.formats import FORMATS, Features, Stored
+from sonoray.features.id_index import IdIndex
 from sonoray.features.places import OBJECT_STORE, FeatureFiles, FolderFiles, ObjectFiles
 
 _META = "meta.json"
@@ -107,7 +108,7 @@ class FeatureStore:
         self.shape = (num_tokens, num_channels)
         self.dtype = self._format.read_as
         self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "format": kept_as}
-        self._index: dict[str, tuple[str, int]] = {}
+        self._index = IdIndex()
         self._indexed: set[str] = set()
         self._files = self._place(root, f"{fingerprint}-{kept_as}")
         self._made = False
@@ -122,14 +123,17 @@ class FeatureStore:
         return self._files.name
 
     def ids(self) -> set[str]:
-        """All ids committed by now."""
+        """All ids committed by now; read from the batches, since the index holds none."""
         self._refresh()
-        return set(self._index)
+        with self._reading():
+            return {each for ids in self._files.read_ids(sorted(self._indexed)) for each in ids}
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Return those of `ids` that are not committed, each once, in order."""
         self._refresh()
-        return [image_id for image_id in dict.fromkeys(ids) if image_id not in self._index]
+        unique = list(dict.fromkeys(ids))
+        places = self._index.find(unique)
+        return [each for each, place in zip(unique, places, strict=True) if place is None]
 
     def make(self) -> None:
         """Write to its place, so that what refuses it shows before anything is computed.
@@ -158,18 +162,18 @@ class FeatureStore:
             )
         if not ids:
             return
-        with np.errstate(over="ignore", invalid="ignore"):  # what that makes is refused below
-            values = self._format.encode(features)
-            finite = np.isfinite(self._format.decode(values)).all(axis=(1, 2))
-        if not finite.all():
-            limit = float(np.finfo(self.dtype).max)
-            raise DataError(
-                f"features of image {ids[int(finite.argmin())]!r} are not finite as "
-                f"{self._format.name} (largest {limit:g}); store them as float32 or look at the "
-                "tower"
-            )
+        values = self._encode(ids, features)
         commit = functools.partial(self._files.commit, _batch_name(ids), ids, values)
         self._persist(commit, f"does not take {values.nbytes:,} bytes")
+
+    def as_read(self, features: Features) -> Features:
+        """Return features as they would be read had they been written, `(N, P, C)`.
+
+        Raises:
+            DataError: a value is not finite in the store's format.
+        """
+        numbers = [str(number) for number in range(len(features))]
+        return self._format.decode(self._encode(numbers, features))
 
     def holds(self, ids: Sequence[str]) -> bool:
         """Whether exactly this batch is committed; one look, however big the store."""
@@ -208,24 +212,26 @@ class FeatureStore:
         Raises:
             DataError: an id was never written, or a batch file is damaged.
         """
-        if any(image_id not in self._index for image_id in ids):
-            absent = self.missing(ids)
-            if absent:
+        places = self._index.find(ids)
+        if None in places:
+            if absent := self.missing(ids):
                 raise DataError(
                     f"{len(absent)} of {len(ids)} images have no features in {self.place!r} "
                     f"(first: {absent[0]!r}); run: sonoray embed"
                 )
+            places = self._index.find(ids)
         positions: dict[str, list[int]] = {}
         wanted: dict[str, list[int]] = {}
-        for position, image_id in enumerate(ids):
-            batch, row = self._index[image_id]
+        for position, place in enumerate(places):
+            assert place is not None
+            batch, row = place
             positions.setdefault(batch, []).append(position)
             wanted.setdefault(batch, []).append(row)
         out: Features = np.empty((len(ids), *self.shape), dtype=self.dtype)
         with self._reading():
-            for places, rows in zip(positions.values(), self._files.read_rows(wanted), strict=True):
-                stored = rows.reshape(len(places), self.shape[0], -1)
-                out[places] = self._format.decode(stored)
+            for taken, rows in zip(positions.values(), self._files.read_rows(wanted), strict=True):
+                stored = rows.reshape(len(taken), self.shape[0], -1)
+                out[taken] = self._format.decode(stored)
         return out
 
     def predict_bytes(self, num_images: int) -> int:
@@ -236,6 +242,20 @@ class FeatureStore:
     def free_bytes(self) -> int | None:
         """Bytes that its place still takes; None for an object store."""
         return self._files.free_bytes()
+
+    def _encode(self, ids: Sequence[str], features: Features) -> Stored:
+        """Bring features into the store's format, and refuse what it cannot hold."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what that makes is refused below
+            values = self._format.encode(features)
+            finite = np.isfinite(self._format.decode(values)).all(axis=(1, 2))
+        if not finite.all():
+            limit = float(np.finfo(self.dtype).max)
+            raise DataError(
+                f"features of image {ids[int(finite.argmin())]!r} are not finite as "
+                f"{self._format.name} (largest {limit:g}); store them as float32 or look at the "
+                "tower"
+            )
+        return values
 
     def _place(self, root: Path | str, name: str) -> FeatureFiles:
         if not str(root).startswith(OBJECT_STORE):
@@ -290,10 +310,8 @@ class FeatureStore:
         self._check_meta()
         with self._reading():
             new = sorted(self._files.batches() - self._indexed)
-            for batch, ids in zip(new, self._files.read_ids(new), strict=True):
-                for row, image_id in enumerate(ids):
-                    self._index.setdefault(image_id, (batch, row))
-                self._indexed.add(batch)  # last: another thread must not skip a half-indexed one
+            self._index.add(zip(new, self._files.read_ids(new), strict=True))
+            self._indexed.update(new)  # last: another thread must not skip a half-indexed one
 
 
 def _batch_name(ids: Sequence[str]) -> str:

@@ -97,7 +97,8 @@ class Shared:
         if not self.embeds:
             return "done"
         image_ids = read_image_ids(dataset.path)
-        missing = max(len(store.missing(image_ids)) for store in stores.values())
+        kept = [stores[tower] for tower in self.road.embed.kept]
+        missing = max((len(store.missing(image_ids)) for store in kept), default=0)
         return f"to do: embed {missing} of {len(image_ids)} images" if missing else "done"
 
     def find_dataset(self, workspace: Workspace) -> StageOutput | None:

@@ -19,6 +19,7 @@ from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.outputs.find import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.towers.feature_source import FeatureSource
 from sonoray_jobs.training.checkpoint import Position, write_checkpoint
 
 SAMPLINGS = (
@@ -151,7 +152,7 @@ def actor(folder: Path, parts: TrainedParts) -> AnswerActor:
         values = np.random.default_rng(seed).standard_normal((len(ids), *store.shape))
         store.write(ids, values)
         stores[tower] = store
-    return AnswerActor(parts, stores, "cpu")
+    return AnswerActor(parts, FeatureSource(dataset=folder, stores=stores), "cpu")
 
 
 def answers(actor: AnswerActor, group: list[Study]) -> list[dict]:
@@ -181,7 +182,7 @@ def test_the_decoder_holds_no_more_tokens_than_configured_and_says_the_same(part
     wanted = answers(actor, STUDIES)
     evaluate = parts.road.evaluate.model_copy(update={"batch_tokens": limit})
     road = parts.road.model_copy(update={"evaluate": evaluate})
-    small = AnswerActor(replace(parts, road=road), actor._stores, "cpu")
+    small = AnswerActor(replace(parts, road=road), actor._features.source, "cpu")
     held = []
 
     def watch(module, args, kwargs, output):
@@ -223,11 +224,11 @@ def test_a_row_says_what_was_seen_and_why(actor):
 def test_a_checkpoint_of_another_tower_is_refused(parts):
     other = replace(parts, fingerprints={**parts.fingerprints, "sam": "f" * 16})
     with pytest.raises(CheckpointError, match="trained over sam ssssssssssssssss, here it is ffff"):
-        AnswerActor(other, {}, "cpu")
+        AnswerActor(other, FeatureSource(dataset=Path(), stores={}), "cpu")
 
 
 def test_a_checkpoint_holds_all_that_was_trained(parts, actor):
     """Two actors of one checkpoint agree to the bit, whatever torch drew in between."""
     torch.manual_seed(99)
-    again = AnswerActor(parts, actor._stores, "cpu")
+    again = AnswerActor(parts, actor._features.source, "cpu")
     assert answers(again, STUDIES) == answers(actor, STUDIES)

@@ -1,8 +1,5 @@
 """What the embed stage stores, without a cluster: every layer and token that a tower hands out."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -10,9 +7,9 @@ from llava_ultra.batch import StudyFeatures, collate_features
 from llava_ultra.config import ModelConfig
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_model, tiny_towers
 from llava_ultra.towers.tower import encode_images
-from sonoray.features.store import FeatureStore
-from sonoray_jobs.outputs.stores import TOWERS, stores_of
-from sonoray_jobs.road.config import EmbedConfig, RoadConfig
+from sonoray_jobs.outputs.stores import stores_of
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.towers import embed
 
 
@@ -41,47 +38,6 @@ def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(t
         fused = model.fuse(read.clip, read.sam)
         assert torch.equal(fused[0], model.fuse(fresh["clip"], fresh["sam"]))
     assert fused.shape == (1, 2, 5, 32)
-
-
-@pytest.mark.parametrize("tower", [0, 1])
-def test_features_of_an_exchanged_tower_are_not_written(tower, tmp_path):
-    """Complete and consistent in itself, but not the one that the store was made for."""
-    config = tiny_config()
-    name = TOWERS[tower]
-    right, other = (tiny_towers(config, tiny_language(config), seed)[tower] for seed in (0, 1))
-    store = FeatureStore(
-        tmp_path / "features", right.fingerprint, right.num_tokens, right.num_channels
-    )
-    right.save(tmp_path / "part")
-    embed.load_encoder(name, tmp_path / "part", store, "cpu")
-    other.save(tmp_path / "part")
-    with pytest.raises(ValueError, match=f"{other.fingerprint[:16]} does not match the expected"):
-        embed.load_encoder(name, tmp_path / "part", store, "cpu")
-
-
-LOAD = """
-import sys
-from pathlib import Path
-from sonoray.features.store import FeatureStore
-from sonoray_jobs.towers.embed import load_encoder
-folder, fingerprint, tokens, channels = sys.argv[1:]
-store = FeatureStore(Path(folder), fingerprint, int(tokens), int(channels))
-load_encoder("sam", Path(folder) / "part", store, "cpu")
-print(*sys.modules)
-"""
-
-
-def test_an_actor_with_sam_alone_does_not_import_clips_library(tmp_path):
-    config = tiny_config()
-    _, sam = tiny_towers(config, tiny_language(config))
-    sam.save(tmp_path / "part")
-    given = [str(tmp_path), sam.fingerprint, str(sam.num_tokens), str(sam.num_channels)]
-    child = subprocess.run(
-        [sys.executable, "-c", LOAD, *given], capture_output=True, text=True, check=True
-    )
-    loaded = set(child.stdout.split())
-    assert "segment_anything" in loaded
-    assert not {"open_clip", "transformers"} & loaded
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def actor(folder: Path, calls: list[np.ndarray]) -> TowerActor:
         return canvases.mean(axis=(1, 2, 3)).reshape(-1, 1, 1)
 
     store = FeatureStore(folder / "features", "clip", 1, 1, "float32")
-    return TowerActor(TowerStage(name="clip", image_size=32, store=store, load=lambda: encode))
+    stage = TowerStage(name="clip", image_size=32, store=store, load=lambda: encode)
+    return TowerActor(stage, batch_size=2)
 
 
 def test_a_tower_gets_the_canvases_of_the_images_that_it_lacks(folder):
@@ -57,7 +58,8 @@ def test_a_tower_writes_what_it_computed_and_passes_the_rest_on(folder):
     assert {"ids.sam", "canvases.sam", "busy_s.decode", "busy_s.clip"} < set(row)
     assert not {"ids.clip", "canvases.clip"} & set(row)
     assert min(row["busy_s.clip"], row["busy_s.write"]) > 0
-    assert [len(canvases) for canvases in calls] == [1, 1]
+    assert [len(canvases) for canvases in calls] == [2, 2]  # filled up
+    assert not any(canvases[1].any() for canvases in calls)
     store = FeatureStore(folder / "features", "clip", 1, 1, "float32")
     means = [letterbox(IMAGES[place], 32).mean() for place in (0, 2)]
     assert store.read(["a", "c"]).ravel() == pytest.approx(means, rel=1e-6)
@@ -73,7 +75,7 @@ def test_one_actor_runs_all_its_towers(folder):
         )
         for name, size in SIZES.items()
     ]
-    row = TowerActor(*stages)(decode(folder, PIECE))
+    row = TowerActor(*stages, batch_size=2)(decode(folder, PIECE))
     assert (row["computed.clip"], row["computed.sam"]) == (2, 1)
     assert not [key for key in row if key.startswith(("ids.", "canvases."))]
     for stage, places in zip(stages, ((0, 2), (1,)), strict=True):
@@ -99,7 +101,8 @@ def test_a_file_of_several_forward_batches_holds_the_same_bits(folder, tmp_path)
     read = []
     for images_per_file in (2, 4):
         store = FeatureStore(tmp_path / f"{images_per_file}", "clip", 1, 2, "float32")
-        clip = TowerActor(TowerStage(name="clip", image_size=32, store=store, load=lambda: encode))
+        stage = TowerStage(name="clip", image_size=32, store=store, load=lambda: encode)
+        clip = TowerActor(stage, batch_size=2)
         for piece in make_plan(folder, {"clip": store}, images_per_file).pieces:
             clip(decode(folder, piece))
         read.append(store.read(["a", "b", "c"]))

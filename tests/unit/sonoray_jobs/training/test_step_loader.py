@@ -10,6 +10,7 @@ from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray.study.sample_order import Plan
 from sonoray.study.study_index import index_studies
+from sonoray_jobs.towers.feature_source import FeatureSource
 from sonoray_jobs.training.step_loader import StepLoader, StepSource, unpack_steps
 
 TURNS = 5
@@ -70,7 +71,8 @@ def source_of(dataset: Path, stores: dict[str, FeatureStore], **changes) -> Step
         "turns_per_epoch": 0,
         "site_cue": False,
     }
-    return StepSource(dataset=dataset, stores=stores, **{**values, **changes})
+    features = FeatureSource(dataset=dataset, stores=stores)
+    return StepSource(features=features, **{**values, **changes})
 
 
 def loaded(source: StepSource):

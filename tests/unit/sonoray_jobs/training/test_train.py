@@ -19,7 +19,7 @@ from sonoray_jobs.outputs import part_keys as parts_of
 from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
-from sonoray_jobs.towers import bootstrap, embed
+from sonoray_jobs.towers import bootstrap, feature_source
 from sonoray_jobs.towers.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
 from sonoray_jobs.towers.learning_texts import conversations_of, make_tokenizer
@@ -104,8 +104,8 @@ def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     parts = outputs.find_parts(workspace, road, "phantom")
     stores = outputs.open_stores(workspace, road, "phantom")
     folders = {tower: parts[tower].path for tower in TOWERS}
-    stages = embed.tower_stages(road, folders, stores)
-    actor = TowerActor(*stages)
+    stages = feature_source.tower_stages(road.embed, road.model, folders, stores)
+    actor = TowerActor(*stages, batch_size=road.embed.batch_size)
     for piece in make_plan(dataset.path, stores, road.embed.images_per_file).pieces:
         sizes = {stage.name: stage.image_size for stage in stages}
         size = road.embed.batch_size

@@ -48,7 +48,7 @@ class Silent:
         return lambda *_: None
 
 
-def iter_loaded_here(source, **_):
+def iter_loaded_here(source, _):
     load = step_loader.StepLoader(source)
     for row in source.rows():
         yield from step_loader.unpack_steps(source, load(row))
@@ -112,7 +112,7 @@ def road_of(**train: object) -> RoadConfig:
 
 def sections(road: RoadConfig) -> dict[str, Any]:
     """What a worker is told of a road."""
-    return {"model": road.model, "train": road.train, "feature_format": road.embed.dtype}
+    return {"model": road.model, "train": road.train, "embed": road.embed}
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
         language=folder / "language",
         features=str(folder / "features"),
         fingerprints={"clip": "clip", "sam": "sam"},
+        towers={},
     )
     ids = [image.image_id for study in studies for image in study.images]
     for seed, store in enumerate(job.stores().values()):
