@@ -1,6 +1,7 @@
 """Every step of the road on the tiny road's own outputs; the road itself is gone through once."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -157,7 +158,8 @@ def test_a_rerun_embeds_only_what_was_lost(finished_road, tmp_path):
 def test_two_workers_train_in_one_mlflow_run_with_every_epoch(finished_road):
     assert finished_road.train_workers == 2
     stages = finished_road.road.train.stages
-    per_epoch = len(studies_of(finished_road, "train")) // finished_road.road.train.studies_per_step
+    num_studies = len(studies_of(finished_road, "train"))
+    per_epoch = math.ceil(num_studies / finished_road.road.train.studies_per_step)
     steps = [per_epoch * (epoch + 1) for epoch in range(sum(stage.epochs for stage in stages))]
     for metric in ("loss", "answer_loss", "distillation_loss", "grounding_loss", "alpha"):
         values = history(finished_road, metric)
