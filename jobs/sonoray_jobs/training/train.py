@@ -216,10 +216,10 @@ def _working_folder(
     if others and not has_checkpoint(work):
         logger.warning(
             "other code left training %s of this configuration unfinished; this one, %s, starts "
-            "anew. To go on with it: Ctrl-C, and %s here and in what follows",
+            "anew. To go on with it: Ctrl-C, and here and in what follows --set %s",
             others[-1],
             name,
-            f"--set train.resume={others[-1]}",
+            f"train.resume={others[-1]}",
         )
     return work
 
