@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sonoray.metrics.tables import Table
 
-INDEX_BYTES = 220
-"""Memory of an id in the index of an open store (`sonoray.features.store`)."""
+INDEX_BYTES = 24
+"""Memory of an id in the index of an open store (`sonoray.features.id_index`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

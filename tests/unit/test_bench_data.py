@@ -146,7 +146,7 @@ def test_the_cost_model_adds_up():
     assert costs.feature_store_bytes == {"none": 0, "clip": 10e3, "sam": 30e3, "both": 40e3}
     assert costs.feature_files == 16
     assert costs.feature_file_bytes == {"clip": 640, "sam": 1920}
-    assert costs.index_bytes == 2 * 1000 * 220
+    assert costs.index_bytes == 2 * 1000 * 24
     assert costs.embed_hours == pytest.approx({"clip": 10 / 3600, "sam": 40 / 3600})
     assert costs.decode_cores == pytest.approx(10)  # 20 images a second, half a second each
     assert costs.training_hours == pytest.approx(600 / 3600)
