@@ -26,7 +26,8 @@ from sonoray_jobs.release import export
 from sonoray_jobs.results import Result
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service import ask
-from sonoray_jobs.service.serve import free_port, new_api_key, serving
+from sonoray_jobs.service.listening import free_port
+from sonoray_jobs.service.serve import new_api_key, serving
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.training import train
 

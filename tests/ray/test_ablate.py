@@ -10,7 +10,8 @@ from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation import compare, evaluate
 from sonoray_jobs.evaluation.ablation import ablate
-from sonoray_jobs.evaluation.ablation.children import make_children, shared_by
+from sonoray_jobs.evaluation.ablation.children import find_outcome, make_children, shared_by
+from sonoray_jobs.evaluation.ablation.choice import Choice
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.outputs.find import evaluation_stage, find_parts, training_name, training_stage
@@ -19,7 +20,7 @@ from sonoray_jobs.training.train import sole_training
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DATASET = "phantom"
-CHOICE = ablate.Choice(name="site-cue", dataset=DATASET, seeds=(1,))
+CHOICE = Choice(name="site-cue", dataset=DATASET, seeds=(1,))
 REPORT = {"report.md", "report.json", "report.png"}
 
 
@@ -77,7 +78,7 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
 
     asked = {}
     for child in children:
-        trained = ablate.find_outcome(workspace, child).trained
+        trained = find_outcome(workspace, child).trained
         stage = evaluation_stage(child.road, DATASET, dataset, trained, "test")
         rows = pq.read_table(stage.path(workspace.stages) / "predictions.parquet").to_pylist()
         asked[child.variant] = [row["question"] for row in rows]

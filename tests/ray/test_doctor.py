@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sonoray_jobs.cluster import doctor
-from sonoray_jobs.cluster.doctor import Status
+from sonoray_jobs.cluster.checks import Status
 
 pytestmark = pytest.mark.ray
 

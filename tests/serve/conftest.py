@@ -12,7 +12,8 @@ import torch
 from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
 from sonoray.workspace import Workspace
-from sonoray_jobs.service.serve import Service, free_port, new_api_key, serving
+from sonoray_jobs.service.listening import free_port
+from sonoray_jobs.service.serve import Service, new_api_key, serving
 from sonoray_serve.settings import Limits, Replicas, ServeConfig
 
 CONFIG = ServeConfig(

@@ -12,7 +12,8 @@ import pytest
 
 from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
-from sonoray_jobs.service.serve import check_port, free_port, new_api_key
+from sonoray_jobs.service.listening import check_port, free_port
+from sonoray_jobs.service.serve import new_api_key
 from sonoray_serve.http.testing import QUESTION, random_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

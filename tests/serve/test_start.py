@@ -11,6 +11,7 @@ import pytest
 from sonoray.errors import ClusterError, ServingError
 from sonoray.workspace import Workspace
 from sonoray_jobs.service import serve as job
+from sonoray_jobs.service.listening import free_port
 from sonoray_serve.app import APP_NAME
 from sonoray_serve.settings import Limits, Replicas, ServeConfig
 
@@ -33,7 +34,7 @@ def serving(model: Path, workspace: Path, **config: Any) -> Any:
         workspace=Workspace.open(workspace),
         model=str(model),
         config=ServeConfig(**{"limits": LIMITS, "vision": SMALL, "engine": SMALL, **config}),
-        port=job.free_port(),
+        port=free_port(),
         api_keys=["unit-test-key-0123456789"],
     )
 
@@ -53,7 +54,7 @@ def greet(text: str) -> Any:
 def test_a_ray_serve_of_others_is_refused_and_left_alone(model_folder: Path, tmp_path: Path):
     from ray import serve
 
-    port = job.free_port()
+    port = free_port()
     serve.start(proxy_location="HeadOnly", http_options={"port": port})
     with (
         pytest.raises(ServingError, match=r"at '.+:\d+'.*--address .*serve shutdown"),

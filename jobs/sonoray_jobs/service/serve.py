@@ -9,36 +9,27 @@ loading the model once on the CPU, so this process needs as much memory as one r
 
 import dataclasses
 import logging
-import math
 import os
 import secrets
 import signal
-import socket
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.cluster.session import ray_session, require_cpus
+from sonoray.cluster.session import ray_session
 from sonoray.config.load import validate_config
-from sonoray.errors import ConfigError, ServingError
+from sonoray.errors import ConfigError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_serve.app import APP_NAME, LOGGING, AppArgs, ServeConfig, build
+from sonoray_jobs.service.deployment import deployed
+from sonoray_jobs.service.listening import check_port, reachable, wait_healthy
+from sonoray_serve.app import AppArgs, ServeConfig
 from sonoray_serve.http.auth import digest_key, is_loopback, read_api_keys
 
 logger = logging.getLogger(__name__)
-
-HEALTH_TIMEOUT_S = 60.0
-"""From the running application to the first answer on the port; a private Ray needs about 1 s."""
-
-SHUTDOWN_TIMEOUT_S = 30.0
-"""For Ray Serve to end on a Ray that goes on; as Serve's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,41 +142,15 @@ def serving(
     )
     check_port(host, port)
     service = Service(
-        url=f"http://{_reachable(host)}:{port}/v1",
+        url=f"http://{reachable(host)}:{port}/v1",
         model=args.model_name,
         digest=args.model_digest,
         keys_required=not insecure_local,
     )
     shared_ray = _shares_ray(address)
-    with ray_session(address), _deployed(args, host, port, shared_ray=shared_ray):
-        _wait_healthy(f"http://{_reachable(host)}:{port}/healthz")
+    with ray_session(address), deployed(args, host, port, shared_ray=shared_ray):
+        wait_healthy(f"http://{reachable(host)}:{port}/healthz")
         yield service
-
-
-def check_port(host: str, port: int) -> None:
-    """Make sure that the port can be listened on.
-
-    Raises:
-        ServingError: it is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise ServingError(
-            f"cannot listen on port {port} of {host!r} ({_reason(error)}); stop what uses it or "
-            "choose another with --port"
-        ) from None
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _checked_args(
@@ -219,174 +184,8 @@ def _checked_args(
     return validate_config(AppArgs, {**values, **pinned}, "serve")
 
 
-@contextmanager
-def _deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Iterator[None]:
-    """Run the application on the initialised Ray, and leave a shared Ray as it was found.
-
-    A private Ray ends with its session and takes the service along, which saves 7 s.
-
-    Raises:
-        ClusterError: the cluster has too few free CPUs or GPUs.
-        ServingError: Ray Serve already runs there, or the application does not.
-    """
-    from ray import serve
-
-    _require_no_serve()
-    if not logger.isEnabledFor(logging.DEBUG):
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its import sets INFO
-    sizes = (args.config.ingress, args.config.vision, args.config.engine)
-    num_cpus = sum(size.num_cpus * size.min_replicas for size in sizes)
-    num_gpus = sum(size.num_gpus * size.min_replicas for size in sizes)
-    require_cpus(math.ceil(num_cpus), "serving", num_gpus=num_gpus)
-    http = {
-        "host": host,
-        "port": port,
-        # only a backstop: the ingress answers for the deadline itself
-        "request_timeout_s": 2 * args.config.limits.deadline_s,
-    }
-    try:
-        try:
-            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=LOGGING)
-            target = serve.RunTarget(build(args), name=APP_NAME, logging_config=LOGGING)
-            # Ray Serve's own wait has no end where a replica finds no place
-            serve.run_many(
-                [target],
-                wait_for_ingress_deployment_creation=False,
-                wait_for_applications_running=False,
-            )
-            _wait_running(args.config.start_timeout_s)
-        except (RuntimeError, TimeoutError) as error:
-            raise ServingError(
-                f"the service did not come up ({_reason(error)}); "
-                "see why with: sonoray --verbose serve"
-            ) from error
-        yield
-    finally:
-        if shared_ray:
-            _take_down()
-
-
-def _require_no_serve() -> None:
-    """Refuse a cluster on which Ray Serve runs.
-
-    There is one Ray Serve on a cluster. It would keep its own host and port, which may be open to
-    others where this service asks for no keys, and an application of the same name would be
-    replaced.
-
-    Raises:
-        ServingError: it runs, with or without applications.
-    """
-    import ray
-
-    if _find_controller() is None:
-        return
-    raise ServingError(
-        f"Ray Serve already runs on the Ray cluster at {ray.get_runtime_context().gcs_address!r}, "
-        "with a port and applications of its own; leave out --address and RAY_ADDRESS for a "
-        "private Ray, or end it and all that it serves with: "
-        "serve shutdown --address http://HOST:8265"
-    )
-
-
-def _find_controller() -> Any:  # noqa: ANN401 - an actor handle
-    """The controller of the cluster's Ray Serve; None where there is none."""
-    import ray
-    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-
-    try:
-        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    except ValueError:
-        return None
-
-
-def _wait_running(timeout_s: float) -> None:
-    """Wait until every replica of the application is up.
-
-    Raises:
-        RuntimeError: one cannot start.
-        TimeoutError: one found no place on the cluster, or is still loading.
-    """
-    from ray import serve
-    from ray.serve.schema import ApplicationStatus
-
-    deadline = time.monotonic() + timeout_s
-    while True:
-        application = serve.status().applications.get(APP_NAME)
-        if application is None:
-            raise RuntimeError("somebody deleted it while it started")
-        if application.status is ApplicationStatus.RUNNING:
-            return
-        if application.status is ApplicationStatus.DEPLOY_FAILED:
-            raise RuntimeError(application.message)
-        if time.monotonic() > deadline:
-            missing = [
-                name
-                for name, deployment in sorted(application.deployments.items())
-                if deployment.status != "HEALTHY"
-            ]
-            raise TimeoutError(
-                f"no place or not loaded after serve.start_timeout_s = {timeout_s:g}: "
-                + ", ".join(missing)
-            )
-        time.sleep(0.5)
-
-
-def _take_down() -> None:
-    """End the application, and with it Ray Serve unless others have deployed to it meanwhile.
-
-    The public `serve.shutdown` waits in a call to the controller that ends when the controller is
-    killed, of which Ray then says that the call failed and is retried for ever. So the controller
-    is asked without waiting and watched until it is gone; the call after that forgets its handle.
-    """
-    import ray
-    from ray import serve
-
-    if serve.status().applications.keys() - {APP_NAME}:
-        serve.delete(APP_NAME)
-        return
-    controller = _find_controller()
-    if controller is not None:
-        ray.get(controller.graceful_shutdown.remote(wait=False))
-        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
-        while _find_controller() is not None and time.monotonic() < deadline:
-            time.sleep(0.1)
-    serve.shutdown()  # type: ignore[no-untyped-call]
-
-
 def _shares_ray(address: str | None) -> bool:
     """Whether `ray_session` will use a Ray that was there before."""
     import ray
 
     return bool(address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
-
-
-def _wait_healthy(url: str) -> None:
-    """Wait until the service answers.
-
-    Raises:
-        ServingError: it does not.
-    """
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + HEALTH_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with suppress(urllib.error.URLError, OSError):
-            direct.open(url, timeout=2.0).close()
-            return
-        time.sleep(0.2)
-    raise ServingError(
-        f"nothing healthy answers at {url} after {HEALTH_TIMEOUT_S:g} s; on a cluster run this on "
-        "the head node, where Ray Serve listens, else see why with: sonoray --verbose serve"
-    )
-
-
-def _reachable(host: str) -> str:
-    """The host part of a URL by which this machine reaches a listening address."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -136,7 +136,8 @@ def ablate(
         sonoray ablate modality --label organ --parallel 2
     """
     from sonoray.workspace import Workspace
-    from sonoray_jobs.evaluation.ablation.ablate import Choice, plan, run
+    from sonoray_jobs.evaluation.ablation.ablate import plan, run
+    from sonoray_jobs.evaluation.ablation.choice import Choice
     from sonoray_jobs.road.config import load_road
 
     # not `road`: --dry-run lists children instead of the configuration, which is named in a report

@@ -95,6 +95,6 @@ def locate(
         sonoray quarantine locate kidney
         sonoray quarantine locate kidney --json
     """
-    from sonoray_jobs.data.quarantine import locate
+    from sonoray_jobs.data.reject_names import locate
 
     return locate(workspace=workspace, road=road, dataset=dataset)

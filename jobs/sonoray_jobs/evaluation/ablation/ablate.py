@@ -6,29 +6,17 @@ goes on where it stopped, with the children that failed too. The report is a sta
 the settings go to a parent run in MLflow, below which the trainings' runs appear.
 """
 
-import json
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from sonoray.config.canonical import content_hash
-from sonoray.config.load import validate_config
 from sonoray.digests.code import code_digest
-from sonoray.errors import ConfigError
-from sonoray.files.json_files import write_json
-from sonoray.metrics import Bootstrap
-from sonoray.phantom import PhantomConfig
-from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.tracking.connection import Store, open_store
-from sonoray.tracking.runs import child_tags, held_run, log_results, nest, terminate
+from sonoray.tracking.connection import open_store
+from sonoray.tracking.runs import child_tags, held_run, nest, terminate
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.ablation import figure
+from sonoray_jobs.evaluation.ablation.ablated import Ablated, Planned
 from sonoray_jobs.evaluation.ablation.children import (
     Child,
-    Outcome,
     Shared,
     find_outcome,
     make_children,
@@ -37,145 +25,15 @@ from sonoray_jobs.evaluation.ablation.children import (
     shared_towers,
     status_of,
 )
+from sonoray_jobs.evaluation.ablation.choice import Choice
 from sonoray_jobs.evaluation.ablation.parallel import num_at_once, place, reason_of, run_children
-from sonoray_jobs.evaluation.ablation.report import make_report, overview, to_markdown
-from sonoray_jobs.evaluation.ablation.variants import (
-    DEFAULT_LABEL,
-    Ablation,
-    Request,
-    build_ablation,
-)
+from sonoray_jobs.evaluation.ablation.report_stage import read_report, write_report
+from sonoray_jobs.evaluation.ablation.variants import Ablation
 from sonoray_jobs.outputs.find import TRAINING_CODE
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 
 logger = logging.getLogger(__name__)
-
-_CODE = (
-    "sonoray_jobs.evaluation.ablation.report",
-    "sonoray_jobs.evaluation.ablation.figure",
-)
-_REPORT = ("report.md", "report.json", "report.png")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ablated:
-    """The report, and what is missing in it."""
-
-    output: StageOutput | None
-    """None where no child ended well."""
-    report: Mapping[str, Any]
-    parent_run_id: str
-    num_children: int
-    failures: Mapping[str, str] = field(default_factory=dict)
-    """By child: why it failed."""
-
-    @property
-    def exit_code(self) -> int:
-        """1 where a child failed."""
-        return 1 if self.failures else 0
-
-    def lines(self) -> list[str]:
-        """What a person reads."""
-        shown = []
-        if self.output is not None:
-            shown += [*overview(self.report).text(), "", self.report["method"]]
-            shown += [f"report: {self.output.path / name}" for name in _REPORT]
-        shown.append(f"MLflow parent run {self.parent_run_id}")
-        if self.failures:
-            shown.append(
-                f"{len(self.failures)} of {self.num_children} children failed; run the command "
-                "again to go on with them"
-            )
-            shown += [f"  {label}: {reason}" for label, reason in self.failures.items()]
-        return shown
-
-    def to_json(self) -> dict[str, Any]:
-        """What a script reads."""
-        return {
-            "path": None if self.output is None else str(self.output.path),
-            "parent_run_id": self.parent_run_id,
-            "failures": dict(self.failures),
-            "report": dict(self.report),
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
-    """What an ablation would do."""
-
-    shared: Sequence[tuple[str, str]]
-    """Dataset and state of what several children need."""
-    children: Sequence[tuple[str, str]]
-    """Label and state of each child."""
-
-    def lines(self) -> list[str]:
-        """What a person reads."""
-        return [
-            "shared stages:",
-            *(f"  {name}: {state}" for name, state in self.shared),
-            f"{len(self.children)} children:",
-            *(f"  {name}: {state}" for name, state in self.children),
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """What a script reads."""
-        return {
-            "shared": [{"dataset": name, "state": state} for name, state in self.shared],
-            "children": [{"child": name, "state": state} for name, state in self.children],
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """Which ablation, of what, with which seeds: what decides the result besides the road."""
-
-    name: str
-    dataset: str
-    seeds: tuple[int, ...] = (0, 1, 2)
-    variants: tuple[str, ...] = ()
-    """Some of the variants; all where empty."""
-    redundancies: tuple[int, ...] = ()
-    label: str | None = None
-    """Of the modality ablation; by default `organ`."""
-    config: str = "tiny"
-    """As on the command line, for the report."""
-    overrides: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"--seeds {list(self.seeds)} must name one or more, each once")
-        if len(set(self.redundancies)) < len(self.redundancies):
-            raise ConfigError(f"--redundancy {list(self.redundancies)} must name each once")
-        for number in self.redundancies:
-            validate_config(PhantomConfig, {"images": [number] * 2}, f"--redundancy {number}")
-        if self.label is not None and self.name != "modality":
-            raise ConfigError(
-                f"--label {self.label} is for the modality ablation, not {self.name}; leave it out"
-            )
-
-    @property
-    def command(self) -> str:
-        """The command line that makes the same report."""
-        words = ["sonoray", "ablate", self.name, "--config", self.config]
-        words += ["--dataset", self.dataset, "--seeds", _listed(self.seeds)]
-        if self.variants:
-            words += ["--variants", _listed(self.variants)]
-        if self.redundancies:
-            words += ["--redundancy", _listed(self.redundancies)]
-        if self.label is not None:
-            words += ["--label", self.label]
-        return shlex.join(words + [word for text in self.overrides for word in ("--set", text)])
-
-    def ablation(self, workspace: Workspace, road: RoadConfig) -> Ablation:
-        """The table of its variants."""
-        request = Request(
-            workspace=workspace,
-            dataset=self.dataset,
-            redundancies=self.redundancies,
-            label=self.label or DEFAULT_LABEL,
-        )
-        return build_ablation(self.name, road, request).chosen(self.variants)
 
 
 def plan(*, workspace: Workspace, road: RoadConfig, choice: Choice) -> Planned:
@@ -245,12 +103,14 @@ def run(
             outcomes.append((child, outcome))
         output = None
         if outcomes:
-            output = _report(workspace, road, choice, ablation, outcomes, failures, store, parent)
+            output = write_report(
+                workspace, road, choice, ablation, outcomes, failures, store, parent
+            )
     if failures:
         terminate(store, parent, "FAILED")
     return Ablated(
         output=output,
-        report={} if output is None else _read_report(output),
+        report={} if output is None else read_report(output),
         parent_run_id=parent,
         num_children=len(children),
         failures=failures,
@@ -318,58 +178,6 @@ def _prepare(shared: Shared, workspace: Workspace, address: str | None) -> None:
         logger.info("%s", line)
 
 
-def _report(
-    workspace: Workspace,
-    road: RoadConfig,
-    choice: Choice,
-    ablation: Ablation,
-    outcomes: Sequence[tuple[Child, Outcome]],
-    failures: Mapping[str, str],
-    store: Store,
-    parent: str,
-) -> StageOutput:
-    """Write the report as a stage and add it to the parent run."""
-    bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
-
-    def make(folder: Path) -> dict[str, Any]:
-        report = make_report(
-            ablation,
-            outcomes,
-            sorted(failures),
-            dataset=choice.dataset,
-            command=choice.command,
-            parent_run_id=parent,
-            bootstrap=bootstrap,
-        )
-        write_json(folder / "report.json", report)
-        markdown = "\n".join(to_markdown(report, "report.png"))
-        (folder / "report.md").write_text(markdown + "\n", encoding="utf-8")
-        figure.draw(report, folder / "report.png")
-        return {"run_id": parent, "num_children": len(outcomes), "num_failed": len(failures)}
-
-    stage = Stage(
-        name=f"ablate-{ablation.name}",
-        config={
-            "command": choice.command,
-            "parent": parent,
-            "bootstrap": bootstrap.model_dump(mode="json"),
-            "failures": sorted(failures),
-            "trainings": [[left.trained.name, left.trained.run_id] for _, left in outcomes],
-        },
-        inputs=[found.key for _, left in outcomes for found in left.evaluations.values()],
-        code=_CODE,
-    )
-    output = run_stage(stage, workspace.stages, make)
-    # every time: the parent may show the report of other seeds or variants
-    log_results(store, parent, {}, {name: output.path / name for name in _REPORT})
-    return output
-
-
-def _read_report(output: StageOutput) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((output.path / "report.json").read_text(encoding="utf-8"))
-    return report
-
-
 def _parent_name(choice: Choice, road: RoadConfig) -> str:
     """The same for more seeds and other variants of the same road: they extend one comparison."""
     decisive = {
@@ -383,7 +191,3 @@ def _parent_name(choice: Choice, road: RoadConfig) -> str:
 def _tags(parent: str, ablation: Ablation, child: Child) -> dict[str, str]:
     own = {"ablation": ablation.name, "variant": child.variant, "seed": str(child.seed)}
     return child_tags(parent, own | ({"setting": child.setting} if child.setting else {}))
-
-
-def _listed(values: Sequence[object]) -> str:
-    return ",".join(map(str, values))

@@ -22,7 +22,7 @@ JOBS = {
     "audit": ("sonoray_jobs.data.audit:run", ["phantom"]),
     "quarantine list": ("sonoray_jobs.data.quarantine:list_rows", ["phantom"]),
     "quarantine retry": ("sonoray_jobs.data.quarantine:retry", ["phantom"]),
-    "quarantine locate": ("sonoray_jobs.data.quarantine:locate", ["phantom"]),
+    "quarantine locate": ("sonoray_jobs.data.reject_names:locate", ["phantom"]),
     "bootstrap": ("sonoray_jobs.towers.bootstrap:run", []),
     "embed": ("sonoray_jobs.towers.embed:run", []),
     "train": ("sonoray_jobs.training.train:run", []),

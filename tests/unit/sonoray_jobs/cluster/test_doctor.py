@@ -7,59 +7,10 @@ import pytest
 from ray.exceptions import GetTimeoutError, RayTaskError, WorkerCrashedError
 
 from sonoray_jobs.cluster import doctor
-from sonoray_jobs.cluster.doctor import GIB, Check, Report, Status
+from sonoray_jobs.cluster.checks import GIB, Check, Status, check_memory
+from sonoray_jobs.cluster.doctor import Report
 
 OK, WARN, FAIL = Status.OK, Status.WARN, Status.FAIL
-
-
-@pytest.mark.parametrize(
-    ("check", "status"),
-    [
-        (doctor.check_python((3, 11, 0)), OK),
-        (doctor.check_python((3, 10, 14)), FAIL),
-        (doctor.check_program("ninja", "/usr/bin/ninja", "install it"), OK),
-        (doctor.check_program("ninja", None, "install it"), FAIL),
-        (doctor.check_program("git", None, "install it", needed=False), WARN),
-        (doctor.check_headers(Path("Python.h"), exists=True), OK),
-        (doctor.check_headers(Path("Python.h"), exists=False), FAIL),
-        (doctor.check_torch("2.15.0+cpu", "0.29.2+cpu", None, has_gpu=False), OK),
-        (doctor.check_torch("2.15.0+cpu", "0.29.2+cpu", None, has_gpu=True), WARN),
-        (doctor.check_torch("2.15.0", "0.29.2", "13.2", has_gpu=True), OK),
-        (doctor.check_cpus(2, 0.3), OK),
-        (doctor.check_cpus(2, 2.4), WARN),
-        (doctor.check_cpus(1, 0.0), WARN),
-        (doctor.check_memory(16 * GIB), OK),
-        (doctor.check_memory(6 * GIB), WARN),
-        (doctor.check_memory(2 * GIB), FAIL),
-        (doctor.check_disk(Path("/"), 20 * GIB), OK),
-        (doctor.check_disk(Path("/"), 5 * GIB), WARN),
-        (doctor.check_disk(Path("/"), GIB), FAIL),
-        (doctor.check_shared_memory(2 * GIB, GIB), OK),
-        (doctor.check_shared_memory(64 * 1024**2, GIB), WARN),
-        (doctor.check_port(8000, "sonoray serve", taken=False), OK),
-        (doctor.check_port(8000, "sonoray serve", taken=True), WARN),
-        (doctor.check_ray_instances(set(), None), OK),
-        (doctor.check_ray_instances({"10.0.0.5:6379"}, None), WARN),
-        (doctor.check_ray_instances(set(), "10.0.0.5:6379"), WARN),
-        (doctor.check_ray_instances({"10.0.0.5:6379"}, "10.0.0.5:6379", in_job=True), OK),
-        (doctor.check_token(Path("auth_token"), None), OK),
-        (doctor.check_token(Path("auth_token"), 0o600), OK),
-        (doctor.check_token(Path("auth_token"), 0o400), OK),
-        (doctor.check_token(Path("auth_token"), 0o644), FAIL),
-    ],
-    ids=lambda value: f"{value.name}-{value.found}" if isinstance(value, Check) else str(value),
-)
-def test_a_check_judges_what_was_measured_and_names_the_fix(check, status):
-    assert check.status is status
-    assert check.found
-    assert bool(check.fix) == (status is not OK)
-
-
-def test_the_finding_names_the_offending_value():
-    assert "10.0.0.5:6379" in doctor.check_ray_instances({"10.0.0.5:6379"}, None).found
-    assert "chmod 600 auth_token" in doctor.check_token(Path("auth_token"), 0o644).fix
-    assert "0644" in doctor.check_token(Path("auth_token"), 0o644).found
-    assert "3.10.14" in doctor.check_python((3, 10, 14)).found
 
 
 def test_this_machine_is_measured_with_the_given_path(tmp_path):
@@ -116,7 +67,7 @@ def test_a_node_that_cannot_answer_is_one_failed_check_that_names_it(error, foun
 
 
 def test_what_a_node_found_is_marked_with_its_name():
-    (check,) = doctor.check_node("10.0.0.6", lambda: [doctor.check_memory(16 * GIB)])
+    (check,) = doctor.check_node("10.0.0.6", lambda: [check_memory(16 * GIB)])
     assert (check.name, check.where) == ("memory", "worker 10.0.0.6")
 
 

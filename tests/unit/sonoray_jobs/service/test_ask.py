@@ -14,7 +14,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.service import ask as job
 from sonoray_jobs.service.ask import ImageUse, Picture, Reply, ask, run
-from sonoray_jobs.service.serve import free_port
+from sonoray_jobs.service.listening import free_port
 from sonoray_serve.http.testing import random_study
 
 TINY = load_road("tiny")

@@ -9,12 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.serve.schema import (
-    ApplicationStatus,
-    ApplicationStatusOverview,
-    DeploymentStatusOverview,
-    ServeStatus,
-)
 
 from llava_ultra.testing import tiny_artifact
 from sonoray.errors import (
@@ -30,7 +24,7 @@ from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.service import serve as job
-from sonoray_serve.app import APP_NAME
+from sonoray_jobs.service.listening import free_port
 from sonoray_serve.replicas.loading import ModelSource, load_model, resolve_folder
 
 KEYS = ("unit-test-key-0123456789",)
@@ -58,9 +52,7 @@ def refused(tmp_path: Path, model: object, **options: Any) -> SonoError:
     """Start a service that must not come up."""
     workspace = Workspace.open(tmp_path / "workspace")
     with pytest.raises(SonoError) as caught:
-        job.serving(
-            workspace=workspace, model=str(model), port=job.free_port(), **options
-        ).__enter__()
+        job.serving(workspace=workspace, model=str(model), port=free_port(), **options).__enter__()
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     return caught.value
@@ -103,21 +95,6 @@ def test_taken_port_is_named(tmp_path: Path, model_folder: Path):
         )
         with pytest.raises(ServingError, match=rf"port {port} .*in use.*--port"):
             service.__enter__()
-
-
-@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 8000), ("127.0.0.1", 70_000)])
-def test_address_that_is_not_ours_is_named(host: str, port: int):
-    with pytest.raises(ServingError, match=f"port {port} of '{host}'"):
-        job.check_port(host, port)
-
-
-def test_free_port_is_free_until_somebody_takes_it():
-    port = job.free_port()
-    job.check_port("127.0.0.1", port)
-    with socket.create_server(("127.0.0.1", port)) as server:
-        assert server.getsockname() == ("127.0.0.1", port)
-        with pytest.raises(ServingError, match=f"port {port}"):
-            job.check_port("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("missing", ["nothing", "empty"])
@@ -200,53 +177,3 @@ def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
     source = ModelSource(model=str(model_folder), digest="0" * 64, workspace="", device="cpu")
     with pytest.raises(CheckpointError, match=manifest_digest(model_folder)[:16]):
         load_model(source)
-
-
-def report(
-    monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus
-) -> list[ApplicationStatus]:
-    """Let Ray Serve say these about the application, one after another, and the last for ever.
-
-    Returns what it has said, as it says it.
-    """
-    left, said = list(statuses), []
-
-    def status() -> ServeStatus:
-        deployments = {
-            name: DeploymentStatusOverview(
-                status="HEALTHY" if name == "vision" else "UPDATING",
-                status_trigger="UNSPECIFIED",
-                replica_states={},
-                message="",
-            )
-            for name in ("vision", "engine")
-        }
-        said.append(left.pop(0) if len(left) > 1 else left[0])
-        application = ApplicationStatusOverview(
-            status=said[-1],
-            message="it fails\nTraceback",
-            last_deployed_time_s=0.0,
-            deployments=deployments,
-        )
-        return ServeStatus(applications={APP_NAME: application})
-
-    monkeypatch.setattr("ray.serve.status", status)
-    return said
-
-
-def test_start_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    said = report(monkeypatch, ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING)
-    job._wait_running(60.0)
-    assert said == [ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING]
-
-
-def test_wait_for_a_start_ends(monkeypatch: pytest.MonkeyPatch):
-    report(monkeypatch, ApplicationStatus.DEPLOYING)
-    with pytest.raises(TimeoutError, match=r"start_timeout_s = 0\.1: engine$"):
-        job._wait_running(0.1)
-    report(monkeypatch, ApplicationStatus.DEPLOY_FAILED)
-    with pytest.raises(RuntimeError, match="it fails"):
-        job._wait_running(60.0)
-    monkeypatch.setattr("ray.serve.status", ServeStatus)
-    with pytest.raises(RuntimeError, match="deleted"):
-        job._wait_running(60.0)

@@ -23,7 +23,9 @@ from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.ingest import run
-from sonoray_jobs.data.quarantine import locate, read_rejects, retry
+from sonoray_jobs.data.quarantine import retry
+from sonoray_jobs.data.reject_names import locate
+from sonoray_jobs.data.rejects import read_rejects
 from sonoray_jobs.road.config import RoadConfig, load_road
 
 ROAD = RoadConfig.model_validate(

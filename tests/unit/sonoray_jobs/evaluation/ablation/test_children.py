@@ -17,6 +17,7 @@ from sonoray_jobs.evaluation.ablation.children import (
     shared_by,
     shared_towers,
 )
+from sonoray_jobs.evaluation.ablation.choice import Choice
 from sonoray_jobs.evaluation.ablation.variants import Request, build_ablation, with_values
 from sonoray_jobs.outputs.find import learned_from
 from sonoray_jobs.road.config import RoadConfig
@@ -97,7 +98,7 @@ def test_a_dataset_that_cannot_be_made_must_be_there(workspace):
 
 
 def test_a_plan_names_every_child_and_starts_nothing(workspace):
-    choice = ablate.Choice(name="balance", dataset="phantom", seeds=(4, 5), variants=("0", "0.8"))
+    choice = Choice(name="balance", dataset="phantom", seeds=(4, 5), variants=("0", "0.8"))
     planned = ablate.plan(workspace=workspace, road=ROAD, choice=choice)
     assert planned.lines() == [
         "shared stages:",
@@ -113,7 +114,7 @@ def test_a_plan_names_every_child_and_starts_nothing(workspace):
 
 
 def test_all_redundancies_share_the_towers_of_the_plain_phantom(workspace):
-    choice = ablate.Choice(
+    choice = Choice(
         name="sampling",
         dataset="phantom",
         seeds=(0,),

@@ -15,7 +15,6 @@ from sonoray.errors import ConfigError, DataError
 from sonoray.stages import Stage, run_stage
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.ablation.ablate import Choice
 from sonoray_jobs.evaluation.ablation.children import make_children
 from sonoray_jobs.evaluation.ablation.variants import (
     ABLATIONS,
@@ -199,14 +198,6 @@ def test_what_does_not_fit_is_one_line(request_for):
     for names in (["blend"], ["blend", "x"], ["blend", "blend"]):
         with pytest.raises(ConfigError, match="must name two or more of: clip_only, sam_only"):
             visual.chosen(names)
-    with pytest.raises(ConfigError, match="--seeds"):
-        Choice(name="visual", dataset="phantom", seeds=(1, 1))
-    with pytest.raises(ConfigError, match="--label organ is for the modality ablation, not visual"):
-        Choice(name="visual", dataset="phantom", label="organ")
-    for number in (0, 65):
-        with pytest.raises(ConfigError, match=rf"^--redundancy {number}: .* 1 to 64") as found:
-            Choice(name="sampling", dataset="phantom", redundancies=(3, number))
-        assert len(str(found.value)) < 160
 
 
 def test_modality_names_the_labels_that_tell_studies_apart(tmp_path):
@@ -245,18 +236,3 @@ def test_some_variants_keep_their_reference_or_take_the_first(request_for):
     assert [variant.name for variant in some.variants] == ["blend", "concat"]
     assert some.reference == "blend"
     assert visual.chosen(["sam_only", "clip_only"]).reference == "sam_only"
-
-
-def test_the_command_in_the_report_names_all_that_decides():
-    choice = Choice(
-        name="sampling",
-        dataset="phantom",
-        seeds=(3, 4),
-        variants=("first", "random"),
-        redundancies=(1, 9),
-        overrides=("model.lora.rank=4", "experiment=a b"),
-    )
-    assert choice.command == (
-        "sonoray ablate sampling --config tiny --dataset phantom --seeds 3,4 "
-        "--variants first,random --redundancy 1,9 --set model.lora.rank=4 --set 'experiment=a b'"
-    )
