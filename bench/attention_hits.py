@@ -6,8 +6,8 @@ Run after `sonoray train` or `sonoray ablate`, with their options:
 In training the attention score reads question and answer and teaches the feature score, which needs
 no text. `sonoray evaluate` says how often it is right when told one question's answer; here it is
 told the longest text of the study (the report), the most that it can know. Beside it the feature
-score of the same model. Studies that have images with and without the finding count, those of the
-test split. Figures in docs/results.md; one core, 10 seconds a model.
+score of the same model. A pick of the test split counts as in an evaluation
+(`sonoray.metrics.picks`). Figures in docs/results.md; one core, 10 seconds a model.
 """
 
 import argparse
@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 
 from llava_ultra.batch import collate_features, collate_texts
+from llava_ultra.config import SamplingConfig, images_kept
+from sonoray.metrics import Bootstrap
+from sonoray.metrics.picks import Pick, hit_rate
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
+from sonoray_jobs.evaluation.answer import showing_of
 from sonoray_jobs.outputs.find import find_training, locate, open_stores
 from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
@@ -43,26 +47,29 @@ def main() -> None:
         road = place(load_road(given.config, [*given.overrides, f"train.seed={seed}"]))
         run_id, attention, feature = hit_rates(workspace, road, given.dataset)
         rates = f"attention {share(attention)}, feature {share(feature)}"
-        print(f"seed {seed} (run {run_id}): {rates} of {len(attention)} studies", flush=True)
+        num_judged = sum(pick.is_judged for pick in attention)
+        print(f"seed {seed} (run {run_id}): {rates} of {num_judged} studies", flush=True)
 
 
-def share(hits: list[bool]) -> str:
-    """The share of True, to three digits."""
-    return f"{sum(hits) / len(hits):.3f}"
+def share(picks: list[Pick]) -> str:
+    """The share of the judged picks that show the finding, to three digits."""
+    rate = hit_rate(picks, Bootstrap())
+    return "-" if rate is None else f"{rate.value:.3f}"
 
 
 def hit_rates(
     workspace: Workspace, road: RoadConfig, dataset: str
-) -> tuple[str, list[bool], list[bool]]:
-    """The training's run, and whether each study's pick shows the finding, by both scores."""
+) -> tuple[str, list[Pick], list[Pick]]:
+    """The training's run, and each study's pick by both scores."""
     trained = find_training(workspace, road, dataset)
     model, language = load_trained(locate(workspace, road, dataset, trained))
     model.eval()
     stores = open_stores(workspace, road, dataset)
     folder = workspace.dataset(dataset).path
     reader = FeatureReader(FeatureSource(dataset=folder, stores=stores))
-    studies = [study for study in iter_studies(folder, split="test") if is_judged(study)]
-    attention, feature = [], []
+    studies = list(iter_studies(folder, split="test"))
+    attention: list[Pick] = []
+    feature: list[Pick] = []
     for start in range(0, len(studies), BATCH):
         batch = studies[start : start + BATCH]
         visual = collate_features(reader.read_studies([study.images for study in batch]))
@@ -79,25 +86,23 @@ def hit_rates(
             )
             alone = model.sampler.feature_scores(tokens)
         alone = alone.masked_fill(~visual.image_mask, -torch.inf)
-        attention += picks_show(batch, told)
-        feature += picks_show(batch, alone)
+        attention += picks_of(batch, told, road.model.sampling)
+        feature += picks_of(batch, alone, road.model.sampling)
     return trained.run_id, attention, feature
 
 
-def picks_show(studies: Sequence[Study], scores: Tensor) -> list[bool]:
-    """Whether the best image by scores (N, K) shows the finding, of each of N studies."""
+def picks_of(studies: Sequence[Study], scores: Tensor, sampling: SamplingConfig) -> list[Pick]:
+    """The pick of each of N studies by scores (N, K)."""
     best = scores.argmax(dim=1).tolist()
-    return [shows(study, position) for study, position in zip(studies, best, strict=True)]
-
-
-def is_judged(study: Study) -> bool:
-    """Whether some of its images, by their labels, show the finding."""
-    return any(shows(study, position) for position in range(len(study.images)))
-
-
-def shows(study: Study, position: int) -> bool:
-    """Whether an image shows the finding."""
-    return study.images[position].labels.get("shows_finding") == "1"
+    return [
+        Pick(
+            patient_key=study.patient_key,
+            showing=showing_of(study),
+            num_seen=images_kept(sampling, len(study.images)),
+            first=position,
+        )
+        for study, position in zip(studies, best, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 click tells such a mistake in a usage line, a hint and a box. It leaves out the value that it
 refuses, and the command whose option lacks a value. What it says stays, with the names that it
-finds close to a wrong one; the value and the help page to open are added here.
+finds close to a wrong one; the value and the help page to open are added here. A value of many
+pages, as of a text that stands where a name should, is cut in the middle.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from sonoray.errors import ConfigError
+
+_LONGEST = 240
+"""Characters of a mistake; three lines of a terminal."""
 
 
 class Commands(TyperGroup):
@@ -37,7 +41,7 @@ def _as_our_error(context: typer.Context) -> Iterator[None]:
     try:
         yield
     except typer.TyperException as error:
-        text = _with_value(error).rstrip(".")
+        text = _shortened(_with_value(error).rstrip("."))
         run = " Run" if text.endswith("?") else "; run"
         known = getattr(error, "ctx", None)  # not where an option has a wrong number of values
         command = (
@@ -46,6 +50,12 @@ def _as_our_error(context: typer.Context) -> Iterator[None]:
             else " ".join(filter(None, [context.command_path, context.invoked_subcommand]))
         )
         raise ConfigError(f"{text[0].lower()}{text[1:]}{run}: {command} --help") from None
+
+
+def _shortened(text: str) -> str:
+    """The text in one line, without its middle where it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:160]} ... {line[-60:]}"
 
 
 def _with_value(error: typer.TyperException) -> str:

@@ -38,6 +38,8 @@ class Ingested:
     """Folder of the dataset."""
     images: Accounting
     studies: Accounting
+    rows: int
+    """Rows of a table of reports that no study could take."""
     splits: Mapping[str, Mapping[str, int]]
     """By split: patients, studies, images."""
     without_text: int
@@ -74,6 +76,8 @@ class Ingested:
                 f"{name}: {counts.seen} seen = {counts.kept} kept + {counts.duplicate} duplicate "
                 f"+ {counts.quarantined} quarantined"
             )
+        if self.rows:
+            rows.append(f"table of reports: {self.rows} rows quarantined")
         for split, sizes in self.splits.items():
             rows.append(f"{split}: " + ", ".join(f"{n} {what}" for what, n in sizes.items()))
         if self.without_text or self.without_images:
@@ -135,6 +139,7 @@ def run(
         path=str(output.path),
         images=Accounting(**summary["images"]),
         studies=Accounting(**summary["studies"]),
+        rows=summary["rows"],
         splits=summary["splits"],
         without_text=summary["without_text"],
         without_images=summary["without_images"],

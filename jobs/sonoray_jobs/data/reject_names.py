@@ -94,7 +94,7 @@ def _names_read(source: Source, key: IdentityKey) -> dict[tuple[str, str], str]:
     for study in source.iter_studies():
         files = [image.ref for image in study.images]
         whole = ", ".join([study.ref, *files[:_FILES_SHOWN], *["..."][: len(files) > _FILES_SHOWN]])
-        names["study", key.source_ref(study.ref)] = whole
+        names["row" if study.is_row else "study", key.source_ref(study.ref)] = whole
         names |= {("image", key.source_ref(file)): file for file in files}
     return names
 
@@ -109,7 +109,7 @@ def _names_listed(
         if row.item == "image":
             lost[row.study_id].add(row.source_ref)
     for study in source.iter_listed():
-        names["study", key.source_ref(study.ref)] = study.where
+        names["row" if study.is_row else "study", key.source_ref(study.ref)] = study.where
         images = lost[key.study_id(study.ref)]
         for ref, where in study.images:
             if not images:

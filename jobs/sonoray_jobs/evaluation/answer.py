@@ -101,7 +101,7 @@ class AnswerActor:
             [encode_answer(self._language.tokenizer, option) for option in turn.options]
             for _, turn in questions
         ]
-        known = any(1 in _showing(study) for study in studies)
+        known = any(1 in showing_of(study) for study in studies)
         told = self._told_picks(fused, questions) if known else []
         found: dict[int, _Reply] = {}
         lengths = self._lengths(prompts, [studies[at] for at, _ in questions], options)
@@ -113,7 +113,7 @@ class AnswerActor:
         for number, (at, turn) in enumerate(questions):
             study, reply = studies[at], found[number]
             scores = dict(zip(turn.options, reply.likelihoods, strict=True))
-            showing = _showing(study)
+            showing = showing_of(study)
             best = max(scores, key=lambda option: scores[option]) if scores else None
             rows.append(
                 {
@@ -215,7 +215,7 @@ def _token_hash(ids: torch.Tensor) -> str:
     return hashlib.sha256(data).hexdigest()[:_HASH_LENGTH]
 
 
-def _showing(study: Study) -> list[int]:
+def showing_of(study: Study) -> list[int]:
     """For each image 1 or 0, whether it shows the finding; -1 where nobody knows."""
     return [int(image.labels.get("shows_finding", -1)) for image in study.images]
 

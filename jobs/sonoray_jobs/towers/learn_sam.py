@@ -38,6 +38,7 @@ def make_sam(
     Raises:
         DataError: no training image has a mask.
     """
+    from llava_ultra.config import ClipOnlyFusion
     from llava_ultra.pretrain.masks import pretrain_sam, thin_blanks
     from llava_ultra.pretrain.words import bag_of_words
     from llava_ultra.towers.adopt import adopt_sam
@@ -49,8 +50,11 @@ def make_sam(
         return save_adopted(folder, tower, config.weights, dataset, wanted)
     shows_lesion = _lesions(dataset, wanted)
     if not shows_lesion:
+        unread = isinstance(road.model.fusion, ClipOnlyFusion)
+        though = " (model.fusion.type=clip_only does not read SAM, but every model has it)"
         raise DataError(
-            f"dataset {str(dataset)!r} has no lesion masks to train SAM on; learn it from one that "
+            f"dataset {str(dataset)!r} has no lesion masks to train SAM on"
+            f"{though if unread else ''}; learn it from one that "
             "has (sonoray ingest phantom, then --set bootstrap.dataset=phantom here and in what "
             "follows), or give published weights (model.sam.weights)"
         )

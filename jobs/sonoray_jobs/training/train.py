@@ -6,7 +6,6 @@ decides the outcome, so the same command finds them: after a crash it goes on, a
 no-op. What other code left unfinished is named (`unfinished`).
 """
 
-import fcntl
 import logging
 import math
 import os
@@ -18,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from sonoray.errors import ConfigError, DataError, JobFailedError
 from sonoray.stages import run_stage
@@ -299,18 +300,20 @@ def _fit(
 def sole_training(folder: Path) -> Iterator[None]:
     """Hold a training's folder for the block: two at once would mix up its checkpoints.
 
+    The kernel holds the lock, never a file that is merely there and outlives a killed process.
+
     Raises:
         JobFailedError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobFailedError(
-                f"training {folder.name!r} is running in another process; wait for it to end, or "
-                "stop it, then run the command again to go on with it or to use it"
-            ) from None
+    try:
+        held = FileLock(folder / LOCK, fallback_to_soft=False).acquire(timeout=0)
+    except Timeout:
+        raise JobFailedError(
+            f"training {folder.name!r} is running in another process; wait for it to end, or stop "
+            "it, then run the command again to go on with it or to use it"
+        ) from None
+    with held:
         yield
 
 

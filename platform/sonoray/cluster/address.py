@@ -1,7 +1,9 @@
 """The address of a Ray cluster, refused within seconds where nothing usable answers.
 
 Ray itself needs 80 s to give up on a wrong one. Two probes come first: an HTTP/2 greeting to the
-port (gRPC answers it at once) and a look for a raylet on this machine.
+port (gRPC answers it at once) and a look for a raylet on this machine. gRPC's own
+`channel_ready_future` tells a port that refuses from one that is silent only by its timeout, and
+costs the import of grpc.
 """
 
 import os

@@ -3,6 +3,8 @@
 Scratch may hold pixels, so it must not stay. Each folder contains a lock file that its process
 holds; the kernel drops the lock with the process, whatever ends it. Whoever makes the next folder
 removes those that nobody holds any more. On a disk that machines share, locks must be shared too.
+The lock is `flock` itself: filelock makes a lock file that is missing, and so would bring back a
+folder that another process is removing.
 """
 
 import contextlib

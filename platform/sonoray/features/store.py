@@ -322,7 +322,17 @@ def _seal_name(dataset: str) -> str:
     return f"seal-{dataset}.json"
 
 
+_REFUSED_KEYS = {
+    "ACCESS_DENIED": "its server refuses the key of AWS_ACCESS_KEY_ID, or gives it no rights",
+    "INVALID_ACCESS_KEY_ID": "its server does not know the key id in AWS_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH": "AWS_SECRET_ACCESS_KEY is not the secret of AWS_ACCESS_KEY_ID",
+}
+"""By S3's code: what a person can mend. Reading with a wrong key id gives `ACCESS_DENIED`."""
+
+
 def _reason(error: OSError) -> str:
     """The system's words; those of an object store stand within pyarrow's."""
-    told = re.search(r"AWS Error (.+?)(?: \(Request ID: \S+\))?$", str(error))
-    return told[1] if told else error.strerror or str(error)
+    told = re.search(r"AWS Error ((\w+).*?)(?: \(Request ID: \S+\))?$", str(error))
+    if told is None:
+        return error.strerror or str(error)
+    return _REFUSED_KEYS.get(told[2], told[1])

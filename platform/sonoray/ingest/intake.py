@@ -9,7 +9,8 @@
 5. studies and quarantine are written.
 
 Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted for images and for
-studies, and the quarantine table has exactly one row per quarantined image and study.
+studies, and the quarantine table has exactly one row per quarantined image and study, and per
+refused row of a table beside them.
 
 Pixels stream through. Study rows, without pixels, are held until the splits are known.
 """
@@ -80,6 +81,7 @@ class _Intake:
         self._table = ImageTableWriter(folder)
         self._images: Counter[str] = Counter()
         self._studies: Counter[str] = Counter()
+        self._num_rows = 0
         self._reasons: Counter[str] = Counter()
         self._quarantine: list[dict[str, str]] = []
         self._kept: list[Study] = []
@@ -88,7 +90,11 @@ class _Intake:
         self._spellings: dict[str, str] = {}
 
     def add(self, raw: RawStudy, outcomes: Sequence[Outcome]) -> None:
-        """Account for one study and its images."""
+        """Account for one study and its images, or for one refused row."""
+        if raw.is_row:
+            study_id = self._key.study_id(self._scoped(raw.ref))
+            self._reject("row", study_id, self._key.source_ref(raw.ref), raw.problem)
+            return
         self._studies["seen"] += 1
         self._images["seen"] += len(outcomes)
         study_id = self._key.study_id(self._scoped(raw.ref))
@@ -141,7 +147,7 @@ class _Intake:
         kept_images = sum(len(study.images) for study in self._kept)
         images = _account(self._images, kept_images)
         studies = _account(self._studies, len(self._kept))
-        assert len(self._quarantine) == images.quarantined + studies.quarantined
+        assert len(self._quarantine) == images.quarantined + studies.quarantined + self._num_rows
         if not self._kept:
             raise DataError(f"source {self._source.name!r}: {self._why_nothing()}")
         groups = link_patients(
@@ -166,6 +172,7 @@ class _Intake:
         return {
             "images": dataclasses.asdict(images),
             "studies": dataclasses.asdict(studies),
+            "rows": self._num_rows,
             "splits": splits,
             "without_text": sum(not study.turns for study in kept),
             "without_images": sum(not study.images for study in kept),
@@ -198,8 +205,11 @@ class _Intake:
     def _reject(self, item: str, study_id: str, ref: str, problem: str) -> None:
         shown = problem if self._source.public else clean_problem(problem)
         reason, _, message = shown.partition(":")
-        counts = self._studies if item == "study" else self._images
-        counts["quarantined"] += 1
+        if item == "row":
+            self._num_rows += 1
+        else:
+            counts = self._studies if item == "study" else self._images
+            counts["quarantined"] += 1
         self._reasons[reason] += 1
         self._quarantine.append(
             {

@@ -36,11 +36,12 @@ def ingest(
     dataset that stands already is made anew where it has rejects that may pass
     (`PASSING_REASONS`); it stays where that changes nothing.
 
-    The manifest's summary holds `images` and `studies` (each an `Accounting`), `splits` (patients,
-    studies and images of each), `without_text` and `without_images` (kept studies that lack one
-    half), `reasons` of the quarantine, `unique_images`, `masks`, `mask_conflicts` (copies of an
-    image with another mask; the first one counts), `near_duplicates` (groups of several linked
-    patients, patients in them) and `spellings` (the same, linked by their identifiers alone).
+    The manifest's summary holds `images` and `studies` (each an `Accounting`), `rows` (refused rows
+    of a table of reports), `splits` (patients, studies and images of each), `without_text` and
+    `without_images` (kept studies that lack one half), `reasons` of the quarantine,
+    `unique_images`, `masks`, `mask_conflicts` (copies of an image with another mask; the first one
+    counts), `near_duplicates` (groups of several linked patients, patients in them) and `spellings`
+    (the same, linked by their identifiers alone).
 
     Raises:
         DataError: the source cannot be read at all, or not one study of it can be kept.

@@ -91,7 +91,7 @@ IMAGE_SCHEMA = pa.schema(
 
 QUARANTINE_SCHEMA = pa.schema(
     [
-        ("item", pa.string()),  # "study" or "image"
+        ("item", pa.string()),  # "study", "image" or "row"
         ("source_ref", pa.string()),
         ("study_id", pa.string()),  # the study that it is or belongs to
         ("reason", pa.string()),

@@ -50,3 +50,6 @@ class RawStudy:
     problem: str = ""
     """`reason: detail` where the study contradicts itself or breaks its format; ingest quarantines
     it with all its images."""
+    is_row: bool = False
+    """True where this is a refused row of a table beside the studies, not a study: ingest
+    quarantines it as a row."""

@@ -7,12 +7,13 @@ kernel frees it when that ends, whatever ends it.
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from sonoray.errors import DataError
 from sonoray.images.decode import RejectedImageError
@@ -130,20 +131,19 @@ def open_spool(
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        lock = (folder / _LOCK).open("w")
+        lock = FileLock(folder / _LOCK, mode=0o600, fallback_to_soft=False)
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(
+            f"another ingest uses the spool {str(folder)!r}; wait for it, or give this one another "
+            "--name"
+        ) from None
     except OSError as error:
         raise DataError(
             f"the spool {str(folder)!r} cannot be made ({error.strerror}); choose another "
             "--workspace"
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"another ingest uses the spool {str(folder)!r}; wait for it, or give this one "
-                "another --name"
-            ) from None
+    with held:
         yield Spool(folder, name_of, max_object_bytes=max_object_bytes, max_bytes=max_bytes)
 
 

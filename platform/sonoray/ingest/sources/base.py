@@ -71,6 +71,8 @@ class ListedStudy:
     """Where it is on the server, in words for whoever may know it."""
     images: Iterator[tuple[str, str]] = field(repr=False)
     """What `RawImage.ref` may be of its images, each with where that is; the likeliest first."""
+    is_row: bool = False
+    """As `RawStudy.is_row` would be."""
 
 
 @runtime_checkable

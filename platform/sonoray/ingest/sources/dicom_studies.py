@@ -219,4 +219,4 @@ def _leftovers(reports: Reports) -> Iterator[RawStudy]:
         )
     for line, problem in sorted(problems.items()):
         ref = report_ref(line)
-        yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)
+        yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem, is_row=True)

@@ -161,7 +161,7 @@ class DicomWebSource:
         yield ListedStudy(ref=NO_STUDY, where=NO_STUDY, images=everything)
         for line in self._reader.report_lines():
             where = f"line {line} of the table of reports"
-            yield ListedStudy(ref=report_ref(line), where=where, images=iter(()))
+            yield ListedStudy(ref=report_ref(line), where=where, images=iter(()), is_row=True)
 
     def _places(
         self, instances: Sequence[Instance], max_frames: int | None = None

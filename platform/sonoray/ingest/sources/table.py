@@ -26,6 +26,7 @@ chosen as the configuration's section `video` says.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -254,8 +255,8 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     labels = [column for column in columns if column.startswith(_LABEL)]
     if unknown := [column for column in columns if column not in (*COLUMNS, *labels)]:
         raise DataError(
-            f"table {str(path)!r} has unknown columns {', '.join(map(repr, unknown))}; known are "
-            f"{', '.join(COLUMNS)}, and label:NAME for anything else"
+            f"table {str(path)!r} has unknown columns {', '.join(map(_with_hint, unknown))}; known "
+            f"are {', '.join(COLUMNS)}, and label:NAME for anything else"
         )
     missing = [column for column in ("study", "patient") if column not in columns]
     if "question" in columns and "answer" not in columns:
@@ -269,6 +270,16 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         )
     if _LABEL in labels:
         raise DataError(f"table {str(path)!r} has a column {_LABEL!r} without a name; add it")
+
+
+def _with_hint(column: str) -> str:
+    """An unknown column, and the known one that it may mean: `Study`, `studies`, `Label:site`."""
+    plain = column.strip().lower()
+    if plain.startswith(_LABEL):
+        meant = [_LABEL + column.strip()[len(_LABEL) :]]
+    else:
+        meant = get_close_matches(plain, COLUMNS, n=1, cutoff=0.65)
+    return f"{column!r} (did you mean {meant[0]!r}?)" if meant else repr(column)
 
 
 def _parse(fields: Entry[Fields]) -> Entry[_Row]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,28 @@ def test_a_bucket_that_is_not_there_and_a_server_that_is_not_are_one_line(prefix
     ) as refused:
         open_store(prefix.uri)
     assert "\n" not in str(refused.value)
+
+
+def test_a_key_id_that_is_not_known_is_said_in_our_words(prefix, start_s3, monkeypatch):
+    import boto3
+
+    with start_s3() as (url, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        boto3.client("s3").create_bucket(Bucket="guarded")
+        store = open_store("s3://guarded/x")
+        asked = urllib.request.Request(
+            f"{url}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}
+        )
+        urllib.request.urlopen(asked).close()
+        with pytest.raises(
+            DataError, match=r"\(.* does not know the key id in AWS_ACCESS_KEY_ID\)"
+        ):
+            store.make()
+        with pytest.raises(
+            DataError, match=r"read \(its server refuses the key of AWS_ACCESS_KEY_ID, .*\); check"
+        ) as refused:
+            open_store("s3://guarded/x")
+    assert "HeadObject" not in str(refused.value)
 
 
 def test_a_server_that_dies_fails_the_job_and_not_its_settings(prefix, start_s3, monkeypatch):

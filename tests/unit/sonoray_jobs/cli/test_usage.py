@@ -4,6 +4,8 @@ import pytest
 
 from sonoray_jobs.cli.main import main
 
+LONG = "word " * 1000
+
 
 @pytest.mark.parametrize(
     ("line", "said"),
@@ -49,6 +51,25 @@ def test_a_line_that_cannot_be_read_is_one_line_with_the_value_and_the_help(caps
         main(line.split())
     out, err = capsys.readouterr()
     assert (caught.value.code, out, err) == (2, "", f"error: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "begin", "end"),
+    [
+        ([LONG], "no such command 'word word ", "word '; run: sonoray --help"),
+        (["serve", "--port", LONG], "invalid value for '--port': Input ", "sonoray serve --help"),
+        (["train", LONG], "got unexpected extra argument(s) (word ", "run: sonoray train --help"),
+    ],
+)
+def test_a_very_long_value_is_cut_in_the_middle(capsys, line, begin, end):
+    with pytest.raises(SystemExit):
+        main(line)
+    err = capsys.readouterr().err.removeprefix("error: ").removesuffix("\n")
+    assert err.startswith(begin)
+    assert err.endswith(end)
+    assert " ... " in err
+    assert len(err) < 300
+    assert "\n" not in err
 
 
 def test_the_command_alone_shows_its_help(capsys):

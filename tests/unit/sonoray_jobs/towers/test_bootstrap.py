@@ -22,6 +22,7 @@ from sonoray.study.contract import Turn, iter_studies
 from sonoray.study.image_table import read_images
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
+from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, learn_sam
 from sonoray_jobs.towers.embed_pipeline import decode_piece
@@ -312,3 +313,6 @@ def test_a_dataset_that_cannot_teach_is_told_what_it_lacks_and_the_way_out(datas
     pictures = list(iter_studies(dataset.path, split="train"))
     with pytest.raises(DataError, match=r"no lesion masks .*--set bootstrap\.dataset=phantom"):
         bootstrap.make_sam(tmp_path, road(), tmp_path, pictures, lambda *_: None)
+    alone = with_values(road(), {"model.fusion": {"type": "clip_only"}})
+    with pytest.raises(DataError, match=r"\(model\.fusion\.type=clip_only does not read SAM, but"):
+        bootstrap.make_sam(tmp_path, alone, tmp_path, pictures, lambda *_: None)

@@ -240,7 +240,7 @@ def test_rejects_are_named_by_their_place_on_the_server_and_nothing_is_fetched(
         ("image", "study_rejected", "study 1.2.4 series 1.2.4.1 instance 1.2.4.1.1 frame 2"),
         ("study", "conflicting_reports", "study 1.2.4"),
         ("study", "fetch_failed", "study 1.2.2"),
-        ("study", "no_images", "line 5 of the table of reports"),
+        ("row", "no_images", "line 5 of the table of reports"),
     ]
     assert found.missing == 0
     assert {file: file.read_bytes() for file in files} == files

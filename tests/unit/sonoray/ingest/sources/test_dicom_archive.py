@@ -114,7 +114,8 @@ def test_a_folder_is_read_and_everything_in_it_accounted_for(archive, tmp_path):
     output = ingest(source, Workspace.open(tmp_path / "ws"), IngestConfig())
     summary = output.manifest["summary"]
     assert summary["images"] == SUMMARY["images"]
-    assert summary["studies"] == SUMMARY["studies"] | {"seen": 7, "quarantined": 5}
+    assert summary["studies"] == SUMMARY["studies"]
+    assert summary["rows"] == 1
     assert summary["reasons"] == SUMMARY["reasons"] | {"no_images": 1}
     first, other = check(output)
     assert [(turn.task, turn.answer) for turn in first.turns] == [(Task.REPORT, "甲状腺未见异常。")]
@@ -139,6 +140,7 @@ def test_a_zip_gives_the_same_and_leaves_nothing_behind(archive, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "ws"])
     summary = output.manifest["summary"]
     assert summary["studies"] == SUMMARY["studies"]
+    assert summary["rows"] == 0
     assert summary["images"] == SUMMARY["images"] | {"seen": 18, "quarantined": 7}
     assert summary["reasons"].get("unreadable_file") is None
     check(output)

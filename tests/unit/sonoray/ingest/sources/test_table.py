@@ -101,8 +101,16 @@ def test_a_row_twice_is_said_once(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("study,patient,Report", r"unknown columns 'Report'; known are study, .* label:NAME"),
-        ("study,patient,finding", "unknown columns 'finding'"),
+        (
+            "study,patient,Report",
+            r"unknown columns 'Report' \(did you mean 'report'\?\); known are study, .* label:NAME",
+        ),
+        (
+            "Study,patient,studies,Label:site",
+            r"'Study' \(did you mean 'study'\?\), 'studies' \(did you mean 'study'\?\), "
+            r"'Label:site' \(did you mean 'label:site'\?\); known",
+        ),
+        ("study,patient,finding", "unknown columns 'finding'; known"),
         ("study,report", "lacks the columns patient; it has study, report"),
         ("study,patient", "lacks the columns one of image, images, report, question"),
         ("study,patient,question", "lacks the columns answer"),
