@@ -220,7 +220,7 @@ def _working_folder(
             "anew. To go on with it: Ctrl-C, and here and in what follows --set %s",
             others[-1],
             name,
-            f"train.resume={others[-1]}",
+            "=".join(("train.resume", others[-1])),
         )
     return work
 
