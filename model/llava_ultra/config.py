@@ -121,7 +121,7 @@ ObjectiveConfig = Annotated[
     Field(discriminator="type"),
 ]
 """The losses there are. A new one is a module in `llava_ultra.objectives`, its class here, and an
-entry in `ModelConfig.objectives` (or in a `--set` of `model.objectives`), else it is not trained."""
+entry in `ModelConfig.objectives` (or in a `--set` of it), else it is not trained."""
 
 
 class LanguageConfig(ModelPart):
