@@ -3,7 +3,7 @@
 Figures are made without pyplot, as in `sonoray.metrics.plots`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,9 @@ def draw_overview(values: Mapping[str, Any], path: Path) -> None:
     if font := text_font():
         fontManager.addfont(str(font))
         family.append(FontProperties(fname=font).get_name())
+    weight = _title_weight(family)
     style: dict[Any, Any] = {
-        "font.family": family, "font.size": 9, "axes.titlesize": 10.5, "axes.titleweight": "bold",
+        "font.family": family, "font.size": 9, "axes.titlesize": 10.5, "axes.titleweight": weight,
         "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
     with rc_context(style):
@@ -49,8 +50,17 @@ def draw_overview(values: Mapping[str, Any], path: Path) -> None:
         _draw_labels(charts[1, 0], values)
         _draw_topics(charts[1, 1], values)
         _draw_accounting(charts[1, 2], values)
-        figure.suptitle(f"Dataset {values['dataset']}", fontsize=14, fontweight="bold", x=0.06)
+        figure.suptitle(f"Dataset {values['dataset']}", fontsize=14, fontweight=weight, x=0.06)
         figure.savefig(path, dpi=_DPI)
+
+
+def _title_weight(family: Sequence[str]) -> str:
+    """Bold where every family has it: matplotlib warns of each title whose weight is missing."""
+    from matplotlib.font_manager import fontManager, weight_dict
+
+    bold = ("bold", weight_dict["bold"])
+    has_bold = {entry.name for entry in fontManager.ttflist if entry.weight in bold}
+    return "bold" if has_bold.issuperset(family) else "normal"
 
 
 def _draw_splits(axes: "Axes", values: Mapping[str, Any]) -> None:
