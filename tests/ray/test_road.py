@@ -49,6 +49,11 @@ def studies_of(done, split):
     return [with_site_cue(study) for study in iter_studies(path, split=split)]
 
 
+def steps_per_epoch(done):
+    """Steps of an epoch, the last of which may be smaller."""
+    return math.ceil(len(studies_of(done, "train")) / done.road.train.studies_per_step)
+
+
 def mlflow_run(done):
     return open_store(done.workspace).client.get_run(done.trained.run_id)
 
@@ -158,8 +163,7 @@ def test_a_rerun_embeds_only_what_was_lost(finished_road, tmp_path):
 def test_two_workers_train_in_one_mlflow_run_with_every_epoch(finished_road):
     assert finished_road.train_workers == 2
     stages = finished_road.road.train.stages
-    num_studies = len(studies_of(finished_road, "train"))
-    per_epoch = math.ceil(num_studies / finished_road.road.train.studies_per_step)
+    per_epoch = steps_per_epoch(finished_road)
     steps = [per_epoch * (epoch + 1) for epoch in range(sum(stage.epochs for stage in stages))]
     for metric in ("loss", "answer_loss", "distillation_loss", "grounding_loss", "alpha"):
         values = history(finished_road, metric)
@@ -185,7 +189,8 @@ def test_a_checkpoint_holds_whole_tensors(finished_road):
         tower: finished_road.bootstrapped.outputs[tower].manifest["summary"]["fingerprint"]
         for tower in ("clip", "sam")
     }
-    assert read_position(folder) == Position(stage=1, epochs=2, steps=4, digests=digests)
+    steps = 2 * steps_per_epoch(finished_road)
+    assert read_position(folder) == Position(stage=1, epochs=2, steps=steps, digests=digests)
     model = LlavaUltra(road.model, add_lora(language.model, road.model.lora))
     set_trainable(model, road.train.stages[-1])
     shapes = {name: list(p.shape) for name, p in trainable_parameters(model).items()}
@@ -255,7 +260,7 @@ def test_tables_and_metrics_are_kept_and_logged(finished_road, tmp_path):
     client = open_store(finished_road.workspace).client
     files = client.list_artifacts(logged.info.run_id, "evaluation/test")
     # no predictions: they hold patients' texts
-    always = {"closed.md", "text.md", "metrics.json", "scores.png"}
+    always = {"closed.md", "text.md", "metrics.json", "scores.png", "settings.json"}
     curves = {"roc.png"} & {file.name for file in folder.iterdir()}  # where both answers occur
     assert {Path(file.path).name for file in files} == always | curves
     [plot] = client.list_artifacts(logged.info.run_id, "training")
