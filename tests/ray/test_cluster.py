@@ -119,6 +119,33 @@ def test_a_running_cluster_is_joined_and_left_running(ray_local, named):
     assert ray.get(environment.remote())
 
 
+DRIVER = """
+import signal
+from sonoray.cluster.session import ray_session
+
+with ray_session("local", num_cpus=1):
+    print("up", flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_told_to_end_prints_no_trace(ray_local):
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment,
+    ) as driver:  # fmt: skip
+        try:
+            assert driver.stdout.readline() == "up\n"
+            driver.terminate()
+            _, told = driver.communicate(timeout=60)
+        finally:
+            driver.kill()
+    assert "SIGTERM received" not in told
+    assert "(unknown)" not in told
+
+
 @pytest.mark.slow
 def test_a_private_ray_leaves_nothing_behind(ray_local):
     """Beside another Ray, too: it is a second one, and only its own processes go."""

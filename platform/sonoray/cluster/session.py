@@ -65,6 +65,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         "PATH": path_with_interpreter(os.environ.get("PATH", "")),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes Ray build a venv per worker
         "RAY_USAGE_STATS_ENABLED": "0",
+        # else SIGTERM prints addresses of Ray's C++; faulthandler still shows a crash's frames
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
         # Ray Train's controller looks at its workers every 2 s by default, and until it has looked
         # `ray.train.report` waits: 0.2 s an epoch instead of 2.0 (Ray 2.60)
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get(
