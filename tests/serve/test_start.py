@@ -96,7 +96,7 @@ def test_a_replica_without_a_place_is_named_in_time(
     from ray import serve
 
     # as on a cluster whose free CPUs are spread over nodes: enough, and on none of them
-    monkeypatch.setattr(job, "require_cpus", lambda *_, **__: None)
+    monkeypatch.setattr("sonoray_jobs.service.deployment.require_cpus", lambda *_, **__: None)
     engine = Replicas(num_cpus=100, max_ongoing=1, max_queued=2)
     start = time.monotonic()
     with (

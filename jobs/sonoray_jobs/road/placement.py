@@ -6,5 +6,7 @@ TRAINING_PLACEMENT = frozenset(
 """Of section `train`. They may change when a training is resumed: checkpoints fit any number of
 workers."""
 
-EVALUATION_PLACEMENT = frozenset({"actors", "actor_cpus", "actor_gpus"})
+EVALUATION_PLACEMENT = frozenset(
+    {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}
+)
 """Of section `evaluate`."""

@@ -168,7 +168,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "two": road_of(num_workers=2, stages=two_epochs),
         "three": road_of(num_workers=3),
         "resumed": road_of(num_workers=3, stages=two_epochs),
-        "noisy": road_of(num_workers=1, feature_noise=0.5),
+        "noisy": road_of(num_workers=1, feature_noise=5.0),
     }
     plans = [
         (
