@@ -169,6 +169,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "three": road_of(num_workers=3),
         "resumed": road_of(num_workers=3, stages=two_epochs),
         "noisy": road_of(num_workers=1, feature_noise=5.0),
+        "noisy on two": road_of(num_workers=2, feature_noise=5.0),
     }
     plans = [
         (
@@ -244,6 +245,13 @@ def test_noise_on_the_features_reaches_the_gradients(runs):
     name = "fusion.project_clip.1.weight"
     plain, moved = gradients(one)[name], gradients(noisy)[name]
     assert (moved - plain).norm() > 0.1 * plain.norm()
+
+
+def test_a_studys_noise_is_the_same_on_any_number_of_ranks(runs):
+    one, two = runs["noisy"], runs["noisy on two"]
+    assert metrics(two)["loss"] == pytest.approx(metrics(one)["loss"], rel=1e-5)
+    for name, gradient in gradients(one).items():
+        torch.testing.assert_close(gradients(two)[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_three_ranks_go_on_where_two_stopped(runs):
