@@ -30,7 +30,7 @@ _EVALUATION_CODE = (
     "sonoray_jobs.evaluation.answer",
     "sonoray_jobs.evaluation.judge",
 )
-_EXPORT_CODE = ("sonoray_jobs.training.restore", "llava_ultra.export.manifest")
+_EXPORT_CODE = ("sonoray_jobs.release.write_model",)
 
 _ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
 """Where published weights lie, in `model`."""

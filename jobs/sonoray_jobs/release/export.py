@@ -8,6 +8,7 @@ from typing import Any
 from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import export_stage, find_parts, find_training, locate
+from sonoray_jobs.release.write_model import write_model
 from sonoray_jobs.road.config import RoadConfig
 
 
@@ -63,25 +64,15 @@ def run(
     provenance = {name: value for name, value in stage.config.items() if name != "name"}
 
     def make(folder: Path) -> dict[str, Any]:
-        from llava_ultra.export.manifest import save_artifact
-        from llava_ultra.language.decoder import load_language
-        from llava_ultra.towers.clip import ClipTower
-        from llava_ultra.towers.sam import SamTower
-        from sonoray_jobs.training.restore import load_trained
-
-        model, _ = load_trained(locate(workspace, road, dataset, trained))
-        (folder / "model").mkdir()
-        manifest = save_artifact(
+        digests = write_model(
             folder / "model",
+            locate(workspace, road, dataset, trained),
+            {part: output.path for part, output in parts.items()},
             name=road.export.name,
-            model=model,
-            language=load_language(parts["language"].path),
-            clip=ClipTower.load(parts["clip"].path),
-            sam=SamTower.load(parts["sam"].path),
-            provenance=provenance,
             site_cue=road.train.site_cue,
+            provenance=provenance,
         )
-        return {"digests": manifest["digests"]}
+        return {"digests": digests}
 
     result = run_stage(stage, workspace.stages, make)
     digests = result.manifest["summary"]["digests"]

@@ -24,6 +24,7 @@ from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.learn_clip import make_clip
 from sonoray_jobs.towers.learn_language import make_language
 from sonoray_jobs.towers.learn_sam import make_sam
+from sonoray_jobs.towers.learning_texts import learning_studies
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +118,7 @@ def make_part(
     """
     make = {"language": make_language, "sam": make_sam, "clip": make_clip}[part]
     learning, reading = stages
-    studies = list(iter_studies(dataset.path, split="train"))
+    studies = learning_studies(dataset.path)
     if not studies:
         raise DataError(_why_no_studies(dataset))
 

@@ -1,14 +1,20 @@
-"""The texts that towers and language model learn from, and the tokenizer that is made of them."""
+"""The studies and texts that towers and language model learn from, and the tokenizer of them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonoray.study.contract import Study, Turn
+from sonoray.study.contract import Study, Turn, iter_studies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from llava_ultra.config import LanguageConfig
+
+
+def learning_studies(dataset: Path) -> list[Study]:
+    """The studies of a dataset that parts learn from: those of training patients."""
+    return list(iter_studies(dataset, split="train"))
 
 
 def conversations_of(studies: Sequence[Study]) -> list[list[tuple[str, str]]]:

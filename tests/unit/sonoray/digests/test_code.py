@@ -28,7 +28,7 @@ STAGES = {
         "sonoray_jobs.evaluation.answer",
         "sonoray_jobs.evaluation.judge",
     ),
-    "export": ("sonoray_jobs.training.restore", "llava_ultra.export.manifest"),
+    "export": ("sonoray_jobs.release.write_model",),
 }
 
 
@@ -136,6 +136,17 @@ def test_no_stage_holds_the_command_line_or_the_look_ups(stage):
     found = code_modules(*STAGES[stage])
     assert not [name for name in found if name.startswith(("sonoray_jobs.cli", "sonoray.tracking"))]
     assert not {"sonoray_jobs.outputs.find", "sonoray_jobs.demo", "sonoray.workspace"} & set(found)
+
+
+def test_what_learns_covers_the_choice_of_studies_and_an_export_its_parts():
+    for part in ("language", "sam", "clip"):
+        assert "sonoray_jobs.towers.learning_texts" in code_modules(*STAGES[part])
+    assert {
+        "llava_ultra.export.manifest",
+        "llava_ultra.towers.clip",
+        "llava_ultra.towers.sam",
+        "sonoray_jobs.training.restore",
+    } <= set(code_modules(*STAGES["export"]))
 
 
 def test_a_training_covers_cue_choice_of_images_and_features():

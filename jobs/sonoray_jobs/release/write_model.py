@@ -1,0 +1,58 @@
+"""What an exported folder holds: the code that decides it, and no more.
+
+The export stage's key covers this module and all that it imports.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sonoray_jobs.outputs.find import TrainedParts
+
+
+def write_model(
+    folder: Path,
+    trained: "TrainedParts",
+    parts: Mapping[str, Path],
+    *,
+    name: str,
+    site_cue: bool,
+    provenance: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write a trained model with its frozen parts and its manifest.
+
+    Args:
+        folder: is made.
+        trained: the finished training.
+        parts: folders of `language`, `clip` and `sam`.
+        name: of the model.
+        site_cue: whether its questions begin with the examination site.
+        provenance: what the manifest says of its making.
+
+    Returns:
+        The digest of every part.
+
+    Raises:
+        CheckpointError: the frozen parts have changed since the training.
+    """
+    from llava_ultra.export.manifest import save_artifact
+    from llava_ultra.language.decoder import load_language
+    from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.sam import SamTower
+    from sonoray_jobs.training.restore import load_trained
+
+    model, _ = load_trained(trained)
+    folder.mkdir()
+    manifest = save_artifact(
+        folder,
+        name=name,
+        model=model,
+        language=load_language(parts["language"]),
+        clip=ClipTower.load(parts["clip"]),
+        sam=SamTower.load(parts["sam"]),
+        provenance=dict(provenance),
+        site_cue=site_cue,
+    )
+    digests: dict[str, str] = manifest["digests"]
+    return digests
