@@ -1,9 +1,19 @@
-"""Which frames of a cine loop become images.
+"""A cine loop, and which of its frames become images.
 
 A loop of a hundred frames shows little more than ten of them, and neighbours are near duplicates.
 Both ways take the middles of equal stretches: `uniform` of time, `change` of the change that has
 added up, so that a probe held still gives fewer frames than one that sweeps.
+
+Time is what timestamps say: a scanner that stores a frame for each heartbeat, a recording of
+variable rate and a film that stands still have stretches of few frames and of many. Whole numbers
+keep it exact, so that a constant rate gives the same frames as counting does.
 """
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median_low
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +25,63 @@ _SIDE = 32
 """Side of the small pictures that are compared: speckle averages out, anatomy stays."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Frame:
+    """One chosen frame of a loop."""
+
+    index: int
+    """Position in the loop as it is shown, from 0."""
+    pixels: Pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Loop:
+    """What becomes of a file that shows a loop, or a picture."""
+
+    frames: tuple[Frame, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of each of its images: the physical size of a pixel."""
+    notes: tuple[str, ...] = ()
+    """What was done to it beside decoding, or left out, in words that carry no patient's text."""
+
+
 def spread(count: int, wanted: int) -> tuple[int, ...]:
     """Middles of `wanted` equal stretches of `range(count)`; all of it where it is shorter."""
     if count <= wanted:
         return tuple(range(count))
     return tuple((2 * number + 1) * count // (2 * wanted) for number in range(wanted))
+
+
+def spread_in_time(starts: Sequence[int | None], wanted: int, *, last: int = 0) -> tuple[int, ...]:
+    """Positions of `wanted` frames that are shown in the middles of equal stretches of time.
+
+    A frame that is shown for several stretches is taken once, and its neighbours for the others.
+
+    Args:
+        starts: when each frame is shown, in order and in any unit; None where it is not known.
+        wanted: how many; all come back where there are no more.
+        last: for how long the last one is shown; 0 for the usual time between two.
+
+    Returns:
+        Growing positions. Where times are missing or go back, those of `spread`.
+    """
+    count = len(starts)
+    times = [start for start in starts if start is not None]
+    steps = [after - before for before, after in pairwise(times)]
+    if count <= wanted or len(times) < count or min(steps) < 0:
+        return spread(count, wanted)
+    first, total = times[0], times[-1] - times[0] + (last if last > 0 else median_low(steps))
+    if total <= 0:
+        return spread(count, wanted)
+    chosen: list[int] = []
+    for number in range(wanted):
+        # the middle is (2 number + 1) total / (2 wanted); multiplied, it stays whole
+        shown = bisect_right(
+            times, (2 * number + 1) * total, key=lambda time: 2 * wanted * (time - first)
+        )
+        lowest = chosen[-1] + 1 if chosen else 0
+        chosen.append(min(max(shown - 1, lowest), count - wanted + number))
+    return tuple(chosen)
 
 
 def shrink(frame: Pixels) -> NDArray[np.float32]:

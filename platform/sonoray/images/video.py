@@ -1,25 +1,34 @@
-"""Frames of a video file, decoded by FFmpeg through PyAV, with what is accepted checked before.
+"""Chosen frames of a video, decoded by FFmpeg through PyAV, with what is accepted checked before.
 
 Size, resolution, length and duration are known before a frame is decoded: the header tells the
-resolution, and the packets, which are counted without decoding them, the rest. Then the file is
-decoded up to the last chosen frame, and only chosen frames become pixels.
+resolution, and the packets, which are counted without decoding them, the rest. A packet is no
+frame, though. A trimmed file keeps packets that are decoded and never shown (edit lists of MP4),
+and some codecs have frames that only others refer to (VP8). What counts is what is shown, and that
+is certain only once all is decoded. The times of the packets foretell which frames will be chosen,
+and these become pixels on the way; where the frames then turn out to be shown at other times, the
+file is decoded once more.
 
 FFmpeg reads hundreds of formats, and some of them, playlists for one, open other files and
 addresses. Only the formats of `FORMATS` are tried, whatever the file is called, and nothing but the
 open file itself is read. Run it in a process of `sonoray.images.sandbox`: the decoders are C.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from pydantic import Field
 
 from sonoray.config.model import Config
-from sonoray.images.decode import Pixels, RejectedImageError
-from sonoray.images.frames import choose_by_change, spread
+from sonoray.images.decode import RejectedImageError
+from sonoray.images.frames import Frame, Loop, choose_by_change, spread_in_time
+from sonoray.images.playback import show
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("avi", "gif", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg", "mpegts")
 """FFmpeg's names of the container formats that may be read."""
+BARE_FORMATS = ("h264", "hevc", "mpegvideo")
+"""Streams without a container, as DICOM has them; these tell no times."""
 _SIDE = 32
 """Side of the small pictures that are compared, as in `sonoray.images.frames`."""
 
@@ -38,8 +49,9 @@ class VideoConfig(Config):
     study: Literal["file", "folder"] = "file"
     """What a study is: one file, or all files that lie in one folder."""
     sampling: Literal["uniform", "change"] = "uniform"
-    """`uniform` takes the middles of equal stretches of the video; `change` takes the middles of
-    equal shares of the change between neighbours, so that a still stretch gives fewer frames."""
+    """`uniform` takes the frames shown in the middles of equal stretches of time; `change` takes
+    the middles of equal shares of the change between neighbours, so that a still stretch gives
+    fewer frames."""
     max_frames: int = Field(default=8, ge=1)
     """Most frames of one file that become images; a shorter one is taken whole."""
     max_bytes: int = Field(default=1_000_000_000, gt=0)
@@ -56,19 +68,57 @@ class VideoConfig(Config):
     """Longest time for one file."""
 
 
-def read_frames(path: Path, config: VideoConfig) -> list[tuple[int, Pixels]]:
-    """Decode the chosen frames of a video file.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Times:
+    """When the frames of a video are shown, in its own unit."""
+
+    starts: Sequence[int | None]
+    last: int
+    """For how long the last one is shown; 0 if unknown."""
+
+    def choose(self, wanted: int) -> tuple[int, ...]:
+        return spread_in_time(self.starts, wanted, last=self.last)
+
+
+def read_video(
+    video: Path | bytes,
+    config: VideoConfig,
+    *,
+    formats: Sequence[str] = FORMATS,
+    trim: range | None = None,
+) -> Loop:
+    """Decode the chosen frames of a video.
+
+    Args:
+        video: the file, or what stands in it.
+        config: which frames are taken, and what is accepted.
+        formats: FFmpeg's names of the formats that are tried.
+        trim: the frames that are shown, by position, where something beside the file says so.
 
     Returns:
-        Position in the video and upright pixels, uint8 `(H, W, 3)` RGB, of at most `max_frames`
-        frames in their order.
+        At most `max_frames` frames in their order, uint8 `(H, W, 3)` RGB, upright and with square
+        pixels.
 
     Raises:
         RejectedImageError: `unreadable_file`, `empty_file`, `too_many_bytes`, `unreadable`,
             `too_many_pixels`, `too_many_frames` or `too_long`.
     """
+    _check_bytes(video, config)
+    source = _Source(video=video, config=config, formats=tuple(formats), trim=trim)
+    announced = source.measure()
+    if config.sampling == "change":
+        small = np.stack([_shrink(frame) for _, frame, _ in source.decode()])
+        return source.take(choose_by_change(small, config.max_frames))[0]
+    chosen = announced.choose(config.max_frames)
+    loop, shown = source.take(chosen)
+    if (again := shown.choose(config.max_frames)) != chosen:
+        loop, _ = source.take(again)
+    return loop
+
+
+def _check_bytes(video: Path | bytes, config: VideoConfig) -> None:
     try:
-        size = path.stat().st_size
+        size = len(video) if isinstance(video, bytes) else video.stat().st_size
     except OSError as error:
         raise _unreadable_file(error) from None
     if not size:
@@ -78,120 +128,196 @@ def read_frames(path: Path, config: VideoConfig) -> list[tuple[int, Pixels]]:
             f"too_many_bytes: {size:,} bytes, at most {config.max_bytes:,}; cut it or raise "
             "video.max_bytes"
         )
-    length = _measure(path, config)
-    chosen = spread(length, config.max_frames)
-    if config.sampling == "change":
-        small = np.stack([_shrink(frame) for frame in _decode(path, config)])
-        chosen = choose_by_change(small, config.max_frames)
-    wanted, frames = set(chosen), list[tuple[int, Pixels]]()
-    for position, frame in enumerate(_decode(path, config)):
-        if position in wanted:
-            frames.append((position, _upright(frame)))
-        if position == max(wanted):
-            break
-    if not frames:
-        raise RejectedImageError("unreadable: no frame can be decoded; export the video again")
-    return frames
 
 
-def _measure(path: Path, config: VideoConfig) -> int:
-    """Return the number of frames, decoding none.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """One video, opened anew for each pass over it."""
 
-    Raises:
-        RejectedImageError: the video is larger than the configuration allows.
-    """
-    with _open(path, config) as (container, stream):
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > config.max_pixels:
-            raise RejectedImageError(
-                f"too_many_pixels: {width} x {height}, at most {config.max_pixels:,}; scale it "
-                "down or raise video.max_pixels"
-            )
-        length, stamps = 0, []
-        for packet in container.demux(stream):
-            length += packet.size > 0
-            if packet.pts is not None:
-                stamps.append(packet.pts)
-            if length > config.max_length:
+    video: Path | bytes
+    config: VideoConfig
+    formats: tuple[str, ...]
+    trim: range | None
+
+    def measure(self) -> _Times:
+        """Foretell when frames are shown, decoding none.
+
+        Raises:
+            RejectedImageError: the video is larger than the configuration allows.
+        """
+        config = self.config
+        with self._open() as (container, stream):
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > config.max_pixels:
                 raise RejectedImageError(
-                    f"too_many_frames: more than {config.max_length:,}; cut it or raise "
-                    "video.max_length"
+                    f"too_many_pixels: {width} x {height}, at most {config.max_pixels:,}; scale "
+                    "it down or raise video.max_pixels"
                 )
+            length, stamps = 0, list[tuple[int | None, int]]()
+            for packet in container.demux(stream):
+                if packet.size > 0:
+                    length += 1
+                    if not packet.is_discard:  # an edit list hides it
+                        stamps.append((packet.pts, packet.duration or 0))
+                if length > config.max_length:
+                    raise RejectedImageError(
+                        f"too_many_frames: more than {config.max_length:,}; cut it or raise "
+                        "video.max_length"
+                    )
+            unit = stream.time_base or Fraction(0)
         if not length:
             raise RejectedImageError("unreadable: the video has no frame; export it again")
-        if stamps and stream.time_base is not None:
-            duration_s = float((max(stamps) - min(stamps)) * stream.time_base)
-            if duration_s > config.max_duration_s:
-                raise RejectedImageError(
-                    f"too_long: {duration_s:.0f} s, at most {config.max_duration_s:g}; cut it or "
-                    "raise video.max_duration_s"
-                )
-    return length
-
-
-def _decode(path: Path, config: VideoConfig) -> "Iterator[VideoFrame]":
-    """Yield the frames in order, none larger than allowed."""
-    with _open(path, config) as (container, stream):
-        for frame in container.decode(stream):
-            if frame.width * frame.height > config.max_pixels:  # it may change on the way
-                raise RejectedImageError(
-                    f"too_many_pixels: {frame.width} x {frame.height} in the middle of the video"
-                )
-            yield frame
-
-
-@contextmanager
-def _open(path: Path, config: VideoConfig) -> "Iterator[tuple[InputContainer, VideoStream]]":
-    import av
-
-    # opening may decode a frame already; up to four times the limit the refusal is ours, and clear
-    limits = {"max_pixels": str(4 * config.max_pixels)}
-    try:
-        with (
-            path.open("rb") as file,
-            av.open(
-                file,
-                options=limits,
-                container_options={
-                    "format_whitelist": ",".join(FORMATS),
-                    "protocol_whitelist": "none",
-                },
-            ) as container,
+        known = sorted((pts, duration) for pts, duration in stamps if pts is not None)
+        if known and (duration_s := float((known[-1][0] - known[0][0]) * unit)) > (
+            config.max_duration_s
         ):
-            assert isinstance(container, av.container.InputContainer)  # opened to read
-            if not container.streams.video:
-                raise RejectedImageError("unreadable: the file has no video; remove it")
-            stream = container.streams.video[0]
-            stream.codec_context.options = limits
-            yield container, stream
-    except av.FFmpegError as error:
-        raise RejectedImageError(
-            f"unreadable: {error.strerror}; the video is damaged, incomplete or of another format"
-        ) from None
-    except OSError as error:
-        raise _unreadable_file(error) from None
+            raise RejectedImageError(
+                f"too_long: {duration_s:.0f} s, at most {config.max_duration_s:g}; cut it or "
+                "raise video.max_duration_s"
+            )
+        starts: list[int | None] = [pts for pts, _ in known]
+        if len(known) < len(stamps):
+            starts = [None] * len(stamps)
+        if self.trim is not None:
+            starts = starts[self.trim.start : self.trim.stop]
+        return _Times(starts=starts, last=known[-1][1] if known else 0)
+
+    def take(self, chosen: Collection[int]) -> tuple[Loop, _Times]:
+        """Decode the whole video and bring the frames at the positions `chosen` to pixels.
+
+        Returns:
+            These frames, and when all frames are shown. Where the end of the file is damaged and
+            all that was asked for stands before it, the loop's notes say so.
+
+        Raises:
+            RejectedImageError: it is damaged before, or no frame is shown at those positions.
+        """
+        import av
+
+        frames, starts, last, notes = list[Frame](), list[int | None](), 0, dict[str, None]()
+        with self._open() as (container, stream):
+            codec, aspect = stream.codec_context.name, _pixel_aspect(stream)
+            try:
+                for before, frame, after in self._windows(container, stream):
+                    index = len(starts)
+                    starts.append(frame.dts if frame.pts is None else frame.pts)
+                    last = frame.duration
+                    if index not in chosen:
+                        continue
+                    pixels = show(
+                        frame,
+                        before=before,
+                        after=after,
+                        codec=codec,
+                        aspect=aspect,
+                        max_pixels=self.config.max_pixels,
+                    )
+                    frames.append(Frame(index=index, pixels=pixels))
+                    if frame.interlaced_frame:
+                        notes["deinterlaced"] = None
+            except av.FFmpegError:
+                if len(frames) < len(chosen):
+                    raise
+                notes["damaged at its end"] = None
+        if aspect != 1:
+            notes[f"pixel aspect {aspect} made square"] = None
+        if not frames and not starts:
+            raise RejectedImageError("unreadable: no frame can be decoded; export the video again")
+        return Loop(frames=tuple(frames), notes=tuple(notes)), _Times(starts=starts, last=last)
+
+    def decode(self) -> "Iterator[_Window]":
+        """Yield every shown frame between its neighbours."""
+        with self._open() as (container, stream):
+            yield from self._windows(container, stream)
+
+    def _windows(self, container: "InputContainer", stream: "VideoStream") -> "Iterator[_Window]":
+        import av
+
+        failed: list[av.FFmpegError] = []
+
+        def checked() -> "Iterator[VideoFrame]":
+            try:
+                for position, frame in enumerate(container.decode(stream)):
+                    if frame.width * frame.height > self.config.max_pixels:  # may change on the way
+                        raise RejectedImageError(
+                            f"too_many_pixels: {frame.width} x {frame.height} in the middle of the "
+                            "video"
+                        )
+                    if self.trim is None or position in self.trim:
+                        yield frame
+            except av.FFmpegError as error:  # the frame before it waits to be shown
+                failed.append(error)
+
+        before: VideoFrame | None = None
+        for frame, after in pairwise(chain(checked(), (None,))):
+            assert frame is not None
+            yield before, frame, after
+            before = frame
+        for error in failed:
+            raise error
+
+    @contextmanager
+    def _open(self) -> "Iterator[tuple[InputContainer, VideoStream]]":
+        import av
+
+        # opening may decode a frame already; up to four times the limit the refusal is ours
+        limits = {"max_pixels": str(4 * self.config.max_pixels)}
+        try:
+            with (
+                _open_bytes(self.video) as file,
+                av.open(
+                    file,
+                    options=limits,
+                    container_options={
+                        "format_whitelist": ",".join(self.formats),
+                        "protocol_whitelist": "none",
+                    },
+                ) as container,
+            ):
+                assert isinstance(container, av.container.InputContainer)  # opened to read
+                stream = _main_stream(container)
+                stream.codec_context.options = limits
+                yield container, stream
+        except av.FFmpegError as error:
+            raise RejectedImageError(
+                f"unreadable: {error.strerror}; the video is damaged, incomplete or of another "
+                "format"
+            ) from None
+        except OSError as error:
+            raise _unreadable_file(error) from None
+
+
+_Window = tuple["VideoFrame | None", "VideoFrame", "VideoFrame | None"]
+
+
+def _open_bytes(video: Path | bytes) -> BinaryIO:
+    return BytesIO(video) if isinstance(video, bytes) else video.open("rb")
+
+
+def _main_stream(container: "InputContainer") -> "VideoStream":
+    """The largest track; a cover or a preview is one only where there is no other."""
+    from av.stream import Disposition
+
+    aside = Disposition.attached_pic | Disposition.timed_thumbnails
+
+    def rank(stream: "VideoStream") -> tuple[bool, int]:
+        context = stream.codec_context
+        return not stream.disposition & aside, context.width * context.height
+
+    if not container.streams.video:
+        raise RejectedImageError("unreadable: the file has no video; remove it")
+    return max(container.streams.video, key=rank)  # of equal ones the first
+
+
+def _pixel_aspect(stream: "VideoStream") -> Fraction:
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect is not None and aspect > 0 else Fraction(1)
 
 
 def _unreadable_file(error: OSError) -> RejectedImageError:
     return RejectedImageError(
         f"unreadable_file: it cannot be read ({error.strerror}); check its rights"
     )
-
-
-def _upright(frame: "VideoFrame") -> Pixels:
-    """Turn and mirror a frame as the file's display matrix says; phones leave that to the player.
-
-    The matrix maps (x, y), y down, to (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2. An angle
-    between counts as the nearest multiple of 90 degrees.
-    """
-    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    matrix = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))  # not in PyAV's stubs
-    if matrix is None:
-        return pixels
-    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _shrink(frame: "VideoFrame") -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -1,9 +1,12 @@
-"""DICOM objects made for tests: known pictures in every coding."""
+"""DICOM objects and videos made for tests: known pictures in every coding."""
 
 import io
 from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,3 +124,51 @@ def make_object() -> Callable[..., bytes]:
 def make_picture() -> Callable[..., np.ndarray]:
     """Draw a known picture."""
     return picture
+
+
+@pytest.fixture
+def write_video() -> Callable[..., Path]:
+    """Write a video of known frames, 10 a second; ffv1, the default codec, is lossless."""
+
+    def write(
+        path: Path,
+        codec: str = "ffv1",
+        pixel_format: str = "bgr0",
+        values: Any = range(0, 240, 8),
+        *,
+        milliseconds: Any = None,
+        aspect: Fraction | None = None,
+        colour_range: int | None = None,
+        options: Any = None,
+    ) -> Path:
+        """A number is a frame of 64 x 48 of that grey; an array `(H, W)` stands for itself.
+
+        Frames of `yuv420p` and of `gray` take values as they are, whatever the range.
+        """
+        arrays = [
+            np.full((48, 64), each, np.uint8) if np.isscalar(each) else each for each in values
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=10, options=dict(options or {}))
+            stream.height, stream.width = arrays[0].shape
+            stream.pix_fmt = pixel_format
+            if aspect is not None:
+                stream.codec_context.sample_aspect_ratio = aspect
+            if colour_range is not None:
+                stream.codec_context.color_range = colour_range
+            for number, array in enumerate(arrays):
+                if pixel_format in ("gray", "yuv420p"):
+                    chroma = np.full((array.shape[0] // 2, array.shape[1]), 128, np.uint8)
+                    planes = array if pixel_format == "gray" else np.concatenate([array, chroma])
+                    frame = av.VideoFrame.from_ndarray(planes, format=pixel_format)
+                else:
+                    colours = av.VideoFrame.from_ndarray(np.stack([array] * 3, -1), format="rgb24")
+                    frame = colours.reformat(format=pixel_format)
+                if milliseconds is not None:
+                    frame.pts, frame.time_base = milliseconds[number], Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write

@@ -74,13 +74,16 @@ def read_spacing(data: Dataset, regions: list[Dataset]) -> dict[str, str]:
 
     From the regions where these are in centimetres, unless they disagree; else from Pixel Spacing.
     """
-    spacings = {_region_spacing(region) for region in regions} - {None}
-    if len(spacings) > 1:  # two scales in one picture
-        return {}
-    spacing = spacings.pop() if spacings else _pixel_spacing(data)
-    if spacing is None:
-        return {}
+    spacings = [found for found in map(_region_spacing, regions) if found is not None]
+    spacing = spacings[0] if spacings else _pixel_spacing(data)
+    if spacing is None or not all(_is_equal(spacing, other) for other in spacings):
+        return {}  # unknown, or two scales in one picture
     return {"spacing_mm_x": f"{spacing[0]:.6g}", "spacing_mm_y": f"{spacing[1]:.6g}"}
+
+
+def _is_equal(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether both are one scale: a ten-thousandth is a tenth of a pixel in a thousand."""
+    return all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(one, other, strict=True))
 
 
 def _area(region: Dataset) -> ScanArea | None:

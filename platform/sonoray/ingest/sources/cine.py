@@ -5,22 +5,35 @@ images, and what of it decides about the result.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from sonoray.images.decode import Pixels, RejectedImageError
+from sonoray.images.decode import RejectedImageError
+from sonoray.images.frames import Loop
 from sonoray.images.sandbox import GuardedPool
-from sonoray.images.video import VideoConfig, read_frames
+from sonoray.images.video import VideoConfig, read_video
 from sonoray.study.raw import RawImage, RawStudy
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
-Loops = Mapping[str, list[RawImage]]
-"""By video, its frames; or one image with the problem where it has none."""
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Cine:
+    """What a video gave its study."""
+
+    images: tuple[RawImage, ...]
+    """Its chosen frames; or one image with the problem where it has none."""
+    notes: tuple[str, ...] = ()
+    """As `Loop.notes`."""
+
+
+Loops = Mapping[str, Cine]
+"""By video, what it gave."""
 S = TypeVar("S")
 
 
@@ -49,7 +62,7 @@ def with_loops(
         config: which frames are taken, and what is accepted.
     """
     workers = os.cpu_count() or 1
-    pending: deque[tuple[S, dict[str, Future[list[tuple[int, Pixels]]]]]] = deque()
+    pending: deque[tuple[S, dict[str, Future[Loop]]]] = deque()
     with GuardedPool(
         workers=workers,
         memory_bytes=config.worker_memory_bytes,
@@ -61,11 +74,11 @@ def with_loops(
 
         def finish() -> RawStudy:
             study, loops = pending.popleft()
-            return build(study, {ref: _images(ref, loop) for ref, loop in loops.items()})
+            return build(study, {ref: _cine(ref, loop) for ref, loop in loops.items()})
 
         for study in studies:
             loops = {
-                ref: pool.submit(read_frames, path, config) for ref, path in videos(study).items()
+                ref: pool.submit(read_video, path, config) for ref, path in videos(study).items()
             }
             pending.append((study, loops))
             # a study may have many loops, whose frames wait decoded
@@ -75,17 +88,26 @@ def with_loops(
             yield finish()
 
 
-def _images(ref: str, loop: Future[list[tuple[int, Pixels]]]) -> list[RawImage]:
+def tell_notes(loops: Loops) -> str:
+    """What was done to the videos of a study, as the end of its provenance; may be empty."""
+    counts = Counter(note for loop in loops.values() for note in loop.notes)
+    said = (f"; {note} in {count} of {len(loops)} files" for note, count in sorted(counts.items()))
+    return "".join(said)
+
+
+def _cine(ref: str, future: Future[Loop]) -> Cine:
     try:
-        frames = loop.result()
+        loop = future.result()
     except RejectedImageError as error:
-        return [RawImage(ref=ref, data=b"", problem=str(error))]
-    return [
+        return Cine(images=(RawImage(ref=ref, data=b"", problem=str(error)),))
+    images = tuple(
         RawImage(
             # the first is called as the file is, by which a reject is found when it is accepted
-            ref=f"{ref}#{position}" if number else ref,
-            data=pixels,
-            frame_index=position,
+            ref=f"{ref}#{frame.index}" if number else ref,
+            data=frame.pixels,
+            frame_index=frame.index,
+            labels=loop.labels,
         )
-        for number, (position, pixels) in enumerate(frames)
-    ]
+        for number, frame in enumerate(loop.frames)
+    )
+    return Cine(images=images, notes=loop.notes)

@@ -35,7 +35,7 @@ from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model
 from sonoray.errors import DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import Loops, decoding, is_video, with_loops
+from sonoray.ingest.sources.cine import Loops, decoding, is_video, tell_notes, with_loops
 from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
@@ -215,11 +215,13 @@ class TableSource:
             images=tuple(
                 image
                 for name in self._names(study)
-                for image in loops.get(name) or [load_image(self._images, name)]
+                for image in (
+                    loops[name].images if name in loops else (load_image(self._images, name),)
+                )
             ),
             turns=() if problem else _turns(rows),
             labels={name: value for row in rows for name, value in row.labels.items() if value},
-            provenance=f"{self.name}, {_line(entries[0].ref)}",
+            provenance=f"{self.name}, {_line(entries[0].ref)}{tell_notes(loops)}",
             problem=problem,
         )
 

@@ -22,7 +22,14 @@ from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.files.folders import list_files
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import SUFFIXES, Loops, decoding, is_video, with_loops
+from sonoray.ingest.sources.cine import (
+    SUFFIXES,
+    Loops,
+    decoding,
+    is_video,
+    tell_notes,
+    with_loops,
+)
 from sonoray.ingest.sources.inputs import digest_files, read_csv, unusable
 from sonoray.study.raw import RawStudy
 
@@ -112,9 +119,9 @@ class VideoSource:
         return RawStudy(
             ref=study,
             patient_ref=study if problem else patients.pop(),
-            images=tuple(image for file in files for image in loops[file]),
+            images=tuple(image for file in files for image in loops[file].images),
             turns=(),
-            provenance=f"{self.name}, frames of video, {self._config.sampling}",
+            provenance=f"{self.name}, frames of video, {self._config.sampling}{tell_notes(loops)}",
             problem=problem,
         )
 

@@ -63,3 +63,12 @@ def test_a_spacing_is_positive_known_and_one():
     assert read_spacing(picture_with(), in_seconds) == {}
     assert read_spacing(picture_with(), [region(*box, delta=0)]) == {}
     assert read_spacing(Dataset(), []) == {}
+
+
+def test_deltas_that_differ_by_rounding_are_one_scale():
+    box, delta = (0, 0, 9, 9), 0.0241935483870968
+    halves = [region(*box, delta=delta), region(*box, delta=delta + 1e-11)]
+    expected = {"spacing_mm_x": "0.241935", "spacing_mm_y": "0.483871"}
+    assert read_spacing(picture_with(), halves) == expected
+    assert read_spacing(picture_with(), halves[::-1]) == expected
+    assert read_spacing(picture_with(), [*halves, region(*box, delta=delta * 1.001)]) == {}

@@ -18,7 +18,7 @@ def test_studies_of_many_loops_wait_for_each_other(tmp_path, monkeypatch, loops_
 
     def build(number, loops):
         ahead.append(len(begun) - number)
-        images = tuple(image for loop in loops.values() for image in loop)
+        images = tuple(image for loop in loops.values() for image in loop.images)
         return RawStudy(ref=str(number), patient_ref="p", images=images, turns=())
 
     studies = list(with_loops(range(6), videos, build, VideoConfig()))
