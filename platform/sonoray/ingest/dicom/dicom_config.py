@@ -11,9 +11,9 @@ class FrameConfig(Config):
     """Which frames of a cine loop become images."""
 
     sampling: Literal["uniform", "change"] = "uniform"
-    """`uniform` takes the middles of equal stretches of time and decodes nothing else; `change`
-    takes the middles of equal shares of the change between neighbours, so that a still stretch
-    gives fewer frames."""
+    """`uniform` takes the middles of equal stretches of time (Frame Time Vector) and decodes
+    nothing else; `change` takes the middles of equal shares of the change between neighbours, so
+    that a still stretch gives fewer frames."""
     max_frames: int = Field(default=8, ge=1)
     """Most frames of one object; a shorter loop is taken whole."""
     max_probed: int = Field(default=128, ge=2)
@@ -28,7 +28,7 @@ class DicomLimits(Config):
     max_frames: int = Field(default=10_000, gt=0)
     """Most frames that an object may announce."""
     max_decoded_bytes: int = Field(default=1_000_000_000, gt=0)
-    """Most bytes that all frames of an object may take decoded, whichever are chosen."""
+    """Most bytes that the chosen frames of an object may take decoded; others are not kept."""
     max_entries: int = Field(default=1_000_000, gt=0)
     """Most entries of an archive."""
     max_archive_bytes: int = Field(default=1_000_000_000_000, gt=0)

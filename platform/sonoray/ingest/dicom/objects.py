@@ -14,9 +14,10 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError, check_pixels
-from sonoray.images.frames import choose_by_change, shrink, spread
+from sonoray.images.frames import choose_by_change, shrink, spread_in_time
 from sonoray.ingest.dicom.closed_labels import read_labels
 from sonoray.ingest.dicom.dicom_config import DicomConfig, FrameConfig
+from sonoray.ingest.dicom.frame_times import find_shown, find_starts
 from sonoray.ingest.dicom.header import NUMBERS, PERSONS, PLACES, Header, read_header, read_text
 from sonoray.ingest.dicom.pixel_format import PixelFormat, read_pixel_format
 from sonoray.ingest.dicom.pixels import FrameReader
@@ -87,7 +88,7 @@ def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> O
         header = read_header(file, identifying=True)
     data = header.dataset
     try:
-        pixels = read_pixel_format(header, limits, config.limits)
+        pixels = read_pixel_format(header, limits, config.limits, config.frames)
         _find_scan(header, pixels, config)
         problem = ""
     except RejectedImageError as error:
@@ -112,22 +113,42 @@ def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> Dec
     """
     with entry.open() as file:
         header = read_header(file)
-        pixels = read_pixel_format(header, limits, config.limits)
+        pixels = read_pixel_format(header, limits, config.limits, config.frames)
         area, labels = _find_scan(header, pixels, config)
         reader = FrameReader(file, header, pixels)
         frames = []
-        for index in choose_frames(reader, pixels.frames, config.frames):
+        starts = find_starts(header.dataset, pixels.frames)
+        for index in choose_frames(
+            reader, find_shown(header.dataset, pixels.frames), starts, config.frames
+        ):
             picture = reader.read(index)
             shown = picture if area is None else area.cut(picture)
             frames.append(Frame(index=index, pixels=check_pixels(shown, limits)))
     return DecodedObject(frames=tuple(frames), labels=labels, is_cropped=area is not None)
 
 
-def choose_frames(reader: FrameReader, count: int, config: FrameConfig) -> tuple[int, ...]:
-    """Indices of the frames that become images; only `change` decodes any, one at a time."""
-    if config.sampling == "uniform" or count <= config.max_frames:
-        return spread(count, config.max_frames)
-    probed = spread(count, max(config.max_probed, config.max_frames))
+def choose_frames(
+    reader: FrameReader,
+    indices: Sequence[int],
+    starts: Sequence[int | None],
+    config: FrameConfig,
+) -> tuple[int, ...]:
+    """Those of `indices` that become images; only `change` decodes any, one at a time.
+
+    Args:
+        reader: of the object.
+        indices: frames that are shown.
+        starts: when every frame of the object is shown, as `find_starts` has it.
+        config: how many are taken, and how.
+    """
+
+    def spaced(wanted: int) -> tuple[int, ...]:
+        times = [starts[index] for index in indices]
+        return tuple(indices[position] for position in spread_in_time(times, wanted))
+
+    if config.sampling == "uniform" or len(indices) <= config.max_frames:
+        return spaced(config.max_frames)
+    probed = spaced(max(config.max_probed, config.max_frames))
     small = np.stack([shrink(reader.read(index)) for index in probed])
     return tuple(probed[position] for position in choose_by_change(small, config.max_frames))
 

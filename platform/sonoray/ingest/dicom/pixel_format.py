@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from sonoray.images.decode import ImageLimits, RejectedImageError
-from sonoray.ingest.dicom.dicom_config import DicomLimits
+from sonoray.ingest.dicom.dicom_config import DicomLimits, FrameConfig
 from sonoray.ingest.dicom.header import Header
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -66,8 +66,16 @@ class PixelFormat:
     is_signed: bool
 
 
-def read_pixel_format(header: Header, limits: ImageLimits, dicom: DicomLimits) -> PixelFormat:
+def read_pixel_format(
+    header: Header, limits: ImageLimits, dicom: DicomLimits, taken: FrameConfig
+) -> PixelFormat:
     """Read the Image Pixel module and hold it to the limits and to itself.
+
+    Args:
+        header: of the object.
+        limits: of a picture.
+        dicom: of an object.
+        taken: how many of its frames are decoded and kept.
 
     Raises:
         RejectedImageError: an attribute is missing, contradicts another or asks for too much.
@@ -93,7 +101,7 @@ def read_pixel_format(header: Header, limits: ImageLimits, dicom: DicomLimits) -
         is_signed=_integer(data, "PixelRepresentation") == 1,
     )
     _check_coding(header, pixels, high_bit=_integer(data, "HighBit", default=bits_stored - 1))
-    _check_size(header, pixels, limits, dicom)
+    _check_size(header, pixels, limits, dicom, taken)
     return pixels
 
 
@@ -139,7 +147,11 @@ def _check_coding(header: Header, pixels: PixelFormat, *, high_bit: int) -> None
 
 
 def _check_size(
-    header: Header, pixels: PixelFormat, limits: ImageLimits, dicom: DicomLimits
+    header: Header,
+    pixels: PixelFormat,
+    limits: ImageLimits,
+    dicom: DicomLimits,
+    taken: FrameConfig,
 ) -> None:
     if pixels.frames > dicom.max_frames:
         raise RejectedImageError(
@@ -156,10 +168,12 @@ def _check_size(
             "raise ingest.images.max_pixels"
         )
     frame_bytes = pixels.rows * pixels.columns * pixels.samples * pixels.bits_allocated // 8
-    if pixels.frames * frame_bytes > dicom.max_decoded_bytes:
+    num_taken = min(pixels.frames, taken.max_frames)  # no others are there decoded at once
+    if num_taken * frame_bytes > dicom.max_decoded_bytes:
         raise RejectedImageError(
-            f"too_many_bytes: {pixels.frames} frames of {frame_bytes:,} bytes, at most "
-            f"{dicom.max_decoded_bytes:,}; raise dicom.limits.max_decoded_bytes"
+            f"too_many_bytes: {num_taken} frames of {frame_bytes:,} bytes, at most "
+            f"{dicom.max_decoded_bytes:,}; raise dicom.limits.max_decoded_bytes or take fewer with "
+            "dicom.frames.max_frames"
         )
     if header.is_encapsulated:
         return

@@ -73,11 +73,15 @@ def read_spacing(data: Dataset, regions: list[Dataset]) -> dict[str, str]:
     """Millimetres per pixel as image labels `spacing_mm_x` and `spacing_mm_y`; empty if unknown.
 
     From the regions where these are in centimetres, unless they disagree; else from Pixel Spacing.
+    Where no size is known but that pixels are not square (Pixel Aspect Ratio), the label
+    `pixel_aspect` is a pixel's width divided by its height.
     """
     spacings = [found for found in map(_region_spacing, regions) if found is not None]
     spacing = spacings[0] if spacings else _pixel_spacing(data)
-    if spacing is None or not all(_is_equal(spacing, other) for other in spacings):
-        return {}  # unknown, or two scales in one picture
+    if spacing is None:
+        return _pixel_aspect(data)
+    if not all(_is_equal(spacing, other) for other in spacings):  # two scales in one picture
+        return {}
     return {"spacing_mm_x": f"{spacing[0]:.6g}", "spacing_mm_y": f"{spacing[1]:.6g}"}
 
 
@@ -107,6 +111,16 @@ def _pixel_spacing(data: Dataset) -> tuple[float, float] | None:
     if not isinstance(value, Sequence) or len(value) != 2:
         return None
     return _positive((value[1], value[0]), scale=1)  # row spacing, the vertical one, comes first
+
+
+def _pixel_aspect(data: Dataset) -> dict[str, str]:
+    value = data.get("PixelAspectRatio")
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return {}
+    size = _positive((value[1], value[0]), scale=1)  # the vertical size comes first
+    return (
+        {} if size is None or size[0] == size[1] else {"pixel_aspect": f"{size[0] / size[1]:.6g}"}
+    )
 
 
 def _positive(values: tuple[Any, Any], *, scale: float) -> tuple[float, float] | None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sonoray.images.decode import ImageLimits
-from sonoray.images.frames import choose_by_change, shrink, spread
+from sonoray.images.frames import choose_by_change, shrink, spread, spread_in_time
 from sonoray.ingest.dicom.containers import BytesEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.objects import decode_object
@@ -18,6 +18,35 @@ def test_frames_are_the_middles_of_equal_stretches():
             chosen = spread(count, wanted)
             assert len(set(chosen)) == min(count, wanted)
             assert set(chosen) <= set(range(count))
+
+
+@pytest.mark.parametrize("step", [1, 3, 1001])
+def test_a_constant_rate_gives_what_counting_gives(step):
+    for count in range(1, 40):
+        starts = [7 + step * number for number in range(count)]
+        for wanted in range(1, 10):
+            assert spread_in_time(starts, wanted) == spread(count, wanted)
+            assert spread_in_time(starts, wanted, last=step) == spread(count, wanted)
+
+
+def test_time_is_shared_equally():
+    slow_then_fast = [0, 100, 200, 300, 400, *range(500, 600, 10)]
+    assert spread_in_time(slow_then_fast, 3) == (1, 3, 5)  # at 102, 305 and 508
+    assert spread_in_time(slow_then_fast, 3, last=600) == (
+        1,
+        13,
+        14,
+    )  # twice the last
+    assert spread_in_time([0, 10, 20, 30, 40, 50], 2, last=950) == (4, 5)  # a frozen end
+    assert spread_in_time([0, 1000, 1010, 1020, 1030], 3) == (0, 1, 2)  # a frozen beginning
+    assert spread_in_time([5, 9], 3) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "starts", [[None] * 6, [0, 10, None, 30, 40, 50], [0, 10, 5, 30, 40, 50], [3] * 6]
+)
+def test_without_times_frames_are_counted(starts):
+    assert spread_in_time(starts, 2) == spread(6, 2) == (1, 4)
 
 
 def test_change_is_shared_equally():

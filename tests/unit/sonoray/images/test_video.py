@@ -1,5 +1,4 @@
 import struct
-from fractions import Fraction
 
 import av
 import numpy as np

@@ -18,6 +18,17 @@ from sonoray.ingest.dicom.objects import decode_object, describe_object
 
 CONFIG = DicomConfig()
 LIMITS = ImageLimits()
+LARGEST = {
+    "Rows": 5_000,
+    "Columns": 5_000,
+    "SamplesPerPixel": 3,
+    "PhotometricInterpretation": "RGB",
+    "PlanarConfiguration": 0,
+    "BitsAllocated": 16,
+    "BitsStored": 16,
+    "HighBit": 15,
+}
+"""A frame of 150,000,000 bytes, within the limits of a picture."""
 
 
 def entry(data):
@@ -41,8 +52,8 @@ def entry(data):
         ({"NumberOfFrames": 0}, "contradiction: 48 x 40 pixels in 0 frames"),
         ({"Rows": 60_000, "Columns": 60_000}, "too_many_pixels: 60000 x 60000"),
         (
-            {"Rows": 4_000, "Columns": 4_000, "NumberOfFrames": 100},
-            "too_many_bytes: 100 frames of 16,000,000 bytes, at most 1,000,000,000",
+            LARGEST | {"NumberOfFrames": 100},
+            "too_many_bytes: 8 frames of 150,000,000 bytes, at most 1,000,000,000",
         ),
         ({"BurnedInAnnotation": "YES"}, "burned_in_annotation: "),
     ],
@@ -150,7 +161,7 @@ def test_what_would_unpack_to_a_gigabyte_takes_no_memory(make_object, make_pictu
     start = j2k.index(b"\xff\x4f\xff\x51")
     struct.pack_into(">LL", j2k, start + 8, 32_000, 32_000)
     frames = np.repeat(make_picture()[None], 4, axis=0)
-    wide = make_object(frames, RLELossless, Rows=5_000, Columns=5_000, NumberOfFrames=43)
+    wide = make_object(frames, RLELossless, **LARGEST, NumberOfFrames=43)
     bombs = [
         *(
             ArchiveEntry(archive=path, position=0, ref=path.name, max_bytes=10**9)

@@ -72,3 +72,20 @@ def test_deltas_that_differ_by_rounding_are_one_scale():
     assert read_spacing(picture_with(), halves) == expected
     assert read_spacing(picture_with(), halves[::-1]) == expected
     assert read_spacing(picture_with(), [*halves, region(*box, delta=delta * 1.001)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "label"),
+    [
+        ([4, 3], {"pixel_aspect": "0.75"}),
+        ([1, 1], {}),
+        ([0, 3], {}),
+        (["4", "3"], {"pixel_aspect": "0.75"}),
+    ],
+)
+def test_pixels_that_are_not_square_say_so(ratio, label):
+    data = picture_with()
+    data.PixelAspectRatio = ratio
+    assert read_spacing(data, []) == label
+    data.PixelSpacing = [0.4, 0.3]
+    assert read_spacing(data, []) == {"spacing_mm_x": "0.3", "spacing_mm_y": "0.4"}
