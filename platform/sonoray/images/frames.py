@@ -10,7 +10,7 @@ keep it exact, so that a constant rate gives the same frames as counting does.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median_low
@@ -109,3 +109,28 @@ def choose_by_change(small: NDArray[np.float32], wanted: int) -> tuple[int, ...]
     before = after - 1
     nearer = np.where(shares - change[before] <= change[after] - shares, before, after)
     return tuple(int(position) for position in np.unique(nearer))
+
+
+def take_frames(
+    read: Callable[[int], Pixels],
+    starts: Sequence[int | None],
+    wanted: int,
+    *,
+    by_change: bool = False,
+    last: int = 0,
+) -> tuple[Frame, ...]:
+    """Read the chosen frames of a file that gives any of its frames at once.
+
+    Args:
+        read: brings the frame at a position to uint8 `(H, W)` or `(H, W, 3)`.
+        starts: when each frame is shown, as for `spread_in_time`.
+        wanted: how many.
+        by_change: whether equal shares of change are taken instead of equal stretches of time.
+        last: for how long the last one is shown; 0 for the usual time between two.
+    """
+    if by_change and len(starts) > wanted:
+        small = np.stack([shrink(read(index)) for index in range(len(starts))])
+        chosen = choose_by_change(small, wanted)
+    else:
+        chosen = spread_in_time(starts, wanted, last=last)
+    return tuple(Frame(index=index, pixels=read(index)) for index in chosen)

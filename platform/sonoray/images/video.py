@@ -103,7 +103,7 @@ def read_video(
         RejectedImageError: `unreadable_file`, `empty_file`, `too_many_bytes`, `unreadable`,
             `too_many_pixels`, `too_many_frames` or `too_long`.
     """
-    _check_bytes(video, config)
+    check_bytes(video, max_bytes=config.max_bytes)
     source = _Source(video=video, config=config, formats=tuple(formats), trim=trim)
     announced = source.measure()
     if config.sampling == "change":
@@ -116,16 +116,21 @@ def read_video(
     return loop
 
 
-def _check_bytes(video: Path | bytes, config: VideoConfig) -> None:
+def check_bytes(*videos: Path | bytes, max_bytes: int) -> None:
+    """Refuse files that together are empty or larger than allowed.
+
+    Raises:
+        RejectedImageError: `unreadable_file`, `empty_file` or `too_many_bytes`.
+    """
     try:
-        size = len(video) if isinstance(video, bytes) else video.stat().st_size
+        size = sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in videos)
     except OSError as error:
         raise _unreadable_file(error) from None
     if not size:
         raise RejectedImageError("empty_file: the video has 0 bytes; export it again")
-    if size > config.max_bytes:
+    if size > max_bytes:
         raise RejectedImageError(
-            f"too_many_bytes: {size:,} bytes, at most {config.max_bytes:,}; cut it or raise "
+            f"too_many_bytes: {size:,} bytes, at most {max_bytes:,}; cut it or raise "
             "video.max_bytes"
         )
 

@@ -1,25 +1,25 @@
-"""Frames of the video files that studies name, decoded ahead in guarded processes.
+"""Frames of the loops that studies name, decoded ahead in guarded processes.
 
-What the sources of folders and of tables share: which files are videos, how their frames become
-images, and what of it decides about the result.
+What the sources of folders and of tables share: which files are loops, how their frames become
+images, and what of it decides about the result. A loop is a video, or what
+`sonoray.images.loops` reads beside them.
 """
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sonoray.images.decode import RejectedImageError
 from sonoray.images.frames import Loop
+from sonoray.images.loops import DECODERS, read_loop, suffix_of
 from sonoray.images.sandbox import GuardedPool
-from sonoray.images.video import VideoConfig, read_video
+from sonoray.images.video import VideoConfig
 from sonoray.study.raw import RawImage, RawStudy
-
-SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,18 +38,19 @@ S = TypeVar("S")
 
 
 def is_video(name: str) -> bool:
-    """Whether a file's name says that it is a video."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    """Whether a file's name says that it stands for frames."""
+    return bool(suffix_of(name))
 
 
 def decoding(config: VideoConfig) -> dict[str, Any]:
     """What decides about the frames: what is taken and accepted, and what decodes."""
-    return {"video": config.model_dump(mode="json"), "decoder": version("av")}
+    decoders = {name: version(name) for name in DECODERS}
+    return {"video": config.model_dump(mode="json"), "decoders": decoders}
 
 
 def with_loops(
     studies: Iterable[S],
-    videos: Callable[[S], Mapping[str, Path]],
+    videos: Callable[[S], Mapping[str, Sequence[Path]]],
     build: Callable[[S, Loops], RawStudy],
     config: VideoConfig,
 ) -> Iterator[RawStudy]:
@@ -57,7 +58,7 @@ def with_loops(
 
     Args:
         studies: whatever the source knows of each.
-        videos: those of a study, by the reference that their frames shall have.
+        videos: the files of each video of a study, by the reference that its frames shall have.
         build: makes the study of its decoded videos.
         config: which frames are taken, and what is accepted.
     """
@@ -78,7 +79,7 @@ def with_loops(
 
         for study in studies:
             loops = {
-                ref: pool.submit(read_video, path, config) for ref, path in videos(study).items()
+                ref: pool.submit(read_loop, paths, config) for ref, paths in videos(study).items()
             }
             pending.append((study, loops))
             # a study may have many loops, whose frames wait decoded
@@ -86,6 +87,15 @@ def with_loops(
                 yield finish()
         while pending:
             yield finish()
+
+
+def digested(videos: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """The files of videos, each by a name of its own, for a digest over all of them."""
+    return {
+        f"{ref}#{number}" if number else ref: path
+        for ref, paths in videos.items()
+        for number, path in enumerate(paths)
+    }
 
 
 def tell_notes(loops: Loops) -> str:

@@ -34,8 +34,16 @@ from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model
 
 from sonoray.errors import DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
+from sonoray.images.loops import list_parts
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import Loops, decoding, is_video, tell_notes, with_loops
+from sonoray.ingest.sources.cine import (
+    Loops,
+    decoding,
+    digested,
+    is_video,
+    tell_notes,
+    with_loops,
+)
 from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
@@ -177,7 +185,7 @@ class TableSource:
     def input_digest(self) -> str:
         """Sha256 (hex) over the table and the images that it names."""
         found = find_files(self._images, self._all_names())
-        videos = {name: path for name, path in found.items() if is_video(name)}
+        videos = digested({n: list_parts(path) for n, path in found.items() if is_video(n)})
         images = {name: path for name, path in found.items() if not is_video(name)}
         return digest_files(
             {self._path.name: self._path},
@@ -200,9 +208,10 @@ class TableSource:
         rows = (entry.value for entry in self._studies[study] if entry.value)
         return list(dict.fromkeys(name for row in rows for name in _paths(row)))
 
-    def _videos(self, study: str) -> dict[str, Path]:
-        """Videos of a study that are there."""
-        return find_files(self._images, filter(is_video, self._names(study)))
+    def _videos(self, study: str) -> dict[str, tuple[Path, ...]]:
+        """Files of the videos of a study that are there."""
+        found = find_files(self._images, filter(is_video, self._names(study)))
+        return {name: list_parts(path) for name, path in found.items()}
 
     def _study(self, study: str, loops: Loops) -> RawStudy:
         entries = self._studies[study]

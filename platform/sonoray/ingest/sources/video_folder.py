@@ -1,7 +1,8 @@
 """A folder of videos: cine loops as a scanner or a phone exports them.
 
-`.mp4`, `.avi`, `.gif` and the other endings of `sonoray.ingest.sources.cine`, at any depth. Every
-file is a study, or all files of one folder are (`video.study`). The patient is the folder below the
+`.mp4`, `.avi`, `.mha`, `.nii.gz` and the other endings of `sonoray.images.loops`, at any depth.
+Every file is a study, or all files of one folder are (`video.study`). The `.pgm` files of a folder
+are the frames of one loop, which is called as the folder is. The patient is the folder below the
 given one that the file lies in, `PATIENT/loop.mp4` or `PATIENT/2024-05-01/loop.mp4`, or what the
 table `patients.csv` in the given folder says: columns `file` (path below the folder) and `patient`.
 For the videos that it names the table counts, an empty patient too; for all others the folder. A
@@ -14,6 +15,7 @@ Frames are whole pictures; text that the scanner drew into them, names too, is l
 `sonoray.privacy.deidentify`.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,15 +23,9 @@ from typing import Any
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.files.folders import list_files
+from sonoray.images.loops import SERIES, SUFFIXES, list_parts, suffix_of
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import (
-    SUFFIXES,
-    Loops,
-    decoding,
-    is_video,
-    tell_notes,
-    with_loops,
-)
+from sonoray.ingest.sources.cine import Loops, decoding, digested, tell_notes, with_loops
 from sonoray.ingest.sources.inputs import digest_files, read_csv, unusable
 from sonoray.study.raw import RawStudy
 
@@ -57,17 +53,8 @@ class VideoSource:
         self._config = VideoConfig() if config is None else config
         if not path.is_dir():
             raise DataError(f"no folder {str(path)!r}; give the one that holds the videos")
-        self._videos: dict[str, Path] = {}
         self._others: dict[str, str] = {}
-        for found in sorted(list_files(path), key=lambda each: each.path):
-            if found.problem:
-                self._others[found.ref] = found.problem
-            elif is_video(found.path.name):
-                self._videos[found.ref] = found.path
-            elif found.ref != TABLE:
-                known = ", ".join(SUFFIXES)
-                problem = f"unknown_file: {found.ref!r} is none of {known}; convert it"
-                self._others[found.ref] = problem
+        self._videos, self._series = self._list_videos()
         if not self._videos:
             unseen = sum(problem.startswith("unreadable") for problem in self._others.values())
             raise DataError(
@@ -78,8 +65,7 @@ class VideoSource:
         self._studies: dict[str, list[str]] = {}
         for file in self._videos:
             whole = self._config.study == "folder"
-            study = PurePosixPath(file).parent.as_posix() if whole else file
-            self._studies.setdefault(study, []).append(file)
+            self._studies.setdefault(self._folder_of(file) if whole else file, []).append(file)
 
     def __len__(self) -> int:
         """Number of studies that `iter_studies` yields."""
@@ -93,7 +79,7 @@ class VideoSource:
         """Sha256 (hex) over the videos and the table, and over what else there is."""
         table = self._folder / TABLE
         tables = {TABLE: table} if table.is_file() else {}
-        files = digest_files(tables, (self._videos, self._config.max_bytes))
+        files = digest_files(tables, (digested(self._videos), self._config.max_bytes))
         return content_hash({"files": files, "others": self._others})
 
     def iter_studies(self) -> Iterator[RawStudy]:
@@ -102,7 +88,39 @@ class VideoSource:
         for ref, problem in (*self._others.items(), *self._problems.items()):
             yield unusable(ref, problem)
 
-    def _paths(self, study: str) -> dict[str, Path]:
+    def _list_videos(self) -> tuple[dict[str, tuple[Path, ...]], set[str]]:
+        """Return the files of each video, and which videos are a folder's series.
+
+        What is neither goes to `_others`, with its problem.
+        """
+        videos: dict[str, tuple[Path, ...]] = {}
+        unknown: dict[Path, str] = {}
+        series = set[str]()
+        for found in sorted(list_files(self._folder), key=lambda each: each.path):
+            suffix = suffix_of(found.path.name)
+            if found.problem:
+                self._others[found.ref] = found.problem
+            elif suffix in SERIES:
+                folder = PurePosixPath(found.ref).parent.as_posix()
+                videos[folder] = (*videos.get(folder, ()), found.path)
+                series.add(folder)
+            elif suffix:
+                videos[found.ref] = list_parts(found.path)
+            elif found.ref != TABLE:
+                unknown[found.path] = found.ref
+        for folder in series:
+            videos[folder] = tuple(sorted(videos[folder], key=_natural))
+        parts = {part for paths in videos.values() for part in paths}
+        known = ", ".join(SUFFIXES)
+        for path, ref in unknown.items():
+            if path not in parts:  # not the data of a .mhd
+                self._others[ref] = f"unknown_file: {ref!r} is none of {known}; convert it"
+        return videos, series
+
+    def _folder_of(self, file: str) -> str:
+        return file if file in self._series else PurePosixPath(file).parent.as_posix()
+
+    def _paths(self, study: str) -> dict[str, tuple[Path, ...]]:
         return {file: self._videos[file] for file in self._studies[study]}
 
     def _study(self, study: str, loops: Loops) -> RawStudy:
@@ -128,7 +146,7 @@ class VideoSource:
     def _read_patients(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the patient of each file, and problems of the table by row."""
         table = self._folder / TABLE
-        folders = {file: PurePosixPath(file).parts[:-1] for file in self._videos}
+        folders = {file: PurePosixPath(self._folder_of(file)).parts for file in self._videos}
         by_folder = {file: parts[0] for file, parts in folders.items() if parts}
         if not table.is_file():
             return by_folder, {}
@@ -145,3 +163,9 @@ class VideoSource:
             elif patients.setdefault(file, patient) != patient:
                 problems[entry.ref] = f"conflicting_rows: {TABLE} gives {file!r} two patients"
         return by_folder | patients, problems
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key that puts `2.pgm` before `10.pgm`."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -14,7 +14,7 @@ def test_studies_of_many_loops_wait_for_each_other(tmp_path, monkeypatch, loops_
 
     def videos(number):
         begun.append(number)
-        return {f"{number}/{loop}.avi": tmp_path / "gone.avi" for loop in range(loops_each)}
+        return {f"{number}/{loop}.avi": (tmp_path / "gone.avi",) for loop in range(loops_each)}
 
     def build(number, loops):
         ahead.append(len(begun) - number)

@@ -1,6 +1,8 @@
 import os
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from sonoray.digests.code import code_modules
 from sonoray.errors import DataError
@@ -74,7 +76,8 @@ def test_a_folder_without_videos_is_one_clear_error(tmp_path):
 
 
 def test_what_decodes_frames_is_in_the_code_of_the_sources_that_read_videos():
-    decoding = {"sonoray.images.video", "sonoray.images.frames", "sonoray.ingest.sources.cine"}
+    decoding = {f"sonoray.images.{name}" for name in ("video", "frames", "boxes.volumes")}
+    decoding |= {"sonoray.images.boxes.hdf5", "sonoray.ingest.sources.cine"}
     for source in ("video_folder", "table"):
         assert decoding <= set(code_modules(f"sonoray.ingest.sources.{source}"))
 
@@ -87,3 +90,32 @@ def test_a_raised_limit_of_the_decoding_processes_makes_another_dataset(
     assert VideoSource(tmp_path, config=VideoConfig(**raised)).config() != (
         VideoSource(tmp_path).config()
     )
+
+
+def test_series_and_sequences_are_loops(tmp_path, summary_of):
+    """A folder of numbered pictures is called as it is; a header brings its data along."""
+    root = tmp_path / "loops"
+    ramp = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint8)
+    (root / "p1" / "sweep").mkdir(parents=True)
+    for number in (1, 2, 10):
+        data = b"P5 48 40 255\n" + (ramp + 10 * number).tobytes()
+        (root / "p1" / "sweep" / f"{number}.pgm").write_bytes(data)
+    (root / "p2").mkdir()
+    image = sitk.GetImageFromArray(np.stack([ramp, ramp + 100]))
+    sitk.WriteImage(image, str(root / "p2" / "a.mhd"))
+    sitk.WriteImage(image, str(root / "p2" / "b.nii.gz"))
+    source = VideoSource(root)
+    studies = {study.ref: study for study in source.iter_studies()}
+    assert list(studies) == ["p1/sweep", "p2/a.mhd", "p2/b.nii.gz"]
+    assert [study.patient_ref for study in studies.values()] == ["p1", "p2", "p2"]
+    series = studies["p1/sweep"].images
+    assert [image.ref for image in series] == ["p1/sweep", "p1/sweep#1", "p1/sweep#2"]
+    assert [int(image.data[0, 0]) for image in series] == [10, 20, 100]
+    summary = summary_of(source)
+    # both files of p2 show the same
+    assert summary["studies"] == {"seen": 3, "kept": 2, "duplicate": 1, "quarantined": 0}
+    before = source.input_digest()
+    (root / "p2" / "a.raw").write_bytes(np.stack([ramp, ramp + 50]).tobytes())
+    assert VideoSource(root).input_digest() != before
+    whole = VideoSource(root, config=VideoConfig(study="folder"))
+    assert [study.ref for study in whole.iter_studies()] == ["p1/sweep", "p2"]

@@ -1,0 +1,1 @@
+"""Pictures and loops in files that are no videos: volumes, arrays, animations."""
