@@ -179,6 +179,16 @@ def _fetch_lines(counts: FetchCounts) -> list[str]:
         f"fetched {counts.fetched} of {counts.listed} objects{failed}: {counts.requests} requests, "
         f"{counts.size_bytes / 1e6:.1f} MB, retried {counts.retried} requests"
     ]
+    if counts.left:
+        rows.append(
+            f"{counts.left} objects of other modalities were not fetched; dicom.modalities opens "
+            "them"
+        )
+    if counts.converted:
+        rows.append(
+            f"{counts.converted} objects came as Explicit VR Little Endian, since they cannot be "
+            "read as they are stored"
+        )
     if counts.kept_in:
         rows.append(
             f"the others wait for another try in {counts.kept_in}; they are patients' data: remove "

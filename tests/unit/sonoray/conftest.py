@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -19,6 +21,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
+    SegmentationStorage,
     UltrasoundMultiFrameImageStorage,
 )
 
@@ -30,13 +33,15 @@ def build(
     syntax: UID = ExplicitVRLittleEndian,
     *,
     encode_as: str = "",
+    frames: Several[bytes] = (),
     **attributes: Any,
 ) -> Dataset:
     """An ultrasound object of `(N, H, W)` or `(N, H, W, 3)` values; `attributes` may lie.
 
-    With `encode_as` YBR_RCT or YBR_ICT JPEG 2000 transforms the colours itself.
+    With `encode_as` YBR_RCT or YBR_ICT JPEG 2000 transforms the colours itself. With `frames` these
+    are the codestreams, whatever `pixels` holds.
     """
-    frames, rows, columns = pixels.shape[:3]
+    count, rows, columns = pixels.shape[:3]
     samples = 3 if pixels.ndim == 4 else 1
     bits = pixels.dtype.itemsize * 8
     data = Dataset()
@@ -50,7 +55,7 @@ def build(
     data.PhotometricInterpretation = "RGB" if samples == 3 else "MONOCHROME2"
     if samples == 3:
         data.PlanarConfiguration = 0
-    data.NumberOfFrames = frames
+    data.NumberOfFrames = count
     data.Rows, data.Columns = rows, columns
     data.BitsAllocated = data.BitsStored = bits
     data.HighBit = bits - 1
@@ -60,7 +65,10 @@ def build(
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
     order = "<" if syntax.is_little_endian else ">"
     raw = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    if syntax == JPEGBaseline8Bit:
+    if frames:
+        data.PixelData = encapsulate(list(frames))
+        data["PixelData"].VR = "OB"
+    elif syntax == JPEGBaseline8Bit:
         data.PixelData = encapsulate([_jpeg(frame) for frame in pixels])
         data["PixelData"].VR = "OB"
     elif syntax in ENCODED:
@@ -76,6 +84,72 @@ def build(
     for name, value in attributes.items():
         setattr(data, name, value)
     return data
+
+
+def segmentation(
+    outlines: Several[np.ndarray],
+    *,
+    places: Several[tuple[str, int | None] | None],
+    kind: str = "BINARY",
+    segments: Several[int] = (),
+    categories: Several[str] = (),
+    syntax: UID | str = "",
+    shift: int = 0,
+    rows: int = 0,
+    **attributes: Any,
+) -> bytes:
+    """A segmentation object with a frame for each of `outlines`.
+
+    Args:
+        outlines: values of each frame.
+        places: which picture each outlines: SOP Instance UID, and frame from 1 if any.
+        kind: SegmentationType.
+        segments: number of the segment that each frame shows; a label map has all in each.
+        categories: code of the category of each segment.
+        syntax: transfer syntax, if not Explicit VR Little Endian.
+        shift: columns by which outlines are moved.
+        rows: how many are kept, if not all.
+        attributes: may lie.
+    """
+    frames = np.stack([np.roll(each, shift, axis=1)[: rows or None] for each in outlines])
+    frames = frames.astype(np.uint8)
+    numbers = list(segments) or [1] * len(frames)
+    data = build(frames, UID(syntax) if syntax else ExplicitVRLittleEndian)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    data.SOPInstanceUID, data.Modality, data.SegmentationType = "1.77", "SEG", kind
+    if kind == "BINARY":
+        data.BitsAllocated, data.BitsStored, data.HighBit = 1, 1, 0
+        packed = np.packbits(frames.ravel(), bitorder="little").tobytes()
+        data.PixelData = packed + b"\0" * (len(packed) % 2)
+        data["PixelData"].VR = "OB"
+    data.SegmentSequence = Sequence()
+    for position, number in enumerate(dict.fromkeys(numbers)):
+        segment = Dataset()
+        segment.SegmentNumber = number
+        category = Dataset()
+        category.CodeValue = categories[position] if categories else "49755003"
+        segment.SegmentedPropertyCategoryCodeSequence = Sequence([category])
+        data.SegmentSequence.append(segment)
+    data.PerFrameFunctionalGroupsSequence = Sequence()
+    for number, place in zip(numbers, places, strict=kind != "LABELMAP"):
+        data.PerFrameFunctionalGroupsSequence.append(_groups_of_outline(number, place))
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    return to_bytes(data)
+
+
+def _groups_of_outline(number: int, place: tuple[str, int | None] | None) -> Dataset:
+    groups, identification = Dataset(), Dataset()
+    identification.ReferencedSegmentNumber = number
+    groups.SegmentIdentificationSequence = Sequence([identification])
+    if place is not None:
+        source, derivation = Dataset(), Dataset()
+        source.ReferencedSOPInstanceUID = place[0]
+        if place[1] is not None:
+            source.ReferencedFrameNumber = place[1]
+        derivation.SourceImageSequence = Sequence([source])
+        groups.DerivationImageSequence = Sequence([derivation])
+    return groups
 
 
 def to_bytes(data: Dataset) -> bytes:
@@ -118,6 +192,12 @@ def make_object() -> Callable[..., bytes]:
         return to_bytes(build(pixels, syntax, **attributes))
 
     return make
+
+
+@pytest.fixture
+def make_segmentation() -> Callable[..., bytes]:
+    """Build a segmentation as the bytes of a file."""
+    return segmentation
 
 
 @pytest.fixture

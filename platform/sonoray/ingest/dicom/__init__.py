@@ -9,8 +9,8 @@ is the only way out for what they say. Identifiers go to ingest, which hashes th
 too, since texts and labels are searched for them (`header.IDENTIFYING`).
 
 What is not accepted is a `RejectedImageError` with one of the reasons `not_dicom`, `not_an_image`,
-`too_many_bytes`, `encrypted`, `unsupported_compression`, `unsupported_syntax`, `unreadable`,
-`missing_attribute`, `contradiction`, `unsupported_pixels`, `too_many_frames`, `too_many_pixels`,
-`truncated`, `bad_window`, `bad_palette`, `no_scan_area`, `burned_in_annotation`, or one of
-`sonoray.images.sandbox`.
+`other_modality`, `other_class`, `too_many_bytes`, `encrypted`, `unsupported_compression`,
+`unsupported_syntax`, `unreadable`, `missing_attribute`, `contradiction`, `unsupported_pixels`,
+`too_many_frames`, `too_many_pixels`, `truncated`, `bad_window`, `bad_palette`, `no_scan_area`,
+`burned_in_annotation`, or one of `sonoray.images.sandbox`.
 """

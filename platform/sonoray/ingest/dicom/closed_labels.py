@@ -9,6 +9,7 @@ with the Retain Patient Characteristics Option, for sex and age.
 import re
 
 from sonoray.ingest.dicom.header import Header, read_text
+from sonoray.ingest.dicom.kinds import modality_label
 
 _SITES = {
     "腹部": ("ABDOMEN", "ABDOMENPELVIS", "腹部", "上腹部"),
@@ -57,7 +58,7 @@ def read_labels(header: Header, charset: str) -> dict[str, str]:
 
     body_part = text("BodyPartExamined").upper()
     labels = {
-        "modality": _code(text("Modality")),
+        "modality": modality_label(header.sop_class, text("Modality")),
         "body_part": body_part if body_part.isascii() and body_part in _SITE_OF else "",
         "site": find_site(body_part) or find_site(text("StudyDescription")),
         "manufacturer": _product(text("Manufacturer")),
@@ -91,10 +92,6 @@ def read_age(age_string: str) -> str:
         return ""
     per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
     return str(min(int(match[1]) // per_year, _OLDEST))
-
-
-def _code(text: str) -> str:
-    return text if re.fullmatch(r"[A-Z0-9_]{1,16}", text) else ""
 
 
 def _product(text: str) -> str:

@@ -3,8 +3,12 @@
 A decoder allocates what the codestream announces, not what the dataset does. A frame whose own
 header contradicts the dataset is therefore refused: it is damaged, or made to exhaust memory.
 
-Sources: JPEG ITU-T T.81 section B.2 (frame header), JPEG-LS T.87 annex C, JPEG 2000 T.800 annex A
-(SIZ, COD) and annex I (the JP2 container), RLE DICOM PS3.5 annex G.5.
+A JPEG's own words on its colours outrank the attributes, too: some writers store luminance and
+chrominance and say RGB (red (133, 17, 26) would be shown as (53, 113, 185)).
+
+Sources: JPEG ITU-T T.81 section B.2 (frame header), JFIF T.871, Adobe's APP14 T.872, JPEG-LS T.87
+annex C, JPEG 2000 T.800 annex A (SIZ, COD) and annex I (the JP2 container), HTJ2K T.814, RLE DICOM
+PS3.5 annex G.5.
 """
 
 import struct
@@ -31,6 +35,9 @@ class Codestream:
     """Bits per sample."""
     is_colour_transformed: bool = False
     """JPEG 2000: whether decoding turns luminance and chrominance into RGB."""
+    is_ybr: bool = False
+    """JPEG: whether it can hold luminance and chrominance alone: it has fewer samples of the second
+    and third component than of the first, or the marker of JFIF, or Adobe's of a transformation."""
 
 
 def check_codestream(
@@ -76,6 +83,7 @@ def read_jpeg(frame: bytes) -> Codestream:
     if frame[:2] != b"\xff\xd8":
         raise RejectedImageError("unreadable: a compressed frame is no JPEG; export it again")
     position = 2
+    is_ybr = False
     while True:
         if frame[position] != 0xFF:
             raise RejectedImageError("unreadable: a JPEG frame lacks a marker; export it again")
@@ -86,11 +94,24 @@ def read_jpeg(frame: bytes) -> Codestream:
             position += 2
         elif marker in _JPEG_FRAMES:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
-            return Codestream(columns=columns, rows=rows, samples=samples, precision=precision)
+            parts = [frame[position + 10 + 3 * number :][:2] for number in range(samples)]
+            is_rgb = samples == 3 and bytes(part[0] for part in parts) in (b"RGB", b"rgb")
+            return Codestream(
+                columns=columns,
+                rows=rows,
+                samples=samples,
+                precision=precision,
+                is_ybr=not is_rgb and (is_ybr or len({part[1] for part in parts}) > 1),
+            )
         elif marker in _OTHER_FRAMES or marker in (0xD9, 0xDA):  # EOI, SOS: too late
             raise RejectedImageError("unreadable: a JPEG frame has no header that DICOM allows")
         else:
             (length,) = struct.unpack_from(">H", frame, position + 2)
+            segment = frame[position + 4 : position + 2 + length]
+            if marker == 0xE0 and segment.startswith(b"JFIF"):
+                is_ybr = True
+            elif marker == 0xEE and segment.startswith(b"Adobe"):
+                is_ybr = segment[11] == 1
             position += 2 + length
 
 

@@ -42,6 +42,10 @@ class DicomLimits(Config):
 class DicomConfig(Config):
     """How DICOM objects become images."""
 
+    modalities: tuple[str, ...] = ("US",)
+    """Modalities whose pictures are read, by the codes of Modality (0008,0060), as `US`, `DX`,
+    `CR`. US stands for the ultrasound classes and for secondary captures of Modality US; of the
+    others each class is read. Objects of other modalities are quarantined."""
     frames: FrameConfig = FrameConfig()
     crop: Literal["none", "where_known", "required"] = "where_known"
     """Whether a picture is cut to its scan area, which the object's ultrasound regions tell;

@@ -20,10 +20,13 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -31,6 +34,7 @@ from pydicom.uid import (
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSTransferSyntaxes,
+    MPEGTransferSyntaxes,
     RLELossless,
 )
 
@@ -48,14 +52,22 @@ SYNTAXES: tuple[UID, ...] = (
     *JPEGLSTransferSyntaxes,
     JPEG2000Lossless,
     JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+    *MPEGTransferSyntaxes,
 )
 """Transfer syntaxes that are read."""
+_COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.8.")
+"""What begins the other ones whose headers are Explicit VR Little Endian (PS3.5 annex A.4)."""
 
 KEYWORDS = (
     # identity: to ingest, which hashes it, and to the table of reports
     "StudyInstanceUID",
     "PatientID",
     "AccessionNumber",
+    # to ingest, which finds by it what a segmentation outlines
+    "SOPInstanceUID",
     # to ingest, which moves it or forgets it
     "StudyDate",
     # order and kind
@@ -88,6 +100,7 @@ KEYWORDS = (
     "PixelRepresentation",
     "PixelSpacing",
     "PixelAspectRatio",
+    "PixelPresentation",
     "SequenceOfUltrasoundRegions",
     "ModalityLUTSequence",
     "RescaleIntercept",
@@ -105,10 +118,21 @@ KEYWORDS = (
     "SegmentedRedPaletteColorLookupTableData",
     "SegmentedGreenPaletteColorLookupTableData",
     "SegmentedBluePaletteColorLookupTableData",
+    "DataFrameAssignmentSequence",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )
 """Every attribute that is read of all objects."""
+
+PER_FRAME = (
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "SegmentationType",
+    "SegmentSequence",
+    "MaximumFractionalValue",
+    "PixelPaddingValue",
+)
+"""What is read besides where pixels are decoded: it may be long."""
 
 PERSONS = (
     "PatientName",
@@ -149,7 +173,8 @@ def _tag(keyword: str) -> int:
 
 TAGS = [_tag(keyword) for keyword in KEYWORDS]
 """`KEYWORDS` as tags."""
-_ALL_TAGS = [*TAGS, *(_tag(keyword) for keyword in IDENTIFYING)]
+_IDENTIFYING_TAGS = [_tag(keyword) for keyword in IDENTIFYING]
+_PER_FRAME_TAGS = [_tag(keyword) for keyword in PER_FRAME]
 
 _PIXEL_DATA = _tag("PixelData")
 _STOP = (_tag("FloatPixelData"), _tag("DoubleFloatPixelData"), _PIXEL_DATA)
@@ -165,8 +190,7 @@ class Header:
     dataset: Dataset
     """The attributes of `KEYWORDS` that the object has."""
     syntax: UID
-    sop_class: str
-    """Name of the kind of object, as `Ultrasound Image Storage`."""
+    sop_class: UID
     pixel_offset: int | None
     """Where the value of the pixel data begins in the file; None where there is none."""
     pixel_length: int
@@ -179,13 +203,23 @@ class Header:
         """Whether the pixel data is a sequence of fragments."""
         return self.pixel_length == _UNDEFINED
 
+    def check_syntax(self) -> None:
+        """Refuse an object whose header is read, and its pixels are not.
 
-def read_header(file: BinaryIO, *, identifying: bool = False) -> Header:
+        Raises:
+            RejectedImageError: `unsupported_syntax`.
+        """
+        if self.syntax not in SYNTAXES:
+            raise _unsupported(self.syntax)
+
+
+def read_header(file: BinaryIO, *, identifying: bool = False, per_frame: bool = False) -> Header:
     """Read the header of an object; the pixels stay where they are.
 
     Args:
         file: the object from its beginning, seekable.
         identifying: whether the attributes of `IDENTIFYING` are read too.
+        per_frame: whether the attributes of `PER_FRAME` are read too.
 
     Raises:
         RejectedImageError: it is no DICOM file, or one that is not read.
@@ -203,28 +237,30 @@ def read_header(file: BinaryIO, *, identifying: bool = False) -> Header:
         is_little_endian=True,
         stop_when=lambda tag, _vr, _length: tag.group != 2,
     )
-    sop_class = UID(str(meta.get("MediaStorageSOPClassUID", ""))).name or "an unknown kind"
-    if "DICOMDIR" in sop_class or "Media Storage Directory" in sop_class:
-        raise RejectedImageError(f"not_an_image: {sop_class}")
+    sop_class = UID(str(meta.get("MediaStorageSOPClassUID", "")))
+    if "DICOMDIR" in sop_class.name or "Media Storage Directory" in sop_class.name:
+        raise RejectedImageError(f"not_an_image: {sop_class.name}")
     syntax = UID(str(meta.get("TransferSyntaxUID", "")))
-    if syntax not in SYNTAXES:
-        raise RejectedImageError(
-            f"unsupported_syntax: {syntax.name or 'none is named'}; export the object as "
-            "Explicit VR Little Endian"
-        )
+    if syntax not in SYNTAXES and not syntax.startswith(_COMPRESSED):
+        raise _unsupported(syntax)
+    is_implicit = syntax == ImplicitVRLittleEndian
+    is_little = syntax != ExplicitVRBigEndian
+    wanted = [*TAGS]
+    wanted += _IDENTIFYING_TAGS if identifying else []
+    wanted += _PER_FRAME_TAGS if per_frame else []
     dataset = read_dataset(
         file,
-        is_implicit_VR=syntax.is_implicit_VR,
-        is_little_endian=syntax.is_little_endian,
+        is_implicit_VR=is_implicit,
+        is_little_endian=is_little,
         stop_when=lambda tag, _vr, _length: tag in _STOP,
-        specific_tags=list(_ALL_TAGS if identifying else TAGS),
+        specific_tags=wanted,
     )
-    dataset.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian)
-    if not meta.get("MediaStorageSOPClassUID") and dataset.get("SOPClassUID"):
-        sop_class = UID(str(dataset.SOPClassUID)).name
-    if not syntax.is_little_endian:
+    dataset.set_original_encoding(is_implicit, is_little)
+    if dataset.get("SOPClassUID"):
+        sop_class = UID(str(dataset.SOPClassUID))
+    if not is_little:
         _swap_palette(dataset)
-    offset, length, vr = _read_pixel_element(file, syntax)
+    offset, length, vr = _read_pixel_element(file, is_implicit=is_implicit, is_little=is_little)
     if offset is not None and length != _UNDEFINED:
         length = min(length, file.seek(0, os.SEEK_END) - offset)
     return Header(
@@ -235,6 +271,26 @@ def read_header(file: BinaryIO, *, identifying: bool = False) -> Header:
         pixel_length=length,
         pixel_vr=vr,
     )
+
+
+def find_syntax(head: bytes) -> UID:
+    """Transfer syntax that the first bytes of a file name; empty where they name none.
+
+    Nothing else of them is looked at, so that it may be asked outside of the guarded processes.
+    """
+    position = 132 if head[128:132] == b"DICM" else len(head)
+    while position + 12 <= len(head):
+        group, element, vr, length = struct.unpack_from("<HH2sH", head, position)
+        start = position + 8
+        if vr in (b"OB", b"UN", b"UT", b"SQ", b"OW"):  # two reserved bytes, then the length
+            (length,) = struct.unpack_from("<L", head, start)
+            start += 4
+        if group != 2:
+            break
+        if element == 0x10:
+            return UID(head[start : start + length].decode("ascii", "replace").strip("\0 "))
+        position = start + length
+    return UID("")
 
 
 def read_text(dataset: Dataset, keyword: str, charset: str) -> str:
@@ -281,16 +337,25 @@ def _declared_encodings(dataset: Dataset) -> list[str]:
     return convert_encodings(declared if isinstance(declared, str) else list(declared))
 
 
-def _read_pixel_element(file: BinaryIO, syntax: UID) -> tuple[int | None, int, str]:
+def _unsupported(syntax: UID) -> RejectedImageError:
+    return RejectedImageError(
+        f"unsupported_syntax: {syntax.name or 'none is named'}; export the object as "
+        "Explicit VR Little Endian"
+    )
+
+
+def _read_pixel_element(
+    file: BinaryIO, *, is_implicit: bool, is_little: bool
+) -> tuple[int | None, int, str]:
     """Read tag, representation and length of the element that `read_dataset` stopped at."""
-    endian = "<" if syntax.is_little_endian else ">"
+    endian = "<" if is_little else ">"
     head = file.read(8)
     if len(head) < 8:
         return None, 0, ""
     group, element = struct.unpack(f"{endian}HH", head[:4])
     if (group << 16 | element) != _PIXEL_DATA:
         return None, 0, ""
-    if syntax.is_implicit_VR:
+    if is_implicit:
         (length,) = struct.unpack(f"{endian}L", head[4:])
         return file.tell(), length, "OW"
     (length,) = struct.unpack(f"{endian}L", file.read(4))

@@ -1,5 +1,8 @@
 """One DICOM object, from its bytes to labels and frames; what runs in the guarded processes.
 
+What is no picture that is wanted (`kinds`) is refused by its header alone. A segmentation is not
+decoded here: `sonoray.ingest.outlines` reads it when the pictures that it outlines are there.
+
 A frame goes through: choice of frames -> decoding to 8 bits -> cut to the scan area. Text that is
 burned into the scan area itself is still there after that; `sonoray.privacy.deidentify` looks for
 it.
@@ -18,9 +21,11 @@ from sonoray.images.frames import choose_by_change, shrink, spread_in_time
 from sonoray.ingest.dicom.closed_labels import read_labels
 from sonoray.ingest.dicom.dicom_config import DicomConfig, FrameConfig
 from sonoray.ingest.dicom.frame_times import find_shown, find_starts
+from sonoray.ingest.dicom.functional_groups import attributes_of_frame, find_pictures
 from sonoray.ingest.dicom.header import NUMBERS, PERSONS, PLACES, Header, read_header, read_text
+from sonoray.ingest.dicom.kinds import Kind, class_name, describe_other, find_kind, modality_label
 from sonoray.ingest.dicom.pixel_format import PixelFormat, read_pixel_format
-from sonoray.ingest.dicom.pixels import FrameReader
+from sonoray.ingest.dicom.pixels import FrameReader, Remark
 from sonoray.ingest.dicom.regions import ScanArea, enclose, find_regions, read_spacing
 from sonoray.study.identifiers import Identifiers
 
@@ -54,7 +59,14 @@ class ObjectInfo:
     """What its texts are searched for."""
     order: tuple[int, int]
     """Series number, instance number; -1 where there is none."""
+    kind: Kind
+    instance_uid: str = field(repr=False)
+    """SOP Instance UID, by which a segmentation names what it outlines."""
+    num_frames: int
+    """As it announces; 1 where it announces none."""
     labels: Mapping[str, str]
+    image_labels: Mapping[str, str]
+    """Labels of each of its images: `modality` and `sop_class`."""
     problem: str
     """`reason: detail` where its pixels cannot be used; empty where they seem usable."""
 
@@ -65,6 +77,8 @@ class Frame:
 
     index: int
     pixels: Pixels
+    labels: Mapping[str, str]
+    """The physical size of a pixel, and doubts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +86,12 @@ class DecodedObject:
     """What becomes of an object's pixels."""
 
     frames: tuple[Frame, ...]
-    labels: Mapping[str, str]
-    """Labels of each of its images: the physical size of a pixel."""
-    is_cropped: bool
-    """Whether the frames were cut to the scan area."""
+    shape: tuple[int, int]
+    """Rows and columns before the cut."""
+    area: ScanArea | None
+    """What the frames were cut to, if they were."""
+    notes: tuple[str, ...] = ()
+    """What was done to its pixels beside decoding, or left out, in words without a patient's."""
 
 
 def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> ObjectInfo:
@@ -87,12 +103,8 @@ def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> O
     with entry.open() as file:
         header = read_header(file, identifying=True)
     data = header.dataset
-    try:
-        pixels = read_pixel_format(header, limits, config.limits, config.frames)
-        _find_scan(header, pixels, config)
-        problem = ""
-    except RejectedImageError as error:
-        problem = str(error)
+    modality = read_text(data, "Modality", config.charset)
+    kind = find_kind(header.sop_class, modality, config.modalities)
     return ObjectInfo(
         study_uid=read_text(data, "StudyInstanceUID", config.charset),
         patient_id=read_text(data, "PatientID", config.charset),
@@ -100,9 +112,37 @@ def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> O
         study_date=read_text(data, "StudyDate", config.charset),
         identifiers=_identifiers(data, config.charset),
         order=(_number(data, "SeriesNumber"), _number(data, "InstanceNumber")),
+        kind=kind,
+        instance_uid=read_text(data, "SOPInstanceUID", config.charset),
+        num_frames=max(_number(data, "NumberOfFrames"), 1),
         labels=read_labels(header, config.charset),
-        problem=problem,
+        image_labels=_image_labels(header, modality),
+        problem=_find_problem(header, kind, modality, config, limits),
     )
+
+
+def _image_labels(header: Header, modality: str) -> dict[str, str]:
+    labels = {
+        "modality": modality_label(header.sop_class, modality),
+        "sop_class": class_name(header.sop_class) if header.sop_class else "",
+    }
+    return {name: value for name, value in labels.items() if value}
+
+
+def _find_problem(
+    header: Header, kind: Kind, modality: str, config: DicomConfig, limits: ImageLimits
+) -> str:
+    """Why an object's pixels cannot be used, as far as its header tells; empty where they may."""
+    if kind is Kind.SEGMENTATION:
+        return ""
+    if kind is Kind.OTHER and header.pixel_offset is not None:
+        return describe_other(header.sop_class, modality)
+    try:
+        pixels = read_pixel_format(header, limits, config.limits, config.frames)
+        _find_scan(header, pixels, config)
+    except RejectedImageError as error:
+        return str(error)
+    return ""
 
 
 def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> DecodedObject:
@@ -112,19 +152,38 @@ def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> Dec
         RejectedImageError: a frame that was chosen cannot be used; then none is.
     """
     with entry.open() as file:
-        header = read_header(file)
+        header = read_header(file, per_frame=True)
+        data = header.dataset
         pixels = read_pixel_format(header, limits, config.limits, config.frames)
-        area, labels = _find_scan(header, pixels, config)
+        regions, area = _find_scan(header, pixels, config)
+        pictures = find_pictures(data, pixels.frames)
+        played = find_shown(data, pixels.frames)
+        starts = find_starts(data, pixels.frames)
         reader = FrameReader(file, header, pixels)
-        frames = []
-        starts = find_starts(header.dataset, pixels.frames)
-        for index in choose_frames(
-            reader, find_shown(header.dataset, pixels.frames), starts, config.frames
-        ):
+        found: dict[int, Pixels] = {}
+        indices = [index for index in pictures if index in played] or pictures
+        for index in choose_frames(reader, indices, starts, config.frames):
             picture = reader.read(index)
             shown = picture if area is None else area.cut(picture)
-            frames.append(Frame(index=index, pixels=check_pixels(shown, limits)))
-    return DecodedObject(frames=tuple(frames), labels=labels, is_cropped=area is not None)
+            found[index] = check_pixels(shown, limits)
+    left_out = pixels.frames - len(pictures)
+    doubts = {"colours": "doubtful"} if Remark.CHROMA_AT_REST in reader.remarks else {}
+    return DecodedObject(
+        frames=tuple(
+            Frame(
+                index=index,
+                pixels=shown,
+                labels=read_spacing(attributes_of_frame(data, index), regions) | doubts,
+            )
+            for index, shown in found.items()
+        ),
+        shape=(pixels.rows, pixels.columns),
+        area=area,
+        notes=(
+            *sorted(reader.remarks),
+            *([f"frames of values that are no picture left out: {left_out}"] if left_out else []),
+        ),
+    )
 
 
 def choose_frames(
@@ -155,13 +214,12 @@ def choose_frames(
 
 def _find_scan(
     header: Header, pixels: PixelFormat, config: DicomConfig
-) -> tuple[ScanArea | None, dict[str, str]]:
-    """Where to cut, if at all, and the labels that hold the physical size of a pixel."""
+) -> tuple[list[Dataset], ScanArea | None]:
+    """The regions of the scan, and where to cut, if at all."""
     data = header.dataset
     regions = find_regions(data, rows=pixels.rows, columns=pixels.columns)
-    spacing = read_spacing(data, regions)
     if regions and config.crop != "none":
-        return enclose(regions, rows=pixels.rows, columns=pixels.columns), spacing
+        return regions, enclose(regions, rows=pixels.rows, columns=pixels.columns)
     if config.crop == "required":
         raise RejectedImageError(
             "no_scan_area: no ultrasound region fits the picture; set dicom.crop=where_known to "
@@ -172,7 +230,7 @@ def _find_scan(
             "burned_in_annotation: the object says that identifying text is burned in, and the "
             "picture is not cut to its scan area; clean it, or set dicom.burned_in=keep"
         )
-    return None, spacing
+    return regions, None
 
 
 def _identifiers(data: Dataset, charset: str) -> Identifiers:

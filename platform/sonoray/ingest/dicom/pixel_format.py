@@ -5,6 +5,7 @@ photometric interpretation).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -12,6 +13,8 @@ from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
@@ -21,12 +24,14 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSNearLossless,
     JPEGLSTransferSyntaxes,
+    MPEGTransferSyntaxes,
     RLELossless,
 )
 
 from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.ingest.dicom.dicom_config import DicomLimits, FrameConfig
 from sonoray.ingest.dicom.header import Header
+from sonoray.ingest.dicom.kinds import class_name
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = ("PALETTE COLOR",)
@@ -35,6 +40,9 @@ _FULL = ("RGB", "YBR_FULL")
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _LOSSY_JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit)
 _LOSSLESS_JPEG = (JPEGLossless, JPEGLosslessSV1, *JPEGLSTransferSyntaxes)
+_LOSSLESS_JPEG_2000 = (JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL)
+VIDEOS = tuple(MPEGTransferSyntaxes)
+"""Transfer syntaxes whose pixel data is one stream, with frames that build on others."""
 
 PHOTOMETRICS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_NATIVE, (*_GREY, *_PALETTE, *_FULL, "YBR_FULL_422")),
@@ -42,8 +50,12 @@ PHOTOMETRICS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_LOSSY_JPEG, (*_GREY, *_FULL, "YBR_FULL_422")),
     **dict.fromkeys(_LOSSLESS_JPEG, (*_GREY, *_PALETTE, *_FULL)),
     **dict.fromkeys(JPEG2000TransferSyntaxes, (*_GREY, *_FULL, "YBR_ICT", "YBR_RCT")),
-    JPEG2000Lossless: (*_GREY, *_PALETTE, *_FULL, "YBR_ICT", "YBR_RCT"),
+    **dict.fromkeys(_LOSSLESS_JPEG_2000, (*_GREY, *_PALETTE, *_FULL, "YBR_ICT", "YBR_RCT")),
     JPEGLSNearLossless: (*_GREY, *_FULL),
+    **dict.fromkeys(
+        VIDEOS,
+        ("MONOCHROME2", *_FULL, "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422"),
+    ),
 }
 """By transfer syntax: the photometric interpretations that are read."""
 
@@ -61,13 +73,18 @@ class PixelFormat:
     planar: int
     """1 where each colour is a plane of its own."""
     bits_allocated: int
-    """8 or 16."""
+    """8 or 16; 1 of a binary segmentation."""
     bits_stored: int
     is_signed: bool
 
 
 def read_pixel_format(
-    header: Header, limits: ImageLimits, dicom: DicomLimits, taken: FrameConfig
+    header: Header,
+    limits: ImageLimits,
+    dicom: DicomLimits,
+    taken: FrameConfig,
+    *,
+    depths: Sequence[int] = (8, 16),
 ) -> PixelFormat:
     """Read the Image Pixel module and hold it to the limits and to itself.
 
@@ -76,12 +93,14 @@ def read_pixel_format(
         limits: of a picture.
         dicom: of an object.
         taken: how many of its frames are decoded and kept.
+        depths: bits allocated that the caller reads.
 
     Raises:
         RejectedImageError: an attribute is missing, contradicts another or asks for too much.
     """
     if header.pixel_offset is None:
-        raise RejectedImageError(f"not_an_image: {header.sop_class} without pixel data")
+        raise RejectedImageError(f"not_an_image: {class_name(header.sop_class)} without pixel data")
+    header.check_syntax()
     data = header.dataset
     samples = _integer(data, "SamplesPerPixel")
     bits_stored = _integer(data, "BitsStored")
@@ -100,12 +119,15 @@ def read_pixel_format(
         bits_stored=bits_stored,
         is_signed=_integer(data, "PixelRepresentation") == 1,
     )
-    _check_coding(header, pixels, high_bit=_integer(data, "HighBit", default=bits_stored - 1))
+    high_bit = _integer(data, "HighBit", default=bits_stored - 1)
+    _check_coding(header, pixels, high_bit=high_bit, depths=depths)
     _check_size(header, pixels, limits, dicom, taken)
     return pixels
 
 
-def _check_coding(header: Header, pixels: PixelFormat, *, high_bit: int) -> None:
+def _check_coding(
+    header: Header, pixels: PixelFormat, *, high_bit: int, depths: Sequence[int]
+) -> None:
     photometrics = PHOTOMETRICS[header.syntax]
     if pixels.photometric not in photometrics:
         is_known = pixels.photometric in list(PhotometricInterpretation)
@@ -119,27 +141,35 @@ def _check_coding(header: Header, pixels: PixelFormat, *, high_bit: int) -> None
         raise RejectedImageError(
             f"contradiction: {pixels.samples} samples per pixel with {pixels.photometric}"
         )
-    if pixels.bits_allocated not in (8, 16) or not (
+    if pixels.bits_allocated not in depths or not (
         1 <= pixels.bits_stored == high_bit + 1 <= pixels.bits_allocated
     ):
         raise RejectedImageError(
             f"unsupported_pixels: {pixels.bits_allocated} bits allocated, {pixels.bits_stored} "
-            f"stored, high bit {high_bit}; read are 8 and 16 bits with the values in the low ones"
+            f"stored, high bit {high_bit}; read are {' and '.join(map(str, depths))} bits with the "
+            "values in the low ones"
         )
-    if pixels.bits_stored != 8 and pixels.photometric.startswith("YBR"):
+    is_video = header.syntax in VIDEOS
+    if pixels.bits_stored != 8 and pixels.photometric.startswith("YBR") and not is_video:
         raise RejectedImageError(
             f"unsupported_pixels: {pixels.photometric} of {pixels.bits_stored} bits; read is 8"
+        )
+    if header.dataset.get("DataFrameAssignmentSequence"):
+        raise RejectedImageError(
+            "unsupported_pixels: an Enhanced Palette (Data Frame Assignment Sequence), which "
+            "blends several values of a pixel; export the frames as RGB"
         )
     if pixels.is_signed and pixels.photometric not in _GREY:
         raise RejectedImageError(f"contradiction: signed values with {pixels.photometric}")
     if pixels.planar not in (0, 1):
         raise RejectedImageError(f"contradiction: planar configuration {pixels.planar}")
-    if pixels.photometric == "YBR_FULL_422" and (pixels.columns % 2 or pixels.planar):
+    is_native = header.syntax in _NATIVE
+    if is_native and pixels.photometric == "YBR_FULL_422" and (pixels.columns % 2 or pixels.planar):
         raise RejectedImageError(
             f"contradiction: YBR_FULL_422 with {pixels.columns} columns and planar configuration "
             f"{pixels.planar}; pairs of pixels share their colour"
         )
-    if header.is_encapsulated == (header.syntax in _NATIVE):
+    if header.is_encapsulated == is_native:
         raise RejectedImageError(
             f"contradiction: pixel data {'in' if header.is_encapsulated else 'without'} fragments "
             f"with {header.syntax.name}"

@@ -3,16 +3,24 @@
 Whatever the order of answers, results come in the order of what was asked for, and a few requests
 run ahead of them. A request that fails costs its instance, or the study whose instances it asked
 for; an error that concerns the server ends all.
+
+Objects are asked for as they are stored. One that cannot be read so, or that the server does not
+give so, is asked for a second time as Explicit VR Little Endian, which every server can make
+(PS3.18 section 8.7.3.5.2); where that fails too, the first answer stands.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
+
+from pydicom.uid import ExplicitVRLittleEndian
 
 from sonoray.cluster.progress import progress
 from sonoray.images.decode import RejectedImageError
+from sonoray.ingest.dicom.header import SYNTAXES, find_syntax
 from sonoray.ingest.dicomweb.client import Answer, DicomWebClient, FetchFailedError
 from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
 from sonoray.ingest.dicomweb.multipart import copy_object
@@ -22,8 +30,11 @@ from sonoray.ingest.dicomweb.spool import Spool
 T = TypeVar("T")
 R = TypeVar("R")
 
-_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-"""As the objects are stored: nothing is decoded and encoded again on the way."""
+_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax={}'
+_AS_STORED = "*"
+_NOT_ACCEPTABLE = "fetch_failed: HTTP 406"
+_HEAD_BYTES = 65_536
+"""Enough of a file to find its transfer syntax in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,17 +76,27 @@ def list_instances(
     return Listing(instances=sorted(instances.values()), failed_studies=failed)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """What came of the objects that were asked for."""
+
+    problems: Mapping[Instance, str]
+    """By object that could not be fetched: `reason: detail`."""
+    num_converted: int
+    """Objects that the server gave in another transfer syntax than they are stored in."""
+
+
 def fetch_objects(
     client: DicomWebClient, instances: Sequence[Instance], spool: Spool, config: DicomWebConfig
-) -> dict[Instance, str]:
-    """Bring to the spool what it lacks; return `reason: detail` of what could not be fetched.
+) -> Fetched:
+    """Bring to the spool what it lacks.
 
     Raises:
         DataError: the server does not let us in, or the spool is full.
         JobFailedError: the server is gone.
     """
 
-    def fetch(instance: Instance) -> str:
+    def ask(instance: Instance, syntax: str) -> str:
         try:
             client.get(
                 (
@@ -84,7 +105,7 @@ def fetch_objects(
                     *("instances", instance.instance_uid),
                 ),
                 receive=lambda answer: _receive(answer, instance.instance_uid, spool),
-                accept=_ACCEPT,
+                accept=_ACCEPT.format(syntax),
             )
         except FetchFailedError as error:
             return f"fetch_failed: {error}"
@@ -92,10 +113,31 @@ def fetch_objects(
             return str(error)
         return ""
 
+    def fetch(instance: Instance) -> tuple[str, bool]:
+        problem = ask(instance, _AS_STORED)
+        path = spool.path(instance.instance_uid)
+        if problem not in ("", _NOT_ACCEPTABLE) or (not problem and _may_be_read(path)):
+            return problem, False
+        converted = ask(instance, ExplicitVRLittleEndian)
+        return (problem, False) if converted else ("", True)
+
     missing = [each for each in instances if not spool.has(each.instance_uid)]
-    problems = _run_ahead(client, fetch, missing, config.requests_in_flight)
-    shown = progress(zip(missing, problems, strict=True), "fetch objects", len(missing))
-    return {instance: problem for instance, problem in shown if problem}
+    answers = _run_ahead(client, fetch, missing, config.requests_in_flight)
+    shown = progress(zip(missing, answers, strict=True), "fetch objects", len(missing))
+    problems: dict[Instance, str] = {}
+    num_converted = 0
+    for instance, (problem, is_converted) in shown:
+        num_converted += is_converted
+        if problem:
+            problems[instance] = problem
+    return Fetched(problems=problems, num_converted=num_converted)
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether an object is in a transfer syntax that is read, or is none at all."""
+    with path.open("rb") as file:
+        syntax = find_syntax(file.read(_HEAD_BYTES))
+    return not syntax or syntax in SYNTAXES
 
 
 def _receive(answer: Answer, uid: str, spool: Spool) -> None:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 DEFAULT_QUERY = (("ModalitiesInStudy", "US"),)
 """What is looked for where the query does not say otherwise."""
 _STUDY_UID, _SERIES_UID, _INSTANCE_UID = "0020000D", "0020000E", "00080018"
+_SOP_CLASS, _MODALITY = "00080016", "00080060"
 _UID = re.compile(r"(?!\.+$)[\w.-]{1,64}", re.ASCII)
 """Wider than PS3.5 section 9.1, as archives are; still one segment of a path."""
 _ACCEPT = "application/dicom+json, application/json;q=0.9"
@@ -38,6 +39,10 @@ class Instance:
     study_uid: str
     series_uid: str
     instance_uid: str
+    sop_class: str = ""
+    """SOP Class UID; empty where the server does not tell."""
+    modality: str = ""
+    """Of its series; empty where the server does not tell."""
 
 
 def read_query(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -100,6 +105,8 @@ def find_instances(
             study_uid=study_uid,
             series_uid=_uid(item, _SERIES_UID),
             instance_uid=_uid(item, _INSTANCE_UID),
+            sop_class=_text(item, _SOP_CLASS),
+            modality=_text(item, _MODALITY),
         )
 
     path = ("studies", study_uid, "instances")
@@ -181,6 +188,15 @@ def _uid(item: Any, tag: str) -> str:  # noqa: ANN401 - any JSON value
     if not isinstance(value, str) or not _UID.fullmatch(value):
         raise FetchFailedError(f"an item of the answer has no usable UID {tag}")
     return value
+
+
+def _text(item: Any, tag: str) -> str:  # noqa: ANN401 - any JSON value
+    """The one text of an attribute that a server may leave out; else empty."""
+    try:
+        (value,) = item[tag]["Value"]
+    except (KeyError, TypeError, ValueError):
+        return ""
+    return value if isinstance(value, str) else ""
 
 
 def _is_attribute(key: str) -> bool:

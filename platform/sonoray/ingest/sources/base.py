@@ -59,6 +59,10 @@ class FetchCounts:
     """Of the answers."""
     kept_in: str
     """Folder of the objects that wait for another try; empty where nothing waits."""
+    left: int = 0
+    """Objects of other modalities, as the list says, which were not asked for."""
+    converted: int = 0
+    """Objects that were asked for a second time, as Explicit VR Little Endian."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

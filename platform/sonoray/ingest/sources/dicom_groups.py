@@ -13,6 +13,7 @@ from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.containers import ArchiveEntry, FileEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
+from sonoray.ingest.dicom.kinds import Kind
 from sonoray.ingest.dicom.objects import ObjectInfo, describe_object
 from sonoray.study.identifiers import Identifiers
 from sonoray.study.raw import RawImage
@@ -57,12 +58,17 @@ class ObjectGroup:
         return {info.accession for info, _ in self.objects} - {""}
 
     def labels(self) -> dict[str, str]:
-        """Labels on which all images that have them agree, in a fixed order."""
+        """Labels on which all pictures that have them agree, in a fixed order.
+
+        Of several modalities all are named, as `DX+US`.
+        """
         values: dict[str, set[str]] = {}
         for info, _ in self.objects:
-            if not info.problem:
+            if info.kind is Kind.PICTURE and not info.problem:
                 for name, value in info.labels.items():
                     values.setdefault(name, set()).add(value)
+        if "modality" in values:
+            values["modality"] = {"+".join(sorted(values["modality"]))}
         return {name: min(found) for name, found in sorted(values.items()) if len(found) == 1}
 
     def find_problem(self, config: DicomConfig) -> str:

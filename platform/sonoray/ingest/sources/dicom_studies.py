@@ -6,8 +6,10 @@ processes, a few objects ahead of whoever reads. Within a study, images are in t
 number, instance number, then frame.
 
 Everything that lies there is accounted for. An object without usable pixels (a structured report, a
-presentation state, an encapsulated PDF) is an image that is quarantined in its study; a file that
-is no DICOM object, or names no study, belongs to one study that is quarantined as a whole.
+presentation state, an encapsulated PDF) or of another modality is an image that is quarantined in
+its study; a file that is no DICOM object, or names no study, belongs to one study that is
+quarantined as a whole. Segmentations become masks (`sonoray.ingest.outlines`). A study that lacks a
+picture, because its pixels cannot be read, says so in its label `lacks` and in its provenance.
 
 A study is quarantined where its objects name several patients or none. Patients are told apart by
 Patient ID alone: where two issuers gave one number to two persons, these share a split, which harms
@@ -27,7 +29,10 @@ from sonoray.files.text_files import read_text
 from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.dicom_config import DicomConfig
-from sonoray.ingest.dicom.objects import DecodedObject, decode_object
+from sonoray.ingest.dicom.kinds import Kind
+from sonoray.ingest.dicom.objects import DecodedObject, ObjectInfo, decode_object
+from sonoray.ingest.outlines.masks import with_masks
+from sonoray.ingest.outlines.segmentation import Place
 from sonoray.ingest.sources.dicom_groups import Entry, LostObject, ObjectGroup, group_objects
 from sonoray.ingest.sources.inputs import tell_content
 from sonoray.ingest.sources.reports import Reports
@@ -40,6 +45,8 @@ _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
     "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
 )
+_NOT_WANTED = ("other_modality", "other_class", "not_an_image")
+"""Reasons of objects that a study does not lack: they are no pictures, or none that are read."""
 NO_STUDY = "files of no study"
 """What the study of all objects is called that name none."""
 
@@ -119,7 +126,7 @@ class StudyReader:
             problem = group.find_problem(self._config)
             futures = [
                 None
-                if problem or info.problem
+                if problem or info.problem or info.kind is Kind.SEGMENTATION
                 else pool.submit(decode_object, entry, self._config, self._limits)
                 for info, entry in group.objects
             ]
@@ -128,33 +135,47 @@ class StudyReader:
             while len(ahead) > 1 and waiting > 4 * (os.cpu_count() or 1):
                 oldest = ahead.popleft()
                 waiting -= len(oldest[2])
-                yield self._study(*oldest, reports)
+                yield self._study(pool, *oldest, reports)
         for each in ahead:
-            yield self._study(*each, reports)
+            yield self._study(pool, *each, reports)
 
     def _study(
         self,
+        pool: GuardedPool,
         group: ObjectGroup,
         problem: str,
         futures: Sequence[Future[DecodedObject] | None],
         reports: Reports | None,
     ) -> RawStudy:
         images: list[RawImage] = []
+        shown: dict[Place, list[tuple[int, DecodedObject]]] = {}
+        segmentations: list[Entry] = []
+        lacking = _Lacking()
+        notes: Counter[str] = Counter()
         num_objects = num_cropped = 0
         for (info, entry), future in zip(group.objects, futures, strict=True):
-            if future is None:
-                why = info.problem or f"study_rejected: {problem}"
-                images.append(RawImage(ref=entry.ref, data=b"", problem=why))
+            if future is None and not problem and not info.problem:
+                segmentations.append(entry)
                 continue
             try:
+                if future is None:
+                    raise RejectedImageError(info.problem or f"study_rejected: {problem}")
                 decoded = future.result()
             except RejectedImageError as error:
                 images.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
+                lacking.add(error.reason, num_frames=info.num_frames)
                 continue
             num_objects += 1
-            num_cropped += decoded.is_cropped
-            images.extend(_images(entry.ref, decoded))
+            num_cropped += decoded.area is not None
+            notes.update(decoded.notes)
+            for position, frame in enumerate(decoded.frames, len(images)):
+                copies = shown.setdefault((info.instance_uid, frame.index), [])
+                copies.append((position, decoded))
+            images.extend(_images(entry.ref, info, decoded))
         images.extend(group.lost)
+        for image in group.lost:
+            lacking.add(image.problem.partition(":")[0], num_frames=1)
+        masked = with_masks(pool, images, shown, segmentations, self._config, self._limits)
         infos = [info for info, _ in group.objects]
         report, unclear = "", ""
         if reports is not None and infos:
@@ -162,19 +183,54 @@ class StudyReader:
         return RawStudy(
             ref=group.uid,
             patient_ref=group.patient_ref,
-            images=tuple(images),
+            images=tuple(masked.images),
             turns=(
                 (Turn(question=_QUESTION, answer=report, task=Task.REPORT, topic="report"),)
                 if report
                 else ()
             ),
-            labels=group.labels(),
-            provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
-            "objects",
+            labels=group.labels() | lacking.labels(),
+            provenance="; ".join(
+                filter(
+                    None,
+                    (
+                        _PROVENANCE,
+                        f"cut to the scan area in {num_cropped} of {num_objects} objects",
+                        *(f"{note} ({count} objects)" for note, count in sorted(notes.items())),
+                        masked.note,
+                        lacking.note(),
+                    ),
+                )
+            ),
             identifiers=group.identifiers,
             study_date=min(filter(None, (info.study_date for info in infos)), default=""),
             problem=problem or unclear,
         )
+
+
+class _Lacking:
+    """Counts the pictures that a study should have and has not."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()
+
+    def add(self, reason: str, *, num_frames: int) -> None:
+        if reason not in _NOT_WANTED:
+            self._reasons[reason] += 1
+            self._kinds["loop" if num_frames > 1 else "still"] += 1
+
+    def labels(self) -> dict[str, str]:
+        return {"lacks": self._listed(self._kinds)} if self._kinds else {}
+
+    def note(self) -> str:
+        """In words of ours; empty where the study is whole."""
+        if not self._kinds:
+            return ""
+        return f"lacks {self._listed(self._kinds)} ({self._listed(self._reasons)})"
+
+    def _listed(self, counts: Counter[str]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
 def frame_ref(ref: str, index: int) -> str:
@@ -187,14 +243,14 @@ def report_ref(line: int) -> str:
     return f"reports:{line}"
 
 
-def _images(ref: str, decoded: DecodedObject) -> Iterator[RawImage]:
+def _images(ref: str, info: ObjectInfo, decoded: DecodedObject) -> Iterator[RawImage]:
     for number, frame in enumerate(decoded.frames):
         yield RawImage(
             # the first is called as the object is, by which a reject is found when it is accepted
             ref=frame_ref(ref, frame.index) if number else ref,
             data=frame.pixels,
             frame_index=frame.index,
-            labels=decoded.labels,
+            labels={**info.image_labels, **frame.labels},
         )
 
 

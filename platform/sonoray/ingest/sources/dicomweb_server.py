@@ -5,6 +5,10 @@ What could not be fetched is part of the digest too, so that another try is anot
 wait in a spool (`sonoray.ingest.dicomweb.spool`), which goes when all of them were fetched and
 read; if some failed it stays, and the next ingest fetches those alone.
 
+A study is no unit of what is wanted: objects whose class and modality the server tells, and that
+would be refused by them (`sonoray.ingest.dicom.kinds`), are not fetched. They are images of their
+study, quarantined with the reason that they would have.
+
 An object is called by its SOP Instance UID. One that could not be fetched is an image of its study,
 quarantined with `fetch_failed` or `too_many_bytes`; a study whose instances the server does not
 tell is quarantined as a whole.
@@ -17,12 +21,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydicom.uid import UID
+
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.ingest.dicom.containers import FileEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
+from sonoray.ingest.dicom.kinds import Kind, describe_other, find_kind
 from sonoray.ingest.dicomweb.client import DicomWebClient
 from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
-from sonoray.ingest.dicomweb.fetch import Listing, fetch_objects, list_instances
+from sonoray.ingest.dicomweb.fetch import Fetched, Listing, fetch_objects, list_instances
 from sonoray.ingest.dicomweb.search import Instance
 from sonoray.ingest.dicomweb.server_url import Address
 from sonoray.ingest.dicomweb.spool import Spool, open_spool
@@ -40,6 +47,7 @@ class _Fetched:
     spool: Spool
     problems: Mapping[Instance, str]
     """By instance that could not be fetched: why."""
+    num_converted: int = 0
 
 
 class DicomWebSource:
@@ -103,21 +111,24 @@ class DicomWebSource:
             max_object_bytes=self._dicom.limits.max_object_bytes,
             max_bytes=self._config.max_spool_bytes,
         ) as spool:
-            problems: Mapping[Instance, str] = {}
+            came = Fetched(problems={}, num_converted=0)
             if is_needed:
-                instances = self._listing.instances
-                before = sum(spool.has(each.instance_uid) for each in instances)
-                problems = fetch_objects(self._client, instances, spool, self._config)
-                self._num_fetched = len(instances) - len(problems) - before
-            self._fetched = _Fetched(spool=spool, problems=problems)
+                wanted = [each for each in self._listing.instances if each not in self._left]
+                before = sum(spool.has(each.instance_uid) for each in wanted)
+                came = fetch_objects(self._client, wanted, spool, self._config)
+                self._num_fetched = len(wanted) - len(came.problems) - before
+            self._fetched = _Fetched(
+                spool=spool, problems=came.problems, num_converted=came.num_converted
+            )
             yield
-            if not problems and not self._listing.failed_studies:
+            if not came.problems and not self._listing.failed_studies:
                 spool.remove()
 
     def fetch_counts(self) -> FetchCounts:
         """What it took so far."""
         counts = self._client.counts
         problems = {} if self._fetched is None else self._fetched.problems
+        converted = 0 if self._fetched is None else self._fetched.num_converted
         spool = None if self._fetched is None else self._fetched.spool.folder
         return FetchCounts(
             listed=len(self._listing.instances),
@@ -127,12 +138,14 @@ class DicomWebSource:
             retried=counts.retried,
             size_bytes=counts.size_bytes,
             kept_in="" if spool is None or not spool.exists() else str(spool),
+            left=len(self._left),
+            converted=converted,
         )
 
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield every study once, then what belongs to none; only while `fetched` holds."""
         assert self._fetched is not None, "iter_studies outside of fetched"
-        spool, problems = self._fetched.spool, self._fetched.problems
+        spool, problems = self._fetched.spool, {**self._fetched.problems, **self._left}
         entries = [
             FileEntry(
                 path=spool.path(each.instance_uid),
@@ -178,11 +191,24 @@ class DicomWebSource:
 
     def _tell_objects(self) -> Iterator[bytes]:
         problems = {} if self._fetched is None else self._fetched.problems
+        problems = {**problems, **self._left}
         for each in self._listing.instances:
             told = (each.study_uid, each.series_uid, each.instance_uid, problems.get(each, ""))
             yield ("\0".join(told) + "\n").encode()
         for failed in self._listing.failed_studies:
             yield ("\0".join(failed) + "\n").encode()
+
+    @cached_property
+    def _left(self) -> dict[Instance, str]:
+        """By instance that need not be fetched: why, as its header would say."""
+        modalities = self._dicom.modalities
+        return {
+            each: describe_other(UID(each.sop_class), each.modality)
+            for each in self._listing.instances
+            if each.sop_class
+            and each.modality
+            and find_kind(UID(each.sop_class), each.modality, modalities) is Kind.OTHER
+        }
 
     @cached_property
     def _listing(self) -> Listing:

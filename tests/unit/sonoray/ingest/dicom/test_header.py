@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.uid import UltrasoundMultiFrameImageStorage
 
 from sonoray.ingest.dicom.closed_labels import find_site, read_age, read_labels
 from sonoray.ingest.dicom.header import KEYWORDS, read_header, read_text
@@ -104,6 +105,6 @@ def test_pixels_are_where_the_header_says(make_object, make_picture):
     stored = make_picture()[None]
     data = make_object(stored)
     header = read_header(io.BytesIO(data))
-    assert header.sop_class == "Ultrasound Multi-frame Image Storage"
+    assert header.sop_class == UltrasoundMultiFrameImageStorage
     found = np.frombuffer(data, np.uint8, header.pixel_length, header.pixel_offset)
     np.testing.assert_array_equal(found, stored.ravel())

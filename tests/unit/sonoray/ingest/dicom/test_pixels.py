@@ -7,7 +7,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_voi_lut, convert_color_space, pixel_array
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     JPEG2000,
     ExplicitVRBigEndian,
@@ -18,11 +20,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from sonoray.images.decode import ImageLimits
+from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.ingest.dicom.containers import BytesEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.objects import decode_object
 from sonoray.ingest.dicom.pixel_format import PHOTOMETRICS
+from sonoray.ingest.dicom.pixels import Remark
 
 EXACT = (
     ImplicitVRLittleEndian,
@@ -125,6 +128,29 @@ def test_lossy_jpeg_2000_is_close(make_object, make_picture, photometric):
     assert np.abs(pixels_of(data)[0].astype(int) - shown).mean() < 2
 
 
+def test_an_odd_number_of_columns_is_no_contradiction_in_jpeg(make_object, make_picture):
+    shown = make_picture(columns=47, samples=3)
+    data = make_object(shown[None], JPEGBaseline8Bit, PhotometricInterpretation="YBR_FULL_422")
+    assert np.abs(pixels_of(data)[0].astype(int) - shown).mean() < 6
+    native = make_object(shown[None], PhotometricInterpretation="YBR_FULL_422")
+    with pytest.raises(RejectedImageError, match=r"contradiction: YBR_FULL_422 with 47 columns"):
+        pixels_of(native)
+
+
+def test_a_picture_whose_chroma_rests_under_rgb_is_marked(make_object, make_picture):
+    """Uncompressed luminance and chrominance that somebody calls RGB; nothing proves it."""
+    grey = np.repeat(make_picture()[..., None], 3, axis=2)
+    stored = convert_color_space(grey, "RGB", "YBR_FULL")
+    decoded = decode(make_object(stored[None]))
+    np.testing.assert_array_equal(decoded.frames[0].pixels, stored)
+    assert decoded.notes == (Remark.CHROMA_AT_REST,)
+    assert decoded.frames[0].labels == {"colours": "doubtful"}
+    for plain in (grey, make_picture(samples=3), np.full_like(grey, 128)):
+        decoded = decode(make_object(plain[None]))
+        assert decoded.notes == ()
+        assert decoded.frames[0].labels == {}
+
+
 REFERENCES = [
     "SC_rgb_dcmtk_+eb+cr.dcm",
     "SC_rgb_dcmtk_+eb+cy+n1.dcm",
@@ -186,6 +212,40 @@ def test_a_window_cuts_what_lies_beside_it(make_object):
     assert set(shown[0, [0, 1, 2]]) == {0}
     assert shown[0, 3] == 128
     assert set(shown[0, [4, 5, 6]]) == {255}
+
+
+def test_a_negative_slope_turns_the_brightness_around(make_object, make_picture):
+    stored = make_picture()
+    data = make_object(stored[None], RescaleSlope="-2", RescaleIntercept="100")
+    np.testing.assert_array_equal(pixels_of(data)[0], 255 - stored)
+    window = {"WindowCenter": "-155", "WindowWidth": "512"}
+    windowed = make_object(stored[None], RescaleSlope="-2", RescaleIntercept="100", **window)
+    assert np.abs(pixels_of(windowed)[0].astype(int) - (255 - stored)).max() <= 1
+
+
+@pytest.mark.parametrize("presentation", ["COLOR", ""])
+def test_a_supplemental_palette_colours_what_is_above_its_first_value(make_object, presentation):
+    stored = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    attributes = palette_attributes()
+    for name in ("Red", "Green", "Blue"):
+        attributes[f"{name}PaletteColorLookupTableDescriptor"] = [56, 200, 8]
+        attributes[f"{name}PaletteColorLookupTableData"] = attributes[
+            f"{name}PaletteColorLookupTableData"
+        ][:56]
+    if presentation:
+        attributes["PixelPresentation"] = presentation
+    shown = pixels_of(make_object(stored[None], **attributes))[0]
+    grey = np.rint(np.arange(200) * (255 / 199))
+    np.testing.assert_array_equal(shown[3, :200], np.repeat(grey[:, None], 3, axis=1))
+    np.testing.assert_array_equal(shown[3, 200:], PALETTE.T[:56])
+    plain = make_object(stored[None], PixelPresentation="MONOCHROME")
+    np.testing.assert_array_equal(pixels_of(plain)[0], stored)
+
+
+def test_an_enhanced_palette_is_refused_by_name(make_object, make_picture):
+    data = make_object(make_picture()[None], DataFrameAssignmentSequence=Sequence([Dataset()]))
+    with pytest.raises(RejectedImageError, match=r"^unsupported_pixels: an Enhanced Palette"):
+        pixels_of(data)
 
 
 GREY = ["MR_small_jpeg_ls_lossless.dcm", "JPEG-LL.dcm", "JPGExtended.dcm"]

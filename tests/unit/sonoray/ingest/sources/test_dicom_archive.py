@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ComprehensiveSRStorage, RLELossless
+from pydicom.uid import (
+    UID,
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from sonoray.errors import DataError
 from sonoray.ingest.dicom.dicom_config import DicomConfig
@@ -14,6 +21,9 @@ from sonoray.ingest.run import ingest
 from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.study.contract import Task, iter_studies
 from sonoray.workspace import Workspace
+
+JPIP = UID("1.2.840.10008.1.2.4.94")
+"""Its pixels are at an address, not in the object."""
 
 
 def region(left, upper, right, lower):
@@ -90,8 +100,9 @@ def check(output):
     first, other = studies
     assert [image.frame_index for image in first.images] == [0, 1, 3, 6, 8, 11, 13, 16, 18, 0]
     assert {(image.width, image.height) for image in first.images[1:9]} == {(32, 32)}
-    assert dict(first.images[1].labels) == {"spacing_mm_x": "0.2", "spacing_mm_y": "0.2"}
-    assert (first.images[0].width, dict(first.images[0].labels)) == (48, {})
+    own = {"modality": "US", "sop_class": "Ultrasound Multi-frame Image Storage"}
+    assert dict(first.images[1].labels) == own | {"spacing_mm_x": "0.2", "spacing_mm_y": "0.2"}
+    assert (first.images[0].width, dict(first.images[0].labels)) == (48, own)
     assert first.labels == {"modality": "US", "body_part": "THYROID", "site": "甲状腺"}
     assert other.labels == {"modality": "US", "age": "31", "sex": "F"}
     assert "DCM 113100" in first.provenance
@@ -250,8 +261,65 @@ def test_what_is_no_archive_is_one_clear_error(tmp_path):
         DicomSource(tmp_path, reports=tmp_path / "absent.csv")
 
 
+@pytest.fixture
+def mixed(tmp_path, make_object, make_picture, make_segmentation):
+    """One study: an ultrasound, two mammograms, a CT slice, a worksheet and a segmentation."""
+    objects = {
+        "us": {},
+        "mg1": {"SOPClassUID": DigitalMammographyXRayImageStorageForPresentation, "Modality": "MG"},
+        "mg2": {"SOPClassUID": DigitalMammographyXRayImageStorageForPresentation, "Modality": "MG"},
+        "ct": {"SOPClassUID": CTImageStorage, "Modality": "CT"},
+        "sheet": {"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "OT"},
+        "capture": {"SOPClassUID": SecondaryCaptureImageStorage},
+    }
+    for number, (name, attributes) in enumerate(objects.items()):
+        data = make_object(make_picture(number)[None], SOPInstanceUID=f"1.{number}", **attributes)
+        (tmp_path / f"{name}.dcm").write_bytes(data)
+    outline = np.eye(40, 48, dtype=np.uint8)
+    (tmp_path / "seg.dcm").write_bytes(make_segmentation([outline], places=[("1.0", 1)]))
+    return tmp_path
+
+
+def test_of_a_mixed_study_the_ultrasound_is_kept_and_the_rest_has_a_reason(mixed):
+    (study,) = DicomSource(mixed).iter_studies()
+    kept = {image.ref: dict(image.labels) for image in study.images if not image.problem}
+    assert kept == {
+        "capture.dcm": {"modality": "US", "sop_class": "Secondary Capture Image Storage"},
+        "us.dcm": {"modality": "US", "sop_class": "Ultrasound Multi-frame Image Storage"},
+    }
+    assert [image.ref for image in study.images if image.mask is not None] == ["us.dcm"]
+    reasons = {image.ref: image.problem.partition(" (")[0] for image in study.images}
+    assert {ref: reason for ref, reason in reasons.items() if reason} == {
+        "ct.dcm": "other_modality: CT",
+        "mg1.dcm": "other_modality: MG",
+        "mg2.dcm": "other_modality: MG",
+        "sheet.dcm": "other_modality: OT",
+    }
+    assert study.labels == {"modality": "US"}  # and it lacks nothing
+
+
+def test_other_modalities_are_opened_by_name_and_each_image_keeps_its_own(mixed):
+    (study,) = DicomSource(mixed, DicomConfig(modalities=("US", "MG"))).iter_studies()
+    kept = {image.ref: image.labels["modality"] for image in study.images if not image.problem}
+    assert kept == {"capture.dcm": "US", "mg1.dcm": "MG", "mg2.dcm": "MG", "us.dcm": "US"}
+    assert study.labels == {"modality": "MG+US"}
+
+
+def test_a_study_says_that_it_lacks_its_loop(tmp_path, make_object, make_picture):
+    (tmp_path / "still.dcm").write_bytes(make_object(make_picture()[None]))
+    unread = {"frames": [b"no such coding"], "NumberOfFrames": 87}
+    loop = make_object(make_picture(1)[None], JPIP, **unread)
+    (tmp_path / "loop.dcm").write_bytes(loop)
+    (study,) = DicomSource(tmp_path).iter_studies()
+    assert [image.ref for image in study.images if not image.problem] == ["still.dcm"]
+    (lost,) = [image for image in study.images if image.problem]
+    assert lost.problem.startswith("unsupported_syntax: JPIP Referenced; export the object as")
+    assert study.labels == {"lacks": "loop 1", "modality": "US"}
+    assert study.provenance.endswith("; lacks loop 1 (unsupported_syntax 1)")
+
+
 def test_real_objects_of_many_machines_are_read(tmp_path, shared_data):
-    config = DicomConfig(missing_patient="per_study")
+    config = DicomConfig(missing_patient="per_study", modalities=("US", "OT"))
     output = ingest(
         DicomSource(shared_data("us_dicom"), config),
         Workspace.open(tmp_path / "ws"),
