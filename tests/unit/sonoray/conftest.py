@@ -208,7 +208,7 @@ def make_picture() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def write_video() -> Callable[..., Path]:
-    """Write a video of known frames, 10 a second; ffv1, the default codec, is lossless."""
+    """Write a video of known frames; ffv1, the default codec, is lossless."""
 
     def write(
         path: Path,
@@ -220,6 +220,7 @@ def write_video() -> Callable[..., Path]:
         aspect: Fraction | None = None,
         colour_range: int | None = None,
         options: Any = None,
+        rate: int = 10,
     ) -> Path:
         """A number is a frame of 64 x 48 of that grey; an array `(H, W)` stands for itself.
 
@@ -230,7 +231,7 @@ def write_video() -> Callable[..., Path]:
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as container:
-            stream = container.add_stream(codec, rate=10, options=dict(options or {}))
+            stream = container.add_stream(codec, rate=rate, options=dict(options or {}))
             stream.height, stream.width = arrays[0].shape
             stream.pix_fmt = pixel_format
             if aspect is not None:

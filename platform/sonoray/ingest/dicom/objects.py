@@ -17,15 +17,16 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError, check_pixels
-from sonoray.images.frames import choose_by_change, shrink, spread_in_time
+from sonoray.images.frames import Loop, choose_by_change, shrink, spread_in_time
+from sonoray.images.video import BARE_FORMATS, FORMATS, VideoConfig, read_video
 from sonoray.ingest.dicom.closed_labels import read_labels
 from sonoray.ingest.dicom.dicom_config import DicomConfig, FrameConfig
 from sonoray.ingest.dicom.frame_times import find_shown, find_starts
 from sonoray.ingest.dicom.functional_groups import attributes_of_frame, find_pictures
 from sonoray.ingest.dicom.header import NUMBERS, PERSONS, PLACES, Header, read_header, read_text
 from sonoray.ingest.dicom.kinds import Kind, class_name, describe_other, find_kind, modality_label
-from sonoray.ingest.dicom.pixel_format import PixelFormat, read_pixel_format
-from sonoray.ingest.dicom.pixels import FrameReader, Remark
+from sonoray.ingest.dicom.pixel_format import VIDEOS, PixelFormat, read_pixel_format
+from sonoray.ingest.dicom.pixels import FrameReader, Remark, iter_fragments
 from sonoray.ingest.dicom.regions import ScanArea, enclose, find_regions, read_spacing
 from sonoray.study.identifiers import Identifiers
 
@@ -156,34 +157,67 @@ def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> Dec
         data = header.dataset
         pixels = read_pixel_format(header, limits, config.limits, config.frames)
         regions, area = _find_scan(header, pixels, config)
-        pictures = find_pictures(data, pixels.frames)
         played = find_shown(data, pixels.frames)
-        starts = find_starts(data, pixels.frames)
-        reader = FrameReader(file, header, pixels)
-        found: dict[int, Pixels] = {}
-        indices = [index for index in pictures if index in played] or pictures
-        for index in choose_frames(reader, indices, starts, config.frames):
-            picture = reader.read(index)
-            shown = picture if area is None else area.cut(picture)
-            found[index] = check_pixels(shown, limits)
-    left_out = pixels.frames - len(pictures)
-    doubts = {"colours": "doubtful"} if Remark.CHROMA_AT_REST in reader.remarks else {}
+        if header.syntax in VIDEOS:
+            loop = _read_stream(file, header, config, limits, played)
+            found, notes = {each.index: each.pixels for each in loop.frames}, [*loop.notes]
+        else:
+            pictures = find_pictures(data, pixels.frames)
+            starts = find_starts(data, pixels.frames)
+            reader = FrameReader(file, header, pixels)
+            indices = [index for index in pictures if index in played] or pictures
+            chosen = choose_frames(reader, indices, starts, config.frames)
+            found, notes = {index: reader.read(index) for index in chosen}, sorted(reader.remarks)
+            if left_out := pixels.frames - len(pictures):
+                notes.append(f"frames of values that are no picture left out: {left_out}")
+    doubts = {"colours": "doubtful"} if Remark.CHROMA_AT_REST in notes else {}
+    frames = []
+    for index, picture in found.items():
+        across, down = _stretched(picture, pixels)
+        shown = picture if area is None else area.scaled(across, down).cut(picture)
+        spacing = read_spacing(attributes_of_frame(data, index), regions, stretched=(across, down))
+        frames.append(
+            Frame(index=index, pixels=check_pixels(shown, limits), labels=spacing | doubts)
+        )
     return DecodedObject(
-        frames=tuple(
-            Frame(
-                index=index,
-                pixels=shown,
-                labels=read_spacing(attributes_of_frame(data, index), regions) | doubts,
-            )
-            for index, shown in found.items()
-        ),
-        shape=(pixels.rows, pixels.columns),
-        area=area,
-        notes=(
-            *sorted(reader.remarks),
-            *([f"frames of values that are no picture left out: {left_out}"] if left_out else []),
-        ),
+        frames=tuple(frames), shape=(pixels.rows, pixels.columns), area=area, notes=tuple(notes)
     )
+
+
+def _read_stream(
+    file: BinaryIO, header: Header, config: DicomConfig, limits: ImageLimits, played: range
+) -> Loop:
+    """Decode the chosen frames of a video, which its fragments hold as one stream."""
+    settings = VideoConfig(
+        sampling=config.frames.sampling,
+        max_frames=config.frames.max_frames,
+        max_bytes=config.limits.max_object_bytes,
+        max_pixels=limits.max_pixels,
+        max_length=config.limits.max_frames,
+        max_duration_s=float(config.limits.max_frames),
+    )
+    is_whole = len(played) == _number(header.dataset, "NumberOfFrames")
+    return read_video(
+        b"".join(iter_fragments(file, header)),
+        settings,
+        formats=(*FORMATS, *BARE_FORMATS),
+        trim=None if is_whole else played,
+    )
+
+
+def _stretched(picture: Pixels, pixels: PixelFormat) -> tuple[float, float]:
+    """By how much a picture is wider and higher than announced; pixels of a video become square.
+
+    Raises:
+        RejectedImageError: it is of another geometry.
+    """
+    rows, columns = picture.shape[:2]
+    if rows != pixels.rows and columns != pixels.columns:
+        raise RejectedImageError(
+            f"contradiction: the video is {columns} x {rows}, the attributes say {pixels.columns} "
+            f"x {pixels.rows}"
+        )
+    return columns / pixels.columns, rows / pixels.rows
 
 
 def choose_frames(

@@ -34,6 +34,15 @@ class ScanArea:
     right: int
     lower: int
 
+    def scaled(self, across: float, down: float) -> "ScanArea":
+        """The same part of a picture that is so many times as wide and as high."""
+        return ScanArea(
+            left=round(self.left * across),
+            upper=round(self.upper * down),
+            right=round(self.right * across),
+            lower=round(self.lower * down),
+        )
+
     def cut(self, frame: Pixels) -> Pixels:
         """Return that part of a uint8 `(H, W)` or `(H, W, 3)` frame."""
         return frame[self.upper : self.lower, self.left : self.right]
@@ -69,20 +78,28 @@ def enclose(regions: list[Dataset], *, rows: int, columns: int) -> ScanArea:
     )
 
 
-def read_spacing(data: Dataset, regions: list[Dataset]) -> dict[str, str]:
+def read_spacing(
+    data: Dataset, regions: list[Dataset], *, stretched: tuple[float, float] = (1, 1)
+) -> dict[str, str]:
     """Millimetres per pixel as image labels `spacing_mm_x` and `spacing_mm_y`; empty if unknown.
 
     From the regions where these are in centimetres, unless they disagree; else from Pixel Spacing.
     Where no size is known but that pixels are not square (Pixel Aspect Ratio), the label
     `pixel_aspect` is a pixel's width divided by its height.
+
+    Args:
+        data: the attributes of the picture.
+        regions: those of `find_regions`.
+        stretched: by how much the picture was made wider and higher than it is stored.
     """
     spacings = [found for found in map(_region_spacing, regions) if found is not None]
     spacing = spacings[0] if spacings else _pixel_spacing(data)
     if spacing is None:
-        return _pixel_aspect(data)
+        return _pixel_aspect(data) if stretched == (1, 1) else {}
     if not all(_is_equal(spacing, other) for other in spacings):  # two scales in one picture
         return {}
-    return {"spacing_mm_x": f"{spacing[0]:.6g}", "spacing_mm_y": f"{spacing[1]:.6g}"}
+    x_mm, y_mm = spacing[0] / stretched[0], spacing[1] / stretched[1]
+    return {"spacing_mm_x": f"{x_mm:.6g}", "spacing_mm_y": f"{y_mm:.6g}"}
 
 
 def _is_equal(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -85,7 +85,9 @@ def test_the_same_objects_give_the_same_studies_as_from_a_folder(orthanc, worksp
     summary = folder.manifest["summary"]
     objects = len(list(orthanc.folder.iterdir()))
     assert web.fetch is not None
-    assert (web.fetch.listed, web.fetch.fetched, web.fetch.failed) == (objects, objects, 0)
+    assert (web.fetch.listed, web.fetch.failed) == (objects, 0)
+    assert web.fetch.fetched + web.fetch.left == objects
+    assert web.reasons.get("other_modality", 0) == web.fetch.left
     assert vars_of(web.images) == summary["images"]
     assert vars_of(web.studies) == summary["studies"]
     assert web.studies.kept >= 6
