@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
+from sonoray.files.spreadsheet import describe_damage, find_damage
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.ingest.sources.inputs import (
     Item,
@@ -98,6 +99,11 @@ class LlavaSource:
         self._limits = limits
         self._images = path.parent if images is None else images
         self._entries = read_items(path, _Conversation)
+        items = [entry.value for entry in self._entries if entry.value]
+        self._damage = {
+            "id": find_damage(str(item.id) for item in items),
+            "patient": find_damage(str(item.patient or "") for item in items),
+        }
 
     def __len__(self) -> int:
         """Number of studies that `iter_studies` yields."""
@@ -124,7 +130,7 @@ class LlavaSource:
                 yield self._study(entry.ref, entry.value)
 
     def _study(self, ref: str, item: _Conversation) -> RawStudy:
-        problem = _find_problem(item)
+        problem = self._find_damage(item) or _find_problem(item)
         captions = (
             {"caption": item.description} if len(item.names) == 1 and item.description else {}
         )
@@ -139,6 +145,14 @@ class LlavaSource:
             identifiers=Identifiers.of(str(item.id)),
             problem=problem,
         )
+
+    def _find_damage(self, item: _Conversation) -> str:
+        """Why an identifier of the item is none any more; empty where all are."""
+        for key, damage in self._damage.items():
+            reason = damage.get(str(getattr(item, key)))
+            if reason:
+                return describe_damage(reason, f"an item's {key}")
+        return ""
 
 
 def _find_problem(item: _Conversation) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, StringConstraints
 
 from sonoray.errors import DataError
+from sonoray.files.spreadsheet import SHORTENED, describe_damage, find_damage
 from sonoray.ingest.sources.inputs import Entry, Item, parse_item, read_csv, read_items
 
 _KEYS = ("study_uid", "accession")
@@ -49,13 +50,21 @@ class Reports:
         """By accession number: who uses it."""
         self.refused: dict[int, str] = {}
         """By line: what is wrong with a row that cannot be used; `find` adds to it."""
-        for entry in _read_rows(path):
+        entries = list(_read_rows(path))
+        rows = [entry.value for entry in entries if entry.value is not None]
+        damage = {name: find_damage(getattr(row, name) for row in rows) for name in _KEYS}
+        for entry in entries:
             line = int(entry.ref.rpartition(":")[2])
             if entry.value is None:
                 # the file's name may be a patient's
                 self.refused[line] = entry.problem.replace(entry.ref, f"line {line}")
                 continue
             row = entry.value
+            damaged = [name for name in _KEYS if getattr(row, name) in damage[name]]
+            if damaged:
+                reason = damage[damaged[0]][getattr(row, damaged[0])]
+                self.refused[line] = describe_damage(reason, f"line {line}, column {damaged[0]}")
+                continue
             key = next(((name, getattr(row, name)) for name in _KEYS if getattr(row, name)), None)
             if key is None or not row.report:
                 lacking = "identifier" if key is None else "report"
@@ -97,10 +106,22 @@ class Reports:
             return "", f"conflicting_reports: {len(texts)} different reports; keep one"
         return next(iter(texts), ""), ""
 
-    def unused_lines(self) -> list[int]:
-        """Lines of reports that no study asked for, ascending."""
-        unused = (lines for key, lines in self._lines.items() if key not in self._used)
-        return sorted(line for lines in unused for line in lines.values())
+    def find_unused(self) -> dict[int, str]:
+        """By line, ascending: the problem of each report that no study asked for."""
+        noted = {number.lstrip("0") for number in self._patients}
+        problems = {}
+        for (name, value), lines in self._lines.items():
+            if (name, value) in self._used:
+                continue
+            for line in lines.values():
+                if name == "accession" and value.isdecimal() and value.lstrip("0") in noted:
+                    problems[line] = describe_damage(SHORTENED, f"line {line}, column {name}")
+                else:
+                    problems[line] = (
+                        f"no_images: no study takes the report of line {line}; its identifier is "
+                        "not among the objects, or is an accession number of several patients"
+                    )
+        return dict(sorted(problems.items()))
 
     def _contradicts(self, row: _Row, numbers: Set[str]) -> bool:
         """Whether the row's accession number is another study's, or this one has others alone."""

@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model_validator
 
 from sonoray.errors import DataError
+from sonoray.files.spreadsheet import describe_damage, find_damage
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.images.loops import list_parts
 from sonoray.images.video import VideoConfig
@@ -72,6 +73,7 @@ COLUMNS = (
     "topic",
 )
 
+_IDENTIFIERS = ("study", "patient")
 _CONTENT = ("image", "images", "report", "question")
 _LABEL = "label:"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -166,11 +168,14 @@ class TableSource:
         self._video = VideoConfig() if video is None else video
         self._studies: dict[str, list[Entry[_Row]]] = {}
         self._nameless: list[Entry[_Row]] = []
-        for fields in _read_fields(path):
-            entry = _parse(fields)
-            study = _to_text((fields.value or {}).get("study"))
-            if isinstance(study, str) and study.strip():
-                self._studies.setdefault(study.strip(), []).append(entry)
+        rows = _read_fields(path)
+        damage = {c: find_damage(_identifier(row, c) for row in rows) for c in _IDENTIFIERS}
+        for fields in rows:
+            study = _identifier(fields, "study")
+            entry = _refuse_damage(_parse(fields), fields, damage)
+            # several studies may have got one damaged name: then each row stands for itself
+            if study and study not in damage["study"]:
+                self._studies.setdefault(study, []).append(entry)
             else:
                 self._nameless.append(entry)
 
@@ -298,6 +303,24 @@ def _parse(fields: Entry[Fields]) -> Entry[_Row]:
     if fields.value is not None and not fields.problem:
         entry = parse_item(fields.value, _Row, fields.ref)
     return replace(entry, problem=entry.problem.replace(entry.ref, _line(entry.ref)))
+
+
+def _identifier(fields: Entry[Fields], column: str) -> str:
+    value = _to_text((fields.value or {}).get(column))
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _refuse_damage(
+    entry: Entry[_Row], fields: Entry[Fields], damage: Mapping[str, Mapping[str, str]]
+) -> Entry[_Row]:
+    """Give a row a problem where a spreadsheet changed one of its identifiers."""
+    for column, reasons in damage.items():
+        reason = reasons.get(_identifier(fields, column))
+        if reason and not entry.problem:
+            return replace(
+                entry, problem=describe_damage(reason, f"{_line(entry.ref)}, column {column}")
+            )
+    return entry
 
 
 def _line(ref: str) -> str:

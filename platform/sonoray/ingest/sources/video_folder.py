@@ -23,6 +23,7 @@ from typing import Any
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.files.folders import list_files
+from sonoray.files.spreadsheet import describe_damage, find_damage
 from sonoray.images.loops import SERIES, SUFFIXES, list_parts, suffix_of
 from sonoray.images.video import VideoConfig
 from sonoray.ingest.sources.cine import Loops, decoding, digested, tell_notes, with_loops
@@ -152,7 +153,9 @@ class VideoSource:
             return by_folder, {}
         patients: dict[str, str] = {}
         problems: dict[str, str] = {}
-        for entry in read_csv(table, ("file", "patient")):
+        entries = read_csv(table, ("file", "patient"))
+        damage = find_damage((entry.value or {}).get("patient", "") for entry in entries)
+        for entry in entries:
             row = entry.value or {}
             file = PurePosixPath(row.get("file", "").replace("\\", "/")).as_posix()
             patient = row.get("patient", "")
@@ -160,6 +163,10 @@ class VideoSource:
                 problems[entry.ref] = entry.problem
             elif file not in self._videos:
                 problems[entry.ref] = f"missing_file: {TABLE} names {file!r}, which is not there"
+            elif patient in damage:
+                where = f"line {entry.ref.rpartition(':')[2]}, column patient"
+                problems[entry.ref] = describe_damage(damage[patient], where)
+                patients[file] = ""  # not the folder's either
             elif patients.setdefault(file, patient) != patient:
                 problems[entry.ref] = f"conflicting_rows: {TABLE} gives {file!r} two patients"
         return by_folder | patients, problems

@@ -136,3 +136,12 @@ def test_the_real_files_are_understood_in_full(shared_data, file, images, count)
     assert [study.ref for study in studies if study.problem] == []
     assert all(image.data for study in studies for image in study.images)
     assert not any("<image>" in turn.question for study in studies for turn in study.turns)
+
+
+def test_a_patient_that_a_spreadsheet_changed_is_refused(tmp_path):
+    items = [{**GOOD, "id": str(n), "patient": "4.40106E+17"} for n in range(2)]
+    *refused, good = LlavaSource(write(tmp_path, *items, GOOD)).iter_studies()
+    assert {study.problem.partition(" has ")[0] for study in refused} == {
+        "rounded_identifier: an item's patient"
+    }
+    assert good.problem == ""

@@ -30,10 +30,10 @@ def test_reports_are_found_by_either_identifier(tmp_path, encoding):
     report, problem = find(reports, "1.2")
     assert not report
     assert problem == "conflicting_reports: 2 different reports; keep one"
-    assert reports.unused_lines() == [3]
+    assert list(reports.find_unused()) == [3]
     assert find(reports, "A7") == find(reports, "", "1.2") == ("", "")
     assert find(reports, "1.1", "A6", "A7") == ("双肾正常。", "")
-    assert reports.unused_lines() == []
+    assert reports.find_unused() == {}
     assert list(reports.refused) == [5, 6]
     assert "no identifier" in reports.refused[5]
     assert "no report" in reports.refused[6]
@@ -71,7 +71,7 @@ def test_an_accession_number_of_several_patients_says_whose_report_it_is_of_none
     for patient, accessions in (("p", "78"), ("q", "7"), ("p", "8")):
         reports.note_patient(patient, accessions)
     assert find(reports, "1.3", "7") == ("b", "")
-    assert reports.unused_lines() == [2, 4]
+    assert list(reports.find_unused()) == [2, 4]
     report, problem = find(reports, "1.2", "7", "8")
     assert not report
     assert problem.startswith("ambiguous_accession: several patients use the accession number")
@@ -93,7 +93,7 @@ def test_a_row_whose_identifiers_name_two_studies_is_refused_and_given_to_neithe
         problem.startswith(f"conflicting_identifiers: line {line} has the study_uid of one study")
         for line, problem in reports.refused.items()
     )
-    assert reports.unused_lines() == []
+    assert reports.find_unused() == {}
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,25 @@ def test_a_table_that_cannot_be_read_is_one_clear_error(tmp_path, name, content,
         Reports(tmp_path / name)
     with pytest.raises(DataError, match=r"no file .*; check the path"):
         Reports(tmp_path / "absent.csv")
+
+
+def test_identifiers_that_a_spreadsheet_changed_find_no_study(tmp_path):
+    rows = "".join(f"2.02411E+14,report {n}\n" for n in range(2)) + "00123,a\n124.0,b\n"
+    reports = write(tmp_path / "r.csv", f"accession,report\n{rows}")
+    assert {line: problem.partition(":")[0] for line, problem in reports.refused.items()} == {
+        2: "rounded_identifier",
+        3: "rounded_identifier",
+        5: "reformatted_identifier",
+    }
+    assert all("column accession" in problem for problem in reports.refused.values())
+    assert find(reports, "", "2.02411E+14") == ("", "")
+    assert find(reports, "", "00123") == ("a", "")
+
+
+def test_a_number_that_lost_the_zeros_of_the_headers_is_told_apart_from_one_of_nobody(tmp_path):
+    reports = write(tmp_path / "r.csv", "accession,report\n123,a\n777,b\n")
+    reports.note_patient("p", ["00123"])
+    assert find(reports, "", "00123") == ("", "")
+    unused = reports.find_unused()
+    assert unused[2].startswith("shortened_identifier: line 2, column accession has a number")
+    assert unused[3].startswith("no_images: ")

@@ -179,3 +179,49 @@ def test_settings_of_videos_count_where_a_table_names_some(tmp_path):
     assert TableSource(stills, video=few).config() == TableSource(stills, video=many).config()
     loops = write(tmp_path, "a,p1,a.avi,,,,,,,,")
     assert TableSource(loops, video=few).config() != TableSource(loops, video=many).config()
+
+
+def test_people_whom_a_spreadsheet_made_one_are_refused_row_by_row(tmp_path, summary_of):
+    rows = [f"s{n},4.40106E+17,,,报告{n}。,,,,,," for n in range(12)]
+    summary = summary_of(TableSource(write(tmp_path, *rows, GOOD)))
+    assert summary["studies"] == {"seen": 13, "kept": 1, "duplicate": 0, "quarantined": 12}
+    assert summary["reasons"] == {"rounded_identifier": 12}
+
+
+def test_studies_whose_names_became_one_are_refused_row_by_row(tmp_path):
+    rows = [f"2.02411E+14,p{n},,,报告{n}。,,,,,," for n in range(3)]
+    source = TableSource(write(tmp_path, *rows, GOOD))
+    good, *refused = source.iter_studies()
+    assert (good.ref, len(source)) == ("a", 4)
+    assert [each.problem.partition(" has ")[0] for each in refused] == [
+        f"rounded_identifier: line {line}, column study" for line in (2, 3, 4)
+    ]
+    assert len({each.patient_ref for each in refused}) == 3
+
+
+@pytest.mark.parametrize(
+    ("patients", "reasons"),
+    [
+        (["123.0", "124.0"], ["reformatted_identifier"] * 2),
+        (["00123", "123"], ["", "shortened_identifier"]),
+        (["nan", "P2"], ["empty_identifier", ""]),
+        (["00123", "00124"], ["", ""]),
+    ],
+)
+def test_what_else_a_spreadsheet_does_to_an_identifier_is_refused(tmp_path, patients, reasons):
+    rows = [f"s{n},{patient},,,报告{n}。,,,,,," for n, patient in enumerate(patients)]
+    studies = TableSource(write(tmp_path, *rows)).iter_studies()
+    assert [each.problem.partition(":")[0] for each in studies] == reasons
+
+
+def test_a_number_of_json_that_was_a_float_is_refused(tmp_path):
+    rows = [
+        {"study": f"s{n}", "patient": p, "report": "写。"} for n, p in enumerate((4.4e17, 12.0, 7))
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    problems = [each.problem for each in TableSource(tmp_path / "t.jsonl").iter_studies()]
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "rounded_identifier",
+        "reformatted_identifier",
+        "",
+    ]

@@ -43,6 +43,19 @@ def test_the_patient_is_the_folder_or_what_the_table_says(tmp_path, write_video,
     assert emptied["p1/a.avi"].patient_ref == "p1"
 
 
+def test_a_patient_that_a_spreadsheet_changed_is_none(tmp_path, write_video):
+    for name in ("p1/a.avi", "p1/b.avi", "p1/c.avi"):
+        write_video(tmp_path / name, values=[10, 20])
+    rows = "p1/a.avi,4.40106E+17\np1/b.avi,4.40106E+17\n"
+    (tmp_path / "patients.csv").write_text(f"file,patient\n{rows}")
+    studies = {study.ref: study for study in VideoSource(tmp_path).iter_studies()}
+    for line, name in ((2, "p1/a.avi"), (3, "p1/b.avi")):
+        problem = studies[f"patients.csv:{line}"].problem
+        assert problem.startswith(f"rounded_identifier: line {line}, column patient has a number")
+        assert studies[name].problem.startswith("no_patient:")
+    assert (studies["p1/c.avi"].patient_ref, studies["p1/c.avi"].problem) == ("p1", "")
+
+
 def test_what_cannot_be_seen_is_counted_and_names_may_be_of_any_encoding(
     tmp_path, write_video, summary_of
 ):
