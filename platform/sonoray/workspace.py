@@ -139,9 +139,16 @@ class Workspace:
         """Return the ingest output that the dataset `name` points to.
 
         Raises:
-            DataError: there is no such dataset; the message lists those that exist.
+            DataError: there is no such dataset; the message lists those that exist. Or its files
+                are gone.
         """
         path = self.stages / self.dataset_pointer(name)["stage"]
+        if not path.is_dir():
+            raise DataError(
+                f"dataset {name!r} lies in {str(path)!r}, which is gone: the workspace was moved "
+                "or copied without it; copy its folder stages too, or run: "
+                f"{how_to_ingest(name)}"
+            )
         return StageOutput(path=path, manifest=read_manifest(path), reused=True)
 
     def dataset_pointer(self, name: str) -> dict[str, Any]:

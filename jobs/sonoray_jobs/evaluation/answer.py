@@ -61,6 +61,8 @@ class _Reply:
 
     text: str
     """The generated answer."""
+    is_cut: bool
+    """Whether it was not at its end yet."""
     likelihoods: list[float]
     """Log-likelihood of each option."""
     shares: list[float]
@@ -127,6 +129,7 @@ class AnswerActor:
                     "truth": turn.answer,
                     "answer": best if best is not None else reply.text,
                     "generated": reply.text,
+                    "is_cut": reply.is_cut,
                     "option_scores": json.dumps(scores, ensure_ascii=False),
                     "image_ids": [image.image_id for image in study.images],
                     "image_scores": reply.shares[: len(study.images)],
@@ -172,17 +175,18 @@ class AnswerActor:
             )
             for (row, _), value in zip(candidates, scored.tolist(), strict=True):
                 likelihoods[row].append(value)
-        texts = generate(self._model, self._language.tokenizer, context, self._decoding)
+        answers = generate(self._model, self._language.tokenizer, context, self._decoding)
         shares = reading.selection.probabilities.tolist()
         picked = reading.selection.indices.tolist()
         return [
             _Reply(
-                text=texts[row],
+                text=answer.text,
+                is_cut=answer.is_cut,
                 likelihoods=likelihoods[row],
                 shares=shares[row],
                 picked=picked[row],
             )
-            for row in range(len(texts))
+            for row, answer in enumerate(answers)
         ]
 
     def _told_picks(self, fused: "_Fused", questions: Sequence[tuple[int, Turn]]) -> list[int]:

@@ -66,6 +66,12 @@ class Evaluated:
             lines += [""]
         if self.summary["text"]:
             lines += (self.output.path / "text.txt").read_text(encoding="utf-8").splitlines()
+        if cut := self.summary["num_cut"]:
+            lines += [
+                f"cut: {cut} of {self.summary['num_questions']} free answers reached "
+                "evaluate.max_tokens or the context's end and lack theirs; they are scored as they "
+                "are, raise evaluate.max_tokens"
+            ]
         picks, chance = self.summary["hit_rate"], self.summary["chance_hit_rate"]
         if picks is not None:
             rates = f"{Estimate(**picks)}, a random one {chance['value']:.3f}"

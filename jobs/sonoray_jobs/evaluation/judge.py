@@ -72,6 +72,7 @@ def write_report(
     metrics = {
         "num_studies": len({row["study_id"] for row in predictions}),
         "num_questions": len(predictions),
+        "num_cut": sum(row["is_cut"] for row in predictions),
         "closed": {item.topic: item.to_json() for item in closed},
         "all_closed": overall.to_json() if overall else None,
         "text": {item.topic: item.to_json() for item in free},

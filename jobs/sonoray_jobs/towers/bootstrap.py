@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.towers.weights_file import SUFFIXES, check_weights_file
 from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import iter_studies
@@ -70,6 +71,9 @@ def run(
     stages = {part: stage_of(part, road, output) for part in PARTS}
     if all((stage.path(workspace.stages) / "manifest.json").is_file() for stage in stages.values()):
         return Bootstrapped(outputs=find_parts(workspace, road, dataset))
+    for tower in ("sam", "clip"):
+        if not stages[tower].is_made(workspace.stages):
+            _check_weights(getattr(road.model, tower).weights)
 
     import ray
 
@@ -132,6 +136,17 @@ def make_part(
     return run_stage(
         reading, root, lambda folder: read_out(folder, part, road.model, dataset.path, learn())
     )
+
+
+def _check_weights(weights: str) -> None:
+    """Refuse a file of weights that would run code before a cluster starts.
+
+    Raises:
+        ValueError: it is missing, of another kind, or more than tensors.
+    """
+    path = Path(weights)
+    if path.suffix in SUFFIXES:  # else one of open_clip's names, or nothing
+        check_weights_file(path)
 
 
 def _why_no_studies(dataset: StageOutput) -> str:

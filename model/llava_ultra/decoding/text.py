@@ -6,6 +6,7 @@ Both take the tokens of `llava_ultra.decoding.step` and give the same text for t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,15 @@ from llava_ultra.language.chat import decode_text, end_id
 from llava_ultra.model import LlavaUltra
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """One answer."""
+
+    text: str
+    is_cut: bool
+    """Whether it ended because no more tokens were allowed, or fit the context."""
+
+
 def generate(
     model: LlavaUltra,
     tokenizer: PreTrainedTokenizerFast,
@@ -23,7 +33,7 @@ def generate(
     decoding: Decoding,
     *,
     stop: Sequence[str] = (),
-) -> list[str]:
+) -> list[Generated]:
     """Answer N prompts at once, each without its end token.
 
     Args:
@@ -34,6 +44,7 @@ def generate(
         stop: strings that end an answer and are not part of it.
     """
     end = end_id(tokenizer)
+    room = (model.config.language.context_length - context.mask.sum(dim=1)).tolist()
     columns: list[Tensor] = []
     texts: list[str] = []
     for column in iter_tokens(model, context, decoding, end_id=end):
@@ -44,7 +55,14 @@ def generate(
             if all(e or _find_stop(t, stop) is not None for e, t in zip(ended, texts, strict=True)):
                 break
     texts = texts if stop else _texts(tokenizer, columns, end)
-    return [text[: _find_stop(text, stop)] for text in texts]
+    lengths = _lengths(columns, end)
+    return [
+        Generated(
+            text=text[: _find_stop(text, stop)],
+            is_cut=_find_stop(text, stop) is None and length >= min(decoding.max_tokens, limit),
+        )
+        for text, length, limit in zip(texts, lengths, room, strict=True)
+    ]
 
 
 def stream(
@@ -96,6 +114,12 @@ def _texts(tokenizer: PreTrainedTokenizerFast, columns: Sequence[Tensor], end: i
     """Text of each row up to its end token."""
     rows = torch.stack(list(columns), dim=1).tolist()
     return [decode_text(tokenizer, row[: row.index(end)] if end in row else row) for row in rows]
+
+
+def _lengths(columns: Sequence[Tensor], end: int) -> list[int]:
+    """Tokens of each row before its end token."""
+    ended = torch.stack(list(columns), dim=1) == end
+    return ended.cummax(dim=1).values.logical_not().sum(dim=1).tolist()
 
 
 def _find_stop(text: str, stop: Sequence[str]) -> int | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 from llava_ultra.towers.tower_config import ChannelStatistics, ClipConfig, SamConfig
+from llava_ultra.towers.weights_file import check_weights_file
 
 SAM_MEAN: ChannelStatistics = (0.48501961, 0.45607843, 0.40588235)
 SAM_STD: ChannelStatistics = (0.22892157, 0.22392157, 0.225)
@@ -148,16 +149,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _readable(path: Path) -> str:
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise ValueError(
-            f"weights {str(path)!r} are none of .safetensors, .pt and .pth; convert them"
-        )
-    if not path.is_file():
-        raise ValueError(f"weights {str(path)!r} do not exist; check the path")
+    check_weights_file(path)
     return str(path)
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's words advise to run what it refuses
+        return "they are pickled with more than tensors"
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 

@@ -26,6 +26,8 @@ from sonoray.errors import TrackingError
 from sonoray.tracking.relocate import relocate_artifacts
 from sonoray.workspace import Workspace
 
+logger = logging.getLogger(__name__)
+
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 _CONTACT_TIMEOUT_S = 4
@@ -84,7 +86,14 @@ def open_store(workspace: Workspace, uri: str | None = None) -> Store:
     store = connect(uri, artifact_root=artifacts)
     if uri == own:
         with store.guard("cannot be brought to where its workspace lies now"):
-            relocate_artifacts(workspace.root / "mlflow.db", artifacts)
+            moved = relocate_artifacts(workspace.root / "mlflow.db", artifacts)
+        if moved:
+            logger.warning(
+                "the workspace was moved to %s: %d entries of its MLflow store now name that "
+                "place; if it is a copy, the first one keeps its own",
+                workspace.root,
+                moved,
+            )
     return store
 
 

@@ -34,7 +34,7 @@ def alone(index):
 
 def answers(reading, decoding):
     context = read_prompts(MODEL, reading.embeds, reading.mask)
-    return generate(MODEL, TOKENIZER, context, decoding)
+    return [each.text for each in generate(MODEL, TOKENIZER, context, decoding)]
 
 
 def test_sampling_repeats_with_its_seed_only():

@@ -29,6 +29,10 @@ def alone(index):
 
 
 def answers(reading, decoding, stop=()):
+    return [each.text for each in whole_answers(reading, decoding, stop)]
+
+
+def whole_answers(reading, decoding, stop=()):
     context = read_prompts(MODEL, reading.embeds, reading.mask)
     return generate(MODEL, TOKENIZER, context, decoding, stop=stop)
 

@@ -35,6 +35,7 @@ def predictions():
             "attention_pick": (0, 1, -1)[number % 3],
             "image_ids": ["a", "b"],
             "selected": [0],
+            "is_cut": number < 3,
         }
         rows.append(
             common
@@ -62,6 +63,7 @@ def report(tmp_path):
 def test_metrics_of_both_kinds_of_questions(report):
     _, metrics = report
     assert (metrics["num_studies"], metrics["num_questions"]) == (12, 24)
+    assert metrics["num_cut"] == 6
     assert metrics["hit_rate"]["value"] == 0.5
     assert metrics["hit_rate"]["low"] < 0.5 < metrics["hit_rate"]["high"]
     assert metrics["chance_hit_rate"]["value"] == 0.5

@@ -1,5 +1,6 @@
 """What bootstrap does without a cluster: each part's maker, its stage and its report."""
 
+import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -316,3 +317,16 @@ def test_a_dataset_that_cannot_teach_is_told_what_it_lacks_and_the_way_out(datas
     alone = with_values(road(), {"model.fusion": {"type": "clip_only"}})
     with pytest.raises(DataError, match=r"\(model\.fusion\.type=clip_only does not read SAM, but"):
         bootstrap.make_sam(tmp_path, alone, tmp_path, pictures, lambda *_: None)
+
+
+def test_weights_that_would_run_code_are_refused_before_a_cluster_starts(tmp_path, dataset):
+    class Harmful:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    path = tmp_path / "sam.pth"
+    path.write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
+    workspace = Workspace(dataset.path.parent.parent)
+    config = with_tower("sam", weights=str(path))
+    with pytest.raises(ValueError, match=r"sam\.pth' are no plain tensors: reading them would run"):
+        bootstrap.run(workspace=workspace, road=config, dataset="phantom", address="no.such.host:1")
