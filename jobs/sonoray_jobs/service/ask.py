@@ -57,6 +57,8 @@ class ImageUse:
     """Share of the sampler's attention; the scores of a study sum to 1."""
     selected: bool
     """Whether the language model saw it."""
+    transparent: bool = False
+    """Whether some of its pixels were transparent: the model was shown it over black."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,16 @@ class Reply:
             f"Q: {self.question}",
             f"A: {self.answer}{cut}",
             *(
+                [
+                    f"  (cut at {self.completion_tokens} tokens: the answer may lack its end; "
+                    "raise serve.limits.default_tokens of the service)"
+                ]
+                if cut
+                else []
+            ),
+            *(
                 f"  {'*' if image.selected else ' '} {image.score:6.1%}  {image.name}"
+                + (" (its transparent pixels shown over black)" if image.transparent else "")
                 for image in self.images
             ),
             "  (* = seen by the language model, with its share of the score)",
@@ -210,7 +221,12 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
         answer=choice.message.content or "",
         finish_reason=choice.finish_reason,
         images=tuple(
-            ImageUse(name=picture.name, score=use["score"], selected=use["selected"])
+            ImageUse(
+                name=picture.name,
+                score=use["score"],
+                selected=use["selected"],
+                transparent=use["transparent"],
+            )
             for picture, use in zip(pictures, extra["images"], strict=True)
         ),
         notice=extra["notice"],

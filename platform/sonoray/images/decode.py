@@ -7,8 +7,9 @@ was (0 KiB more, measured) instead of asking for 12.7 GB.
 
 Pixels are canonical after decoding: `uint8`, `(H, W)` for greyscale (also where a colour file
 holds three equal channels) or `(H, W, 3)` RGB, turned upright by EXIF. The same picture stored in
-two lossless formats therefore has one `image_id`. Images deeper than 8 bits are refused instead of
-clipped: choosing the window is the work of a DICOM source.
+two lossless formats therefore has one `image_id`. Transparent pixels are laid over black
+(`transparency`), and a picture without any other is refused. So are images deeper than 8 bits
+instead of being clipped: choosing the window is the work of a DICOM source.
 
 PNG level 1 is the stored form: on 100 breast images of 224 px it took 0.18 s and 2.45 MB against
 0.41 s and 2.18 MB at Pillow's default level 6.
@@ -21,6 +22,7 @@ import re
 import struct
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from pydantic import Field
 
 from sonoray.config.model import Config
 from sonoray.errors import DataError
+from sonoray.images.transparency import over_black
 
 Pixels = npt.NDArray[np.uint8]
 """An image: uint8, `(H, W)` or `(H, W, 3)` RGB."""
@@ -80,11 +83,21 @@ PASSING_REASONS = frozenset(
 or a process that the kernel killed: the same bytes may be accepted the next time."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """A picture as it was decoded."""
+
+    pixels: Pixels
+    is_transparent: bool = False
+    """Whether some of its pixels were transparent; they were laid over black."""
+
+
 class RejectedImageError(DataError):
     """An image that is not accepted; the message is `<reason>: <detail>`.
 
     Reasons: `empty_file`, `too_many_bytes`, `unknown_format`, `too_many_pixels`, `too_small`,
-    `multi_frame`, `unsupported_mode`, `unreadable`; elsewhere also `PASSING_REASONS` and others.
+    `multi_frame`, `unsupported_mode`, `unreadable`, `transparent`; elsewhere also
+    `PASSING_REASONS` and others.
     """
 
     @property
@@ -94,14 +107,26 @@ class RejectedImageError(DataError):
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """Decode an encoded image, header first.
+    """Decode an encoded image, header first; see `decode_picture`.
+
+    Returns:
+        uint8 array, `(H, W)` or `(H, W, 3)`.
+
+    Raises:
+        RejectedImageError: as `decode_picture`.
+    """
+    return decode_picture(data, limits).pixels
+
+
+def decode_picture(
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, may_be_empty: bool = False
+) -> Decoded:
+    """Decode an encoded image, header first, and tell whether it was transparent.
 
     Args:
         data: the file's bytes.
         limits: what is accepted.
-
-    Returns:
-        uint8 array, `(H, W)` or `(H, W, 3)`.
+        may_be_empty: whether every pixel may be transparent, as in the mask of no lesion.
 
     Raises:
         RejectedImageError: with the reason, for anything that is not one intact 8-bit image
@@ -113,8 +138,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
     try:
         with Image.open(io.BytesIO(data), formats=limits.formats) as image:
             _check_header(image, limits)
-            upright = ImageOps.exif_transpose(image)
-            return _to_pixels(upright)
+            decoded = _to_pixels(ImageOps.exif_transpose(image))
     except RejectedImageError:
         raise
     except Image.DecompressionBombError:
@@ -131,6 +155,12 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
         raise RejectedImageError(
             f"unreadable: {detail}; the file is damaged or incomplete, export it again"
         ) from None
+    if decoded.is_transparent and not (may_be_empty or decoded.pixels.any()):
+        raise RejectedImageError(
+            "transparent: no visible pixel is other than black; export the picture without its "
+            "alpha channel"
+        )
+    return decoded
 
 
 def decode_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
@@ -139,16 +169,24 @@ def decode_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
     Raises:
         RejectedImageError: also with `unreadable_file`.
     """
+    return decode_image(read_bytes(path, limits), limits)
+
+
+def read_bytes(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """Read an image file, unless it is too large.
+
+    Raises:
+        RejectedImageError: `unreadable_file` or `too_many_bytes`.
+    """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             _check_size(size, limits)
-            data = file.read(size)
+            return file.read(size)
     except OSError as error:
         raise RejectedImageError(
             f"unreadable_file: it cannot be read ({error.strerror}); check its rights"
         ) from None
-    return decode_image(data, limits)
 
 
 def decode_stored(png: bytes) -> Pixels:
@@ -228,9 +266,17 @@ def _check_geometry(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
-def _to_pixels(image: Image.Image) -> Pixels:
+def _to_pixels(image: Image.Image) -> Decoded:
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow turns to no other mode
+            image = image.convert(image.mode.upper())
+        channels = np.asarray(image.convert("RGBA"))
+        colours, alpha = channels[..., :3], channels[..., 3]
+        if (alpha < 255).any():
+            return Decoded(pixels=_canonical(over_black(colours, alpha)), is_transparent=True)
     mode = "L" if image.mode in _GREY_MODES else "RGB"
-    return _canonical(np.asarray(image if image.mode == mode else image.convert(mode)))
+    pixels = _canonical(np.asarray(image if image.mode == mode else image.convert(mode)))
+    return Decoded(pixels=pixels)
 
 
 def _canonical(array: Pixels) -> Pixels:

@@ -218,6 +218,8 @@ class ImageUse(BaseModel):
     """Share of the sampler's attention; the scores of a study sum to 1."""
     selected: bool
     """Whether the language model saw it."""
+    transparent: bool = False
+    """Whether some of its pixels were transparent: the model is shown it over black."""
 
 
 class SonoRay(BaseModel):

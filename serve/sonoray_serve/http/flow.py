@@ -213,7 +213,7 @@ class Chat:
             ApiError: it is refused, or could not be served in time.
         """
         async with deadline.scope():
-            question, study = await self._prepare(body)
+            question, study, is_transparent = await self._prepare(body)
             sampling = Sampling(
                 max_tokens=question.max_tokens,
                 temperature=question.temperature,
@@ -230,7 +230,7 @@ class Chat:
         return Answer(
             as_stream=question.stream,
             include_usage=question.include_usage,
-            sonoray=self._describe(started),
+            sonoray=self._describe(started, is_transparent),
             num_prompt_tokens=started.num_prompt_tokens,
             events=events,
             deadline=deadline,
@@ -238,9 +238,11 @@ class Chat:
             created=int(time.time()),
         )
 
-    async def _prepare(self, body: Awaitable[bytes]) -> tuple[Question, EncodedStudy]:
+    async def _prepare(
+        self, body: Awaitable[bytes]
+    ) -> tuple[Question, EncodedStudy, Sequence[bool]]:
         question, images = await asyncio.to_thread(self._read, await body)
-        return question, await self._encode(images)
+        return question, *await self._encode(images)
 
     def _read(self, body: bytes) -> tuple[Question, tuple[bytes, ...]]:
         """Parse and check; off the event loop, since a body may be tens of megabytes."""
@@ -249,18 +251,26 @@ class Chat:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
         return read_question(request, self._limits, self._card)
 
-    async def _encode(self, images: Sequence[bytes]) -> EncodedStudy:
+    async def _encode(self, images: Sequence[bytes]) -> tuple[EncodedStudy, Sequence[bool]]:
+        """Encode the study, and tell which of its images have transparent pixels."""
         async with self._studies:  # bounds the memory that pixels take
-            pixels = await asyncio.to_thread(decode_study, images, self._limits)
-            study = await self._vision.encode(pixels)
+            decoded = await asyncio.to_thread(decode_study, images, self._limits)
+            is_transparent = [each.is_transparent for each in decoded]
+            study = await self._vision.encode([each.pixels for each in decoded])
+            del decoded
         if isinstance(study, Failed):
             raise ApiError(study.problem, "messages", study.limit)
-        return study
+        return study, is_transparent
 
-    def _describe(self, started: Started) -> api.SonoRay:
+    def _describe(self, started: Started, is_transparent: Sequence[bool]) -> api.SonoRay:
         return api.SonoRay(
             images=[
-                api.ImageUse(index=index, score=score, selected=index in started.selected)
+                api.ImageUse(
+                    index=index,
+                    score=score,
+                    selected=index in started.selected,
+                    transparent=is_transparent[index],
+                )
                 for index, score in enumerate(started.scores)
             ],
             notice=self._card.notice,

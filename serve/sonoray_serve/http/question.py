@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError, decode_image
+from sonoray.images.decode import Decoded, ImageLimits, RejectedImageError, decode_picture
 from sonoray.study.prompt import names_site
 from sonoray_serve.http.api import ChatRequest, ImagePart, Message
 from sonoray_serve.messages import ModelCard
@@ -86,22 +86,19 @@ def read_question(
     return question, _study(request.messages, limits, max_images)
 
 
-def decode_study(images: Sequence[bytes], limits: Limits) -> list[Pixels]:
+def decode_study(images: Sequence[bytes], limits: Limits) -> list[Decoded]:
     """Decode the images of a study, each header first, under one budget of pixels.
-
-    Returns:
-        uint8 arrays, `(H, W)` or `(H, W, 3)`.
 
     Raises:
         ApiError: 400, with the image's position in the study.
     """
-    decoded: list[Pixels] = []
+    decoded: list[Decoded] = []
     left = limits.max_study_pixels
     for index, data in enumerate(images):
         max_pixels = min(limits.max_image_pixels, left)
         accepted = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=max(max_pixels, 1))
         try:
-            pixels = decode_image(data, accepted)
+            picture = decode_picture(data, accepted)
         except RejectedImageError as error:
             problem = _REJECTIONS.get(error.reason, Problem.IMAGE_NOT_ACCEPTED)
             cap = {
@@ -109,8 +106,8 @@ def decode_study(images: Sequence[bytes], limits: Limits) -> list[Pixels]:
                 Problem.IMAGE_TOO_MANY_PIXELS: max_pixels,
             }.get(problem)
             raise ApiError(problem, f"images[{index}]", cap) from None
-        left -= pixels.shape[0] * pixels.shape[1]
-        decoded.append(pixels)
+        left -= picture.pixels.shape[0] * picture.pixels.shape[1]
+        decoded.append(picture)
     return decoded
 
 

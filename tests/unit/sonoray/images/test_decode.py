@@ -20,6 +20,7 @@ from sonoray.images.decode import (
     check_pixels,
     decode_file,
     decode_image,
+    decode_picture,
     decode_stored,
     encode_png,
     image_id,
@@ -97,6 +98,56 @@ def test_every_eight_bit_mode_gives_uint8(mode):
     assert decoded.dtype == np.uint8
     assert decoded.shape[:2] == (40, 30)
     assert decoded.ndim == (2 if mode in ("1", "L", "LA") else 3)
+
+
+def erased(mode):
+    """A grey picture of 90 whose upper half, where 230 stands, is transparent, as a file."""
+    grey = np.full((40, 30), 90, np.uint8)
+    grey[:20] = 230
+    alpha = np.where(grey == 230, 0, 255).astype(np.uint8)
+    if mode in ("L", "RGB", "P"):  # one colour is named transparent
+        picture = Image.fromarray(grey).convert(mode)
+        name = {"L": 230, "RGB": (230, 230, 230), "P": picture.getpixel((0, 0))}[mode]
+        return encode(picture, transparency=name)
+    bands = Image.fromarray(grey).convert(mode.removesuffix("A")).split()
+    return encode(Image.merge(mode, (*bands, Image.fromarray(alpha))))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "L", "RGB", "P"])
+def test_what_an_editor_made_transparent_is_black(mode):
+    decoded = decode_picture(erased(mode))
+    assert decoded.is_transparent
+    assert decoded.pixels.shape == (40, 30)
+    assert (decoded.pixels[:20] == 0).all()
+    assert (decoded.pixels[20:] == 90).all()
+
+
+def test_what_is_half_transparent_is_half_as_bright():
+    colours = np.dstack([COLOUR, np.full((40, 30), 128, np.uint8)])
+    decoded = decode_picture(encode(Image.fromarray(colours)))
+    np.testing.assert_allclose(decoded.pixels, COLOUR * (128 / 255), atol=0.51)
+
+
+def test_an_opaque_alpha_channel_changes_nothing():
+    colours = np.dstack([COLOUR, np.full((40, 30), 255, np.uint8)])
+    decoded = decode_picture(encode(Image.fromarray(colours)))
+    assert not decoded.is_transparent
+    assert image_id(decoded.pixels) == image_id(COLOUR)
+
+
+def test_webp_is_laid_over_black_as_well():
+    colours = np.dstack([COLOUR, np.zeros((40, 30), np.uint8)])
+    colours[:20, :, 3] = 255
+    data = encode(Image.fromarray(colours), "WEBP", lossless=True, exact=True)
+    decoded = decode_picture(data, ImageLimits(formats=("WEBP",)))
+    np.testing.assert_array_equal(decoded.pixels[:20], COLOUR[:20])
+    assert not decoded.pixels[20:].any()
+
+
+def test_a_picture_of_which_nothing_is_to_be_seen_is_refused_but_as_a_mask():
+    data = encode(Image.fromarray(np.dstack([COLOUR, np.zeros((40, 30), np.uint8)])))
+    assert reason(data) == "transparent"
+    assert not decode_picture(data, may_be_empty=True).pixels.any()
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F", "I"])

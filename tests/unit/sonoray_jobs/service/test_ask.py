@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def test_reply_shows_answer_images_and_notice():
         images=(
             ImageUse(name="a.png", score=0.25, selected=False),
             ImageUse(name="b.png", score=0.75, selected=True),
+            ImageUse(name="c.png", score=0.0, selected=False, transparent=True),
         ),
         notice="research only",
         model="m",
@@ -116,7 +118,12 @@ def test_reply_shows_answer_images_and_notice():
     )
     lines = reply.lines()
     assert lines[:2] == ["Q: 左侧?", "A: 是 [cut]"]
+    assert "cut at 1 tokens" in lines[2]
+    assert "serve.limits.default_tokens" in lines[2]
+    whole = replace(reply, finish_reason="stop")
+    assert "cut" not in "".join(whole.lines())
     assert "     25.0%  a.png" in lines
     assert "  *  75.0%  b.png" in lines
+    assert "      0.0%  c.png (its transparent pixels shown over black)" in lines
     assert lines[-1] == "research only"
     assert json.loads(json.dumps(reply.to_json()))["images"][1]["selected"] is True

@@ -63,7 +63,8 @@ def test_images_of_one_message_are_the_study_and_decode_to_the_same_pixels():
     assert question.messages == ({"role": "user", "content": "图像显示什么?"},)
     assert question.max_tokens == 16
     for decoded, original in zip(decode_study(encoded, Limits()), images, strict=True):
-        np.testing.assert_array_equal(decoded, original)
+        np.testing.assert_array_equal(decoded.pixels, original)
+        assert not decoded.is_transparent
 
 
 def test_a_conversation_goes_on_about_the_study_of_its_first_message():
