@@ -24,8 +24,8 @@ class KnownSource:
 KNOWN_SOURCES: Mapping[str, KnownSource] = {
     "busbra": KnownSource(),
     "busi": KnownSource(),
-    "dicom": KnownSource(takes={"path", "name", "reports"}),
-    "dicomweb": KnownSource(takes={"url", "query", "name", "reports"}),
+    "dicom": KnownSource(takes={"path", "name", "reports", "charset"}),
+    "dicomweb": KnownSource(takes={"url", "query", "name", "reports", "charset"}),
     "llava": KnownSource(takes={"path", "images", "name"}),
     "phantom": KnownSource(takes=frozenset()),
     "pocovid": KnownSource(),

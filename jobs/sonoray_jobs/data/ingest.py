@@ -46,6 +46,10 @@ class Ingested:
     """Kept studies that are images alone."""
     without_images: int
     """Kept studies that are text alone."""
+    partly_read: int
+    """Kept studies some of whose images could not be used."""
+    remarks: Mapping[str, int]
+    """By `reason: detail`: kept images or objects that are not as they came."""
     reasons: Mapping[str, int]
     """By reason: rows of the quarantine table."""
     spellings: Mapping[str, int]
@@ -85,6 +89,14 @@ class Ingested:
                 f"incomplete: {self.without_text} studies without text, {self.without_images} "
                 "without images; training and evaluation leave them out"
             )
+        if self.partly_read:
+            rows.append(
+                f"partly read: {self.partly_read} kept studies lack images that could not be used; "
+                "each study's provenance says how many and why"
+            )
+        for remark, count in self.remarks.items():
+            reason, _, detail = remark.partition(": ")
+            rows.append(f"{reason} {count}: {detail}")
         if self.near_duplicates["patients"]:
             rows.append(
                 f"near duplicates or names keep {self.near_duplicates['patients']} patients in "
@@ -143,6 +155,8 @@ def run(
         splits=summary["splits"],
         without_text=summary["without_text"],
         without_images=summary["without_images"],
+        partly_read=summary["partly_read"],
+        remarks=summary["remarks"],
         reasons=summary["reasons"],
         near_duplicates=summary["near_duplicates"],
         spellings=summary["spellings"],

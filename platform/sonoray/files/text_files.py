@@ -21,6 +21,15 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+def is_charset(name: str) -> bool:
+    """Whether Python knows a character set of that name."""
+    try:
+        "".encode(name)
+    except (LookupError, UnicodeError):
+        return False
+    return True
+
+
 def read_text(path: Path) -> str:
     """Read a text in UTF-8, with or without byte order mark, or in GB18030.
 

@@ -82,10 +82,11 @@ def _busi(configs: SourceConfigs, *, path: Path) -> Source:
     return BusiSource(path, limits=configs.ingest.images)
 
 
-def _dicom(configs: SourceConfigs, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
+def _dicom(configs: SourceConfigs, *, charset: str = "", **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.ingest.sources.dicom_archive import DicomSource
 
-    return DicomSource(config=configs.dicom, limits=configs.ingest.images, **given)
+    config = _with_charset(configs.dicom, charset)
+    return DicomSource(config=config, limits=configs.ingest.images, **given)
 
 
 def _dicomweb(
@@ -93,6 +94,7 @@ def _dicomweb(
     *,
     url: str,
     query: tuple[str, ...] = (),
+    charset: str = "",
     **given: Any,  # noqa: ANN401 - checked against `takes`
 ) -> Source:
     from sonoray.ingest.dicomweb.search import read_query
@@ -103,10 +105,14 @@ def _dicomweb(
         read_address(url, credentials_over_http=configs.dicomweb.credentials_over_http),
         read_query(query),
         configs.dicomweb,
-        configs.dicom,
+        _with_charset(configs.dicom, charset),
         limits=configs.ingest.images,
         **given,
     )
+
+
+def _with_charset(config: "DicomConfig", charset: str) -> "DicomConfig":
+    return config.model_copy(update={"declared_charset": charset}) if charset else config
 
 
 def _llava(configs: SourceConfigs, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`

@@ -82,6 +82,8 @@ class _Intake:
         self._images: Counter[str] = Counter()
         self._studies: Counter[str] = Counter()
         self._num_rows = 0
+        self._num_partly_read = 0
+        self._remarks: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._quarantine: list[dict[str, str]] = []
         self._kept: list[Study] = []
@@ -130,6 +132,8 @@ class _Intake:
                 rejected = f"study_rejected: {problem}"
                 self._reject("image", study_id, item.image.source_ref, rejected)
             return
+        self._remarks.update(raw.remarks)
+        self._num_partly_read += any(isinstance(each, RejectedImage) for each in outcomes)
         self._study_ids.add(study.study_id)
         self._contents.add(content)
         spelling = self._key.patient_key(self._scoped(plain_spelling(raw.patient_ref)))
@@ -176,6 +180,8 @@ class _Intake:
             "splits": splits,
             "without_text": sum(not study.turns for study in kept),
             "without_images": sum(not study.images for study in kept),
+            "partly_read": self._num_partly_read,
+            "remarks": dict(sorted(self._remarks.items())),
             "reasons": dict(sorted(self._reasons.items())),
             "unique_images": self._table.num_images,
             "masks": self._table.num_masks,

@@ -10,23 +10,25 @@ however long the source is; files that sources name are read here, and no sooner
 
 import dataclasses
 import os
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from sonoray.images.decode import (
+    Decoded,
     ImageLimits,
     Pixels,
     RejectedImageError,
     check_pixels,
-    decode_file,
-    decode_image,
+    decode_picture,
     encode_png,
     image_id,
+    read_bytes,
 )
 from sonoray.ingest.sources.base import Source
 from sonoray.privacy.deidentify import DeidentifyConfig, clean_picture, clean_study, describe
@@ -35,6 +37,8 @@ from sonoray.study.contract import StudyImage
 from sonoray.study.image_table import PreparedImage
 from sonoray.study.near_duplicates import perceptual_hash
 from sonoray.study.raw import RawImage, RawStudy
+
+TRANSPARENT = "transparent_pixels: images with transparent pixels, laid over black"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +78,30 @@ def _prepare_study(
     study = None if policy is None else clean_study(raw, key, policy)
     shown = raw if study is None else study.raw
     outcomes = [_prepare(image, key, limits, policy) for image in shown.images]
-    # a finished study waits for its turn, and pixels take many times what their PNGs do
-    if study is None or policy is None:
-        return dataclasses.replace(raw, images=()), outcomes
     accepted = [each for each in outcomes if isinstance(each, PreparedImage)]
-    num_cleaned = sum(each.is_cleaned for each in accepted)
-    provenance = describe(study, policy, num_cleaned=num_cleaned, num_images=len(accepted))
-    return dataclasses.replace(shown, images=(), provenance=provenance), outcomes
+    remarks = Counter(raw.remarks) + Counter(chain(*(each.remarks for each in accepted)))
+    notes = [raw.provenance]
+    if study is not None and policy is not None:
+        num_cleaned = sum(each.is_cleaned for each in accepted)
+        notes = [describe(study, policy, num_cleaned=num_cleaned, num_images=len(accepted))]
+    notes += [f"{remark.partition(': ')[2]} ({count})" for remark, count in remarks.items()]
+    notes += _tell_rejected(outcomes)
+    provenance = "; ".join(filter(None, notes))
+    # a finished study waits for its turn, and pixels take many times what their PNGs do
+    return (
+        dataclasses.replace(shown, images=(), provenance=provenance, remarks=remarks),
+        outcomes,
+    )
+
+
+def _tell_rejected(outcomes: Sequence[Outcome]) -> list[str]:
+    """That some images of a study could not be used, and why; nothing where all could."""
+    problems = [each.problem for each in outcomes if isinstance(each, RejectedImage)]
+    if not problems:
+        return []
+    reasons = Counter(problem.partition(":")[0] for problem in problems)
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return [f"{len(problems)} of {len(outcomes)} images could not be used ({listed})"]
 
 
 def _prepare(
@@ -98,7 +119,8 @@ def _prepare(
 def _prepare_image(
     raw: RawImage, ref: str, limits: ImageLimits, policy: DeidentifyConfig | None
 ) -> PreparedImage:
-    pixels, is_cleaned = _load(raw.data, limits), False
+    loaded = _load(raw.data, limits)
+    pixels, is_cleaned = loaded.pixels, False
     if policy is not None:
         pixels, is_cleaned = clean_picture(pixels, policy)
     mask_png = None if raw.mask is None else _encode_mask(raw.mask, pixels, limits)
@@ -116,13 +138,18 @@ def _prepare_image(
         mask_png=mask_png,
         perceptual_hash=perceptual_hash(pixels),
         is_cleaned=is_cleaned,
+        remarks=(*raw.remarks, *((TRANSPARENT,) if loaded.is_transparent else ())),
     )
 
 
-def _load(data: Path | bytes | Pixels, limits: ImageLimits) -> Pixels:
+def _load(
+    data: Path | bytes | Pixels, limits: ImageLimits, *, may_be_empty: bool = False
+) -> Decoded:
     if isinstance(data, Path):
-        return decode_file(data, limits)
-    return decode_image(data, limits) if isinstance(data, bytes) else check_pixels(data, limits)
+        data = read_bytes(data, limits)
+    if isinstance(data, bytes):
+        return decode_picture(data, limits, may_be_empty=may_be_empty)
+    return Decoded(pixels=check_pixels(data, limits))
 
 
 def _encode_mask(data: Path | bytes | Pixels, image: Pixels, limits: ImageLimits) -> bytes:
@@ -132,7 +159,7 @@ def _encode_mask(data: Path | bytes | Pixels, image: Pixels, limits: ImageLimits
     1. Another that the source made keeps its values.
     """
     try:
-        mask = _load(data, limits)
+        mask = _load(data, limits, may_be_empty=True).pixels
     except RejectedImageError as error:
         raise RejectedImageError(f"bad_mask: {error}") from None
     if mask.ndim == 3:

@@ -38,7 +38,9 @@ def ingest(
 
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `rows` (refused rows
     of a table of reports), `splits` (patients, studies and images of each), `without_text` and
-    `without_images` (kept studies that lack one half), `reasons` of the quarantine,
+    `without_images` (kept studies that lack one half), `partly_read` (kept studies some of whose
+    images could not be used), `remarks` (by `reason: detail`: what was decided about kept images
+    and objects, see `RawImage.remarks`), `reasons` of the quarantine,
     `unique_images`, `masks`, `mask_conflicts` (copies of an image with another mask; the first one
     counts), `near_duplicates` (groups of several linked patients, patients in them) and `spellings`
     (the same, linked by their identifiers alone).

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.errors import ConfigError
-from sonoray.files.text_files import is_utf8
+from sonoray.files.text_files import is_charset, is_utf8
 from sonoray.known_sources import KNOWN_SOURCES
 
 _DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # it becomes a file's name
@@ -35,6 +35,8 @@ class SourceOptions:
     """Address of a server, without credentials: they stand in the environment alone."""
     query: tuple[str, ...] | None = None
     """What to look for on a server, as `KEY=VALUE`."""
+    charset: str | None = None
+    """Python's name of the character set of DICOM texts, in place of what objects declare."""
 
     def to_json(self) -> dict[str, Any]:
         """What is given, with paths that hold from any folder."""
@@ -48,7 +50,7 @@ class SourceOptions:
     def from_json(cls, given: Mapping[str, Any]) -> "SourceOptions":
         """The options that `to_json` wrote."""
         read: dict[str, Callable[[Any], Any]] = {
-            **dict.fromkeys(("name", "language", "url"), str),
+            **dict.fromkeys(("name", "language", "url", "charset"), str),
             "query": tuple,
         }
         return cls(**{key: read.get(key, Path)(value) for key, value in given.items()})
@@ -84,6 +86,11 @@ class SourceOptions:
             )
         if self.name in KNOWN_SOURCES and self.name != name:
             raise ConfigError(f"--name {self.name!r} is the name of another source; choose another")
+        if self.charset is not None and not (self.charset and is_charset(self.charset)):
+            raise ConfigError(
+                f"--charset {self.charset!r} is no character set of Python; use gb18030, utf-8, "
+                "big5, euc_kr, shift_jis or another"
+            )
         if self.images is not None and not self.images.is_dir():
             raise ConfigError(f"--images {str(self.images)!r} is no folder; check the path")
         return given

@@ -36,6 +36,8 @@ class PreparedImage:
     """See `near_duplicates`."""
     is_cleaned: bool = False
     """Whether burned-in text was covered."""
+    remarks: tuple[str, ...] = ()
+    """See `RawImage.remarks`."""
 
 
 class ImageTableWriter:

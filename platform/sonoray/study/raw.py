@@ -27,6 +27,9 @@ class RawImage:
     problem: str = ""
     """`reason: detail` where the source itself could not read the image (a missing file); ingest
     quarantines it."""
+    remarks: tuple[str, ...] = ()
+    """`reason: detail` of each decision about an image that is kept but not as it came, without a
+    word of a patient's: ingest counts them and tells them in the study's provenance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,6 +53,8 @@ class RawStudy:
     problem: str = ""
     """`reason: detail` where the study contradicts itself or breaks its format; ingest quarantines
     it with all its images."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """As `RawImage.remarks`, of the study or its objects: how many of them each concerns."""
     is_row: bool = False
     """True where this is a refused row of a table beside the studies, not a study: ingest
     quarantines it as a row."""

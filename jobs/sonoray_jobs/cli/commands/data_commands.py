@@ -51,6 +51,14 @@ def ingest(
             help="dicomweb: attribute of the studies to look for; repeatable.",
         ),
     ] = None,
+    charset: Annotated[
+        str | None,
+        typer.Option(
+            "--charset",
+            metavar="NAME",
+            help="dicom, dicomweb: character set of the headers, in place of what they declare.",
+        ),
+    ] = None,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -78,6 +86,7 @@ def ingest(
         language=language,
         reports=reports,
         query=tuple(query) if query else None,
+        charset=charset,
     )
     return run(workspace=workspace, road=road, dataset=source, options=options)
 

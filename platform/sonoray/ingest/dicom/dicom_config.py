@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sonoray.config.model import Config
+from sonoray.files.text_files import is_charset
 
 
 class FrameConfig(Config):
@@ -59,4 +60,14 @@ class DicomConfig(Config):
     charset: str = "GB18030"
     """Python's name of the character set of texts whose object declares none and that are no UTF-8
     either."""
+    declared_charset: str = ""
+    """Python's name of the character set that counts in place of what objects declare, as
+    `--charset` sets it; empty for what they declare."""
     limits: DicomLimits = DicomLimits()
+
+    @field_validator("charset", "declared_charset")
+    @classmethod
+    def _check_charset(cls, name: str) -> str:
+        if name and not is_charset(name):
+            raise ValueError(f"{name!r} is no character set of Python; use gb18030, utf-8 or big5")
+        return name

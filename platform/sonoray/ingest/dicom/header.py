@@ -11,10 +11,9 @@ Source: DICOM PS3.10 section 7 (file format), PS3.5 section 7 (data elements).
 import os
 import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pydicom import config as pydicom_config
-from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -39,6 +38,13 @@ from pydicom.uid import (
 )
 
 from sonoray.images.decode import RejectedImageError
+from sonoray.ingest.dicom.charsets import (
+    Charsets,
+    all_readings,
+    best_reading,
+    describe_charsets,
+    to_charsets,
+)
 
 SYNTAXES: tuple[UID, ...] = (
     ImplicitVRLittleEndian,
@@ -163,6 +169,8 @@ PLACES = ("InstitutionName", "InstitutionAddress")
 """Attributes that name institutions."""
 IDENTIFYING = (*PERSONS, *NUMBERS, *PLACES)
 """What a study's texts and labels are searched for."""
+_TEXTS = ("StudyDescription", "BodyPartExamined", "Manufacturer", "ManufacturerModelName")
+"""Other attributes whose texts may be in the hospital's language."""
 
 
 def _tag(keyword: str) -> int:
@@ -179,8 +187,6 @@ _PER_FRAME_TAGS = [_tag(keyword) for keyword in PER_FRAME]
 _PIXEL_DATA = _tag("PixelData")
 _STOP = (_tag("FloatPixelData"), _tag("DoubleFloatPixelData"), _PIXEL_DATA)
 _UNDEFINED = 0xFFFFFFFF
-_DELIMITERS = {keyword: {0x5C, 0x5E, 0x3D} for keyword in PERSONS}
-"""After which the first character set is back: in names also after `^` and `=` (PS3.5 6.2.1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -294,29 +300,58 @@ def find_syntax(head: bytes) -> UID:
 
 
 def read_text(dataset: Dataset, keyword: str, charset: str) -> str:
-    """Return a text attribute in its character set; empty where it is absent.
+    """Return a text attribute as it most likely is; empty where it is absent.
 
     Decoded here and not by pydicom, which takes code strings as Latin-1, although Chinese machines
-    write Chinese into them.
+    write Chinese into them, and replaces what the declared character set does not have.
 
     Args:
         dataset: a header's.
         keyword: which attribute.
         charset: Python's name of the set of undeclared texts that are no UTF-8.
     """
+    value = _raw_text(dataset, keyword)
+    if isinstance(value, str):
+        return value
+    return best_reading(value, _charsets(dataset, charset), _delimiters(keyword)).text
+
+
+def read_texts(dataset: Dataset, keyword: str, charset: str) -> tuple[str, ...]:
+    """Return every text that an attribute's bytes can mean; see `read_text`."""
+    value = _raw_text(dataset, keyword)
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return all_readings(value, _charsets(dataset, charset), _delimiters(keyword))
+
+
+def find_charset_problem(dataset: Dataset, charset: str) -> str:
+    """`reason: detail` where texts are not in the character set that they declare; else empty."""
+    charsets = _charsets(dataset, charset)
+    values = ((keyword, _raw_text(dataset, keyword)) for keyword in (*IDENTIFYING, *_TEXTS))
+    readings = [
+        best_reading(value, charsets, _delimiters(keyword))
+        for keyword, value in values
+        if isinstance(value, bytes)
+    ]
+    return describe_charsets(readings, charsets)
+
+
+def _raw_text(dataset: Dataset, keyword: str) -> bytes | str:
+    """The bytes of a text attribute, or its text where it has no bytes."""
     element = dataset.get_item(keyword)
     value = None if element is None else element.value
-    if isinstance(element, DataElement) or not isinstance(value, bytes):
-        return "" if value is None else str(value).strip("\0 ")
-    declared = _declared_encodings(dataset)
-    if declared:
-        text = decode_bytes(value, declared, _DELIMITERS.get(keyword, {0x5C}))
-    else:
-        try:
-            text = value.decode("utf-8")
-        except UnicodeDecodeError:
-            text = value.decode(charset, errors="replace")
-    return text.strip("\0 ")
+    if isinstance(value, bytes) and not isinstance(element, DataElement):
+        return value
+    return "" if value is None else str(value).strip("\0 ")
+
+
+def _charsets(dataset: Dataset, charset: str) -> Charsets:
+    return to_charsets(dataset.get("SpecificCharacterSet"), charset)
+
+
+def _delimiters(keyword: str) -> set[int]:
+    """After which the first character set is back: in names also `^` and `=` (PS3.5 6.2.1)."""
+    return {0x5C, 0x5E, 0x3D} if keyword in PERSONS else {0x5C}
 
 
 def _swap_palette(dataset: Dataset) -> None:
@@ -328,13 +363,6 @@ def _swap_palette(dataset: Dataset) -> None:
             swapped = bytearray(table)
             swapped[::2], swapped[1::2] = table[1::2], table[::2]
             setattr(dataset, keyword, bytes(swapped))
-
-
-def _declared_encodings(dataset: Dataset) -> list[str]:
-    declared: Any = dataset.get("SpecificCharacterSet")
-    if not declared:
-        return []
-    return convert_encodings(declared if isinstance(declared, str) else list(declared))
 
 
 def _unsupported(syntax: UID) -> RejectedImageError:

@@ -23,7 +23,16 @@ from sonoray.ingest.dicom.closed_labels import read_labels
 from sonoray.ingest.dicom.dicom_config import DicomConfig, FrameConfig
 from sonoray.ingest.dicom.frame_times import find_shown, find_starts
 from sonoray.ingest.dicom.functional_groups import attributes_of_frame, find_pictures
-from sonoray.ingest.dicom.header import NUMBERS, PERSONS, PLACES, Header, read_header, read_text
+from sonoray.ingest.dicom.header import (
+    NUMBERS,
+    PERSONS,
+    PLACES,
+    Header,
+    find_charset_problem,
+    read_header,
+    read_text,
+    read_texts,
+)
 from sonoray.ingest.dicom.kinds import Kind, class_name, describe_other, find_kind, modality_label
 from sonoray.ingest.dicom.pixel_format import VIDEOS, PixelFormat, read_pixel_format
 from sonoray.ingest.dicom.pixels import FrameReader, Remark, iter_fragments
@@ -70,6 +79,8 @@ class ObjectInfo:
     """Labels of each of its images: `modality` and `sop_class`."""
     problem: str
     """`reason: detail` where its pixels cannot be used; empty where they seem usable."""
+    remarks: tuple[str, ...] = ()
+    """`reason: detail` of what was decided about it without refusing it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +115,11 @@ def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> O
     with entry.open() as file:
         header = read_header(file, identifying=True)
     data = header.dataset
+    if config.declared_charset:
+        data.SpecificCharacterSet = config.declared_charset
     modality = read_text(data, "Modality", config.charset)
     kind = find_kind(header.sop_class, modality, config.modalities)
+    charset_problem = find_charset_problem(data, config.charset)
     return ObjectInfo(
         study_uid=read_text(data, "StudyInstanceUID", config.charset),
         patient_id=read_text(data, "PatientID", config.charset),
@@ -119,6 +133,7 @@ def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> O
         labels=read_labels(header, config.charset),
         image_labels=_image_labels(header, modality),
         problem=_find_problem(header, kind, modality, config, limits),
+        remarks=(charset_problem,) if charset_problem else (),
     )
 
 
@@ -269,7 +284,7 @@ def _find_scan(
 
 def _identifiers(data: Dataset, charset: str) -> Identifiers:
     def values(keywords: Sequence[str]) -> tuple[str, ...]:
-        texts = (read_text(data, keyword, charset) for keyword in keywords)
+        texts = chain(*(read_texts(data, keyword, charset) for keyword in keywords))
         return tuple(dict.fromkeys(filter(None, chain(*(text.split("\\") for text in texts)))))
 
     return Identifiers(names=values(PERSONS), numbers=values(NUMBERS), places=values(PLACES))

@@ -4,11 +4,12 @@ About 2 KB an object stay in memory. What is no DICOM object, or names no study,
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
+from sonoray.files.spreadsheet import describe_damage, find_damage
 from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.containers import ArchiveEntry, FileEntry
@@ -41,6 +42,8 @@ class ObjectGroup:
     """Objects that never came, each with its problem."""
     identifiers: Identifiers = field(default_factory=Identifiers)
     """What all its objects name."""
+    remarks: Counter[str] = field(default_factory=Counter)
+    """How many of its objects each remark concerns."""
 
     @property
     def patients(self) -> set[str]:
@@ -78,6 +81,8 @@ class ObjectGroup:
                 f"mixed_patients: {len(self.patients)} Patient IDs under one Study Instance UID; "
                 "export the study again"
             )
+        for reason in find_damage(self.patients).values():
+            return describe_damage(reason, "Patient ID")
         if self.objects and not self.patients and config.missing_patient == "quarantine":
             return (
                 "missing_patient: no object of the study has a Patient ID; add one, or set "
@@ -117,8 +122,9 @@ def group_objects(
         else:
             group = groups.setdefault(info.study_uid, ObjectGroup(info.study_uid))
             group.identifiers = group.identifiers.joined(info.identifiers)
+            group.remarks.update(info.remarks)
             # once a study and not in each of its objects, all of which stay in memory
-            group.objects.append((replace(info, identifiers=Identifiers()), entry))
+            group.objects.append((replace(info, identifiers=Identifiers(), remarks=()), entry))
 
     for entry in entries:
         described = pool.submit(describe_object, entry, config, limits)

@@ -205,6 +205,7 @@ class StudyReader:
             identifiers=group.identifiers,
             study_date=min(filter(None, (info.study_date for info in infos)), default=""),
             problem=problem or unclear,
+            remarks=group.remarks,
         )
 
 
@@ -267,12 +268,7 @@ def _strays(images: Sequence[RawImage]) -> RawStudy:
 
 
 def _leftovers(reports: Reports) -> Iterator[RawStudy]:
-    problems = dict(reports.refused)
-    for line in reports.unused_lines():
-        problems[line] = (
-            f"no_images: no study takes the report of line {line}; its identifier is not among the "
-            "objects, or is an accession number of several patients"
-        )
+    problems = reports.refused | reports.find_unused()
     for line, problem in sorted(problems.items()):
         ref = report_ref(line)
         yield RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem, is_row=True)

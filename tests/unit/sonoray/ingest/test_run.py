@@ -542,3 +542,53 @@ def test_everything_seen_is_accounted_for(tmp_path_factory, studies):
     for each in kept:
         for reference in each.images:
             assert split_of_image.setdefault(reference.image_id, each.split) == each.split
+
+
+def transparent(seed):
+    """A picture with a visible half, and noise under the transparent one."""
+    pixels = picture(seed)
+    alpha = np.zeros_like(pixels)
+    alpha[:, :20] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([pixels, alpha]), "LA").save(buffer, "PNG")
+    return buffer.getvalue(), np.where(alpha > 0, pixels, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_decisions_about_kept_images_are_counted_and_told(workspace, public):
+    data, shown = transparent(1)
+    broken = image(2, problem="truncated: it ends too soon")
+    raw = study(
+        "s1",
+        RawImage(ref="a.png", data=data),
+        image(3, remarks=("recoloured: read as YBR",)),
+        broken,
+        remarks={"impossible_charset: read as GB18030": 3},
+    )
+    rejected = study("s2", RawImage(ref="b.png", data=transparent(4)[0]), problem="bad: so")
+    output, summary = bring(workspace, raw, rejected, public=public)
+    assert summary["remarks"] == {
+        "impossible_charset: read as GB18030": 3,
+        "recoloured: read as YBR": 1,
+        "transparent_pixels: images with transparent pixels, laid over black": 1,
+    }
+    assert summary["partly_read"] == 1
+    (kept,) = iter_studies(output.path)
+    for told in (
+        "images with transparent pixels, laid over black (1)",
+        "read as YBR (1)",
+        "read as GB18030 (3)",
+        "1 of 3 images could not be used (truncated 1)",
+    ):
+        assert told in kept.provenance
+    assert kept.images[0].image_id == image_id(shown)
+
+
+def test_the_mask_of_no_lesion_may_be_transparent_throughout(workspace):
+    buffer = io.BytesIO()
+    Image.new("RGBA", (40, 48), (255, 255, 255, 0)).save(buffer, "PNG")
+    output, summary = bring(workspace, study("s1", image(1, mask=buffer.getvalue())))
+    assert summary["images"]["kept"] == 1
+    assert summary["remarks"] == {}
+    (row,) = image_rows(output)
+    assert not np.asarray(Image.open(io.BytesIO(row["mask_png"]))).any()

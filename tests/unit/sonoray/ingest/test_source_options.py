@@ -28,6 +28,9 @@ def given(**options):
         ("table", {"path": ".", "images": "no/such"}, "--images 'no/such' is no folder"),
         ("table", {"path": ".", "name": "slake"}, "--name 'slake' is the name of another source"),
         ("table", {"path": ".", "name": "../x"}, "--name '../x' cannot name a dataset"),
+        ("table", {"path": ".", "charset": "big5"}, "'table' takes no --charset"),
+        ("dicom", {"path": ".", "charset": "big-6"}, "--charset 'big-6' is no character set"),
+        ("dicom", {"path": ".", "charset": "hex"}, "--charset 'hex' is no character set"),
         ("slake", {"path": ".", "language": "fr"}, "language 'fr' is unknown"),
     ],
 )
@@ -49,8 +52,15 @@ def test_a_path_that_is_not_utf8_is_refused_before_anything_is_read(tmp_path, op
 
 def test_what_a_source_was_told_can_be_written_down(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = given(path="scans", name="kidney", language="zh")
+    options = given(path="scans", name="kidney", language="zh", charset="big5")
     written = options.to_json()
-    assert written == {"path": str(tmp_path / "scans"), "name": "kidney", "language": "zh"}
+    given_here = {"name": "kidney", "language": "zh", "charset": "big5"}
+    assert written == {"path": str(tmp_path / "scans"), **given_here}
     assert SourceOptions.from_json(written) == replace(options, path=tmp_path / "scans")
     assert SourceOptions.from_json(SourceOptions().to_json()) == SourceOptions()
+
+
+def test_the_given_character_set_counts_for_a_dicom_archive(tmp_path):
+    source = build_source("dicom", given(path=str(tmp_path), charset="big5"), ROAD)
+    assert source.config()["dicom"]["declared_charset"] == "big5"
+    assert build_source("dicom", given(path=str(tmp_path)), ROAD).config() != source.config()
