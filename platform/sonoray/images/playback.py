@@ -19,6 +19,7 @@ import numpy as np
 
 from sonoray.images.decode import Pixels
 from sonoray.images.pixel_aspect import square_pixels
+from sonoray.images.transparency import over_black
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -97,10 +98,7 @@ def _to_rgb(frame: "VideoFrame", codec: str) -> Pixels:
     says_nothing = frame.color_range not in (_LIMITED, _FULL)
     if is_grey and (frame.color_range == _LIMITED or (says_nothing and codec == "hevc")):
         pixels = _EXPANDED[pixels]
-    if has_alpha:
-        weighted = pixels * (stored[..., 3:] / np.float32(255))
-        pixels = np.rint(weighted).astype(np.uint8)
-    return pixels
+    return over_black(pixels, stored[..., 3]) if has_alpha else pixels
 
 
 def _turn(pixels: Pixels, frame: "VideoFrame") -> Pixels:
