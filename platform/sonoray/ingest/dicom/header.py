@@ -37,14 +37,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from sonoray.images.decode import RejectedImageError
-from sonoray.ingest.dicom.charsets import (
+from sonoray.files.dicom_charsets import (
     Charsets,
     all_readings,
     best_reading,
     describe_charsets,
     to_charsets,
 )
+from sonoray.images.decode import RejectedImageError
 
 SYNTAXES: tuple[UID, ...] = (
     ImplicitVRLittleEndian,

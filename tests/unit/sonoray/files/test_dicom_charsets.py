@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from pydicom import dcmread
 
-from sonoray.ingest.dicom.charsets import all_readings, best_reading, describe_charsets, to_charsets
+from sonoray.files.dicom_charsets import all_readings, best_reading, describe_charsets, to_charsets
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.run import ingest
