@@ -4,10 +4,13 @@ import inspect
 import re
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from sonoray.images.loops import SUFFIXES, VIDEOS
+from sonoray.images.video import VideoConfig, read_video
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.run import ingest
 from sonoray.known_sources import KNOWN_SOURCES
@@ -21,6 +24,72 @@ def test_the_table_has_one_row_for_every_source():
     assert sorted(re.findall(r"^\| `sonoray ingest ([a-z]+)", table, re.MULTILINE)) == sorted(
         KNOWN_SOURCES
     )
+
+
+CODINGS = {
+    "H.264": ("libx264", "yuv420p", "yuv420p10le"),
+    "HEVC": ("libx265", "yuv420p", "yuv420p10le"),
+    "AV1": ("libsvtav1", "yuv420p", "yuv420p10le"),
+    "VP8": ("libvpx", "yuv420p"),
+    "VP9": ("libvpx-vp9", "yuv420p"),
+    "ProRes": ("prores_ks", "yuv422p10le"),
+    "MPEG-1": ("mpeg1video", "yuv420p"),
+    "MPEG-2": ("mpeg2video", "yuv420p"),
+    "MPEG-4": ("mpeg4", "yuv420p"),
+    "MS-MPEG-4": ("msmpeg4", "yuv420p"),
+    "WMV 1": ("wmv1", "yuv420p"),
+    "MJPEG": ("mjpeg", "yuvj420p"),
+    "FFV1": ("ffv1", "bgr0", "gray", "gray16le"),
+    "HuffYUV": ("huffyuv", "yuv422p"),
+    "Ut Video": ("utvideo", "gbrp"),
+    "Cinepak": ("cinepak", "rgb24"),
+    "MS Video 1": ("msvideo1", "rgb555le"),
+    "Animation": ("qtrle", "rgb24"),
+    "PNG": ("png", "rgb24"),
+    "uncompressed": ("rawvideo", "uyvy422"),
+    "GIF": ("gif", "rgb8"),
+}
+"""By its name on the page: the encoder, and the pixel formats that are tried."""
+OPTIONS = {
+    "libx265": {"x265-params": "log-level=none:pools=1"},
+    "libsvtav1": {"svtav1-params": "lp=1"},
+}
+
+
+def codings():
+    """Container, coding and pixel format of everything that the page says is tested."""
+    rows = re.findall(r"^\| `(\.\w+)` \| ([^`|]+) \|$", PAGE, re.MULTILINE)
+    for suffix, names in rows:
+        for name in names.split(", "):
+            encoder, *formats = CODINGS[name]
+            yield from ((suffix, encoder, pixel_format) for pixel_format in formats)
+
+
+def test_every_ending_that_is_read_is_on_the_page():
+    assert {suffix for suffix, _, _ in codings()} == set(VIDEOS)
+    section = PAGE.partition("### Other boxes")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`\..*?) \|", section, re.MULTILINE)
+    assert set(re.findall(r"`(\.[\w.]+)`", " ".join(first_cells))) == set(SUFFIXES)
+
+
+@pytest.mark.parametrize(("suffix", "encoder", "pixel_format"), list(codings()))
+def test_every_coding_on_the_page_is_read(tmp_path, suffix, encoder, pixel_format):
+    """Thirty frames, each 8 brighter than the last; GIF has 8 levels of grey, MS Video 1 has 32."""
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, rate=25, options=OPTIONS.get(encoder, {}))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+        for value in range(0, 240, 8):
+            pixels = np.full((48, 64, 3), value, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=pixel_format)))
+        container.mux(stream.encode())
+    loop = read_video(path, VideoConfig(max_frames=3))
+    assert [frame.index for frame in loop.frames] == [5, 15, 25]
+    assert loop.notes == ()
+    tolerance = {"gif": 24, "msvideo1": 8}.get(encoder, 3)
+    shown = [int(frame.pixels[20, 20, 1]) for frame in loop.frames]
+    assert shown == pytest.approx([40, 120, 200], abs=tolerance)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ Five things that a file leaves to its player, in this order:
 - Interlaced frames hold two moments in alternate lines. `bwdif` computes the lines of one moment
   from the frame and its neighbours; what stands still keeps all its lines.
 - Luminance without colours (4:0:0) of limited range, 16 to 235, is expanded. libswscale does that
-  for all formats but grey ones: it takes these for full range whatever they say. An HEVC stream
-  that says nothing is of limited range (ITU-T H.265, E.3.1).
+  for all formats but grey ones: it takes these for full range whatever they say. A stream that
+  says nothing of its grey is taken as it is.
 - Transparent pixels are shown over black: what lies under them is not meant to be seen.
 - Pixels that are not square are made so (`sonoray.images.pixel_aspect`).
 - The display matrix turns and mirrors; phones leave that to the player.
@@ -24,8 +24,8 @@ from sonoray.images.transparency import over_black
 if TYPE_CHECKING:
     from av import VideoFrame
 
-_LIMITED, _FULL = 1, 2
-"""FFmpeg's numbers of colour ranges (AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG)."""
+_LIMITED = 1
+"""FFmpeg's number of the colour range (AVCOL_RANGE_MPEG)."""
 _EXPANDED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
 
@@ -34,7 +34,6 @@ def show(
     *,
     before: "VideoFrame | None",
     after: "VideoFrame | None",
-    codec: str,
     aspect: Fraction,
     max_pixels: int,
 ) -> Pixels:
@@ -44,7 +43,6 @@ def show(
         frame: the frame.
         before: the one shown before it, if any.
         after: the one shown after it, if any.
-        codec: FFmpeg's name of the coding.
         aspect: width of a pixel divided by its height.
         max_pixels: most pixels of a picture.
 
@@ -55,7 +53,7 @@ def show(
         RejectedImageError: it has too many pixels once they are square.
     """
     whole = _deinterlace(before, frame, after) if frame.interlaced_frame else frame
-    pixels = square_pixels(_to_rgb(whole, codec), aspect, max_pixels=max_pixels)
+    pixels = square_pixels(_to_rgb(whole), aspect, max_pixels=max_pixels)
     return _turn(pixels, frame)
 
 
@@ -85,7 +83,7 @@ def _deinterlace(
     return graph.vpull()
 
 
-def _to_rgb(frame: "VideoFrame", codec: str) -> Pixels:
+def _to_rgb(frame: "VideoFrame") -> Pixels:
     components = frame.format.components
     has_alpha = any(component.is_alpha for component in components)
     is_grey = (
@@ -95,8 +93,7 @@ def _to_rgb(frame: "VideoFrame", codec: str) -> Pixels:
     )
     stored = frame.to_ndarray(format="rgba" if has_alpha else "rgb24").astype(np.uint8, copy=False)
     pixels: Pixels = stored[..., :3]
-    says_nothing = frame.color_range not in (_LIMITED, _FULL)
-    if is_grey and (frame.color_range == _LIMITED or (says_nothing and codec == "hevc")):
+    if is_grey and frame.color_range == _LIMITED:
         pixels = _EXPANDED[pixels]
     return over_black(pixels, stored[..., 3]) if has_alpha else pixels
 

@@ -15,7 +15,7 @@ open file itself is read. Run it in a process of `sonoray.images.sandbox`: the d
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from itertools import chain, pairwise
@@ -75,6 +75,8 @@ class _Times:
     starts: Sequence[int | None]
     last: int
     """For how long the last one is shown; 0 if unknown."""
+    num_cut: int = 0
+    """Frames that an edit list keeps from being shown, as far as packets tell."""
 
     def choose(self, wanted: int) -> tuple[int, ...]:
         return spread_in_time(self.starts, wanted, last=self.last)
@@ -107,12 +109,16 @@ def read_video(
     source = _Source(video=video, config=config, formats=tuple(formats), trim=trim)
     announced = source.measure()
     if config.sampling == "change":
-        small = np.stack([_shrink(frame) for _, frame, _ in source.decode()])
-        return source.take(choose_by_change(small, config.max_frames))[0]
-    chosen = announced.choose(config.max_frames)
+        small = [_shrink(frame) for _, frame, _ in source.decode()]
+        chosen = choose_by_change(np.stack(small), config.max_frames) if small else ()
+    else:
+        chosen = announced.choose(config.max_frames)
     loop, shown = source.take(chosen)
-    if (again := shown.choose(config.max_frames)) != chosen:
+    again = shown.choose(config.max_frames)
+    if config.sampling == "uniform" and again != chosen:
         loop, _ = source.take(again)
+    if announced.num_cut:
+        return replace(loop, notes=(*loop.notes, "cut by an edit list"))
     return loop
 
 
@@ -158,11 +164,12 @@ class _Source:
                     f"too_many_pixels: {width} x {height}, at most {config.max_pixels:,}; scale "
                     "it down or raise video.max_pixels"
                 )
-            length, stamps = 0, list[tuple[int | None, int]]()
+            length, num_cut, stamps = 0, 0, list[tuple[int | None, int]]()
             for packet in container.demux(stream):
                 if packet.size > 0:
                     length += 1
-                    if not packet.is_discard:  # an edit list hides it
+                    num_cut += packet.is_discard
+                    if not packet.is_discard:
                         stamps.append((packet.pts, packet.duration or 0))
                 if length > config.max_length:
                     raise RejectedImageError(
@@ -185,7 +192,7 @@ class _Source:
             starts = [None] * len(stamps)
         if self.trim is not None:
             starts = starts[self.trim.start : self.trim.stop]
-        return _Times(starts=starts, last=known[-1][1] if known else 0)
+        return _Times(starts=starts, last=known[-1][1] if known else 0, num_cut=num_cut)
 
     def take(self, chosen: Collection[int]) -> tuple[Loop, _Times]:
         """Decode the whole video and bring the frames at the positions `chosen` to pixels.
@@ -201,7 +208,7 @@ class _Source:
 
         frames, starts, last, notes = list[Frame](), list[int | None](), 0, dict[str, None]()
         with self._open() as (container, stream):
-            codec, aspect = stream.codec_context.name, _pixel_aspect(stream)
+            aspect = _pixel_aspect(stream)
             try:
                 for before, frame, after in self._windows(container, stream):
                     index = len(starts)
@@ -213,7 +220,6 @@ class _Source:
                         frame,
                         before=before,
                         after=after,
-                        codec=codec,
                         aspect=aspect,
                         max_pixels=self.config.max_pixels,
                     )

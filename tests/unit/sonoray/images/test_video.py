@@ -3,6 +3,7 @@ import struct
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from sonoray.images.decode import RejectedImageError
 from sonoray.images.video import BARE_FORMATS, VideoConfig, read_video
@@ -139,6 +140,10 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, write_video):
     path.write_bytes(data)
     loop = read_video(path, VideoConfig())
     assert indices(loop) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert loop.notes == ("cut by an edit list",)
+    by_change = read_video(path, VideoConfig(sampling="change"))
+    assert max(indices(by_change)) < 15
+    assert by_change.notes == loop.notes
     expected = [(70 + index - 16) * 255 / 219 for index in indices(loop)]
     assert [frame.pixels[0, 0, 0] for frame in loop.frames] == pytest.approx(expected, abs=2)
     assert len(read_video(path, VideoConfig(max_frames=30, max_duration_s=2)).frames) == 15
@@ -217,6 +222,26 @@ def test_the_largest_track_is_the_video(tmp_path):
     (frame,) = read_video(path, VideoConfig()).frames
     assert frame.pixels.shape == (96, 128, 3)
     assert (frame.pixels == 200).all()
+
+
+def test_a_cover_is_no_video_however_large(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        cover = container.add_stream("png", rate=10)
+        cover.width, cover.height, cover.pix_fmt = 256, 256, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        for each, shape, pixel_format in (
+            (cover, (256, 256), "rgb24"),
+            (stream, (48, 64), "yuv420p"),
+        ):
+            pixels = np.full((*shape, 3), 200, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
+            container.mux(each.encode(frame))
+            container.mux(each.encode())
+    (frame,) = read_video(path, VideoConfig()).frames
+    assert frame.pixels.shape == (48, 64, 3)
 
 
 def test_a_damaged_end_costs_nothing_that_was_chosen(tmp_path, write_video):

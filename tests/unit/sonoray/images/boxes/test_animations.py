@@ -22,6 +22,9 @@ def test_an_animation_is_taken_by_its_times(tmp_path):
     assert [frame.pixels[5, 5].tolist() for frame in loop.frames] == [
         [level] * 3 for level in (100, 110, 120, 130, 140)
     ]
+    frozen = write_webp(tmp_path / "b.webp", range(0, 150, 10), [10] * 14 + [5000])
+    chosen = read_webp(frozen, VideoConfig(max_frames=5)).frames
+    assert [frame.index for frame in chosen] == [10, 11, 12, 13, 14]
     by_change = read_webp(path, VideoConfig(max_frames=2, sampling="change"))
     assert [frame.index for frame in by_change.frames] == [3, 10]
 
