@@ -317,7 +317,12 @@ def _main_stream(container: "InputContainer") -> "VideoStream":
 
     if not container.streams.video:
         raise RejectedImageError("unreadable: the file has no video; remove it")
-    return max(container.streams.video, key=rank)  # of equal ones the first
+    readable = [stream for stream in container.streams.video if stream.codec_context is not None]
+    if not readable:
+        raise RejectedImageError(
+            "unreadable: the coding of the video is not known; export it in another"
+        )
+    return max(readable, key=rank)  # of equal ones the first
 
 
 def _pixel_aspect(stream: "VideoStream") -> Fraction:

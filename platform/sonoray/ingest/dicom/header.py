@@ -64,8 +64,15 @@ SYNTAXES: tuple[UID, ...] = (
     *MPEGTransferSyntaxes,
 )
 """Transfer syntaxes that are read."""
-_COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.8.")
+_COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.8.", "1.2.840.10008.1.2.1.98")
 """What begins the other ones whose headers are Explicit VR Little Endian (PS3.5 annex A.4)."""
+_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
+"""Of those that pydicom 3.0 does not know."""
 
 KEYWORDS = (
     # identity: to ingest, which hashes it, and to the table of reports
@@ -366,9 +373,9 @@ def _swap_palette(dataset: Dataset) -> None:
 
 
 def _unsupported(syntax: UID) -> RejectedImageError:
+    name = _NAMES.get(syntax) or syntax.name or "none is named"
     return RejectedImageError(
-        f"unsupported_syntax: {syntax.name or 'none is named'}; export the object as "
-        "Explicit VR Little Endian"
+        f"unsupported_syntax: {name}; export the object as Explicit VR Little Endian"
     )
 
 

@@ -23,6 +23,7 @@ from pydicom.uid import (
     MultiFrameSingleBitSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
     ParametricMapStorage,
+    RTDoseStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     UltrasoundImageStorage,
@@ -47,6 +48,8 @@ SECONDARY_CAPTURES = (
 )
 LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
 SEGMENTATIONS = (SegmentationStorage, LABEL_MAP)
+_VALUES = (ParametricMapStorage, RTDoseStorage)
+"""Classes of what was measured or computed, which no window makes a picture of."""
 _NAMES = {LABEL_MAP: "Label Map Segmentation Storage"}
 """Of classes that pydicom 3.0 does not know."""
 
@@ -69,7 +72,7 @@ def find_kind(sop_class: UID, modality: str, modalities: Sequence[str]) -> Kind:
     """
     if sop_class in SEGMENTATIONS:
         return Kind.SEGMENTATION
-    if sop_class == ParametricMapStorage:  # measured values under the modality of their source
+    if sop_class in _VALUES:
         return Kind.OTHER
     if sop_class in ULTRASOUND_CLASSES:
         return Kind.PICTURE if ULTRASOUND in modalities else Kind.OTHER
@@ -82,6 +85,8 @@ def find_kind(sop_class: UID, modality: str, modalities: Sequence[str]) -> Kind:
 def describe_other(sop_class: UID, modality: str) -> str:
     """Why an object of `Kind.OTHER` is not read, as `reason: detail`."""
     named = modality_label(sop_class, modality)
+    if sop_class in _VALUES:
+        return f"other_class: {class_name(sop_class)} holds values and no picture"
     if named == ULTRASOUND:
         return f"other_class: {class_name(sop_class)} of Modality US holds no ultrasound picture"
     return (

@@ -8,6 +8,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     EnhancedUSVolumeStorage,
     ParametricMapStorage,
+    RTDoseStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     UltrasoundImageStorage,
@@ -47,6 +48,7 @@ PRIVATE = UID("1.3.46.670589.2.5.1.1")
         (SegmentationStorage, "SEG", ("US",), Kind.SEGMENTATION),
         (LABEL_MAP, "SEG", ("US", "SEG"), Kind.SEGMENTATION),
         (ParametricMapStorage, "US", ("US",), Kind.OTHER),
+        (RTDoseStorage, "RTDOSE", ("RTDOSE",), Kind.OTHER),
     ],
 )
 def test_class_and_modality_tell_what_an_object_is(sop_class, modality, modalities, kind):
