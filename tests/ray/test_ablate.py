@@ -1,10 +1,12 @@
 """Two variants with one seed each, as children on a real cluster; one of them fails at first."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
+from sonoray.cluster.step_board import StepBoard
 from sonoray.study.contract import iter_studies
 from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
@@ -12,7 +14,7 @@ from sonoray_jobs.evaluation import compare, evaluate
 from sonoray_jobs.evaluation.ablation import ablate
 from sonoray_jobs.evaluation.ablation.children import find_outcome, make_children, shared_by
 from sonoray_jobs.evaluation.ablation.choice import Choice
-from sonoray_jobs.evaluation.ablation.parallel import place
+from sonoray_jobs.evaluation.ablation.parallel import place, run_child
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.outputs.find import evaluation_stage, find_parts, training_name, training_stage
 from sonoray_jobs.training.train import sole_training
@@ -98,6 +100,15 @@ def test_a_failed_child_leaves_the_others_and_the_rerun_does_it_alone(
     names = [child["training"] for child in second.report["children"]]
     compared = compare.run(workspace=workspace, first=names[0], second=names[1])
     assert sum(topic.num_questions for topic in compared.topics) == len(asked["with"])
+
+    choosing = given | {"choice": replace(CHOICE, split="validation")}
+    states = dict(ablate.plan(**choosing).children)
+    assert all(state.startswith("to evaluate (") for state in states.values())
+    uri = open_store(workspace).uri
+    run_child(replace(without, split="validation"), workspace, uri, {}, StepBoard.start())
+    states = dict(ablate.plan(**choosing).children)
+    assert states[without.label].startswith("done (")
+    assert states[cued.label].startswith("to evaluate (")
 
     third = ablate.run(**given)
     assert third.output.reused

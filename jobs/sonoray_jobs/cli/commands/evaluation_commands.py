@@ -108,6 +108,10 @@ def ablate(
             help="sampling on the phantom: images per study, one of which shows the finding.",
         ),
     ] = None,
+    split: Annotated[
+        str,
+        typer.Option("--split", help="validation to choose settings, test to report them once."),
+    ] = "test",
     label: Annotated[
         str | None,
         typer.Option("--label", help="modality: the label that tells kinds apart; default: organ."),
@@ -133,6 +137,7 @@ def ablate(
         sonoray ablate visual --dry-run
         sonoray ablate sampling --redundancy 3,9 --variants distilled,feature,random
         sonoray ablate balance --dataset busbra --config busbra --seeds 0,1,2,3,4
+        sonoray ablate visual --config busbra --dataset busbra --split validation
         sonoray ablate modality --label organ --parallel 2
     """
     from sonoray.workspace import Workspace
@@ -149,6 +154,7 @@ def ablate(
         seeds=parse_integers("--seeds", seeds),
         variants=tuple(variants.split(",")) if variants else (),
         redundancies=parse_integers("--redundancy", redundancy) if redundancy else (),
+        split=split,
         label=label,
         config=config,
         overrides=tuple(overrides or ()),

@@ -45,7 +45,7 @@ def plan(*, workspace: Workspace, road: RoadConfig, choice: Choice) -> Planned:
     """
     road = place(road)
     ablation = choice.ablation(workspace, road)
-    children = make_children(ablation, road, choice.seeds)
+    children = make_children(ablation, road, choice.seeds, choice.split)
     parts = [*shared_towers(ablation, road), *shared_by(children)]
     return Planned(
         shared=[(shared.dataset, shared.status(workspace)) for shared in parts],
@@ -80,7 +80,7 @@ def run(
     """
     road = place(road)
     ablation = choice.ablation(workspace, road)
-    children = make_children(ablation, road, choice.seeds)
+    children = make_children(ablation, road, choice.seeds, choice.split)
     store = open_store(workspace, tracking_uri)
     with held_run(
         store,
@@ -182,6 +182,7 @@ def _parent_name(choice: Choice, road: RoadConfig) -> str:
     """The same for more seeds and other variants of the same road: they extend one comparison."""
     decisive = {
         "dataset": choice.dataset,
+        "split": choice.split,
         "road": road.model_dump(mode="json"),
         "code": code_digest(*TRAINING_CODE),
     }

@@ -21,8 +21,6 @@ from sonoray_jobs.outputs.stores import read_image_ids
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embed
 
-SPLIT = "test"
-
 _ORIGIN = {"source": "phantom", **NO_OPTIONS.to_json()}
 """As `sonoray ingest phantom` records it."""
 
@@ -40,6 +38,8 @@ class Child:
     road: RoadConfig
     tests: Mapping[str, RoadConfig]
     """The road of each evaluation, by the test's name."""
+    split: str
+    """Whose studies every evaluation asks about."""
 
     @property
     def label(self) -> str:
@@ -139,14 +139,16 @@ class Outcome:
     """By the test's name."""
 
 
-def make_children(ablation: Ablation, road: RoadConfig, seeds: Sequence[int]) -> list[Child]:
+def make_children(
+    ablation: Ablation, road: RoadConfig, seeds: Sequence[int], split: str = "test"
+) -> list[Child]:
     """All children, seed by seed, so that every variant has one result before any has two.
 
     Raises:
         ConfigError: a variant does not fit the road.
     """
     return [
-        _make_child(ablation, setting, name, values, road, seed)
+        _make_child(ablation, setting, name, values, road, seed, split)
         for setting in ablation.settings
         for seed in seeds
         for name, values in ((each.name, each.values) for each in ablation.variants)
@@ -160,6 +162,7 @@ def _make_child(
     values: Mapping[str, object],
     road: RoadConfig,
     seed: int,
+    split: str,
 ) -> Child:
     own = with_values(road, {**setting.values, **values, "train.seed": seed})
     return Child(
@@ -170,6 +173,7 @@ def _make_child(
         is_generated=setting.is_generated,
         road=own,
         tests={test.name: with_values(own, test.values) for test in ablation.tests},
+        split=split,
     )
 
 
@@ -202,7 +206,7 @@ def find_outcome(workspace: Workspace, child: Child) -> Outcome | None:
     found = {}
     for test, road in child.tests.items():
         try:
-            found[test] = find_evaluation(workspace, road, child.dataset, trained, SPLIT)
+            found[test] = find_evaluation(workspace, road, child.dataset, trained, child.split)
         except DataError:
             return None
     return Outcome(trained=trained, evaluations=found)

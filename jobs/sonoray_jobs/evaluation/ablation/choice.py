@@ -16,6 +16,9 @@ from sonoray_jobs.evaluation.ablation.variants import (
 )
 from sonoray_jobs.road.config import RoadConfig
 
+DEFAULT_SPLIT = "test"
+EVALUATED_SPLITS = ("validation", DEFAULT_SPLIT)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -27,6 +30,8 @@ class Choice:
     variants: tuple[str, ...] = ()
     """Some of the variants; all where empty."""
     redundancies: tuple[int, ...] = ()
+    split: str = DEFAULT_SPLIT
+    """Whose studies the variants answer about."""
     label: str | None = None
     """Of the modality ablation; by default `organ`."""
     config: str = "tiny"
@@ -40,6 +45,11 @@ class Choice:
             raise ConfigError(f"--redundancy {list(self.redundancies)} must name each once")
         for number in self.redundancies:
             validate_config(PhantomConfig, {"images": [number] * 2}, f"--redundancy {number}")
+        if self.split not in EVALUATED_SPLITS:
+            raise ConfigError(
+                f"--split {self.split} must be {' or '.join(EVALUATED_SPLITS)}: what variants "
+                "learned from says nothing of them"
+            )
         if self.label is not None and self.name != "modality":
             raise ConfigError(
                 f"--label {self.label} is for the modality ablation, not {self.name}; leave it out"
@@ -54,6 +64,8 @@ class Choice:
             words += ["--variants", _listed(self.variants)]
         if self.redundancies:
             words += ["--redundancy", _listed(self.redundancies)]
+        if self.split != DEFAULT_SPLIT:
+            words += ["--split", self.split]
         if self.label is not None:
             words += ["--label", self.label]
         return shlex.join(words + [word for text in self.overrides for word in ("--set", text)])
@@ -65,6 +77,7 @@ class Choice:
             dataset=self.dataset,
             redundancies=self.redundancies,
             label=self.label or DEFAULT_LABEL,
+            split=self.split,
         )
         return build_ablation(self.name, road, request).chosen(self.variants)
 

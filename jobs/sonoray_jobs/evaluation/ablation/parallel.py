@@ -20,8 +20,9 @@ from sonoray.errors import ClusterError
 from sonoray.workspace import Workspace
 from sonoray_jobs.cluster.failures import find_failure
 from sonoray_jobs.evaluation import evaluate
-from sonoray_jobs.evaluation.ablation.children import SPLIT, Child
+from sonoray_jobs.evaluation.ablation.children import Child
 from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.evaluation.questions import asked_studies
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training import train
 
@@ -91,10 +92,12 @@ def run_child(
         "dataset": child.dataset,
         "tracking_uri": tracking_uri,
     }
+    for road in child.tests.values():  # before hours of training, not after
+        asked_studies(workspace.dataset(child.dataset).path, road, child.split)
     train.run(road=child.road, tags=tags, board=board, **common)
     for test, road in child.tests.items():
         board.announce(f"answers {test}".strip())
-        evaluate.run(road=road, split=SPLIT, gallery=0, **common)
+        evaluate.run(road=road, split=child.split, gallery=0, **common)
 
 
 def run_children(

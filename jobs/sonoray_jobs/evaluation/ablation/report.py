@@ -1,7 +1,7 @@
 """The report of an ablation: one structure of plain values, and its Markdown and text.
 
 ```
-{ablation, question, dataset, reference, seeds, command, parent_run_id, method,
+{ablation, question, dataset, split, reference, seeds, command, parent_run_id, method,
  comparisons: [{setting, test,
    groups: [{name, score, num_questions, num_patients,
      variants: {NAME: {value, low, high, by_seed, difference, constant, auc}}}]}],
@@ -38,7 +38,10 @@ Report = Mapping[str, Any]
 KEEP_ALL = "keep_all"
 """The variant that leaves no image out, so that nothing is hit or missed."""
 
-_DRAWN = "Means over questions and seeds; 95 % intervals from {draws} draws of "
+_DRAWN = (
+    "Means over the questions of the {split} split and over seeds; 95 % intervals from {draws} "
+    "draws of "
+)
 _SEVERAL_SEEDS = (
     "patients and, independently, of seeds. Differences are paired: the same question, the same "
     "seed. Seeds draw initial weights, order and dropout of the training; towers, language model "
@@ -59,6 +62,7 @@ def make_report(
     failures: Sequence[str],
     *,
     dataset: str,
+    split: str,
     command: str,
     parent_run_id: str,
     bootstrap: Bootstrap,
@@ -75,11 +79,12 @@ def make_report(
             groups = _compare(ablation, here, test.name, bootstrap)
             comparisons.append({"setting": setting.name, "test": test.name, "groups": groups})
     seeds = sorted({child.seed for child, _ in outcomes})
-    drawn = _DRAWN.format(draws=bootstrap.num_resamples)
+    drawn = _DRAWN.format(split=split, draws=bootstrap.num_resamples)
     return {
         "ablation": ablation.name,
         "question": ablation.question,
         "dataset": dataset,
+        "split": split,
         "reference": ablation.reference,
         "seeds": seeds,
         "command": command,

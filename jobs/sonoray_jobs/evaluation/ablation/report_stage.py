@@ -44,6 +44,7 @@ def write_report(
             outcomes,
             sorted(failures),
             dataset=choice.dataset,
+            split=choice.split,
             command=choice.command,
             parent_run_id=parent,
             bootstrap=bootstrap,

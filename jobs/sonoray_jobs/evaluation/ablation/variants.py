@@ -102,6 +102,8 @@ class Request:
     """Images per study on the phantom; by default `REDUNDANCIES`."""
     label: str = DEFAULT_LABEL
     """Study label that tells modalities apart."""
+    split: str = "test"
+    """Whose studies are asked about."""
 
     @property
     def is_phantom(self) -> bool:
@@ -264,7 +266,7 @@ def _site_cue(road: RoadConfig, request: Request) -> Ablation:  # noqa: ARG001 -
 
 
 def _modality(road: RoadConfig, request: Request) -> Ablation:
-    values, tested = (_label_values(road, request, split) for split in ("train", "test"))
+    values, tested = (_label_values(road, request, split) for split in ("train", request.split))
     if len(values) < 2:
         raise ConfigError(
             f"label {request.label!r} has {len(values)} values among the training studies of "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sonoray.cluster.step_board import StepBoard
 from sonoray.errors import ConfigError, DataError
 from sonoray.ingest.run import ingest as ingest_source
 from sonoray.ingest.sources.synthetic import PhantomSource
@@ -18,6 +19,7 @@ from sonoray_jobs.evaluation.ablation.children import (
     shared_towers,
 )
 from sonoray_jobs.evaluation.ablation.choice import Choice
+from sonoray_jobs.evaluation.ablation.parallel import run_child
 from sonoray_jobs.evaluation.ablation.variants import Request, build_ablation, with_values
 from sonoray_jobs.outputs.find import learned_from
 from sonoray_jobs.road.config import RoadConfig
@@ -95,6 +97,14 @@ def test_a_redundancy_has_a_dataset_of_its_own_with_one_image_that_shows_the_fin
 def test_a_dataset_that_cannot_be_made_must_be_there(workspace):
     with pytest.raises(DataError, match="no dataset 'busbra'"):
         Shared(dataset="busbra", road=ROAD, is_generated=False).status(workspace)
+
+
+def test_a_split_without_patients_is_refused_before_the_training(workspace):
+    ablation = build_ablation("site-cue", ROAD, request_of(workspace))
+    child, _ = make_children(ablation, ROAD, [0], "validation")
+    ingest_source(PhantomSource(ROAD.phantom), workspace, ROAD.ingest)
+    with pytest.raises(DataError, match="has no validation studies"):
+        run_child(child, workspace, "sqlite://", {}, StepBoard(actor=None))
 
 
 def test_a_plan_names_every_child_and_starts_nothing(workspace):

@@ -73,6 +73,7 @@ def outcome(folder: Path, variant: str, seed: int) -> tuple[Child, Outcome]:
         dataset="phantom-redundancy-3",
         road=RoadConfig(),
         tests={},
+        split="test",
     )
     return child, Outcome(trained=trained, evaluations=evaluations)
 
@@ -84,6 +85,7 @@ def report(tmp_path: Path) -> dict:
         [outcome(tmp_path, variant, seed) for variant, seed in RIGHT],
         ["redundancy 3, concat, seed 2"],
         dataset="phantom",
+        split="validation",
         command="sonoray ablate visual",
         parent_run_id="parent-id",
         bootstrap=Bootstrap(num_resamples=1000),
@@ -91,12 +93,14 @@ def report(tmp_path: Path) -> dict:
 
 
 def test_the_method_says_whether_seeds_are_drawn(report, tmp_path):
+    assert report["method"].startswith("Means over the questions of the validation split")
     assert "draws of patients and, independently, of seeds" in report["method"]
     one = make_report(
         ABLATION,
         [outcome(tmp_path / "one", variant, 0) for variant in ("blend", "concat")],
         [],
         dataset="phantom",
+        split="validation",
         command="sonoray ablate visual --seeds 0",
         parent_run_id="parent-id",
         bootstrap=Bootstrap(num_resamples=1000),
@@ -182,6 +186,7 @@ def test_a_child_that_is_missing_leaves_the_others(tmp_path):
         [outcome(tmp_path, "concat", 0)],
         [],
         dataset="phantom",
+        split="validation",
         command="x",
         parent_run_id="p",
         bootstrap=Bootstrap(num_resamples=1000),
