@@ -11,6 +11,7 @@ import typer
 from sonoray.errors import ConfigError
 
 DEFAULT_WORKSPACE = Path(".sonoray")
+"""`sonoray.workspace.DEFAULT_WORKSPACE`, whose module is too heavy for `sonoray --help`."""
 DEFAULT_CONFIG = "tiny"
 _SHARED = "Options of several commands"
 

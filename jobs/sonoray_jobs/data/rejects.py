@@ -31,7 +31,7 @@ def read_rejects(folder: Path) -> list[Reject]:
     """Read the quarantine table of a dataset folder.
 
     Raises:
-        DataError: it is missing, or an older version wrote it.
+        DataError: it is missing, or has other columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -93,6 +93,26 @@ def read_position(folder: Path) -> Position:
     return validate_config(Position, json.loads(path.read_text(encoding="utf-8")), str(path))
 
 
+def check_frozen(folder: Path, found: Mapping[str, str]) -> Position:
+    """Check that a checkpoint was trained over these frozen parts, and return how far it is.
+
+    Args:
+        folder: the checkpoint.
+        found: digests of the language model and the towers that are here.
+
+    Raises:
+        CheckpointError: it was trained over other parts, or is incomplete.
+    """
+    position = read_position(folder)
+    for part, digest in position.digests.items():
+        if found.get(part) != digest:
+            raise CheckpointError(
+                f"checkpoint {str(folder)!r} was trained over {part} {digest[:16]}, here it is "
+                f"{found.get(part, 'missing')[:16]}; give back that {part} model, or train again"
+            )
+    return position
+
+
 def load_weights(model: LlavaUltra, folder: Path) -> None:
     """Load a checkpoint's weights into a model; what it does not hold stays as it is.
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
-from sonoray.errors import CheckpointError
-from sonoray_jobs.training.checkpoint import load_weights, read_position
+from sonoray_jobs.training.checkpoint import check_frozen, load_weights
 
 if TYPE_CHECKING:
     from sonoray_jobs.outputs.find import TrainedParts
@@ -25,12 +24,7 @@ def load_trained(parts: "TrainedParts") -> tuple[LlavaUltra, Language]:
     """
     language = load_language(parts.language)
     found = {"language": language.digest, **parts.fingerprints}
-    for part, digest in read_position(parts.checkpoint).digests.items():
-        if found.get(part) != digest:
-            raise CheckpointError(
-                f"checkpoint {str(parts.checkpoint)!r} was trained over {part} {digest[:16]}, here "
-                f"it is {found.get(part, 'missing')[:16]}; bootstrap and train again"
-            )
+    check_frozen(parts.checkpoint, found)
     model = LlavaUltra(parts.road.model, add_lora(language.model, parts.road.model.lora))
     load_weights(model, parts.checkpoint)
     model.eval()

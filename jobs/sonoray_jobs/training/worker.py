@@ -100,7 +100,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.towers.feature_source import feature_source
-    from sonoray_jobs.training.checkpoint import Position, load_weights, read_position
+    from sonoray_jobs.training.checkpoint import Position, check_frozen, load_weights
     from sonoray_jobs.training.step_loader import StepSource
     from sonoray_jobs.training.stream import iter_loaded_steps, loader_room
     from sonoray_jobs.training.studies import training_index
@@ -117,8 +117,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         saved: Path | None = None
         if checkpoint is not None:
             saved = Path(checkpoint.to_directory(scratch / "checkpoint"))
-            position = read_position(saved)
-            _check_frozen(position.digests, digests)
+            position = check_frozen(saved, digests)
             load_weights(model, saved)
         starts = _stage_starts(job, position)
         index = training_index(job.dataset, job.train)
@@ -173,17 +172,6 @@ def _plan(job: TrainJob, start: "Position", num_studies: int) -> "Plan":
         rank=context.get_world_rank(),
         num_ranks=context.get_world_size(),
     )
-
-
-def _check_frozen(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
-    from sonoray.errors import CheckpointError
-
-    for part, digest in saved.items():
-        if found.get(part) != digest:
-            raise CheckpointError(
-                f"the checkpoint was trained over {part} {digest[:16]}, here it is "
-                f"{found.get(part, 'missing')[:16]}; resume with the same {part} weights"
-            )
 
 
 def _run_stage(

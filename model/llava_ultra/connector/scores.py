@@ -34,8 +34,13 @@ class Scores(nn.Module):
     def __init__(self, *, width: int, word_weights: Literal["information", "equal"]) -> None:
         super().__init__()
         self.word_weights = word_weights
+        # without a last bias: it would move all scores of a study alike, so its gradient would be
+        # rounding noise, of which Adam makes whole steps
         self.feature_head = nn.Sequential(
-            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1)
+            nn.LayerNorm(2 * width),
+            nn.Linear(2 * width, width),
+            nn.GELU(),
+            nn.Linear(width, 1, bias=False),
         )
         self.query = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
         self.key = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width, bias=False))
