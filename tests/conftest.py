@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Ray per test run, a tiny road gone once, an S3 server."""
+"""Fixtures of the whole suite: one Ray a test process, a tiny road gone once, an S3 server."""
 
 import os
 
@@ -40,14 +40,17 @@ settings.load_profile("repeatable")
 class ByService(LoadScopeScheduling):
     """Which tests stay in one process: those of one Ray, those of one Orthanc, one module's.
 
-    `make test` runs two processes (pytest-xdist): while the Ray's tests wait for processes to
-    start and to die, the other one goes through the unit tests. Groups go out in the order in
-    which they were collected, so that the Ray's, the longest, comes first.
+    `make test` runs two processes (pytest-xdist). One goes the whole road and takes what stands on
+    it, `e2e` and `serve`; the other has the tests of `ray`, which need a cluster and no road. Both
+    wait for processes to start and to die, so that two Rays fill two cores; the unit tests come
+    after them. Groups go out in the order in which they were collected.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        if module.startswith(("tests/e2e/", "tests/ray/", "tests/serve/")):
+        if module.startswith(("tests/e2e/", "tests/serve/")):
+            return "road"
+        if module.startswith("tests/ray/"):
             return "ray"
         return "orthanc" if "/dicomweb/" in module else module
 

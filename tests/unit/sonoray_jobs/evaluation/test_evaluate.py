@@ -1,4 +1,4 @@
-"""What an evaluation asks, and when it is reused; the answering itself is in tests/ray."""
+"""What an evaluation asks, and when it is reused; the answering itself is in tests/e2e."""
 
 from sonoray.stages import StageOutput
 from sonoray_jobs.outputs.find import Trained, evaluation_stage

@@ -156,12 +156,9 @@ def test_one_worker_of_other_code_goes_on_where_two_stopped(
 ):
     """The same global batches, so only the order of summation differs.
 
-    Without dropout, whose masks belong to ranks, and without the sampler, whose last bias shifts
-    all scores alike: its gradient is rounding noise, which Adam makes steps of. The default losses
-    are compared over numbers of ranks in `test_ranks` and `test_train_loop`.
+    Without dropout, whose masks belong to ranks; with the default losses.
     """
     values = finished_road.road.model_dump()
-    values["model"]["sampling"] = {"type": "first"}
     values["model"]["lora"]["dropout"] = 0.0
     values["train"]["stages"] = [
         {"name": "instruct", "epochs": 2, "learning_rate": 2e-3, "lora": True}
