@@ -10,6 +10,9 @@ Only hashes are read, no pixel. The search is that of ingest: 1 s for 10,000 ima
 100,000.
 """
 
+from functools import lru_cache
+from pathlib import Path
+
 from sonoray.errors import DataError
 from sonoray.stages import StageOutput
 from sonoray.study.contract import Study, iter_studies
@@ -33,17 +36,29 @@ def check_unseen(workspace: Workspace, *, learned: str, judged: str) -> None:
             patients; or a dataset was ingested before images had perceptual hashes.
     """
     known, new = workspace.dataset(learned), workspace.dataset(judged)
-    training = list(iter_studies(known.path, split="train", complete=False))
+    distance = max(near_duplicate_distance(known), near_duplicate_distance(new))
+    if seen := _find_seen(known.path, new.path, distance):
+        raise DataError(
+            f"{len(seen)} validation or test studies of {judged!r} (first {seen[0]!r}) "
+            "share a patient, an image or a near duplicate of one with the training patients of "
+            f"{learned!r}, from which the towers learned; leave out bootstrap.dataset"
+        )
+
+
+@lru_cache(maxsize=64)
+def _find_seen(learned: Path, judged: Path, distance: int) -> tuple[str, ...]:
+    """Ids of the judged studies that the training patients of another dataset give away.
+
+    Kept for the process, which asks at every look for a model: finished datasets do not change.
+    """
+    training = list(iter_studies(learned, split="train", complete=False))
     patients = {study.patient_key for study in training}
     judged_studies = [
-        study for split in JUDGED for study in iter_studies(new.path, split=split, complete=False)
+        study for split in JUDGED for study in iter_studies(judged, split=split, complete=False)
     ]
-    learned_hashes = _hashes_of(training, read_hashes(known.path))
-    judged_hashes = _hashes_of(judged_studies, read_hashes(new.path))
-    groups = group_near_duplicates(
-        [*learned_hashes.values(), *judged_hashes.values()],
-        max(near_duplicate_distance(known), near_duplicate_distance(new)),
-    )
+    learned_hashes = _hashes_of(training, read_hashes(learned))
+    judged_hashes = _hashes_of(judged_studies, read_hashes(judged))
+    groups = group_near_duplicates([*learned_hashes.values(), *judged_hashes.values()], distance)
     # the label of a group is its first image, so that of a seen one is an image of the training
     labels = groups[len(learned_hashes) :]
     seen_images = {
@@ -51,18 +66,12 @@ def check_unseen(workspace: Workspace, *, learned: str, judged: str) -> None:
         for image_id, label in zip(judged_hashes, labels, strict=True)
         if label < len(learned_hashes)
     }
-    seen = [
-        study
+    return tuple(
+        study.study_id
         for study in judged_studies
         if study.patient_key in patients
         or any(image.image_id in seen_images for image in study.images)
-    ]
-    if seen:
-        raise DataError(
-            f"{len(seen)} validation or test studies of {judged!r} (first {seen[0].study_id!r}) "
-            "share a patient, an image or a near duplicate of one with the training patients of "
-            f"{learned!r}, from which the towers learned; leave out bootstrap.dataset"
-        )
+    )
 
 
 def near_duplicate_distance(dataset: StageOutput) -> int:

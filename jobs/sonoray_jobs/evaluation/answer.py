@@ -201,16 +201,21 @@ class AnswerActor:
             self._language.tokenizer,
             [(at, turn.question, turn.answer) for at, turn in questions],
             max_tokens=_NO_LIMIT,
-        ).to(self._device)
-        scores = self._model.sampler.attention_scores(
-            fused.tokens,
-            fused.image_mask,
-            text.study_index,
-            self._model.embed(text.ids),
-            text.mask,
         )
-        picks: list[int] = scores.argmax(dim=1).tolist()
-        return picks
+        seen = fused.tokens[0, :, :, 0].numel()  # every text token attends to all of a study
+        lengths = [length + seen for length in text.mask.sum(dim=1).tolist()]
+        picks: dict[int, int] = {}
+        for group in batches_by_tokens(lengths, self._road.evaluate.batch_tokens):
+            part = text.select(group).to(self._device)
+            scores = self._model.sampler.attention_scores(
+                fused.tokens,
+                fused.image_mask,
+                part.study_index,
+                self._model.embed(part.ids),
+                part.mask,
+            )
+            picks |= zip(group, scores.argmax(dim=1).tolist(), strict=True)
+        return [picks[number] for number in range(len(questions))]
 
 
 def _token_hash(ids: torch.Tensor) -> str:
