@@ -3,8 +3,8 @@
 Packaged roads lie in `sonoray_jobs/road/presets`: the sizes `tiny` (phantom studies, two CPU cores,
 minutes), `base` (one 24 GB GPU) and `paper` (our stand-in for LLaVA-Ultra at full size), and
 `busbra` (the public BUS-BRA set, tiny parts); `evidence` is the road of the experiments on the
-phantom. Every command reads the same file and finds what
-earlier commands made by content, so nothing has to be passed from one to the next by hand.
+phantom. Every command reads the same file and finds what earlier commands made by content, so
+nothing has to be passed from one to the next by hand.
 """
 
 from collections.abc import Sequence
@@ -106,14 +106,17 @@ def packaged_roads() -> dict[str, Path]:
 def load_road(name_or_path: str, overrides: Sequence[str] = ()) -> RoadConfig:
     """Load a packaged road by name, or a TOML file by path, with dotted overrides.
 
+    A file may begin with `extends = "tiny"`, or another packaged road or file, and name only what
+    differs from it.
+
     Raises:
         ConfigError: there is no such road or file, or a value does not fit.
     """
     packaged = packaged_roads()
     if name_or_path in packaged:
-        return load_config(RoadConfig, packaged[name_or_path], overrides)
+        return load_config(RoadConfig, packaged[name_or_path], overrides, packaged)
     if Path(name_or_path).suffix != ".toml":
         raise ConfigError(
             f"road {name_or_path!r} is unknown; use one of {', '.join(packaged)} or a .toml file"
         )
-    return load_config(RoadConfig, Path(name_or_path), overrides)
+    return load_config(RoadConfig, Path(name_or_path), overrides, packaged)

@@ -8,11 +8,13 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from sonoray.config.explain import describe_error
+from sonoray.config.extend import read_values
 from sonoray.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
@@ -110,22 +112,24 @@ def validate_config(model: type[C], values: Mapping[str, Any], origin: str) -> C
         raise ConfigError(f"{origin}: {problems}") from None
 
 
-def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+def load_config(
+    model: type[C],
+    path: Path,
+    overrides: Sequence[str] = (),
+    presets: Mapping[str, Path] = MappingProxyType({}),
+) -> C:
     """Read a TOML file, apply dotted overrides and validate the result.
+
+    Args:
+        model: the configuration class.
+        path: the file.
+        overrides: `KEY=VALUE` each, applied in order.
+        presets: files that the file may extend by name (`sonoray.config.extend`).
 
     Raises:
         ConfigError: the file is missing, unreadable or malformed, or a value does not fit.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"config file {str(path)!r} does not exist; check --config") from None
-    except OSError as error:
-        raise ConfigError(
-            f"config file {str(path)!r} cannot be read ({error.strerror}); check --config"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from None
+    values = read_values(path, presets)
     if not overrides:
         return validate_config(model, values, str(path))
     defaults = model.model_construct().model_dump(mode="json")
