@@ -14,7 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 PREPROCESSING = "letterbox-bilinear-v1"
-"""Name of the preprocessing, part of a tower's fingerprint."""
+"""Name of what is done to pixels, part of a tower's fingerprint and so of its features' place.
+
+Weights and configuration do not tell what the code makes of them. Whoever changes features by a
+change of code raises the number; a test holds the code that it is about.
+"""
 
 MIN_SIDE = 16
 """Smallest image side, pixels: below it a patch would show nothing."""
