@@ -8,6 +8,7 @@ burned into the scan area itself is still there after that; `sonoray.privacy.dei
 it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -102,8 +103,8 @@ class DecodedObject:
     """Rows and columns before the cut."""
     area: ScanArea | None
     """What the frames were cut to, if they were."""
-    notes: tuple[str, ...] = ()
-    """What was done to its pixels beside decoding, or left out, in words without a patient's."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """`reason: detail` of what was decided about its pixels, and how often."""
 
 
 def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> ObjectInfo:
@@ -174,18 +175,20 @@ def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> Dec
         regions, area = _find_scan(header, pixels, config)
         played = find_shown(data, pixels.frames)
         if header.syntax in VIDEOS:
-            loop = _read_stream(file, header, config, limits, played)
-            found, notes = {each.index: each.pixels for each in loop.frames}, [*loop.notes]
+            trim = None if played == range(pixels.frames) else played
+            loop = _read_stream(file, header, config, limits, trim)
+            found = {each.index: each.pixels for each in loop.frames}
+            remarks = Counter(f"video: {note}" for note in loop.notes)
         else:
             pictures = find_pictures(data, pixels.frames)
             starts = find_starts(data, pixels.frames)
             reader = FrameReader(file, header, pixels)
             indices = [index for index in pictures if index in played] or pictures
             chosen = choose_frames(reader, indices, starts, config.frames)
-            found, notes = {index: reader.read(index) for index in chosen}, sorted(reader.remarks)
-            if left_out := pixels.frames - len(pictures):
-                notes.append(f"frames of values that are no picture left out: {left_out}")
-    doubts = {"colours": "doubtful"} if Remark.CHROMA_AT_REST in notes else {}
+            found = {index: reader.read(index) for index in chosen}
+            remarks = Counter(map(str, reader.remarks))
+            remarks[Remark.VALUES_LEFT_OUT.value] = pixels.frames - len(pictures)
+    doubts = {"colours": "doubtful"} if Remark.CHROMA_AT_REST in remarks else {}
     frames = []
     for index, picture in found.items():
         across, down = _stretched(picture, pixels)
@@ -195,12 +198,15 @@ def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> Dec
             Frame(index=index, pixels=check_pixels(shown, limits), labels=spacing | doubts)
         )
     return DecodedObject(
-        frames=tuple(frames), shape=(pixels.rows, pixels.columns), area=area, notes=tuple(notes)
+        frames=tuple(frames),
+        shape=(pixels.rows, pixels.columns),
+        area=area,
+        remarks=+remarks,
     )
 
 
 def _read_stream(
-    file: BinaryIO, header: Header, config: DicomConfig, limits: ImageLimits, played: range
+    file: BinaryIO, header: Header, config: DicomConfig, limits: ImageLimits, trim: range | None
 ) -> Loop:
     """Decode the chosen frames of a video, which its fragments hold as one stream."""
     settings = VideoConfig(
@@ -211,12 +217,11 @@ def _read_stream(
         max_length=config.limits.max_frames,
         max_duration_s=float(config.limits.max_frames),
     )
-    is_whole = len(played) == _number(header.dataset, "NumberOfFrames")
     return read_video(
         b"".join(iter_fragments(file, header)),
         settings,
         formats=(*FORMATS, *BARE_FORMATS),
-        trim=None if is_whole else played,
+        trim=trim,
     )
 
 

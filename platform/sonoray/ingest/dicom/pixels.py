@@ -48,10 +48,14 @@ _REST_TOLERANCE = 3
 
 
 class Remark(StrEnum):
-    """What a reader of the dataset should know of an object's pixels."""
+    """What was decided about an object's pixels without refusing them, as `reason: detail`."""
 
-    READ_AS_YBR = "labelled RGB and read as YBR, as its JPEG says"
-    CHROMA_AT_REST = "labelled RGB while two of its channels rest at 128, as if it were YBR"
+    READ_AS_YBR = "read_as_ybr: objects labelled RGB are read as YBR, as their JPEG says"
+    CHROMA_AT_REST = (
+        "doubtful_colours: objects are labelled RGB while two of their channels rest at 128, as "
+        "if they were YBR; their images have the label colours"
+    )
+    VALUES_LEFT_OUT = "values_left_out: frames of velocities or other values are no pictures"
 
 
 class FrameReader:

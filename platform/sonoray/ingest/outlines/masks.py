@@ -2,9 +2,10 @@
 
 A segmentation that outlines at least one image of its study is used up: it is no image of its own.
 Where several outline one image their masks are joined. Frames of a loop that were not taken have no
-image, so their outlines are left out; the notes say how many.
+image, so their outlines are left out, and counted.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,11 @@ from sonoray.ingest.dicom.objects import DecodedObject, Entry
 from sonoray.ingest.outlines.segmentation import Outlines, Place, read_outlines
 from sonoray.study.raw import RawImage
 
+_USED = "segmentations: segmentations became masks"
+_OUTLINED = "masks: images have a mask from a segmentation"
+_NO_IMAGE = "outlines_left_out: outlined frames are no images of their study"
+_UNCLEAR = "outlines_unclear: frames of segmentations name no picture"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Masked:
@@ -24,8 +30,8 @@ class Masked:
 
     images: list[RawImage]
     """The images, with masks where there are some, then the segmentations that were not used."""
-    note: str
-    """What was used, in words that carry no patient's text; empty where nothing was."""
+    remarks: Mapping[str, int]
+    """`reason: detail` of what was used and left out, and how often."""
 
 
 def with_masks(
@@ -65,14 +71,9 @@ def with_masks(
         replace(image, mask=masks[position]) if position in masks else image
         for position, image in enumerate(images)
     ]
-    note = ""
-    if num_used:
-        note = f"masks of {len(masks)} images from {num_used} segmentations"
-    if num_without:
-        note += f" ({num_without} outlined frames are no images of the study)"
-    if num_unclear:
-        note += f" ({num_unclear} outlines name no picture)"
-    return Masked(images=[*shown, *unused], note=note)
+    remarks = Counter({_USED: num_used, _OUTLINED: len(masks)})
+    remarks += Counter({_NO_IMAGE: num_without, _UNCLEAR: num_unclear})
+    return Masked(images=[*shown, *unused], remarks=remarks)
 
 
 def _fit(

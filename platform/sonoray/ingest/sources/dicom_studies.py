@@ -45,6 +45,10 @@ _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
     "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
 )
+_LACKS = {
+    "loop": "lacks_loop: studies lack loops that could not be read",
+    "still": "lacks_still: studies lack stills that could not be read",
+}
 _NOT_WANTED = ("other_modality", "other_class", "not_an_image")
 """Reasons of objects that a study does not lack: they are no pictures, or none that are read."""
 NO_STUDY = "files of no study"
@@ -150,8 +154,8 @@ class StudyReader:
         images: list[RawImage] = []
         shown: dict[Place, list[tuple[int, DecodedObject]]] = {}
         segmentations: list[Entry] = []
-        lacking = _Lacking()
-        notes: Counter[str] = Counter()
+        lacking: Counter[str] = Counter()
+        remarks = Counter(group.remarks)
         num_objects = num_cropped = 0
         for (info, entry), future in zip(group.objects, futures, strict=True):
             if future is None and not problem and not info.problem:
@@ -163,18 +167,19 @@ class StudyReader:
                 decoded = future.result()
             except RejectedImageError as error:
                 images.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
-                lacking.add(error.reason, num_frames=info.num_frames)
+                lacking[_lost(error.reason, info.num_frames)] += 1
                 continue
             num_objects += 1
             num_cropped += decoded.area is not None
-            notes.update(decoded.notes)
+            remarks.update(decoded.remarks)
             for position, frame in enumerate(decoded.frames, len(images)):
                 copies = shown.setdefault((info.instance_uid, frame.index), [])
                 copies.append((position, decoded))
             images.extend(_images(entry.ref, info, decoded))
         images.extend(group.lost)
         for image in group.lost:
-            lacking.add(image.problem.partition(":")[0], num_frames=1)
+            lacking[_lost(image.problem.partition(":")[0])] += 1
+        lacking.pop("", None)
         masked = with_masks(pool, images, shown, segmentations, self._config, self._limits)
         infos = [info for info, _ in group.objects]
         report, unclear = "", ""
@@ -189,49 +194,29 @@ class StudyReader:
                 if report
                 else ()
             ),
-            labels=group.labels() | lacking.labels(),
-            provenance="; ".join(
-                filter(
-                    None,
-                    (
-                        _PROVENANCE,
-                        f"cut to the scan area in {num_cropped} of {num_objects} objects",
-                        *(f"{note} ({count} objects)" for note, count in sorted(notes.items())),
-                        masked.note,
-                        lacking.note(),
-                    ),
-                )
-            ),
+            labels=group.labels() | _lacks(lacking),
+            provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
+            "objects",
             identifiers=group.identifiers,
             study_date=min(filter(None, (info.study_date for info in infos)), default=""),
             problem=problem or unclear,
-            remarks=group.remarks,
+            remarks=remarks
+            + Counter(masked.remarks)
+            + Counter({_LACKS[kind]: count for kind, count in lacking.items()}),
         )
 
 
-class _Lacking:
-    """Counts the pictures that a study should have and has not."""
+def _lost(reason: str, num_frames: int = 1) -> str:
+    """What a study lacks by an object that was refused: a loop, a still, or nothing (empty)."""
+    if reason in _NOT_WANTED:
+        return ""
+    return "loop" if num_frames > 1 else "still"
 
-    def __init__(self) -> None:
-        self._reasons: Counter[str] = Counter()
-        self._kinds: Counter[str] = Counter()
 
-    def add(self, reason: str, *, num_frames: int) -> None:
-        if reason not in _NOT_WANTED:
-            self._reasons[reason] += 1
-            self._kinds["loop" if num_frames > 1 else "still"] += 1
-
-    def labels(self) -> dict[str, str]:
-        return {"lacks": self._listed(self._kinds)} if self._kinds else {}
-
-    def note(self) -> str:
-        """In words of ours; empty where the study is whole."""
-        if not self._kinds:
-            return ""
-        return f"lacks {self._listed(self._kinds)} ({self._listed(self._reasons)})"
-
-    def _listed(self, counts: Counter[str]) -> str:
-        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+def _lacks(counts: Counter[str]) -> dict[str, str]:
+    """The label of a study that lacks pictures."""
+    listed = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    return {"lacks": listed} if listed else {}
 
 
 def frame_ref(ref: str, index: int) -> str:

@@ -12,6 +12,7 @@ from sonoray.ingest.dicom.codestream import read_jpeg
 from sonoray.ingest.dicom.containers import BytesEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.objects import decode_object
+from sonoray.ingest.dicom.pixels import Remark
 
 RED = (133, 17, 26)
 FULL, HALF, QUARTER = 0, 1, 2
@@ -39,7 +40,7 @@ def decode(make_object, codestream, photometric):
     data = make_object(picture, JPEGBaseline8Bit, frames=[codestream], **attributes)
     entry = BytesEntry(ref="x", data=data, max_bytes=10**6)
     decoded = decode_object(entry, DicomConfig(), ImageLimits())
-    return decoded.frames[0].pixels[16, 16].tolist(), decoded.notes
+    return decoded.frames[0].pixels[16, 16].tolist(), decoded.remarks
 
 
 @pytest.mark.parametrize(
@@ -58,17 +59,17 @@ def decode(make_object, codestream, photometric):
 def test_a_jpeg_outranks_the_attribute_and_it_is_said(
     make_object, codestream, is_contradicted, photometric
 ):
-    shown, notes = decode(make_object, codestream, photometric)
+    shown, remarks = decode(make_object, codestream, photometric)
     assert np.abs(np.subtract(shown, RED)).max() <= 1
     says_so = is_contradicted and photometric == "RGB"
-    assert notes == (("labelled RGB and read as YBR, as its JPEG says",) if says_so else ())
+    assert remarks == ({Remark.READ_AS_YBR: 1} if says_so else {})
 
 
 def test_without_a_contradiction_the_attribute_holds(make_object):
     """A JPEG may hold RGB as it is: nothing in this one says otherwise."""
-    shown, notes = decode(make_object, encode(FULL), "RGB")
+    shown, remarks = decode(make_object, encode(FULL), "RGB")
     assert np.abs(np.subtract(shown, (53, 113, 185))).max() <= 1
-    assert notes == ()
+    assert remarks == {}
 
 
 def test_the_geometry_is_read_whatever_stands_before_it():

@@ -10,6 +10,7 @@ from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.ingest.dicom.containers import BytesEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.objects import decode_object
+from sonoray.ingest.dicom.pixels import Remark
 
 
 def macro(keyword, **attributes):
@@ -80,7 +81,7 @@ def test_frames_of_velocities_are_left_out_and_counted(volume):
     decoded = decode(make(own))
     assert [frame.index for frame in decoded.frames] == [1]
     assert np.abs(decoded.frames[0].pixels - stored[1] * (255 / 65535)).max() <= 1
-    assert decoded.notes == ("frames of values that are no picture left out: 2",)
+    assert decoded.remarks == {Remark.VALUES_LEFT_OUT: 2}
 
 
 def test_an_object_of_velocities_alone_is_refused_by_name(volume):

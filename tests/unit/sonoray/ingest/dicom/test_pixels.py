@@ -143,11 +143,11 @@ def test_a_picture_whose_chroma_rests_under_rgb_is_marked(make_object, make_pict
     stored = convert_color_space(grey, "RGB", "YBR_FULL")
     decoded = decode(make_object(stored[None]))
     np.testing.assert_array_equal(decoded.frames[0].pixels, stored)
-    assert decoded.notes == (Remark.CHROMA_AT_REST,)
+    assert decoded.remarks == {Remark.CHROMA_AT_REST: 1}
     assert decoded.frames[0].labels == {"colours": "doubtful"}
     for plain in (grey, make_picture(samples=3), np.full_like(grey, 128)):
         decoded = decode(make_object(plain[None]))
-        assert decoded.notes == ()
+        assert decoded.remarks == {}
         assert decoded.frames[0].labels == {}
 
 
