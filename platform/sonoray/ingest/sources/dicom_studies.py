@@ -40,14 +40,21 @@ from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import RawImage, RawStudy
 
 _QUESTION = "请写出这次超声检查的报告。"
-_DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")
+_DECODERS = (
+    "av",
+    "pydicom",
+    "pylibjpeg",
+    "pylibjpeg-libjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+)
 _PROVENANCE = (
     "DICOM; de-identified by an allow-list of attributes: DCM 113100 Basic Application "
     "Confidentiality Profile, DCM 113108 Retain Patient Characteristics Option (sex, age)"
 )
 _LACKS = {
-    "loop": "lacks_loop: studies lack loops that could not be read",
-    "still": "lacks_still: studies lack stills that could not be read",
+    "loop": "lacks_loop: loops of the study could not be read",
+    "still": "lacks_still: stills of the study could not be read",
 }
 _NOT_WANTED = ("other_modality", "other_class", "not_an_image")
 """Reasons of objects that a study does not lack: they are no pictures, or none that are read."""

@@ -315,7 +315,7 @@ def test_a_study_says_that_it_lacks_its_loop(tmp_path, make_object, make_picture
     (lost,) = [image for image in study.images if image.problem]
     assert lost.problem.startswith("unsupported_syntax: JPIP Referenced; export the object as")
     assert study.labels == {"lacks": "loop 1", "modality": "US"}
-    assert study.remarks == {"lacks_loop: studies lack loops that could not be read": 1}
+    assert study.remarks == {"lacks_loop: loops of the study could not be read": 1}
 
 
 def test_real_objects_of_many_machines_are_read(tmp_path, shared_data):
