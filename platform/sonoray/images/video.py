@@ -99,7 +99,7 @@ def read_video(
 
     Returns:
         At most `max_frames` frames in their order, uint8 `(H, W, 3)` RGB, upright and with square
-        pixels.
+        pixels. With `trim` their positions are still those in the video.
 
     Raises:
         RejectedImageError: `unreadable_file`, `empty_file`, `too_many_bytes`, `unreadable`,
@@ -223,7 +223,8 @@ class _Source:
                         aspect=aspect,
                         max_pixels=self.config.max_pixels,
                     )
-                    frames.append(Frame(index=index, pixels=pixels))
+                    first = 0 if self.trim is None else self.trim.start
+                    frames.append(Frame(index=first + index, pixels=pixels))
                     if frame.interlaced_frame:
                         notes["deinterlaced"] = None
             except av.FFmpegError:

@@ -27,7 +27,8 @@ def find_range(
     """Which value of a whole file is shown black and which white.
 
     Args:
-        values: all of them, of any shape and any kind of number.
+        values: all of them, `(N, ...)` or `(H, W)`, of any kind of number; looked at in slices of
+            the first axis, since they may fill half of the memory there is.
         window: what the file itself says, if it does.
 
     Raises:
@@ -38,7 +39,7 @@ def find_range(
             f"unsupported_mode: values of {values.dtype}; save the picture as 8 bits"
         )
     low, high = float(values.min()), float(values.max())
-    is_whole = values.dtype.kind in "ui" or bool((values == np.rint(values)).all())
+    is_whole = values.dtype.kind in "ui" or all((each == np.rint(each)).all() for each in values)
     if is_whole and ((low >= 0 and high <= _MOST_LABELS) or _is_binary(values, high)):
         raise RejectedImageError(
             f"label_map: whole numbers from {low:g} to {high:g}, as a segmentation has; remove "
@@ -70,4 +71,7 @@ def to_grey(values: NDArray[Any], shown: tuple[float, float]) -> Pixels:
 
 
 def _is_binary(values: NDArray[Any], high: float) -> bool:
-    return high > 0 and bool(((values == 0) | (values == high)).all()) and bool((values == 0).any())
+    """Whether all are 0 or `high`, and some 0."""
+    if high <= 0 or not all(((each == 0) | (each == high)).all() for each in values):
+        return False
+    return any((each == 0).any() for each in values)

@@ -18,6 +18,23 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+LEFT_OUT = "trimmed: frames outside Start Trim and Stop Trim are left out"
+ODD_TRIM = "odd_trim: objects whose trim does not fit their frames are taken whole"
+ODD_TIMES = "odd_times: objects whose Frame Time Vector does not fit are taken by number"
+
+
+def describe_times(data: Dataset, count: int) -> dict[str, int]:
+    """What was left out of `count` frames, or not believed, and how often: remarks for ingest."""
+    said = [_number(data.get("StartTrim"), missing=1), _number(data.get("StopTrim"), missing=count)]
+    has_odd_vector = _listed(data.get("FrameTimeVector")) and None in find_starts(data, count)
+    left_out = count - len(find_shown(data, count))
+    remarks = {
+        LEFT_OUT: left_out,
+        ODD_TRIM: int(not left_out and said != [1, count]),
+        ODD_TIMES: int(bool(has_odd_vector)),
+    }
+    return {remark: number for remark, number in remarks.items() if number}
+
 
 def find_shown(data: Dataset, count: int) -> range:
     """Positions, from 0, of those of `count` frames that are to be shown."""

@@ -22,7 +22,7 @@ from sonoray.images.frames import Loop, choose_by_change, shrink, spread_in_time
 from sonoray.images.video import BARE_FORMATS, FORMATS, VideoConfig, read_video
 from sonoray.ingest.dicom.closed_labels import read_labels
 from sonoray.ingest.dicom.dicom_config import DicomConfig, FrameConfig
-from sonoray.ingest.dicom.frame_times import find_shown, find_starts
+from sonoray.ingest.dicom.frame_times import describe_times, find_shown, find_starts
 from sonoray.ingest.dicom.functional_groups import attributes_of_frame, find_pictures
 from sonoray.ingest.dicom.header import (
     NUMBERS,
@@ -188,6 +188,7 @@ def decode_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> Dec
             found = {index: reader.read(index) for index in chosen}
             remarks = Counter(map(str, reader.remarks))
             remarks[Remark.VALUES_LEFT_OUT.value] = pixels.frames - len(pictures)
+    remarks.update(describe_times(data, pixels.frames))
     doubts = {"colours": "doubtful"} if Remark.CHROMA_AT_REST in remarks else {}
     frames = []
     for index, picture in found.items():

@@ -5,7 +5,14 @@ from pydicom.dataset import Dataset
 from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.ingest.dicom.containers import BytesEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
-from sonoray.ingest.dicom.frame_times import find_shown, find_starts
+from sonoray.ingest.dicom.frame_times import (
+    LEFT_OUT,
+    ODD_TIMES,
+    ODD_TRIM,
+    describe_times,
+    find_shown,
+    find_starts,
+)
 from sonoray.ingest.dicom.objects import decode_object
 
 LIMITS = ImageLimits()
@@ -58,6 +65,8 @@ def test_a_vector_of_another_loop_says_nothing(vector):
     if vector is not None:
         data.add_new("FrameTimeVector", "LO", vector)
     assert find_starts(data, 30) == [None] * 30
+    ignored = {ODD_TIMES: 1}
+    assert describe_times(data, 30) == ({} if vector is None else ignored)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +87,12 @@ def test_a_trim_of_another_loop_says_nothing(trim, shown):
         if value is not None:
             data.add_new(keyword, "LO", str(value))
     assert find_shown(data, 30) == shown
+    said = describe_times(data, 30)
+    if len(shown) < 30:
+        assert said == {LEFT_OUT: 29}
+    else:
+        whole = trim in ((None, None), (1, 30))
+        assert said == ({} if whole else {ODD_TRIM: 1})
 
 
 def test_a_long_loop_costs_what_its_chosen_frames_do(indices_of):
