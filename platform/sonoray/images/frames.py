@@ -30,7 +30,7 @@ class Frame:
     """One chosen frame of a loop."""
 
     index: int
-    """Position in the loop as it is shown, from 0."""
+    """Position in the loop, from 0; what a DICOM trim leaves out counts, hidden frames do not."""
     pixels: Pixels
 
 
