@@ -118,7 +118,7 @@ def read_video(
     if config.sampling == "uniform" and again != chosen:
         loop, _ = source.take(again)
     if announced.num_cut:
-        return replace(loop, notes=(*loop.notes, "cut by an edit list"))
+        return replace(loop, notes=(*loop.notes, "what an edit list cuts off is left out"))
     return loop
 
 
@@ -226,13 +226,13 @@ class _Source:
                     first = 0 if self.trim is None else self.trim.start
                     frames.append(Frame(index=first + index, pixels=pixels))
                     if frame.interlaced_frame:
-                        notes["deinterlaced"] = None
+                        notes["frames were deinterlaced"] = None
             except av.FFmpegError:
                 if len(frames) < len(chosen):
                     raise
-                notes["damaged at its end"] = None
+                notes["the end is damaged and left out"] = None
         if aspect != 1:
-            notes[f"pixel aspect {aspect} made square"] = None
+            notes["pixels were made square"] = None
         if not frames and not starts:
             raise RejectedImageError("unreadable: no frame can be decoded; export the video again")
         return Loop(frames=tuple(frames), notes=tuple(notes)), _Times(starts=starts, last=last)

@@ -76,7 +76,7 @@ def read_beamformed(group: "Group", config: VideoConfig) -> BMode:
         )
     decibel = _decibel(envelope.reshape(-1, len(columns), len(rows)))
     frames = decibel.swapaxes(1, 2)
-    notes = (f"beamformed signals shown over {DYNAMIC_RANGE_DB} dB",)
+    notes = (f"beamformed signals are shown over {DYNAMIC_RANGE_DB} dB",)
     if kind == "uff.sector_scan":
         frames, spacing_mm = _to_space(frames, columns, rows, config)
     else:

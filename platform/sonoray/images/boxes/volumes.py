@@ -111,10 +111,9 @@ def read_volume(path: Path, suffix: str, config: VideoConfig) -> Loop:
         return to_grey(frame[::-1] if is_upside_down else frame, shown)
 
     frames = take_frames(read, starts, config.max_frames, by_change=config.sampling == "change")
-    notes = [f"frames marked invalid left out: {len(values) - len(valid)}"]
-    notes = notes if len(valid) < len(values) else []
+    notes = ["frames marked invalid are left out"] if len(valid) < len(values) else []
     if is_upside_down:
-        notes.append("turned upside down, as its orientation says")
+        notes.append("pictures with the probe below are turned")
     return Loop(frames=frames, labels=_spacing(reader.GetSpacing()), notes=tuple(notes))
 
 

@@ -98,11 +98,9 @@ def digested(videos: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
     }
 
 
-def tell_notes(loops: Loops) -> str:
-    """What was done to the videos of a study, as the end of its provenance; may be empty."""
-    counts = Counter(note for loop in loops.values() for note in loop.notes)
-    said = (f"; {note} in {count} of {len(loops)} files" for note, count in sorted(counts.items()))
-    return "".join(said)
+def count_remarks(loops: Loops) -> Counter[str]:
+    """What was decided about the videos of a study, as `RawStudy.remarks`."""
+    return Counter(f"video: {note}" for loop in loops.values() for note in loop.notes)
 
 
 def _cine(ref: str, future: Future[Loop]) -> Cine:

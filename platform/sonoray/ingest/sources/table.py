@@ -39,10 +39,10 @@ from sonoray.images.loops import list_parts
 from sonoray.images.video import VideoConfig
 from sonoray.ingest.sources.cine import (
     Loops,
+    count_remarks,
     decoding,
     digested,
     is_video,
-    tell_notes,
     with_loops,
 )
 from sonoray.ingest.sources.inputs import (
@@ -235,7 +235,8 @@ class TableSource:
             ),
             turns=() if problem else _turns(rows),
             labels={name: value for row in rows for name, value in row.labels.items() if value},
-            provenance=f"{self.name}, {_line(entries[0].ref)}{tell_notes(loops)}",
+            provenance=f"{self.name}, {_line(entries[0].ref)}",
+            remarks=count_remarks(loops),
             problem=problem,
         )
 

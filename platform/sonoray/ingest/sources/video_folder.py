@@ -26,7 +26,7 @@ from sonoray.files.folders import list_files
 from sonoray.files.spreadsheet import describe_damage, find_damage
 from sonoray.images.loops import SERIES, SUFFIXES, list_parts, suffix_of
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import Loops, decoding, digested, tell_notes, with_loops
+from sonoray.ingest.sources.cine import Loops, count_remarks, decoding, digested, with_loops
 from sonoray.ingest.sources.inputs import digest_files, read_csv, unusable
 from sonoray.study.raw import RawStudy
 
@@ -140,7 +140,8 @@ class VideoSource:
             patient_ref=study if problem else patients.pop(),
             images=tuple(image for file in files for image in loops[file].images),
             turns=(),
-            provenance=f"{self.name}, frames of video, {self._config.sampling}{tell_notes(loops)}",
+            provenance=f"{self.name}, frames of video, {self._config.sampling}",
+            remarks=count_remarks(loops),
             problem=problem,
         )
 

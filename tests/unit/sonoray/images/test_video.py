@@ -140,7 +140,7 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, write_video):
     path.write_bytes(data)
     loop = read_video(path, VideoConfig())
     assert indices(loop) == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert loop.notes == ("cut by an edit list",)
+    assert loop.notes == ("what an edit list cuts off is left out",)
     by_change = read_video(path, VideoConfig(sampling="change"))
     assert max(indices(by_change)) < 15
     assert by_change.notes == loop.notes
@@ -252,7 +252,7 @@ def test_a_damaged_end_costs_nothing_that_was_chosen(tmp_path, write_video):
     path.write_bytes(data.replace(packets[-1], bytes(len(packets[-1]))))
     loop = read_video(path, VideoConfig(max_frames=3))
     assert levels(loop) == [(n, n * STEP) for n in (4, 14, 24)]  # of the 29 that can be shown
-    assert loop.notes == ("damaged at its end",)
+    assert loop.notes == ("the end is damaged and left out",)
     path.write_bytes(data.replace(packets[9], bytes(len(packets[9]))))
     with pytest.raises(RejectedImageError, match=r"^unreadable:"):
         read_video(path, VideoConfig(max_frames=3))

@@ -31,7 +31,7 @@ def test_a_linear_scan_is_shown_over_60_decibel(tmp_path):
     axes = {"x_axis": np.linspace(-0.01, 0.019, 30), "z_axis": np.linspace(0.005, 0.0245, 40)}
     loop = read_hdf5(write(tmp_path / "a.uff", DECIBEL, "uff.linear_scan", axes), VideoConfig())
     assert loop.labels == {"spacing_mm_x": "1", "spacing_mm_y": "0.5"}
-    assert loop.notes == ("beamformed signals shown over 60 dB",)
+    assert loop.notes == ("beamformed signals are shown over 60 dB",)
     assert len(loop.frames) == 3
     for frame in loop.frames:
         expected = np.clip((DECIBEL - 6 * frame.index) / 60 + 1, 0, 1) * 255

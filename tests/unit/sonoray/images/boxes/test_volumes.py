@@ -83,11 +83,11 @@ def test_a_sequence_of_plus_is_taken_by_its_times_without_what_is_invalid(tmp_pa
     times = [0, 0.01, 0.02, 0.03, 0.04, 1, 2, 3, 4, 5]
     loop = read(write_plus(tmp_path / "a.mha", times=times, invalid=(6,)), max_frames=4)
     assert [int(frame.pixels[0, 0]) // 10 for frame in loop.frames] == [4, 5, 7, 8]
-    assert loop.notes == ("frames marked invalid left out: 1",)
+    assert loop.notes == ("frames marked invalid are left out",)
     assert loop.labels == {}  # 1 by 1 is what stands there where nothing is known
     near = read(write_plus(tmp_path / "b.mha", UltrasoundImageOrientation="MN"), max_frames=1)
     np.testing.assert_array_equal(near.frames[0].pixels, LOOP[5][::-1])
-    assert near.notes == ("turned upside down, as its orientation says",)
+    assert near.notes == ("pictures with the probe below are turned",)
 
 
 @pytest.mark.parametrize(

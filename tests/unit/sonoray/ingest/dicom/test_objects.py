@@ -79,7 +79,7 @@ def test_a_region_is_cut_where_pixels_were_made_square(make_video):
     decoded = decode(data)
     assert decoded.frames[0].pixels.shape[:2] == (32, 48)
     assert decoded.frames[0].labels == {"spacing_mm_x": "0.2", "spacing_mm_y": "0.2"}
-    assert decoded.remarks == {"video: pixel aspect 3/2 made square": 1}
+    assert decoded.remarks == {"video: pixels were made square": 1}
 
 
 def test_a_video_of_another_geometry_and_one_that_is_none_are_refused(make_video, make_object):

@@ -1,4 +1,5 @@
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -76,6 +77,15 @@ def test_what_cannot_be_seen_is_counted_and_names_may_be_of_any_encoding(
     before = source.input_digest()
     (root / "notes.txt").write_text("x")
     assert VideoSource(root).input_digest() != before
+
+
+def test_what_is_done_to_videos_is_counted(tmp_path, write_video, summary_of):
+    for number, aspect in enumerate((Fraction(32, 11), Fraction(32, 11), None)):
+        path = tmp_path / "loops" / f"p{number}" / "a.mp4"
+        values = [10 * number + 20, 10 * number + 24]
+        write_video(path, "libx264", "yuv420p", values=values, aspect=aspect)
+    remarks = summary_of(VideoSource(tmp_path / "loops"))["remarks"]
+    assert remarks == {"video: pixels were made square": 2}
 
 
 def test_a_folder_without_videos_is_one_clear_error(tmp_path):
