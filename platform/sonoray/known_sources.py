@@ -22,16 +22,16 @@ class KnownSource:
 
 
 KNOWN_SOURCES: Mapping[str, KnownSource] = {
-    "busbra": KnownSource(),
-    "busi": KnownSource(),
-    "dicom": KnownSource(takes={"path", "name", "reports", "charset"}),
-    "dicomweb": KnownSource(takes={"url", "query", "name", "reports", "charset"}),
+    "busbra": KnownSource(takes={"path", "name"}),
+    "busi": KnownSource(takes={"path", "name"}),
+    "dicom": KnownSource(takes={"path", "name", "reports", "columns", "charset"}),
+    "dicomweb": KnownSource(takes={"url", "query", "name", "reports", "columns", "charset"}),
     "llava": KnownSource(takes={"path", "images", "name"}),
-    "phantom": KnownSource(takes=frozenset()),
-    "pocovid": KnownSource(),
-    "slake": KnownSource(takes={"path", "images", "language"}),
-    "table": KnownSource(takes={"path", "images", "name"}),
-    "usreport": KnownSource(takes={"path", "images"}),
+    "phantom": KnownSource(takes={"name"}),
+    "pocovid": KnownSource(takes={"path", "name", "split"}),
+    "slake": KnownSource(takes={"path", "images", "language", "name", "split"}),
+    "table": KnownSource(takes={"path", "images", "name", "columns"}),
+    "usreport": KnownSource(takes={"path", "images", "name", "split"}),
     "video": KnownSource(takes={"path", "name"}),
 }
 """By name, which is also the dataset's where `--name` gives no other."""

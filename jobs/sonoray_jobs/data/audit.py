@@ -5,6 +5,8 @@ once, row group by row group, and what is held are numbers and hashes. The outco
 that the same dataset is audited once: `audit.json` with everything, `audit.html` to read, with the
 two pictures `overview.png` and `contact_sheet.png`. The page and the sheet show patients' images
 and stay in the workspace, unless `--html` says otherwise. Texts are shown with `--texts` only.
+`--against` compares the dataset with another one (`overlap`). Rows of published sets name their
+files.
 """
 
 import json
@@ -14,13 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sonoray.audit.json_values import add_files
 from sonoray.audit.overview_tables import label_table, split_table, topic_table
 from sonoray.errors import DataError
 from sonoray.files.json_files import write_json
 from sonoray.stages import Stage, StageOutput, file_digests, run_stage
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.data.leakage import near_duplicate_distance
+from sonoray_jobs.data.leakage import near_duplicate_correlation, near_duplicate_distance
+from sonoray_jobs.data.overlap import find_overlap
 
 MAX_LISTED = 200
 """Most rows of each kind in `audit.json`; all are counted."""
@@ -63,22 +67,28 @@ class Audited:
         rows += ["", *split_table(values).text(), "", *label_table(values).text()]
         rows += ["", *topic_table(values).text(), ""]
         rows += [
-            "no patient, image or near duplicate is in two splits"
+            f"no patient, image or near duplicate is in two splits ({values['rule']})"
             if not any(values["leakage"]["counts"].values())
             else "LEAKAGE: "
             + ", ".join(f"{kind} {n}" for kind, n in values["leakage"]["counts"].items())
         ]
         rows += [
-            f"  {row['kind']} in {', '.join(row['splits'])}: {' '.join(row['studies'])}"
+            f"  {row['kind']} in {', '.join(row['splits'])}: {_names(row)}"
             for row in values["leakage"]["rows"]
         ]
         rows += [
             f"  conflict of {row['kind']} {row['name']}"
             + (f" ({' / '.join(row['values'])})" if row["values"] else "")
-            + f": {' '.join(row['studies'])}"
+            + f": {_names(row)}"
             for row in values["conflicts"]["rows"]
             if row["exact"]
         ]
+        if against := values["against"]:
+            rows.append(
+                f"against {against['dataset']}: {against['shared']} of {against['images']} images, "
+                f"{against['sharing']} of {against['patients']} patients are there too "
+                f"({against['exact']} images with the same pixels; {against['rule']})"
+            )
         rows += [
             f"{'serious' if each['serious'] else 'warning'}: {each['message']}"
             for each in values["findings"]
@@ -98,6 +108,7 @@ def run(
     texts: bool = False,
     strict: bool = False,
     distance: int | None = None,
+    against: str | None = None,
 ) -> Audited:
     """Audit the dataset called `dataset`; a second time, nothing is done.
 
@@ -108,6 +119,7 @@ def run(
         texts: whether the outcome may hold patients' texts.
         strict: whether serious findings make the exit code 1.
         distance: differing bits up to which two images are one picture, by default as in ingest.
+        against: another dataset, to see what the two share.
 
     Raises:
         DataError: there is no such dataset, or `html` cannot be written.
@@ -116,24 +128,43 @@ def run(
     from sonoray.audit.pictures import text_font
 
     ingested = workspace.dataset(dataset)
+    other = None if against is None else workspace.dataset(against)
+    correlation = near_duplicate_correlation(ingested)
     if distance is None:
         distance = near_duplicate_distance(ingested)
     tables = _table_digests(ingested.path)
+    others = {} if other is None else _table_digests(other.path)
     font = text_font()
     stage = Stage(
         name=f"audit-{dataset}",
         config={
             "texts": texts,
             "distance": distance,
+            "correlation": correlation,
+            "against": against,
             "font": font.name if font else None,
             "template": template_digest(),
         },
-        inputs=[ingested.key, *tables.values()],
+        inputs=[ingested.key, *tables.values(), *([other.key] if other else ()), *others.values()],
         code=[__name__],
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        return _write(folder, dataset, ingested, workspace, tables, distance=distance, texts=texts)
+        overlap = (
+            None
+            if other is None
+            else find_overlap(ingested, other, name=str(against), max_listed=MAX_LISTED)
+        )
+        return _write(
+            folder,
+            dataset,
+            ingested,
+            workspace,
+            tables,
+            rule=(distance, correlation),
+            texts=texts,
+            overlap=overlap,
+        )
 
     output = run_stage(stage, workspace.stages, make)
     return Audited(
@@ -157,8 +188,9 @@ def _write(
     workspace: Workspace,
     tables: Mapping[str, str],
     *,
-    distance: int,
+    rule: tuple[int, float],
     texts: bool,
+    overlap: dict[str, Any] | None,
 ) -> dict[str, Any]:
     import numpy as np
 
@@ -173,11 +205,17 @@ def _write(
     from sonoray.audit.samples import Samples
     from sonoray.audit.terms import TermCheck
     from sonoray.cluster.progress import progress
+    from sonoray.privacy.keys import IdentityKey
     from sonoray.study.image_table import read_images
+    from sonoray.study.near_duplicates import describe_rule
 
     summary = ingested.manifest["summary"]
     total = summary["studies"]["kept"]
-    looks = Looks.read(find_looks(ingested, workspace, max_distance=distance).path)
+    distance, correlation = rule
+    found_looks = find_looks(
+        ingested, workspace, max_distance=distance, min_correlation=correlation
+    )
+    looks = Looks.read(found_looks.path)
     census, terms = Census(), TermCheck(max_listed=MAX_LISTED)
     links = Links(looks, max_listed=MAX_LISTED)
     studies = iter_studies(ingested.path, complete=False)
@@ -213,13 +251,17 @@ def _write(
             for name, digest in tables.items()
             if ingested.manifest["files"].get(name) != digest
         ),
+        against=overlap,
     )
     values = to_values(audit, texts=found, show_texts=texts) | {
         "dataset": dataset,
         "path": f"stages/{ingested.path.name}",  # in the workspace, wherever that lies
-        "near_duplicate_distance": distance,
+        "rule": describe_rule(*rule),
+        "against": overlap,
         "findings": [asdict(each) for each in find_all(audit)],
     }
+    if IdentityKey.public().fingerprint in ingested.manifest["inputs"]:
+        add_files(values, iter_studies(ingested.path, complete=False))
     rows, pairs = samples.rows(), _pairs(values)
     shown = {image_id for ids in (*rows.values(), *pairs.values()) for image_id in ids}
     pictures = read_images(ingested.path, sorted(shown & looks.positions.keys()))
@@ -230,6 +272,11 @@ def _write(
     (folder / PAGE).write_text(page, encoding="utf-8")
     write_json(folder / VALUES, values)
     return {"findings": len(values["findings"]), "studies": total}
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    """The files of a row, where the set is public; else its studies."""
+    return " ".join(row.get("files") or row["studies"])
 
 
 def _pairs(values: Mapping[str, Any]) -> dict[str, list[str]]:

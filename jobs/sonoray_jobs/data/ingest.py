@@ -6,7 +6,7 @@ public sources decode in seconds, and a dataset needs one writer of its tables.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from sonoray.ingest.source_options import NO_OPTIONS, SourceOptions
 from sonoray.ingest.sources.base import FetchCounts, RemoteSource
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
+
+_SHARES_SHOWN = 3
+"""Labels whose shares a person reads; `--json` has all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +42,15 @@ class Ingested:
     images: Accounting
     studies: Accounting
     rows: int
-    """Rows of a table of reports that no study could take."""
+    """Rows of tables beside the studies, as of reports, that no study could take."""
     splits: Mapping[str, Mapping[str, int]]
     """By split: patients, studies, images."""
+    class_shares: Sequence[Mapping[str, Any]]
+    """Of each label that is a class: the value whose shares differ most between the parts."""
+    seed: Mapping[str, Any] | None
+    """Another `ingest.seed` that spreads the classes better; None where none is needed or found."""
+    parted: Mapping[str, int]
+    """Of a published split: groups of linked patients that stand in several parts, and patients."""
     without_text: int
     """Kept studies that are images alone."""
     without_images: int
@@ -56,6 +65,8 @@ class Ingested:
     """Names of patients that differ in case, width or blanks alone, and patients who bear them."""
     near_duplicates: Mapping[str, int]
     """Groups of patients who share a near-duplicate image, and patients in them."""
+    shared_images: Mapping[str, int]
+    """Pictures that were set aside because many patients show them, and most patients of one."""
     reused: bool
     """True where nothing had changed since the last time."""
     elapsed_s: float
@@ -81,9 +92,16 @@ class Ingested:
                 f"+ {counts.quarantined} quarantined"
             )
         if self.rows:
-            rows.append(f"table of reports: {self.rows} rows quarantined")
+            rows.append(f"rows of tables: {self.rows} quarantined")
         for split, sizes in self.splits.items():
             rows.append(f"{split}: " + ", ".join(f"{n} {what}" for what, n in sizes.items()))
+        rows += _share_lines(self.class_shares, self.seed)
+        if self.shared_images["images"]:
+            rows.append(
+                f"{self.shared_images['images']} pictures that up to "
+                f"{self.shared_images['patients']} patients show were set aside: sonoray "
+                f"quarantine list {self.dataset} --reason shared_image"
+            )
         if self.without_text or self.without_images:
             rows.append(
                 f"incomplete: {self.without_text} studies without text, {self.without_images} "
@@ -153,6 +171,10 @@ def run(
         studies=Accounting(**summary["studies"]),
         rows=summary["rows"],
         splits=summary["splits"],
+        class_shares=summary["class_shares"],
+        seed=summary["seed"],
+        parted=summary["parted"],
+        shared_images=summary["shared_images"],
         without_text=summary["without_text"],
         without_images=summary["without_images"],
         partly_read=summary["partly_read"],
@@ -184,6 +206,24 @@ def _find_before(workspace: Workspace, name: str, origin: Mapping[str, Any]) -> 
 def _describe(origin: Mapping[str, Any]) -> str:
     """Kind and place of a source; a query may name a patient and is left out."""
     return " ".join([origin["source"], *(origin[key] for key in ("path", "url") if key in origin)])
+
+
+def _share_lines(shares: Sequence[Mapping[str, Any]], seed: Mapping[str, Any] | None) -> list[str]:
+    """How far the shares of the classes differ between the parts, those that differ most."""
+    rows = []
+    for each in shares[:_SHARES_SHOWN]:
+        parts = " / ".join(
+            "-" if share is None else f"{100 * share:.0f}" for share in each["shares"].values()
+        )
+        rows.append(
+            f"share of {each['label']} {each['value']} in {' / '.join(each['shares'])}: {parts} %"
+        )
+    if seed and seed["label"]:
+        rows.append(
+            f"--set ingest.seed={seed['seed']} keeps the shares of {seed['label']} within "
+            f"{100 * seed['gap']:.0f} points; choose it before anything is trained"
+        )
+    return rows
 
 
 def _fetch_lines(counts: FetchCounts) -> list[str]:

@@ -18,7 +18,7 @@ class Reject:
     """One row of the quarantine table."""
 
     item: str
-    """`study`, `image`, or `row` of a table of reports."""
+    """`study`, `image`, or `row` of a table."""
     source_ref: str
     """A path within the source of a public set, a keyed hash for a private one."""
     study_id: str

@@ -24,8 +24,8 @@ class Finding:
     """One thing that was found."""
 
     kind: str
-    """`leakage`, `conflict`, `contradiction`, `duplicates`, `texts`, `labels`, `incomplete`,
-    `quarantine`, `masks` or `files`."""
+    """`leakage` (also into another dataset), `conflict`, `contradiction`, `duplicates`, `texts`,
+    `labels`, `incomplete`, `quarantine`, `masks` or `files`."""
     serious: bool
     message: str
 
@@ -45,6 +45,8 @@ class Audit:
     """Median share of the image that a mask marks, of those that mark anything."""
     changed_files: tuple[str, ...]
     """Tables that are not as ingest wrote them."""
+    against: Mapping[str, Any] | None = None
+    """What another dataset shares with it (`sonoray_jobs.data.overlap`), where one was named."""
 
 
 def find_all(audit: Audit) -> list[Finding]:
@@ -89,6 +91,26 @@ def _links(audit: Audit) -> Iterator[_Row]:
         yield "files", False, f"{links.unused_images} images of the image table are in no study"
     if audit.changed_files:
         yield "files", False, f"changed since ingest: {', '.join(audit.changed_files)}"
+    if audit.against is not None:
+        yield from _against(audit.against)
+
+
+def _against(other: Mapping[str, Any]) -> Iterator[_Row]:
+    name = other["dataset"]
+    if learned := other["learned"]:
+        yield (
+            "leakage", True,
+            f"{learned} images of validation and test are training images of {name}, or near "
+            "duplicates of one; a model that learned from it has seen them",
+        )  # fmt: skip
+    if shared := other["shared"]:
+        yield (
+            "duplicates", False,
+            f"{shared} of {other['images']} images are also in {name}, {other['exact']} of them "
+            "with the same pixels",
+        )  # fmt: skip
+    if same := other["same_patients"]:
+        yield "duplicates", False, f"{same} patients have their identifier in {name} too"
 
 
 def _contents(audit: Audit) -> Iterator[_Row]:
@@ -117,6 +139,8 @@ def _contents(audit: Audit) -> Iterator[_Row]:
     studies, images = summary["studies"]["quarantined"], summary["images"]["quarantined"]
     if studies or images:
         yield "quarantine", False, f"{studies} studies and {images} images were rejected"
+    if rows := summary["rows"]:
+        yield "quarantine", False, f"{rows} rows of tables were rejected: no study took them"
     if number := summary["mask_conflicts"]:
         yield "masks", False, f"{number} copies of an image came with another mask"
 

@@ -4,12 +4,42 @@ Patients' texts are left out unless they are asked for; study ids stand in it, w
 hashes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sonoray.audit.findings import Audit
-from sonoray.study.contract import SPLITS
+from sonoray.study.contract import SPLITS, Study
+
+_FILES_OF_STUDY = 3
+"""Most files that stand for a study of which no single image is meant."""
+
+
+def add_files(values: Mapping[str, Any], studies: Iterable[Study]) -> None:
+    """Give the rows of a public set the names of the files that they speak of, as `files`.
+
+    Args:
+        values: as `to_values` returns it, with the overlap under `against` where there is one.
+        studies: all of the dataset.
+    """
+    sections = ("leakage", "duplicates", "conflicts", "contradictions")
+    rows = [row for section in sections for row in values[section]["rows"]]
+    rows += (values.get("against") or {}).get("rows", [])
+    wanted = {study for row in rows for study in row.get("studies", [row.get("study_id")])}
+    files = {
+        study.study_id: {image.image_id: image.source_ref for image in study.images}
+        for study in studies
+        if study.study_id in wanted
+    }
+    for row in rows:
+        images = row.get("images", [])
+        names: dict[str, None] = {}
+        for study in row.get("studies", [row.get("study_id")]):
+            own = files.get(study, {})
+            names |= dict.fromkeys(own[image] for image in images if image in own)
+            if not images:
+                names |= dict.fromkeys(list(own.values())[:_FILES_OF_STUDY])
+        row["files"] = list(names)
 
 
 def to_values(audit: Audit, *, texts: Mapping[bytes, str], show_texts: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The hashes are those of ingest, a column of the image table; only masks are decoded, row group by
 row group, on threads. The result is a stage of its own, so that another audit of the same dataset
-reads no pixel. The stage is small: some 100 bytes an image.
+reads no pixel. The stage is small: some 400 bytes an image.
 """
 
 import os
@@ -21,7 +21,7 @@ from sonoray.cluster.progress import progress
 from sonoray.images.decode import decode_stored
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.image_table import iter_row_groups, read_hashes
-from sonoray.study.near_duplicates import group_near_duplicates
+from sonoray.study.near_duplicates import group_near_duplicates, hash_distance
 from sonoray.workspace import Workspace
 
 _FILE = "looks.parquet"
@@ -64,35 +64,39 @@ class Looks:
 
     def distance(self, one: int, other: int) -> int:
         """Bits in which the hashes of two images differ; a missing one counts as zeros."""
-        a, b = (int.from_bytes(self.hashes[place] or b"") for place in (one, other))
-        return (a ^ b).bit_count()
+        return hash_distance(*(self.hashes[place] or b"" for place in (one, other)))
 
 
-def find_looks(dataset: StageOutput, workspace: Workspace, *, max_distance: int) -> StageOutput:
+def find_looks(
+    dataset: StageOutput, workspace: Workspace, *, max_distance: int, min_correlation: float
+) -> StageOutput:
     """Group the images of a dataset, or return what was found before.
 
     Args:
         dataset: the ingest output.
         workspace: where the stage goes.
         max_distance: differing bits, of 256, up to which two images are one picture.
+        min_correlation: of their detail, from which they are where more bits differ.
     """
     stage = Stage(
         name=str(dataset.manifest["name"]).replace("ingest-", "looks-", 1),
-        config={"max_distance": max_distance},
+        config={"max_distance": max_distance, "min_correlation": min_correlation},
         inputs=[dataset.key],
         code=[__name__],
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        return _write(folder, dataset.path, max_distance)
+        return _write(folder, dataset.path, max_distance, min_correlation)
 
     return run_stage(stage, workspace.stages, make)
 
 
-def _write(folder: Path, dataset: Path, max_distance: int) -> dict[str, Any]:
+def _write(
+    folder: Path, dataset: Path, max_distance: int, min_correlation: float
+) -> dict[str, Any]:
     hashes = read_hashes(dataset)
     shares = list(progress(_iter_mask_shares(dataset), "look at images", len(hashes)))
-    groups = group_near_duplicates(list(hashes.values()), max_distance)
+    groups = group_near_duplicates(list(hashes.values()), max_distance, min_correlation)
     values = (list(hashes), list(hashes.values()), groups, shares)
     columns = [pa.array(column, field.type) for column, field in zip(values, _SCHEMA, strict=True)]
     pq.write_table(pa.table(columns, schema=_SCHEMA), folder / _FILE)

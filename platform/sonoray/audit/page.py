@@ -70,7 +70,13 @@ def _findings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         for each in values["findings"]
     ]
     if not any(values["leakage"]["counts"].values()):
-        rows.append(("clear", "no patient, image or near duplicate is in two splits"))
+        rows.append(
+            ("clear", f"no patient, image or near duplicate is in two splits ({values['rule']})")
+        )
+    if values["against"] and not values["against"]["shared"]:
+        rows.append(
+            ("clear", f"no image of {values['against']['dataset']} is here ({values['rule']})")
+        )
     labels = values["contradictions"]["labels"]
     if labels and not any(each["found"] for each in labels):
         names = ", ".join(each["label"] for each in labels)

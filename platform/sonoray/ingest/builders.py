@@ -64,22 +64,22 @@ def build_source(name: str, options: SourceOptions, configs: SourceConfigs) -> S
     return BUILDERS[name](configs, **given)
 
 
-def _phantom(configs: SourceConfigs) -> Source:
+def _phantom(configs: SourceConfigs, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.ingest.sources.synthetic import PhantomSource
 
-    return PhantomSource(configs.phantom)
+    return PhantomSource(configs.phantom, **given)
 
 
-def _busbra(configs: SourceConfigs, *, path: Path) -> Source:
+def _busbra(configs: SourceConfigs, *, path: Path, **given: Any) -> Source:  # noqa: ANN401 - checked
     from sonoray.ingest.published.busbra import BusBraSource
 
-    return BusBraSource(path, limits=configs.ingest.images)
+    return BusBraSource(path, limits=configs.ingest.images, **given)
 
 
-def _busi(configs: SourceConfigs, *, path: Path) -> Source:
+def _busi(configs: SourceConfigs, *, path: Path, **given: Any) -> Source:  # noqa: ANN401 - checked
     from sonoray.ingest.published.busi import BusiSource
 
-    return BusiSource(path, limits=configs.ingest.images)
+    return BusiSource(path, limits=configs.ingest.images, **given)
 
 
 def _dicom(configs: SourceConfigs, *, charset: str = "", **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
@@ -121,10 +121,10 @@ def _llava(configs: SourceConfigs, **given: Any) -> Source:  # noqa: ANN401 - ch
     return LlavaSource(limits=configs.ingest.images, **given)
 
 
-def _pocovid(configs: SourceConfigs, *, path: Path) -> Source:
+def _pocovid(configs: SourceConfigs, *, path: Path, **given: Any) -> Source:  # noqa: ANN401 - checked
     from sonoray.ingest.published.pocovid import PocovidSource
 
-    return PocovidSource(path, limits=configs.ingest.images)
+    return PocovidSource(path, limits=configs.ingest.images, **given)
 
 
 def _slake(configs: SourceConfigs, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`

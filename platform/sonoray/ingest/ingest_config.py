@@ -4,7 +4,7 @@ from pydantic import Field
 
 from sonoray.images.decode import ImageLimits
 from sonoray.privacy.deidentify import DeidentifyConfig
-from sonoray.study.near_duplicates import NUM_BITS
+from sonoray.study.near_duplicates import MIN_CORRELATION, NUM_BITS
 from sonoray.study.splits import SplitFractions
 
 
@@ -17,5 +17,11 @@ class IngestConfig(DeidentifyConfig):
     """What is accepted as an image."""
     near_duplicate_distance: int = Field(default=24, ge=0, lt=NUM_BITS // 2)
     """Differing bits, of 256, up to which two images are one picture; 0 links equal hashes only."""
+    near_duplicate_correlation: float = Field(default=MIN_CORRELATION, gt=0, le=1)
+    """Correlation of their detail from which two images that differ in up to 64 bits are one
+    picture too; 1 lets the distance alone decide."""
+    shared_image_patients: int = Field(default=10, ge=0)
+    """Patients from which a picture that they all show is a page of the scanner, and none of
+    theirs: it is quarantined (`shared_image`) and links nobody; 0 keeps every picture."""
     seed: int = 0
     """Draws another partition of the same patients."""

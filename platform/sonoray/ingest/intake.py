@@ -4,9 +4,10 @@
    them as PNG;
 2. images, then studies, are kept, counted as duplicates or quarantined with a reason;
 3. each unique image goes into the image table once, whichever studies show it;
-4. patients who share an image or a near duplicate, other than a blank frame, are linked, and every
-   linked group goes into the split of its smallest patient key;
-5. studies and quarantine are written.
+4. images that very many patients show, a start page of the scanner, are set aside;
+5. patients who share an image or a near duplicate, other than a blank frame, are linked, and every
+   linked group goes into the split of its smallest patient key (`parts`);
+6. studies and quarantine are written.
 
 Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted for images and for
 studies, and the quarantine table has exactly one row per quarantined image and study, and per
@@ -16,10 +17,9 @@ Pixels stream through. Study rows, without pixels, are held until the splits are
 """
 
 import dataclasses
-import logging
 import textwrap
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,21 @@ from sonoray.cluster.progress import progress
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.parts import describe_parts, place_studies
 from sonoray.ingest.prepare import Outcome, RejectedImage, prepare_all
-from sonoray.ingest.sources.base import RemoteSource, Source
+from sonoray.ingest.sources.base import PublishedSource, RemoteSource, Source
 from sonoray.privacy.deidentify import clean_problem
 from sonoray.privacy.keys import IdentityKey
-from sonoray.study.contract import QUARANTINE_SCHEMA, SPLITS, Study, Task, write_studies
+from sonoray.study.contract import QUARANTINE_SCHEMA, Study, Task, write_studies
 from sonoray.study.image_table import ImageTableWriter, PreparedImage
 from sonoray.study.raw import RawStudy
-from sonoray.study.same_patients import count_linked, link_patients, plain_spelling
-from sonoray.study.splits import SplitFractions, assign_split
-
-logger = logging.getLogger(__name__)
-
-_LARGE_GROUP = 0.1
-"""Share of the patients in one near-duplicate group above which the distance is questioned."""
+from sonoray.study.same_patients import (
+    count_linked,
+    find_shared_images,
+    group_images,
+    link_patients,
+    plain_spelling,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +91,8 @@ class _Intake:
         self._study_ids: set[str] = set()
         self._contents: set[str] = set()
         self._spellings: dict[str, str] = {}
+        self._refs: dict[str, str] = {}
+        self._published: dict[str, str] = {}
 
     def add(self, raw: RawStudy, outcomes: Sequence[Outcome]) -> None:
         """Account for one study and its images, or for one refused row."""
@@ -138,6 +141,9 @@ class _Intake:
         self._contents.add(content)
         spelling = self._key.patient_key(self._scoped(plain_spelling(raw.patient_ref)))
         self._spellings[study.patient_key] = spelling
+        self._refs[study_id] = self._key.source_ref(raw.ref)
+        if raw.split:
+            self._published[study_id] = raw.split
         images = tuple(self._table.add(item) for item in accepted.values())
         self._kept.append(dataclasses.replace(study, images=images))
 
@@ -148,36 +154,31 @@ class _Intake:
             DataError: no study was kept.
         """
         self._table.close()
+        rule = config.near_duplicate_distance, config.near_duplicate_correlation
+        looks = group_images(self._table.perceptual_hashes, *rule)
+        shared = self._set_aside(config.shared_image_patients, looks, rule)
+        if shared["images"]:  # what was alike through one of them is not alike any more
+            looks = group_images(self._table.perceptual_hashes, *rule)
         kept_images = sum(len(study.images) for study in self._kept)
         images = _account(self._images, kept_images)
         studies = _account(self._studies, len(self._kept))
         assert len(self._quarantine) == images.quarantined + studies.quarantined + self._num_rows
         if not self._kept:
             raise DataError(f"source {self._source.name!r}: {self._why_nothing()}")
-        groups = link_patients(
-            self._kept,
-            self._spellings,
-            self._table.perceptual_hashes,
-            config.near_duplicate_distance,
-        )
-        split_of = {
-            patient: assign_split(group, config.splits, config.seed)
-            for patient, group in groups.items()
-        }
-        kept = [
-            dataclasses.replace(study, split=split_of[study.patient_key]) for study in self._kept
-        ]
+        groups = link_patients(self._kept, self._spellings, looks)
+        kept = place_studies(self._kept, self._published, groups, config)
         write_studies(self._folder, kept)
         table = pa.Table.from_pylist(self._quarantine, schema=QUARANTINE_SCHEMA)
         pq.write_table(table, self._folder / "quarantine.parquet")
-        largest = max(Counter(groups.values()).values()) / len(groups)
-        splits = _count_splits(kept)
-        self._warn(splits, config.splits, largest=largest)
+        is_published = bool(self._published)
+        name = self._source.name
+        parts = describe_parts(name, kept, groups, config, is_published=is_published)
         return {
             "images": dataclasses.asdict(images),
             "studies": dataclasses.asdict(studies),
             "rows": self._num_rows,
-            "splits": splits,
+            **parts,
+            "shared_images": shared,
             "without_text": sum(not study.turns for study in kept),
             "without_images": sum(not study.images for study in kept),
             "partly_read": self._num_partly_read,
@@ -189,6 +190,33 @@ class _Intake:
             "near_duplicates": count_linked(groups),
             "spellings": count_linked(self._spellings),
         }
+
+    def _set_aside(
+        self, min_patients: int, looks: Mapping[str, int], rule: tuple[int, float]
+    ) -> dict[str, int]:
+        """Take the pictures that many patients show out of the studies; how many, and of whom."""
+        hashes = self._table.perceptual_hashes
+        shared = find_shared_images(self._kept, hashes, looks, rule, min_patients=min_patients)
+        kept: list[Study] = []
+        for study in self._kept:
+            images = tuple(image for image in study.images if image.image_id not in shared)
+            for image in study.images:
+                if number := shared.get(image.image_id):
+                    problem = (
+                        f"shared_image: {number} patients show it or nearly the same picture; it "
+                        "is a page of the scanner or a template, or set "
+                        "ingest.shared_image_patients to 0"
+                    )
+                    self._reject("image", study.study_id, image.source_ref, problem)
+            lost = len(study.images) - len(images)
+            changed = dataclasses.replace(study, images=images)
+            if lost and (problem := _find_problem(changed, lost_images=lost)):
+                self._reject("study", study.study_id, self._refs[study.study_id], problem)
+            else:
+                kept.append(changed)
+        self._kept = kept
+        self._table.drop(shared)
+        return {"images": len(shared), "patients": max(shared.values(), default=0)}
 
     def _why_nothing(self) -> str:
         if isinstance(self._source, RemoteSource) and not self._studies["seen"]:
@@ -204,9 +232,12 @@ class _Intake:
     def _scoped(self, ref: str) -> str:
         """Identifiers of public sets count from 1, so the set's name is part of them.
 
-        Those of a hospital mean the same patient in every export and stay as they are.
+        That of a published set, whatever the dataset is called. Those of a hospital mean the same
+        patient in every export and stay as they are.
         """
-        return f"{self._source.name}\0{ref}" if self._source.public else ref
+        source = self._source
+        scope = source.set_name if isinstance(source, PublishedSource) else source.name
+        return f"{scope}\0{ref}" if source.public else ref
 
     def _reject(self, item: str, study_id: str, ref: str, problem: str) -> None:
         shown = problem if self._source.public else clean_problem(problem)
@@ -226,31 +257,6 @@ class _Intake:
                 "message": message.strip(),
             }
         )
-
-    def _warn(
-        self,
-        splits: dict[str, dict[str, int]],
-        fractions: SplitFractions,
-        *,
-        largest: float,
-    ) -> None:
-        for split, counts in splits.items():
-            if not counts["patients"] and getattr(fractions, split) > 0:
-                logger.warning(
-                    "dataset %s: split %s is empty; give more patients or another seed",
-                    self._source.name,
-                    split,
-                )
-        if (
-            largest > _LARGE_GROUP
-            and sum(c["patients"] for c in splits.values()) > 1 / _LARGE_GROUP
-        ):
-            logger.warning(
-                "dataset %s: near duplicates link %.0f %% of the patients into one split; "
-                "look at the images or lower ingest.near_duplicate_distance",
-                self._source.name,
-                100 * largest,
-            )
 
 
 def _find_problem(study: Study, *, lost_images: int) -> str:
@@ -282,15 +288,3 @@ def _content(study: Study) -> str:
 def _account(counts: Counter[str], kept: int) -> Accounting:
     duplicate, quarantined = counts["duplicate"], counts["quarantined"]
     return Accounting(seen=counts["seen"], kept=kept, duplicate=duplicate, quarantined=quarantined)
-
-
-def _count_splits(studies: Sequence[Study]) -> dict[str, dict[str, int]]:
-    counts = {}
-    for split in SPLITS:
-        members = [study for study in studies if study.split == split]
-        counts[split] = {
-            "patients": len({study.patient_key for study in members}),
-            "studies": len(members),
-            "images": sum(len(study.images) for study in members),
-        }
-    return counts

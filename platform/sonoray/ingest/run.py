@@ -37,7 +37,7 @@ def ingest(
     (`PASSING_REASONS`); it stays where that changes nothing.
 
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `rows` (refused rows
-    of a table of reports), `splits` (patients, studies and images of each), `without_text` and
+    of tables), `splits` (patients, studies and images of each), `without_text` and
     `without_images` (kept studies that lack one half), `partly_read` (kept studies some of whose
     images could not be used), `remarks` (by `reason: detail`: what was decided about kept images
     and objects, see `RawImage.remarks`), `reasons` of the quarantine,

@@ -24,13 +24,17 @@ class SourceOptions:
     path: Path | None = None
     """Folder or file."""
     name: str | None = None
-    """The dataset's name, for sources that are no fixed public set."""
+    """The dataset's name, where it is not the source's."""
     images: Path | None = None
     """Folder of the images, where they lie apart."""
     language: str | None = None
     """Which language of a bilingual set to take."""
+    split: str | None = None
+    """`published`, also with a fold behind a colon: the split that a public set came with."""
     reports: Path | None = None
     """Table of reports beside images that have none."""
+    columns: tuple[str, ...] | None = None
+    """What the columns of a table are called, as `NAME=COLUMN,...`."""
     url: str | None = None
     """Address of a server, without credentials: they stand in the environment alone."""
     query: tuple[str, ...] | None = None
@@ -50,8 +54,8 @@ class SourceOptions:
     def from_json(cls, given: Mapping[str, Any]) -> "SourceOptions":
         """The options that `to_json` wrote."""
         read: dict[str, Callable[[Any], Any]] = {
-            **dict.fromkeys(("name", "language", "url", "charset"), str),
-            "query": tuple,
+            **dict.fromkeys(("name", "language", "split", "url", "charset"), str),
+            **dict.fromkeys(("query", "columns"), tuple),
         }
         return cls(**{key: read.get(key, Path)(value) for key, value in given.items()})
 
@@ -90,6 +94,11 @@ class SourceOptions:
             raise ConfigError(
                 f"--charset {self.charset!r} is no character set of Python; use gb18030, utf-8, "
                 "big5, euc_kr, shift_jis or another"
+            )
+        if self.columns and "reports" in known.takes and self.reports is None:
+            raise ConfigError(
+                "--columns says what the columns of a table of reports are called; give the table "
+                "with --reports"
             )
         if self.images is not None and not self.images.is_dir():
             raise ConfigError(f"--images {str(self.images)!r} is no folder; check the path")

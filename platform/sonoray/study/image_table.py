@@ -8,7 +8,7 @@ points to its file by `uri`.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,21 @@ class ImageTableWriter:
             self._flush()
         if self._writer is not None:
             self._writer.close()
+
+    def drop(self, image_ids: Collection[str]) -> None:
+        """Remove images from the table after it was closed; their files are written anew."""
+        for uri in sorted({self._uris[image_id] for image_id in image_ids}):
+            path = self._folder / uri
+            table = pq.read_table(path, schema=IMAGE_SCHEMA)
+            rows = [
+                row
+                for row, image_id in enumerate(table["image_id"].to_pylist())
+                if image_id not in image_ids
+            ]
+            rest = table.take(rows)
+            pq.write_table(rest, path, row_group_size=_ROWS_PER_GROUP, compression="none")
+        for image_id in image_ids:
+            del self._uris[image_id], self._masks[image_id], self.perceptual_hashes[image_id]
 
     def _flush(self) -> None:
         """Write the buffered rows as one row group."""

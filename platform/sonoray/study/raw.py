@@ -50,6 +50,9 @@ class RawStudy:
     it."""
     study_date: str = field(default="", repr=False)
     """Day of the examination, `YYYYMMDD`; ingest stores it moved, or not at all."""
+    split: str = ""
+    """The part that the set's publisher put it in, where the source was asked for that; else empty,
+    and ingest draws."""
     problem: str = ""
     """`reason: detail` where the study contradicts itself or breaks its format; ingest quarantines
     it with all its images."""

@@ -4,14 +4,29 @@ A uniform number in [0, 1) from the key's hash falls into one of three intervals
 therefore moves no other one, with one exception: patients whom a shared image, a near duplicate or
 an identifier that differs only in spelling links follow the smallest key of their group
 (`sonoray.study.same_patients`), so a newcomer who joins a group can move it.
+
+A draw leaves the classes as unequal as chance makes them, and of a dozen patients it may leave a
+part empty. `class_shares` says how unequal, and `suggest_seed` looks for a seed that does better
+(a tenth of a second for 100 patients): to be chosen before anything is trained, and by nobody but
+the user, since a split that moved by itself would part a patient from what was learned of him.
 """
 
 import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
 from sonoray.config.model import Config
-from sonoray.study.contract import SPLITS
+from sonoray.study.contract import SPLITS, Study
+
+_MAX_CLASSES = 8
+"""Most values of a label that is a class; one of more is a device or a measurement."""
+_SEEDS = 1000
+"""Seeds that are tried."""
+MAX_SEARCHED = 300
+"""Most groups of patients for which another seed is looked for; larger sets need none."""
 
 
 class SplitFractions(Config):
@@ -45,3 +60,108 @@ def assign_split(patient_key: str, fractions: SplitFractions, seed: int = 0) -> 
     if position < fractions.train:
         return SPLITS[0]
     return SPLITS[1] if position < fractions.train + fractions.validation else SPLITS[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassShare:
+    """How a label is spread over the parts: its value whose share differs most."""
+
+    label: str
+    value: str
+    shares: Mapping[str, float | None]
+    """By split: share of the value among its studies that have the label; None without any."""
+    gap: float
+    """Largest share less smallest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedChoice:
+    """A seed that leaves no part empty."""
+
+    seed: int
+    patients: Mapping[str, int]
+    """By split: how many."""
+    label: str
+    """The label whose shares it keeps together; empty where there is none."""
+    gap: float
+    """Its largest difference of shares between two parts."""
+
+
+def class_shares(studies: Sequence[Study]) -> list[ClassShare]:
+    """Say how far the shares of each class differ between the parts, the widest label first.
+
+    A class is a study label of 2 to 8 values. A label of one value in each part, as of a set with
+    a part of its own for it, differs by 1.
+    """
+    counts: defaultdict[str, dict[str, Counter[str]]] = defaultdict(
+        lambda: {split: Counter() for split in SPLITS}
+    )
+    for study in studies:
+        for label, value in study.labels.items():
+            counts[label][study.split][value] += 1
+    found = []
+    for label, by_split in counts.items():
+        values = sorted({value for counted in by_split.values() for value in counted})
+        if 2 <= len(values) <= _MAX_CLASSES:
+            found.append(max((_share(label, v, by_split) for v in values), key=lambda s: s.gap))
+    return sorted(found, key=lambda share: -share.gap)
+
+
+def suggest_seed(
+    groups: Mapping[str, str],
+    classes: Mapping[str, str],
+    fractions: SplitFractions,
+    *,
+    label: str = "",
+) -> SeedChoice | None:
+    """Look for the seed that leaves no part empty and keeps the shares of a class closest.
+
+    Args:
+        groups: by patient key, the smallest key of its group (`same_patients.link_patients`).
+        classes: by patient key, its class; patients without one may be left out.
+        fractions: width of the intervals; a part of width 0 may be empty.
+        label: what the classes are called.
+
+    Returns:
+        None where no seed of those tried fills every part.
+    """
+    wanted = {split for split in SPLITS if getattr(fractions, split) > 0}
+    members = Counter(groups.values())
+    found: list[SeedChoice] = []
+    for seed in range(_SEEDS):
+        split_of = {group: assign_split(group, fractions, seed) for group in members}
+        if not wanted <= set(split_of.values()):
+            continue
+        by_split = {split: Counter[str]() for split in SPLITS}
+        for patient, value in classes.items():
+            by_split[split_of[groups[patient]]][value] += 1
+        values = set(classes.values())
+        patients = Counter[str]()
+        for group, split in split_of.items():
+            patients[split] += members[group]
+        found.append(
+            SeedChoice(
+                seed=seed,
+                patients={split: patients[split] for split in SPLITS},
+                label=label,
+                gap=max((_share(label, v, by_split).gap for v in values), default=0.0),
+            )
+        )
+    expected = {split: getattr(fractions, split) * len(groups) for split in SPLITS}
+
+    def rank(choice: SeedChoice) -> tuple[float, float, int]:
+        away = sum(abs(choice.patients[split] - expected[split]) for split in SPLITS)
+        # a class spread well over parts of a wrong size is no better than the reverse
+        return (round(choice.gap + away / len(groups), 3), choice.gap, choice.seed)
+
+    return min(found, key=rank, default=None)
+
+
+def _share(label: str, value: str, by_split: Mapping[str, Counter[str]]) -> ClassShare:
+    totals = {split: counted.total() for split, counted in by_split.items()}
+    shares = {
+        split: counted[value] / totals[split] if totals[split] else None
+        for split, counted in by_split.items()
+    }
+    known = [share for share in shares.values() if share is not None]
+    return ClassShare(label=label, value=value, shares=shares, gap=max(known) - min(known))

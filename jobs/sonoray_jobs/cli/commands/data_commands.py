@@ -36,11 +36,27 @@ def ingest(
     language: Annotated[
         str | None, typer.Option("--language", help="Language of a bilingual set: zh or en.")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="published[:FOLD]",
+            help="pocovid, slake, usreport: the split that the set was published with.",
+        ),
+    ] = None,
     reports: Annotated[
         Path | None,
         typer.Option(
             "--reports",
             help="dicom, dicomweb: CSV or JSON lines with study_uid or accession, report.",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--columns",
+            metavar="NAME=COLUMN,...",
+            help="Columns of a table that have other names; + joins several into one text.",
         ),
     ] = None,
     query: Annotated[
@@ -72,9 +88,10 @@ def ingest(
         sonoray ingest phantom
         sonoray ingest busbra ../shared/data/busbra
         sonoray ingest dicom ../archive.zip --name kidney --reports reports.csv
+        sonoray ingest dicom scans --reports r.csv --columns report=所见+提示,accession=检查号
         sonoray ingest dicomweb https://pacs.example.org/dicom-web --query StudyDate=20200101-
         sonoray ingest table studies.csv --images scans --name thyroid
-        sonoray ingest slake ../shared/data/slake --language zh
+        sonoray ingest slake ../shared/data/slake --language zh --split published
     """
     from sonoray.ingest.source_options import SourceOptions, locate
     from sonoray_jobs.data.ingest import run
@@ -84,7 +101,9 @@ def ingest(
         name=name,
         images=images,
         language=language,
+        split=split,
         reports=reports,
+        columns=tuple(columns) if columns else None,
         query=tuple(query) if query else None,
         charset=charset,
     )
@@ -134,6 +153,12 @@ def audit(
             help="Differing bits up to which two images are one; default: as in ingest.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="DATASET", help="Another ingested dataset: what do they share?"
+        ),
+    ] = None,
     workspace: "Workspace",
 ) -> Result:  # fmt: skip
     """Check a dataset before training: leakage, duplicates, contradictions, repeated texts.
@@ -144,6 +169,7 @@ def audit(
     Examples:
         sonoray audit busbra
         sonoray audit busbra --html busbra.html --strict
+        sonoray audit busbra --against busi
     """
     from sonoray_jobs.data.audit import run
 
@@ -154,4 +180,5 @@ def audit(
         texts=texts,
         strict=strict,
         distance=distance,
+        against=against,
     )

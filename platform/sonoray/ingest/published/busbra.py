@@ -5,8 +5,8 @@ for assessing computer-aided diagnosis systems", Medical Physics 51 (2024). Expe
 distributed: `bus_data.csv`, `Images/bus_0001-l.png`, `Masks/mask_0001-l.png`; folder names in
 lower case, JPEG images and masks named like their image are read as well.
 
-One `Case` is one patient and one study; its rows are the views. Chinese questions and answers are
-made from the columns alone:
+One `Case` is one patient and one study; its rows are the views, 1,875 in 1,064 cases. Chinese
+questions and answers are made from the columns alone:
 
 - closed: pathology, BI-RADS category;
 - open: histology;
@@ -19,11 +19,15 @@ an undivided screen. It stays a label and a word of the report; asking for it wo
 The pictures carry what the scanner drew into them: calipers, the breast's side and quadrant in
 Portuguese, sometimes an age. They are used as published; a model may lean on the calipers.
 
-Rows of one case must agree in everything but ID, size and Side, which they do throughout the
-published table; a case whose rows differ is quarantined, as is one with an unknown value.
+Rows of one case must agree in pathology, histology and device, which they do throughout the
+published table; a case whose rows differ is quarantined, as is one with an unknown value. BI-RADS
+is judged by view: of case 856 one view is 4 and one is 5. The most suspicious view decides for the
+case, as the lexicon has it; each view keeps its own category in its caption and as a label, and the
+case's label `birads_views` names all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,7 @@ from sonoray.study.raw import RawImage, RawStudy
 
 _TABLE = "bus_data.csv"
 _COLUMNS = ("ID", "Case", "Histology", "Pathology", "BIRADS", "Device", "Side")
-_CASE_COLUMNS = ("Histology", "Pathology", "BIRADS", "Device")
+_CASE_COLUMNS = ("Histology", "Pathology", "Device")
 
 PATHOLOGY = {"benign": "良性", "malignant": "恶性"}
 BIRADS = {grade: f"BI-RADS {grade}类" for grade in "2345"}
@@ -43,18 +47,21 @@ SIDE = {"left": "双幅显示的左幅", "right": "双幅显示的右幅", "sing
 HISTOLOGY = {
     "adenocarcinoma": "腺癌",
     "cyst": "囊肿",
+    "duct ectasia": "导管扩张",
     "ductal carcinoma in situ": "导管原位癌",
     "ductal hyperplasia": "导管增生",
     "fat necrosis": "脂肪坏死",
     "fibroadenoma": "纤维腺瘤",
     "fibrocystic changes": "纤维囊性改变",
     "fibrosis": "纤维化",
+    "galactocele": "积乳囊肿",
     "hamartoma": "错构瘤",
     "hyperplasia": "增生",
     "intraductal papilloma": "导管内乳头状瘤",
     "invasive ductal carcinoma": "浸润性导管癌",
     "invasive lobular carcinoma": "浸润性小叶癌",
     "lipoma": "脂肪瘤",
+    "lobular atrophy": "小叶萎缩",
     "lobular carcinoma in situ": "小叶原位癌",
     "lymph node": "淋巴结",
     "lymphoma": "淋巴瘤",
@@ -80,19 +87,23 @@ _ADMISSIBLE: Mapping[str, Mapping[str, str]] = {
 class BusBraSource:
     """Reads a BUS-BRA folder."""
 
-    name = "busbra"
+    set_name = "busbra"
     public = True
 
-    def __init__(self, folder: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, folder: Path, *, name: str = set_name, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> None:
         """Read the table and the file names; no image is opened.
 
         Args:
             folder: that of the table.
+            name: the dataset's name.
             limits: what is accepted as an image.
 
         Raises:
             DataError: the folder, its table or a column is missing, or the table is no CSV.
         """
+        self.name = name
         self._folder = folder
         self._limits = limits
         self._rows, self._malformed = _read_table(folder / _TABLE)
@@ -143,7 +154,15 @@ class BusBraSource:
         problem = _find_problem(case, rows)
         if problem:
             return RawStudy(ref=ref, patient_ref=case, images=images, turns=(), problem=problem)
-        row = rows[0]
+        views = [row["BIRADS"] for row in rows]
+        row = {**rows[0], "BIRADS": max(views)}
+        differing: dict[str, str] = {}
+        if len(set(views)) > 1:
+            differing = {"birads_views": "+".join(views)}
+            images = tuple(
+                replace(image, labels={**image.labels, "birads": view})
+                for image, view in zip(images, views, strict=True)
+            )
         return RawStudy(
             ref=ref,
             patient_ref=case,
@@ -155,6 +174,7 @@ class BusBraSource:
                 "histology": row["Histology"],
                 "side": "+".join(row["Side"] for row in rows),
                 "device": row["Device"],
+                **differing,
             },
             provenance=f"BUS-BRA case {case}",
         )

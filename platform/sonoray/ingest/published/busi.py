@@ -42,20 +42,24 @@ _MASK = re.compile(r"(?P<image>.+)_mask(?:_\d+)?")
 class BusiSource:
     """Reads a BUSI folder."""
 
-    name = "busi"
+    set_name = "busi"
     public = True
 
-    def __init__(self, folder: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, folder: Path, *, name: str = set_name, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> None:
         """Read the file names; no image is opened.
 
         Args:
             folder: that of the three classes.
+            name: the dataset's name.
             limits: what is accepted as an image or a mask.
 
         Raises:
             DataError: a folder is missing, or none of them holds an image.
         """
-        missing = [name for name in CLASSES if not (folder / name).is_dir()]
+        self.name = name
+        missing = [each for each in CLASSES if not (folder / each).is_dir()]
         if missing:
             raise DataError(
                 f"folder {str(folder)!r} lacks {', '.join(missing)}; give the one that holds "
@@ -64,7 +68,7 @@ class BusiSource:
         self._folder = folder
         self._limits = limits
         self._files = sorted(
-            path for name in CLASSES for path in (folder / name).iterdir() if path.is_file()
+            path for kind in CLASSES for path in (folder / kind).iterdir() if path.is_file()
         )
         self._images: list[Path] = []
         self._others: list[Path] = []

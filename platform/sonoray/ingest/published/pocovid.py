@@ -11,7 +11,12 @@ name no row has, or more than one, is quarantined; so is a video whose row names
 its folder, no patient, or another kind of recording. Nothing is guessed from the names.
 
 One video, or one still, is a study; its images are the frames in their order. The question is
-closed, on the class. Viral pneumonia, of which the set has few, is no class here. The table's other
+closed, on the class. `published` takes the folds of `cross_val.json`, as the authors published them
+beside the table: the recordings of fold 0, or of the fold that `published:2` names, are the test
+split, its other ones the training split. There is no validation part. A recording that the folds do
+not name, as all stills, is quarantined then.
+
+Viral pneumonia, of which the set has few, is no class here. The table's other
 columns (A-lines, B-lines, symptoms) are too incomplete to ask for: of the healthy, some have
 `Healthy` 0.
 """
@@ -23,10 +28,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
-from sonoray.ingest.sources.inputs import Entry, Row, digest_files, load_image, read_csv, unusable
-from sonoray.study.contract import Task, Turn
+from sonoray.ingest.sources.inputs import (
+    Entry,
+    Row,
+    digest_files,
+    load_image,
+    read_csv,
+    read_json,
+    unusable,
+)
+from sonoray.study.contract import SPLITS, Task, Turn
 from sonoray.study.prompt import SITE_LABEL
 from sonoray.study.raw import RawImage, RawStudy
 
@@ -39,6 +52,7 @@ CLASSES = {
 """The table's `Label` and the Chinese name, by folder."""
 
 _IMAGES = "image_dataset"
+_FOLDS = "cross_val.json"
 _PATIENT = "Patient ID / Name"
 _COLUMNS = ("Filename", "Label", "Type", "Probe", _PATIENT, "Gender", "Age", "InThisRepo")
 _FRAME = re.compile(r"(?P<file>.+\.[A-Za-z0-9]+)_frame(?P<number>\d+)")
@@ -62,20 +76,33 @@ class _Recording:
 class PocovidSource:
     """Reads a POCOVID folder."""
 
-    name = "pocovid"
+    set_name = "pocovid"
     public = True
 
-    def __init__(self, folder: Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = set_name,
+        split: str | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
         """Read the table and the file names; no image is opened.
 
         Args:
             folder: that of the table.
+            name: the dataset's name.
+            split: `published` or `published:FOLD` takes the authors' folds.
             limits: what is accepted as an image.
 
         Raises:
-            DataError: the table, a column of it or the folder of the frames is missing.
+            ConfigError: there is no such split.
+            DataError: the table, a column of it, the folder of the frames or the folds are missing.
         """
+        self.name = name
         self._folder = folder
+        self._split = split
+        self._folds = None if split is None else _read_fold(folder / _FOLDS, split)
         self._limits = limits
         tables = [folder / name for name in TABLES if (folder / name).is_file()]
         if not tables:
@@ -104,13 +131,15 @@ class PocovidSource:
         return len(self._recordings) + len(self._malformed) + len(self._missing)
 
     def config(self) -> dict[str, Any]:
-        """Nothing shapes the output but the files."""
-        return {}
+        """The split that was asked for."""
+        return {} if self._split is None else {"split": self._split}
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the names and contents of the table and the frames."""
         images = {str(path.relative_to(self._folder)): path for path in self._files}
         table = {self._table.name: self._table}
+        if self._folds is not None:
+            table[_FOLDS] = self._folder / _FOLDS
         return digest_files(table, (images, self._limits.max_bytes))
 
     def iter_studies(self) -> Iterator[RawStudy]:
@@ -118,10 +147,10 @@ class PocovidSource:
         for recording in self._recordings:
             yield self._study(recording)
         for entry in self._malformed:
-            yield unusable(entry.ref, entry.problem)
+            yield unusable(entry.ref, entry.problem, is_row=True)
         for name in self._missing:
             problem = f"missing_file: no frame of {name!r} in {_IMAGES!r}; cut it or remove the row"
-            yield unusable(name, problem)
+            yield unusable(name, problem, is_row=True)
 
     def _study(self, recording: _Recording) -> RawStudy:
         rows = self._rows.get(recording.filename, [])
@@ -150,6 +179,7 @@ class PocovidSource:
                 **({"age": row["Age"]} if row["Age"].isdecimal() else {}),
             },
             provenance=f"POCOVID {recording.ref}",
+            split=(self._folds or {}).get(recording.ref.partition("/")[2], ""),
         )
 
     def _image(self, number: int, path: Path) -> RawImage:
@@ -176,7 +206,37 @@ class PocovidSource:
                 )
         if not row[_PATIENT]:
             return f"no_patient: the row of {name!r} names no patient; splits are made by patient"
+        if self._folds is not None and recording.ref.partition("/")[2] not in self._folds:
+            return f"no_split: {_FOLDS} does not name {recording.ref!r}; leave --split out"
         return ""
+
+
+def _read_fold(path: Path, split: str) -> dict[str, str]:
+    """Return the split of each recording, by its file's name, with one fold as the test.
+
+    Raises:
+        ConfigError: the split is none of the authors'.
+        DataError: the file is missing, or no such file.
+    """
+    kind, _, fold = split.partition(":")
+    if kind != "published":
+        raise ConfigError(
+            f"--split {split!r} is none of this set; give published or published:FOLD"
+        )
+    folds = read_json(path)
+    try:
+        chosen = folds[fold or "0"]
+        found = dict.fromkeys(chosen["train"][0], SPLITS[0])
+        return found | dict.fromkeys(chosen["test"][0], SPLITS[-1])
+    except KeyError:
+        known = ", ".join(folds) if isinstance(folds, dict) else "none"
+        raise ConfigError(
+            f"--split {split!r}: {path.name} has no such fold; it has {known}"
+        ) from None
+    except (TypeError, IndexError):
+        raise DataError(
+            f"file {str(path)!r} holds no folds; expected is the authors' {_FOLDS}"
+        ) from None
 
 
 def _group(files: Sequence[Path]) -> list[_Recording]:

@@ -13,6 +13,9 @@ none. A closed question keeps its published answer. Yes and no are worded to fit
 不存在), and the options are that word and its opposite (`PAIRS`). Other closed questions word their
 choices themselves (脾脏和肝脏哪个更大?), and options stand nowhere in the file: they become open.
 `content_type` is the topic.
+
+`published` takes the three files for the three splits, as the authors do. No image is in two of
+them.
 """
 
 from collections.abc import Iterator
@@ -24,13 +27,14 @@ from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
+    check_split,
     digest_files,
     find_files,
     load_image,
     read_items,
     unusable,
 )
-from sonoray.study.contract import Task, Turn
+from sonoray.study.contract import SPLITS, Task, Turn
 from sonoray.study.prompt import SITE_LABEL
 from sonoray.study.raw import RawStudy
 
@@ -63,6 +67,7 @@ SITES = {
 """Every location of the set, in Chinese."""
 
 _FILES = ("train.json", "validate.json", "test.json")
+_SPLIT_OF = dict(zip(_FILES, SPLITS, strict=True))
 _OPTIONS = {word: pair for pair in PAIRS for word in pair}
 
 
@@ -82,7 +87,7 @@ class _Question(Item):
 class SlakeSource:
     """Reads the question files."""
 
-    name = "slake"
+    set_name = "slake"
     public = True
 
     def __init__(
@@ -91,6 +96,8 @@ class SlakeSource:
         images: Path | None = None,
         language: str | None = None,
         *,
+        name: str = set_name,
+        split: str | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         """Read the questions; no image is opened.
@@ -99,16 +106,21 @@ class SlakeSource:
             path: one of the files, or the folder that holds some of them.
             images: folder of the images; None leaves them out.
             language: `zh` or `en`; None takes both.
+            name: the dataset's name.
+            split: `published` takes the authors' files for the splits.
             limits: what is accepted as an image.
 
         Raises:
-            ConfigError: the language is unknown.
+            ConfigError: the language or the split is unknown.
             DataError: there is no such file, or it is no list of questions.
         """
         if language not in (None, *LANGUAGES):
             raise ConfigError(
                 f"language {language!r} is unknown; use one of {', '.join(LANGUAGES)}"
             )
+        check_split(split)
+        self.name = name
+        self._split = split
         self._images = images
         self._limits = limits
         self._languages = LANGUAGES if language is None else (language,)
@@ -117,21 +129,26 @@ class SlakeSource:
         if not self._paths:
             raise DataError(f"no question file in {str(path)!r}; expected is {', '.join(_FILES)}")
         self._groups: dict[tuple[str, str], list[_Question]] = {}
+        self._files: dict[tuple[str, str], set[str]] = {}
         self._malformed: list[Entry[_Question]] = []
-        for entry in (entry for file in self._paths for entry in read_items(file, _Question)):
+        read = ((each, entry) for each in self._paths for entry in read_items(each, _Question))
+        for file, entry in read:
             item = entry.value
             if item is None:
                 self._malformed.append(entry)
             elif item.q_lang in self._languages:
-                self._groups.setdefault((item.img_name, item.q_lang), []).append(item)
+                group = item.img_name, item.q_lang
+                self._groups.setdefault(group, []).append(item)
+                self._files.setdefault(group, set()).add(file.name)
 
     def __len__(self) -> int:
         """Number of studies that `iter_studies` yields."""
         return len(self._groups) + len(self._malformed)
 
     def config(self) -> dict[str, Any]:
-        """The languages, and whether images are read."""
-        return {"languages": list(self._languages), "images": self._images is not None}
+        """The languages, whether images are read, and the split that was asked for."""
+        config = {"languages": list(self._languages), "images": self._images is not None}
+        return config if self._split is None else {**config, "split": self._split}
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the question files and the images that they name."""
@@ -154,6 +171,12 @@ class SlakeSource:
             problem = f"unknown_value: location {first.location!r}; known are {', '.join(SITES)}"
         elif any((q.location, q.modality) != (first.location, first.modality) for q in questions):
             problem = f"conflicting_rows: the questions on {image} disagree on location or modality"
+        files = self._files[image, language]
+        if self._split and not problem and (len(files) > 1 or not files <= _SPLIT_OF.keys()):
+            problem = (
+                f"no_split: the questions on {image} are in {', '.join(sorted(files))}; a "
+                f"published split is one of {', '.join(_SPLIT_OF)}"
+            )
         site = SITES.get(first.location, "") if language == "zh" else first.location
         return RawStudy(
             ref=f"{image}:{language}",
@@ -167,6 +190,7 @@ class SlakeSource:
                 SITE_LABEL: site,
             },
             provenance=f"SLAKE {image}",
+            split=_SPLIT_OF[min(files)] if self._split and not problem else "",
             problem=problem,
         )
 

@@ -16,6 +16,9 @@ report is the finding as written; measures and places were replaced by `_2DS_`, 
 `_SMM_`, `_Loc_` and `_LocR_` before publication and stay so. `labels` is the cluster of the text
 that KMVE's distiller found: it follows from the answer, so it is a label and never a question.
 
+`published` takes the item's own split, `train`, `val` or `test`; the copies without the test split
+then have none.
+
 Texts repeat a lot: judge a model beside the constant answer.
 """
 
@@ -29,6 +32,7 @@ from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
+    check_split,
     digest_files,
     find_files,
     load_image,
@@ -36,7 +40,7 @@ from sonoray.ingest.sources.inputs import (
     read_json,
     unusable,
 )
-from sonoray.study.contract import Task, Turn
+from sonoray.study.contract import SPLITS, Task, Turn
 from sonoray.study.prompt import SITE_LABEL
 from sonoray.study.raw import RawStudy
 
@@ -49,6 +53,7 @@ ORGANS = {
 }
 """The organ and its Chinese name, by the word in the file's name."""
 
+_SPLIT_OF = dict(zip(("train", "val", "test"), SPLITS, strict=True))
 _EXAMPLE = "Mammary_trainval.json"
 _NAME = re.compile(r"(?:new_)?(Mammary|Thyroid|Liver)(?:2|_[a-z]+)?\.json")
 
@@ -66,22 +71,34 @@ class _Report(Item):
 class UsReportSource:
     """Reads the report files."""
 
-    name = "usreport"
+    set_name = "usreport"
     public = True
 
     def __init__(
-        self, path: Path, images: Path | None = None, *, limits: ImageLimits = DEFAULT_LIMITS
+        self,
+        path: Path,
+        images: Path | None = None,
+        *,
+        name: str = set_name,
+        split: str | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         """Read the reports; no image is opened.
 
         Args:
             path: folder of the JSON files, or one of them.
             images: folder of the images; None leaves them out.
+            name: the dataset's name.
+            split: `published` takes the split of each report.
             limits: what is accepted as an image.
 
         Raises:
+            ConfigError: there is no such split.
             DataError: there is no such file, or none can be read.
         """
+        check_split(split)
+        self.name = name
+        self._split = split
         self._images = images
         self._limits = limits
         self._paths = [path] if path.is_file() else sorted(path.glob("*.json"))
@@ -101,8 +118,9 @@ class UsReportSource:
         return sum(map(len, self._entries.values())) + len(self._unreadable)
 
     def config(self) -> dict[str, Any]:
-        """Whether images are read."""
-        return {"images": self._images is not None}
+        """Whether images are read, and the split that was asked for."""
+        config: dict[str, Any] = {"images": self._images is not None}
+        return config if self._split is None else {**config, "split": self._split}
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the report files and the images that they name."""
@@ -148,6 +166,7 @@ class UsReportSource:
                 "published_split": report.split,
             },
             provenance=f"KMVE report {report.uid}",
+            split=_SPLIT_OF[report.split] if self._split else "",
         )
 
     def _image_folder(self, path: Path) -> Path | None:

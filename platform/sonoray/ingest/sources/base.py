@@ -41,6 +41,16 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class PublishedSource(Source, Protocol):
+    """A reader of one published set, whatever the dataset is called that is made of it."""
+
+    @property
+    def set_name(self) -> str:
+        """The set's own name, to which its identifiers belong."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchCounts:
     """What a source that reads from a server did there."""

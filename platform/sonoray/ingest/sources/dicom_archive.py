@@ -5,7 +5,7 @@ It lists files or entries and tells them by name and content; `dicom_studies` re
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class DicomSource:
         name: str = "dicom",
         limits: ImageLimits = DEFAULT_LIMITS,
         reports: Path | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         """List what lies there; no object is opened.
 
@@ -39,6 +40,7 @@ class DicomSource:
             name: of the dataset.
             limits: what is accepted as an image.
             reports: table of reports, see `sonoray.ingest.sources.reports`.
+            columns: what its columns are called.
 
         Raises:
             DataError: the path or the table cannot be read.
@@ -47,7 +49,7 @@ class DicomSource:
         self.name = name
         self._path = path
         self._entries = list(list_entries(path, config.limits))
-        self._reader = StudyReader(config, limits, reports)
+        self._reader = StudyReader(config, limits, reports, columns)
 
     def config(self) -> dict[str, Any]:
         """The configuration and the decoders' versions."""

@@ -66,7 +66,11 @@ class StudyReader:
     """Reads objects, wherever they lie, to studies."""
 
     def __init__(
-        self, config: DicomConfig, limits: ImageLimits, reports: Path | None = None
+        self,
+        config: DicomConfig,
+        limits: ImageLimits,
+        reports: Path | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         """Check the table of reports; no object is opened.
 
@@ -74,20 +78,23 @@ class StudyReader:
             config: how objects become images.
             limits: what is accepted as an image.
             reports: table of reports, see `sonoray.ingest.sources.reports`.
+            columns: what its columns are called.
 
         Raises:
+            ConfigError: `columns` is malformed.
             DataError: the table cannot be read.
         """
         self._config = config
         self._limits = limits
         self._reports_path = reports
-        if reports is not None:
-            Reports(reports)  # what is wrong with it is said before anything is decoded
+        self._columns = tuple(columns)
+        self._read_reports()  # what is wrong with them is said before anything is decoded
 
     def config(self) -> dict[str, Any]:
-        """The configuration and the decoders' versions, for the stage key."""
+        """The configuration, the reports' columns and the decoders' versions, for the stage key."""
         decoders = {name: version(name) for name in _DECODERS}
-        return {"dicom": self._config.model_dump(mode="json"), "decoders": decoders}
+        config = {"dicom": self._config.model_dump(mode="json"), "decoders": decoders}
+        return {**config, "columns": list(self._columns)} if self._columns else config
 
     def input_digest(self, objects: Iterable[bytes]) -> str:
         """Sha256 (hex) over what tells the objects, and over the reports."""
@@ -109,7 +116,7 @@ class StudyReader:
         self, entries: Sequence[Entry], lost: Iterable[LostObject] = ()
     ) -> Iterator[RawStudy]:
         """Yield every study once, by Study Instance UID, then what belongs to none."""
-        reports = None if self._reports_path is None else Reports(self._reports_path)
+        reports = self._read_reports()
         limits = self._config.limits
         with GuardedPool(
             workers=min(os.cpu_count() or 1, max(len(entries), 1)),
@@ -126,6 +133,10 @@ class StudyReader:
             yield _strays(strays)
         if reports is not None:
             yield from _leftovers(reports)
+
+    def _read_reports(self) -> Reports | None:
+        path = self._reports_path
+        return None if path is None else Reports(path, self._columns)
 
     def _decode(
         self, pool: GuardedPool, groups: Sequence[ObjectGroup], reports: Reports | None

@@ -65,6 +65,7 @@ class DicomWebSource:
         name: str = "dicomweb",
         limits: ImageLimits = DEFAULT_LIMITS,
         reports: Path | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         """Ask nothing yet.
 
@@ -76,6 +77,7 @@ class DicomWebSource:
             name: of the dataset.
             limits: what is accepted as an image.
             reports: table of reports, see `sonoray.ingest.sources.reports`.
+            columns: what its columns are called.
 
         Raises:
             DataError: the table cannot be read.
@@ -85,7 +87,7 @@ class DicomWebSource:
         self._config = config or DicomWebConfig()
         self._dicom = dicom or DicomConfig()
         self._client = DicomWebClient(address, self._config)
-        self._reader = StudyReader(self._dicom, limits, reports)
+        self._reader = StudyReader(self._dicom, limits, reports, columns)
         self._fetched: _Fetched | None = None
         self._num_fetched = 0
 

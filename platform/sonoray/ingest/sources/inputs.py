@@ -20,15 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.files.text_files import read_text
 from sonoray.images.decode import RejectedImageError
 from sonoray.study.raw import RawImage, RawStudy
 
 Row = Mapping[str, str]
 """A row of a table, by column."""
+DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
+"""What separates the fields of a table, by the ending of its name."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -62,7 +64,7 @@ def find_file(folder: Path, name: str) -> Path:
     if relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts:
         raise RejectedImageError(
             f"outside_folder: {name!r} leads out of the folder {folder.name!r}; "
-            "name files relative to it"
+            "name files relative to it, or give the folder that they are relative to with --images"
         )
     path = folder / relative
     try:
@@ -71,8 +73,8 @@ def find_file(folder: Path, name: str) -> Path:
         found = False
     if not found:
         raise RejectedImageError(
-            f"missing_file: no file {name!r} below {folder.name!r}; copy it there or remove it "
-            "from the list"
+            f"missing_file: no file {name!r} below {folder.name!r}; give the folder that it is "
+            "relative to with --images, copy it there, or remove it from the list"
         )
     return path
 
@@ -100,9 +102,19 @@ def load_image(folder: Path, name: str, *, labels: Mapping[str, str] | None = No
     return RawImage(ref=name, data=path, labels=labels or {})
 
 
-def unusable(ref: str, problem: str) -> RawStudy:
-    """Return a study that stands for an item of which nothing can be used."""
-    return RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem)
+def check_split(split: str | None) -> None:
+    """Check what `--split` says to a set whose publisher has one split.
+
+    Raises:
+        ConfigError: it is not `published`.
+    """
+    if split not in (None, "published"):
+        raise ConfigError(f"--split {split!r} is none of this set; give published, or leave it out")
+
+
+def unusable(ref: str, problem: str, *, is_row: bool = False) -> RawStudy:
+    """Return a study that stands for an item of which nothing can be used, or for a table's row."""
+    return RawStudy(ref=ref, patient_ref=ref, images=(), turns=(), problem=problem, is_row=is_row)
 
 
 def digest_files(files: Mapping[str, Path], *limited: tuple[Mapping[str, Path], int]) -> str:
@@ -187,6 +199,33 @@ def parse_item(value: Any, model: type[M], ref: str) -> Entry[M]:  # noqa: ANN40
         message = str(detail["msg"]).removeprefix("Value error, ")
         place = f"{ref}: {where}" if where else ref
         return Entry(ref=ref, value=None, problem=f"malformed_item: {place}: {message}")
+
+
+def read_fields(path: Path, table: str) -> list[Entry[Mapping[str, Any]]]:
+    """Read the rows of a `.csv`, `.tsv` or `.jsonl` file, whatever columns it has.
+
+    Args:
+        path: the file.
+        table: what messages call it.
+
+    Raises:
+        DataError: the file is of another kind, or cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix in DELIMITERS:
+        rows = read_csv(path, (), delimiter=DELIMITERS[suffix])
+        return [Entry(ref=row.ref, value=row.value, problem=row.problem) for row in rows]
+    if suffix != ".jsonl":
+        raise DataError(f"{table} is no .csv, .tsv or .jsonl; save it as one of them")
+    return [
+        Entry(ref=item.ref, value=item.value.root if item.value else None, problem=item.problem)
+        for item in read_items(path, RootModel[dict[str, Any]])
+    ]
+
+
+def columns_of(entries: Iterable[Entry[Mapping[str, Any]]]) -> list[str]:
+    """All columns that the rows have, in order."""
+    return list(dict.fromkeys(column for entry in entries for column in entry.value or {}))
 
 
 def read_csv(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> list[Entry[Row]]:

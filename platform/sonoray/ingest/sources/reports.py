@@ -1,12 +1,13 @@
-"""A table of reports beside a DICOM archive: CSV or JSON lines, UTF-8 or GB18030.
+"""A table of reports beside a DICOM archive: `.csv`, `.tsv` or JSON lines, UTF-8 or GB18030.
 
-Columns: `study_uid` (Study Instance UID) or `accession` (Accession Number), and `report`. Others
-are not looked at. Where a row has both identifiers, the first finds the study and the second must
-not contradict it: a table that was joined wrongly would give one patient another's report. Both
-identifiers stay in memory: they find the study's report and go nowhere.
+Columns: `study_uid` (Study Instance UID) or `accession` (Accession Number), and `report`, or what
+`--columns` names for these (`sonoray.files.table_columns`). Others are not looked at. Where a row
+has both identifiers, the first finds the study and the second must not contradict it: a table that
+was joined wrongly would give one patient another's report. Both identifiers stay in memory: they
+find the study's report and go nowhere.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,11 @@ from pydantic import BeforeValidator, StringConstraints
 
 from sonoray.errors import DataError
 from sonoray.files.spreadsheet import SHORTENED, describe_damage, find_damage
-from sonoray.ingest.sources.inputs import Entry, Item, parse_item, read_csv, read_items
+from sonoray.files.table_columns import map_columns, propose, read_columns, renamed
+from sonoray.ingest.sources.inputs import Entry, Item, columns_of, parse_item, read_fields
 
 _KEYS = ("study_uid", "accession")
+COLUMNS = ("report", *_KEYS)
 
 
 def _to_text(value: Any) -> Any:  # noqa: ANN401 - pydantic checks what comes out
@@ -37,11 +40,16 @@ class _Row(Item):
 class Reports:
     """The reports of a table, by study."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
         """Read the whole table.
 
+        Args:
+            path: the file.
+            columns: what its columns are called, see `table_columns.read_columns`.
+
         Raises:
-            DataError: it is missing, no CSV or JSON lines, or lacks a column.
+            ConfigError: `columns` is malformed.
+            DataError: it is missing, no table, or lacks a column.
         """
         self._lines: dict[tuple[str, str], dict[_Row, int]] = {}
         """By identifier: the different rows that it finds, each with its first line."""
@@ -50,7 +58,8 @@ class Reports:
         """By accession number: who uses it."""
         self.refused: dict[int, str] = {}
         """By line: what is wrong with a row that cannot be used; `find` adds to it."""
-        entries = list(_read_rows(path))
+        self._wanted = read_columns(columns, COLUMNS)
+        entries = list(_read_rows(path, self._wanted))
         rows = [entry.value for entry in entries if entry.value is not None]
         damage = {name: find_damage(getattr(row, name) for row in rows) for name in _KEYS}
         for entry in entries:
@@ -63,7 +72,9 @@ class Reports:
             damaged = [name for name in _KEYS if getattr(row, name) in damage[name]]
             if damaged:
                 reason = damage[damaged[0]][getattr(row, damaged[0])]
-                self.refused[line] = describe_damage(reason, f"line {line}, column {damaged[0]}")
+                self.refused[line] = describe_damage(
+                    reason, f"line {line}, column {self._called(damaged[0])}"
+                )
                 continue
             key = next(((name, getattr(row, name)) for name in _KEYS if getattr(row, name)), None)
             if key is None or not row.report:
@@ -71,6 +82,10 @@ class Reports:
                 self.refused[line] = f"malformed_row: line {line} has no {lacking}; complete it"
             else:
                 self._lines.setdefault(key, {}).setdefault(row, line)
+
+    def _called(self, name: str) -> str:
+        """What the table calls one of our columns."""
+        return self._wanted.get(name, name)
 
     def note_patient(self, patient: str, accessions: Iterable[str]) -> None:
         """Note that a patient uses these accession numbers; before the first `find`."""
@@ -115,7 +130,9 @@ class Reports:
                 continue
             for line in lines.values():
                 if name == "accession" and value.isdecimal() and value.lstrip("0") in noted:
-                    problems[line] = describe_damage(SHORTENED, f"line {line}, column {name}")
+                    problems[line] = describe_damage(
+                        SHORTENED, f"line {line}, column {self._called(name)}"
+                    )
                 else:
                     problems[line] = (
                         f"no_images: no study takes the report of line {line}; its identifier is "
@@ -134,27 +151,41 @@ class Reports:
         return dict(self._lines.get((name, value), {}))
 
 
-def _read_rows(path: Path) -> Iterator[Entry[_Row]]:
+def _read_rows(path: Path, wanted: Mapping[str, str]) -> Iterator[Entry[_Row]]:
     """Yield the rows; one that breaks its format has a problem and no value.
 
     Raises:
         DataError: the table is unreadable, or a column is missing.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        yield from read_items(path, _Row)
-        return
-    if suffix != ".csv":
-        raise DataError(
-            f"table of reports {str(path)!r} is no .csv or .jsonl; save it as one of them"
-        )
-    for fields in read_csv(path, ("report",)):
-        if fields.problem or fields.value is None:
-            yield Entry(ref=fields.ref, value=None, problem=fields.problem)
-        elif set(_KEYS) & set(fields.value):
-            yield parse_item(fields.value, _Row, fields.ref)
+    table = f"table of reports {str(path)!r}"
+    entries = read_fields(path, table)
+    header = columns_of(entries)
+    columns = map_columns(wanted, header, table)
+    _check_columns(table, header, {*header, *columns})
+    for entry in entries:
+        if entry.problem or entry.value is None:
+            yield Entry(ref=entry.ref, value=None, problem=entry.problem)
         else:
-            raise DataError(
-                f"table of reports {str(path)!r} has the columns {', '.join(fields.value)}; it "
-                f"needs {' or '.join(_KEYS)} too"
-            )
+            yield parse_item(renamed(entry.value, columns), _Row, entry.ref)
+
+
+def _check_columns(table: str, header: Sequence[str], known: Set[str]) -> None:
+    """Refuse a table without reports, or without anything that tells whose they are.
+
+    Raises:
+        DataError: the message shows what to give where the columns have other names.
+    """
+    missing = [] if "report" in known else ["report"]
+    if known.isdisjoint(_KEYS):
+        missing.append(" or ".join(_KEYS))
+    if missing:
+        wanted = [name for name in COLUMNS if name not in known]
+        option = propose([column for column in header if column not in COLUMNS], wanted)
+        how = (
+            f"if its columns mean these, add {option}"
+            if option
+            else ("name its columns with --columns report=COLUMN,accession=COLUMN")
+        )
+        raise DataError(
+            f"{table} lacks the columns {', '.join(missing)}; it has {', '.join(header)}; {how}"
+        )

@@ -14,7 +14,8 @@
 | `label:NAME` | the label NAME of the study, as `label:site` |
 
 `study` and `patient` are required, and so is something to learn from: images, a report, or question
-and answer. Any other column is an error, since a column that is ignored is a column misspelt. The
+and answer. Any other column is an error, since a column that is ignored is a column misspelt; where
+`--columns` says what the columns of a foreign table mean, its others are not read. The
 rows of a study add up: images in the order in which they come first, each once, and one turn for
 each question. What they say of patient, report and labels must agree; a row may leave it out. A
 study of which one row is wrong is quarantined whole.
@@ -26,14 +27,22 @@ chosen as the configuration's section `video` says.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, RootModel, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from sonoray.errors import DataError
 from sonoray.files.spreadsheet import describe_damage, find_damage
+from sonoray.files.table_columns import (
+    LABEL,
+    Fields,
+    map_columns,
+    propose,
+    read_columns,
+    renamed,
+    with_hint,
+)
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.images.loops import list_parts
 from sonoray.images.video import VideoConfig
@@ -48,12 +57,12 @@ from sonoray.ingest.sources.cine import (
 from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
+    columns_of,
     digest_files,
     find_files,
     load_image,
     parse_item,
-    read_csv,
-    read_items,
+    read_fields,
     unusable,
 )
 from sonoray.study.contract import Task, Turn
@@ -75,11 +84,8 @@ COLUMNS = (
 
 _IDENTIFIERS = ("study", "patient")
 _CONTENT = ("image", "images", "report", "question")
-_LABEL = "label:"
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-
-Fields = Mapping[str, Any]
-"""A row as the file has it, by column."""
+_GUESSED = ("study", "patient", "image", "report", "question", "answer", "label:site")
+"""Columns that `--columns` is proposed for."""
 
 
 def _to_text(value: Any) -> Any:  # noqa: ANN401 - pydantic checks what comes out
@@ -121,7 +127,7 @@ class _Row(Item):
     @model_validator(mode="before")
     @classmethod
     def _gather_labels(cls, values: Fields) -> Fields:
-        labels = {k.removeprefix(_LABEL): v for k, v in values.items() if k.startswith(_LABEL)}
+        labels = {k.removeprefix(LABEL): v for k, v in values.items() if k.startswith(LABEL)}
         return {**values, "labels": labels}
 
     @model_validator(mode="after")
@@ -148,6 +154,7 @@ class TableSource:
         video: VideoConfig | None = None,
         *,
         limits: ImageLimits = DEFAULT_LIMITS,
+        columns: Sequence[str] = (),
     ) -> None:
         """Read the table; no image is opened.
 
@@ -157,8 +164,10 @@ class TableSource:
             name: the dataset's name.
             video: which frames are taken of videos, and what is accepted.
             limits: what is accepted as an image.
+            columns: what its columns are called, see `table_columns.read_columns`.
 
         Raises:
+            ConfigError: `columns` is malformed.
             DataError: the table cannot be read, or its columns are not as above.
         """
         self.name = name
@@ -168,11 +177,12 @@ class TableSource:
         self._video = VideoConfig() if video is None else video
         self._studies: dict[str, list[Entry[_Row]]] = {}
         self._nameless: list[Entry[_Row]] = []
-        rows = _read_fields(path)
+        self._columns = read_columns(columns, (*COLUMNS, LABEL))
+        rows = _read_fields(path, self._columns)
         damage = {c: find_damage(_identifier(row, c) for row in rows) for c in _IDENTIFIERS}
         for fields in rows:
             study = _identifier(fields, "study")
-            entry = _refuse_damage(_parse(fields), fields, damage)
+            entry = _refuse_damage(_parse(fields), fields, damage, self._columns)
             # several studies may have got one damaged name: then each row stands for itself
             if study and study not in damage["study"]:
                 self._studies.setdefault(study, []).append(entry)
@@ -184,8 +194,9 @@ class TableSource:
         return len(self._studies) + len(self._nameless)
 
     def config(self) -> dict[str, Any]:
-        """What decides about frames, where the table names videos; else nothing but the files."""
-        return decoding(self._video) if any(map(is_video, self._all_names())) else {}
+        """What the columns are called, and what decides about frames where there are videos."""
+        frames = decoding(self._video) if any(map(is_video, self._all_names())) else {}
+        return {"columns": self._columns, **frames} if self._columns else frames
 
     def input_digest(self) -> str:
         """Sha256 (hex) over the table and the images that it names."""
@@ -202,7 +213,7 @@ class TableSource:
         """Yield one study per name in the order of their first rows, then rows without one."""
         yield from with_loops(self._studies, self._videos, self._study, self._video)
         for entry in self._nameless:
-            yield unusable(entry.ref, entry.problem)
+            yield unusable(entry.ref, entry.problem, is_row=True)
 
     def _all_names(self) -> list[str]:
         """Paths of all images and videos that the table names, in order."""
@@ -241,25 +252,34 @@ class TableSource:
         )
 
 
-def _read_fields(path: Path) -> list[Entry[Fields]]:
-    """Read the rows and check their columns.
+def _read_fields(path: Path, wanted: Mapping[str, str]) -> list[Entry[Fields]]:
+    """Read the rows under our names and check their columns.
+
+    Args:
+        path: the table.
+        wanted: as `table_columns.read_columns` returns it.
 
     Raises:
         DataError: the table is unreadable, or a column is missing or unknown.
     """
-    suffix = path.suffix.lower()
-    entries: list[Entry[Fields]] = []
-    if suffix in _DELIMITERS:
-        rows = read_csv(path, (), delimiter=_DELIMITERS[suffix])
-        entries += [Entry(ref=e.ref, value=e.value, problem=e.problem) for e in rows]
-    elif suffix == ".jsonl":
-        for item in read_items(path, RootModel[dict[str, Any]]):
-            value = item.value.root if item.value else None
-            entries.append(Entry(ref=item.ref, value=value, problem=item.problem))
-    else:
-        raise DataError(f"table {str(path)!r} is no .csv, .tsv or .jsonl; save it as one of them")
-    columns = list(dict.fromkeys(column for entry in entries for column in entry.value or {}))
-    _check_columns(path, columns)
+    table = f"table {str(path)!r}"
+    entries = read_fields(path, table)
+    header = columns_of(entries)
+    if wanted:
+        columns = map_columns(wanted, header, table)
+        # a table that is not made for this has columns of its own, which nobody misspelt
+        ours = [column for column in header if column in COLUMNS or column.startswith(LABEL)]
+        kept = {*ours, *columns}
+
+        def under_our_names(fields: Fields) -> Fields:
+            return {k: v for k, v in renamed(fields, columns).items() if k in kept}
+
+        entries = [
+            entry if entry.value is None else replace(entry, value=under_our_names(entry.value))
+            for entry in entries
+        ]
+        header = columns_of(entries)
+    _check_columns(path, header)
     return entries
 
 
@@ -269,11 +289,12 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     Raises:
         DataError: the message names the column and what to change.
     """
-    labels = [column for column in columns if column.startswith(_LABEL)]
+    labels = [column for column in columns if column.startswith(LABEL)]
     if unknown := [column for column in columns if column not in (*COLUMNS, *labels)]:
+        listed = ", ".join(with_hint(column, COLUMNS) for column in unknown)
         raise DataError(
-            f"table {str(path)!r} has unknown columns {', '.join(map(_with_hint, unknown))}; known "
-            f"are {', '.join(COLUMNS)}, and label:NAME for anything else"
+            f"table {str(path)!r} has unknown columns {listed}; known "
+            f"are {', '.join(COLUMNS)}, and label:NAME for anything else{_proposal(columns)}"
         )
     missing = [column for column in ("study", "patient") if column not in columns]
     if "question" in columns and "answer" not in columns:
@@ -283,20 +304,17 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if missing:
         raise DataError(
             f"table {str(path)!r} lacks the columns {', '.join(missing)}; it has "
-            f"{', '.join(columns)}"
+            f"{', '.join(columns)}{_proposal(columns)}"
         )
-    if _LABEL in labels:
-        raise DataError(f"table {str(path)!r} has a column {_LABEL!r} without a name; add it")
+    if LABEL in labels:
+        raise DataError(f"table {str(path)!r} has a column {LABEL!r} without a name; add it")
 
 
-def _with_hint(column: str) -> str:
-    """An unknown column, and the known one that it may mean: `Study`, `studies`, `Label:site`."""
-    plain = column.strip().lower()
-    if plain.startswith(_LABEL):
-        meant = [_LABEL + column.strip()[len(_LABEL) :]]
-    else:
-        meant = get_close_matches(plain, COLUMNS, n=1, cutoff=0.65)
-    return f"{column!r} (did you mean {meant[0]!r}?)" if meant else repr(column)
+def _proposal(columns: Sequence[str]) -> str:
+    """What to give where the columns seem to have other names; empty where they do not."""
+    wanted = [name for name in _GUESSED if name not in columns]
+    option = propose([column for column in columns if column not in COLUMNS], wanted)
+    return f"; if its columns mean these, add {option}" if option else ""
 
 
 def _parse(fields: Entry[Fields]) -> Entry[_Row]:
@@ -312,14 +330,20 @@ def _identifier(fields: Entry[Fields], column: str) -> str:
 
 
 def _refuse_damage(
-    entry: Entry[_Row], fields: Entry[Fields], damage: Mapping[str, Mapping[str, str]]
+    entry: Entry[_Row],
+    fields: Entry[Fields],
+    damage: Mapping[str, Mapping[str, str]],
+    called: Mapping[str, str],
 ) -> Entry[_Row]:
     """Give a row a problem where a spreadsheet changed one of its identifiers."""
     for column, reasons in damage.items():
         reason = reasons.get(_identifier(fields, column))
         if reason and not entry.problem:
             return replace(
-                entry, problem=describe_damage(reason, f"{_line(entry.ref)}, column {column}")
+                entry,
+                problem=describe_damage(
+                    reason, f"{_line(entry.ref)}, column {called.get(column, column)}"
+                ),
             )
     return entry
 
@@ -340,7 +364,7 @@ def _find_conflict(study: str, rows: Sequence[_Row]) -> str:
     said: dict[str, set[str]] = {}
     for row in rows:
         facts = {"patient": row.patient, "report": row.report}
-        facts |= {f"{_LABEL}{name}": value for name, value in row.labels.items()}
+        facts |= {f"{LABEL}{name}": value for name, value in row.labels.items()}
         for column, value in facts.items():
             if value:
                 said.setdefault(column, set()).add(value)

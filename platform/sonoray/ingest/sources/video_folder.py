@@ -86,8 +86,10 @@ class VideoSource:
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per file or folder in name order, then what is no video."""
         yield from with_loops(self._studies, self._paths, self._study, self._config)
-        for ref, problem in (*self._others.items(), *self._problems.items()):
+        for ref, problem in self._others.items():
             yield unusable(ref, problem)
+        for ref, problem in self._problems.items():
+            yield unusable(ref, problem, is_row=True)
 
     def _list_videos(self) -> tuple[dict[str, tuple[Path, ...]], set[str]]:
         """Return the files of each video, and which videos are a folder's series.

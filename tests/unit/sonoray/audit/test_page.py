@@ -32,7 +32,17 @@ def values(evil=EVIL, **changes):
     return {
         "dataset": evil,
         "path": evil,
-        "near_duplicate_distance": 24,
+        "rule": "hashes that differ in at most 24 of 256 bits",
+        "against": {
+            "dataset": evil, "rule": evil, "images": 9, "shared": 2, "exact": 1, "patients": 5,
+            "sharing": 2, "same_patients": 0,
+            "rows": [
+                {
+                    "exact": True, "distance": 7, "splits": [evil], "other_splits": [evil],
+                    "studies": [evil], "files": [evil],
+                }
+            ],
+        },
         "findings": [{"kind": "texts", "serious": True, "message": evil}],
         "accounting": {
             name: {"seen": 9, "kept": 6, "duplicate": 1, "quarantined": 2}
@@ -147,6 +157,7 @@ def test_what_was_not_found_is_said_and_has_no_table(pictures):
         leakage=nothing,
         duplicates={"counts": {"image": {"within": 0, "between": 0}}, "rows": []},
         conflicts={"counts": {"exact": 0, "near": 0}, "rows": []},
+        against={**values("x")["against"], "dataset": "y", "shared": 0, "rows": []},
         contradictions={
             "labels": [{"label": "y", "studies": 5, "found": 0}], "unchecked": {}, "rows": [],
         },
@@ -154,7 +165,9 @@ def test_what_was_not_found_is_said_and_has_no_table(pictures):
     page = Elements(render_page(clean, *pictures, {}))
     messages = [text for kind, text in page.texts if kind == "li"]
     assert messages == [
-        "no patient, image or near duplicate is in two splits",
+        "no patient, image or near duplicate is in two splits (hashes that differ in at most 24 of "
+        "256 bits)",
+        "no image of y is here (hashes that differ in at most 24 of 256 bits)",
         "no text names another value than its label (y)",
         "no picture has two labels or two answers to one question",
     ]

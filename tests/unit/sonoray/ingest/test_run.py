@@ -54,6 +54,13 @@ class ListSource:
         return hashlib.sha256(pickle.dumps(self.studies)).hexdigest()
 
 
+@dataclass
+class PublishedList(ListSource):
+    """A published set in memory."""
+
+    set_name: str = "theirs"
+
+
 def picture(seed, size=(48, 40)):
     noise = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)))
@@ -417,6 +424,60 @@ def test_an_empty_split_is_said(workspace, caplog):
     bring(workspace, study("s1", image(1)))
     empty = [record.getMessage() for record in caplog.records]
     assert len([line for line in empty if "is empty" in line]) == 2
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_a_page_that_many_patients_show_is_set_aside_and_links_nobody(workspace, public, caplog):
+    """The start page of a scanner in 12 studies, in one alone; with another clock in two."""
+    page = picture(99, (120, 100))
+    other = page.copy()
+    other[5:9, 5:20] = 255
+    shown = [other if n < 2 else page for n in range(12)]
+    studies = [
+        study(f"s{n}", *([] if n == 11 else [image(n)]), image(99, ref=f"{n}-p.png", data=pixels))
+        for n, pixels in enumerate(shown)
+    ]
+    output, summary = bring(workspace, *studies, public=public)
+    assert summary["shared_images"] == {"images": 2, "patients": 12}
+    assert summary["images"] == {"seen": 23, "kept": 11, "duplicate": 0, "quarantined": 12}
+    assert summary["studies"] == {"seen": 12, "kept": 11, "duplicate": 0, "quarantined": 1}
+    assert summary["reasons"] == {"empty_study": 1, "shared_image": 12}
+    assert summary["unique_images"] == 11
+    assert summary["near_duplicates"] == {"groups": 0, "patients": 0}
+    assert "into one split" not in caplog.text
+    kept = {image.image_id for each in iter_studies(output.path) for image in each.images}
+    stored = set()
+    for file in (output.path / "images").iterdir():
+        stored |= set(pq.read_table(file)["image_id"].to_pylist())
+    assert stored == kept
+    pages = pq.read_table(output.path / "quarantine.parquet").to_pylist()
+    named = sorted(row["source_ref"] for row in pages if row["reason"] == "shared_image")
+    assert not public or named == sorted(f"{n}-p.png" for n in range(12))
+    config = IngestConfig(shared_image_patients=13)
+    _, linked = bring(workspace, *studies, public=public, config=config)
+    assert linked["shared_images"]["images"] == 0
+    assert linked["near_duplicates"] == {"groups": 1, "patients": 12}
+    assert "near duplicates link 100 % of the patients" in caplog.text
+
+
+def test_a_published_set_keeps_its_identifiers_under_another_name(workspace):
+    def patient(name):
+        source = PublishedList([study("s1", image(1), patient="1")], name=name)
+        output = ingest(source, workspace, CONFIG)
+        (kept,) = iter_studies(output.path)
+        assert kept.dataset == name
+        return kept.patient_key
+
+    key = IdentityKey.public().patient_key("theirs" + "\0" + "1")
+    assert patient("theirs") == patient("mine") == key
+
+
+def test_a_published_split_is_taken_as_it_is(workspace):
+    studies = [study(f"s{n}", image(n), split="test" if n < 3 else "train") for n in range(9)]
+    _, summary = bring(workspace, *studies)
+    assert summary["splits"]["test"]["studies"] == 3
+    assert summary["splits"]["train"]["studies"] == 6
+    assert summary["parted"] == {"groups": 0, "patients": 0}
 
 
 def test_a_large_near_duplicate_group_is_said(workspace, caplog):

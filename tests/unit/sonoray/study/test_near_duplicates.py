@@ -10,7 +10,9 @@ from sonoray.study import near_duplicates
 from sonoray.study.near_duplicates import (
     NUM_BITS,
     connected_labels,
+    describe_rule,
     group_near_duplicates,
+    near_pairs,
     perceptual_hash,
 )
 
@@ -24,7 +26,7 @@ def picture(seed):
 
 
 def distance(one, other):
-    a, b = (np.frombuffer(value, np.uint8) for value in (one, other))
+    a, b = (np.frombuffer(value[:32], np.uint8) for value in (one, other))
     return int(np.bitwise_count(a ^ b).sum())
 
 
@@ -76,7 +78,7 @@ def flip(value, bits):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_banding_finds_exactly_what_comparing_all_pairs_finds(data):
+def test_the_search_finds_exactly_what_comparing_pair_by_pair_finds(data):
     base = data.draw(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=4))
     bits = st.sets(st.integers(0, NUM_BITS - 1), max_size=12)
     hashes = [
@@ -100,9 +102,9 @@ def test_the_limit_is_inclusive():
         assert group_near_duplicates([value, flip(value, spread)], 24) == expected
 
 
-def test_a_crowded_bucket_is_compared_in_blocks(monkeypatch):
-    """Seven groups of four bits, flipped in all 128 ways: every band's buckets are crowded."""
-    monkeypatch.setattr(near_duplicates, "_BLOCK", 4)
+def test_pairs_are_found_in_every_tile_and_across_them(monkeypatch):
+    """Seven groups of four bits, flipped in all 128 ways, each close to one other."""
+    monkeypatch.setattr(near_duplicates, "_TILE", (4, 24))
     value = np.random.default_rng(0).bytes(32)
     groups = [range(30 * n, 30 * n + 4) for n in range(7)]
     firsts = [
@@ -113,16 +115,54 @@ def test_a_crowded_bucket_is_compared_in_blocks(monkeypatch):
     assert group_near_duplicates(firsts + seconds, 3) == [*range(128), *range(128)]
 
 
-def test_a_bucket_is_compared_to_its_end():
-    """600 hashes that agree in one band of two and so share its bucket, each close to one other."""
+def test_the_opposite_of_a_hash_is_far_although_its_256_bits_wrap():
+    value = np.random.default_rng(0).bytes(32)
+    opposite = flip(value, range(NUM_BITS))
+    assert distance(value, opposite) == 256
+    assert group_near_duplicates([value, opposite], 24) == [0, 1]
+    assert list(near_pairs([value, opposite], 255)) == [pytest.approx(np.array([[0, 0], [1, 1]]))]
+
+
+def with_detail(bits, pattern):
+    """A hash whose detail is `pattern` (16, 16), less the means of its blocks."""
+    blocks = pattern.reshape(4, 4, 4, 4)
+    detail = blocks - blocks.mean(axis=(1, 3), keepdims=True)
+    return bits + np.rint(detail / np.abs(detail).max() * 127).astype(np.int8).tobytes()
+
+
+def test_an_unsure_pair_is_one_picture_where_its_detail_says_so():
     rng = np.random.default_rng(0)
-    bits = np.zeros((600, NUM_BITS), np.uint8)
-    bits[:, near_duplicates._BIT_ORDER[NUM_BITS // 2 :]] = np.concatenate(
-        [rng.integers(0, 2, (300, NUM_BITS // 2), dtype=np.uint8)] * 2
+    bits, pattern = rng.bytes(32), rng.normal(size=(16, 16))
+    other = rng.normal(size=(16, 16))
+    one = with_detail(bits, pattern)
+
+    def groups(flips, mixed, **rule):
+        value = with_detail(flip(bits, range(flips)), pattern + mixed * other)
+        return group_near_duplicates([one, value], 24, **rule)
+
+    assert groups(24, 5.0) == [0, 0]  # the bits alone
+    assert groups(25, 5.0) == [0, 1]
+    assert groups(64, 0.4) == [0, 0]  # correlates by about 1 / sqrt(1 + 0.4^2) = 0.93
+    assert groups(65, 0.0) == [0, 1]
+    assert groups(64, 0.6) == [0, 1]  # by about 0.86
+    assert groups(64, 0.6, min_correlation=0.8) == [0, 0]
+    assert groups(30, 0.0, min_correlation=1) == [0, 1]
+    assert group_near_duplicates([one, with_detail(flip(bits, [0]), pattern)], 0) == [0, 1]
+    assert group_near_duplicates([one, flip(bits, range(30))], 24) == [0, 1]  # without detail
+    assert describe_rule(24, 0.9) == (
+        "hashes that differ in at most 24 of 256 bits, or in at most 64 with a correlation of 0.9"
     )
-    bits[300:, near_duplicates._BIT_ORDER[-1]] ^= 1
-    hashes = [np.packbits(row).tobytes() for row in bits]
-    assert group_near_duplicates(hashes, 1) == [*range(300), *range(300)]
+    assert describe_rule(0, 0.9) == "hashes that differ in at most 0 of 256 bits"
+
+
+@pytest.mark.parametrize("cut", [3, 4])
+def test_a_copy_with_its_edges_cut_off_is_found_by_its_detail(cut):
+    """Of 150 columns 4 cut off each side move most bits, and the detail little."""
+    originals = [picture(seed) for seed in range(6)]
+    hashes = [perceptual_hash(p) for p in originals]
+    hashes += [perceptual_hash(p[cut:-cut, cut:-cut]) for p in originals]
+    assert group_near_duplicates(hashes, 24, 1) != [*range(6), *range(6)]
+    assert group_near_duplicates(hashes, 24) == [*range(6), *range(6)]
 
 
 def test_groups_reach_through_intermediates():

@@ -46,6 +46,8 @@ VALUES = {
     "--out": "folder",
     "--html": "page.html",
     "--distance": "7",
+    "--against": "busi",
+    "--columns": "report=a",
     "--name": "kidney",
     "--images": "7",
     "--language": "en",

@@ -138,8 +138,8 @@ def test_planted_leakage_is_listed_with_its_studies_and_fails_when_strict(tmp_pa
         for one, other in ((0, 90), (1, 91))
     ]
     assert [row["studies"] for row in result.values["leakage"]["rows"]] == wanted
-    for studies in wanted:
-        assert " ".join(studies) in "\n".join(result.lines())
+    for names in ("0.png 90.png", "1.png 91.png"):  # those of a public set
+        assert any(line.endswith(f" in train, test: {names}") for line in result.lines())
 
 
 def test_the_same_pixels_under_two_labels_are_serious(tmp_path):
@@ -237,3 +237,50 @@ def test_the_command_exits_with_1_after_it_has_shown_what_was_found(tmp_path, ca
             main(["audit", "list", "--workspace", str(tmp_path / "ws"), *options])
         assert (caught.value.code or 0) == code
         assert "serious: 2 times the same pixels" in capsys.readouterr().out
+
+
+def test_rows_of_a_public_set_name_their_files_and_those_of_a_private_one_do_not(tmp_path):
+    twice = [*CLEAN, raw(24, "malignant", seed=0)]
+
+    def parts(study):
+        return "train" if study.labels["pathology"] == "benign" else "test"
+
+    result = audited(tmp_path, twice, splits=parts)
+    (leak,) = [row for row in result.values["leakage"]["rows"] if row["kind"] == "image"]
+    assert leak["files"] == ["0.png", "24.png"]
+    (conflict, *_) = result.values["conflicts"]["rows"]
+    assert conflict["files"] == ["0.png", "24.png"]
+    assert "  image in train, test: 0.png 24.png" in result.lines()
+    assert "24.png" in Path(result.page).read_text(encoding="utf-8")
+
+    workspace = Workspace.open(tmp_path / "ws")
+    ingest(ListSource(twice, name="own", public=False), workspace, IngestConfig())
+    private = run(workspace=workspace, dataset="own")
+    assert not any("files" in row for row in private.values["duplicates"]["rows"])
+
+
+def test_what_another_dataset_shares_is_found_and_serious_where_it_was_learned(tmp_path):
+    workspace = Workspace.open(tmp_path / "ws")
+    ingest(ListSource(CLEAN), workspace, IngestConfig())
+    copies = [replace(raw(n), patient_ref=f"q{n}", ref=f"t{n}") for n in range(20, 30)]
+    other = ingest(ListSource(copies, name="other"), workspace, IngestConfig())
+    kept = [replace(study, split="train") for study in iter_studies(other.path)]
+    write_studies(other.path, kept)
+    alone = run(workspace=workspace, dataset="list")
+    result = run(workspace=workspace, dataset="list", against="other", strict=True)
+    assert alone.values["against"] is None
+    against = result.values["against"]
+    assert (against["shared"], against["exact"], against["images"]) == (4, 4, 24)
+    judged = sum(
+        study.split != "train" and study.provenance == "" and n >= 20
+        for n, study in enumerate(iter_studies(workspace.dataset("list").path))
+    )
+    assert against["learned"] == judged
+    assert "4 of 24 images are also in other" in messages(result, "duplicates")[0]
+    assert {file for row in against["rows"] for file in row["files"]} == {
+        f"{n}.png" for n in range(20, 24)
+    }  # fmt: skip
+    assert result.exit_code == (1 if judged else 0)
+    assert any(line.startswith("against other: 4 of 24 images, 4 of 24") for line in result.lines())
+    with pytest.raises(DataError, match="none"):
+        run(workspace=workspace, dataset="list", against="none")

@@ -82,4 +82,4 @@ def test_the_real_images_go_in_whole(shared_data, summary_of):
     summary = summary_of(BusiSource(shared_data("busi")))
     assert summary["studies"] == {"seen": 77, "kept": 77, "duplicate": 0, "quarantined": 0}
     assert summary["images"]["kept"] == 77
-    assert summary["near_duplicates"] == {"groups": 10, "patients": 21}
+    assert summary["near_duplicates"] == {"groups": 11, "patients": 23}

@@ -74,7 +74,10 @@ def test_rows_without_frames_count_unless_the_set_leaves_them_out(folder, summar
     write(folder, GOOD, ("Gone", *GOOD[1:]), ("Elsewhere", *GOOD[1:-1], "No"), ("short",))
     source = PocovidSource(folder)
     assert len(source) == 3
-    assert summary_of(source)["reasons"] == {"missing_file": 1, "malformed_row": 1}
+    summary = summary_of(source)
+    assert summary["reasons"] == {"missing_file": 1, "malformed_row": 1}
+    assert summary["rows"] == 2
+    assert summary["studies"] == {"seen": 1, "kept": 1, "duplicate": 0, "quarantined": 0}
 
 
 def test_a_folder_that_is_none_is_one_clear_error(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 
@@ -99,9 +100,15 @@ def test_a_row_whose_identifiers_name_two_studies_is_refused_and_given_to_neithe
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.txt", b"", "is no .csv or .jsonl; save it as one of them"),
-        ("r.csv", b"a,b\n", "lacks the columns report; its first line has a, b"),
-        ("r.csv", b"a,report\n1,x\n", "has the columns a, report; it needs study_uid or accession"),
+        ("r.txt", b"", r"is no \.csv, \.tsv or \.jsonl; save it as one of them"),
+        (
+            "r.csv",
+            b"a,b\n1,2\n",
+            r"lacks the columns report, study_uid or accession; it has a, b; "
+            r"name its columns with --columns report=COLUMN,accession=COLUMN",
+        ),
+        ("r.csv", b"a,report\n1,x\n", "lacks the columns study_uid or accession; it has a, report"),
+        ("r.csv", b"study_uid,report\n", "has no rows; export it again"),
         ("r.csv", b"", "is empty; export it again"),
         ("r.csv", "study_uid,report\n1,甲状腺".encode()[:-1], "UTF-8, but damaged at byte"),
         ("r.csv", b"\xff\xff\xff", r"neither UTF-8 .* nor GB18030"),
@@ -136,3 +143,51 @@ def test_a_number_that_lost_the_zeros_of_the_headers_is_told_apart_from_one_of_n
     unused = reports.find_unused()
     assert unused[2].startswith("shortened_identifier: line 2, column accession has a number")
     assert unused[3].startswith("no_images: ")
+
+
+EXPORT = (
+    "检查号,姓名,超声所见,超声提示\n"
+    "A1,王小明,甲状腺左叶低回声。,TI-RADS 3类。\n"
+    "A2,李四,双肾正常。,\n"
+)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_hospitals_columns_are_named_and_joined(tmp_path, suffix):
+    path = tmp_path / f"r.{suffix}"
+    path.write_bytes(EXPORT.replace(",", {"csv": ",", "tsv": "\t"}[suffix]).encode("gb18030"))
+    reports = Reports(path, ["report=超声所见+超声提示,accession=检查号"])
+    assert find(reports, "", "A1") == ("甲状腺左叶低回声。\nTI-RADS 3类。", "")
+    assert find(reports, "", "A2") == ("双肾正常。", "")
+    assert not reports.refused
+    assert Reports(path, ["report=超声所见", "accession=检查号"]).find(
+        study_uid="", accessions=["A1"]
+    ) == ("甲状腺左叶低回声。", "")
+
+
+@pytest.mark.parametrize(
+    ("header", "option"),
+    [
+        ("检查号,姓名,超声所见,超声提示", "--columns report=超声所见+超声提示,accession=检查号"),
+        ("Accession Number,Name,Findings,Impression",
+         "--columns 'report=Findings+Impression,accession=Accession Number'"),
+        ("OBR-3,PID-5,OBX-5,OBX-3", "--columns report=OBX-5,accession=OBR-3"),
+        ("Study Instance UID,x,Report Text,y",
+         "--columns 'report=Report Text,study_uid=Study Instance UID'"),
+    ],
+)  # fmt: skip
+def test_foreign_columns_are_proposed_and_the_proposal_works(tmp_path, header, option):
+    path = tmp_path / "r.csv"
+    path.write_text(f"{header}\nA1,王小明,左叶低回声。,3类。\n", encoding="utf-8")
+    with pytest.raises(DataError, match="if its columns mean these, add --columns") as error:
+        Reports(path)
+    assert str(error.value).endswith(option)
+    (columns,) = shlex.split(option)[1:]
+    reports = Reports(path, [columns])
+    name = "study_uid" if "study_uid=" in columns else "accession"
+    given = {"study_uid": "", "accessions": [], name: "A1"} if name == "study_uid" else {
+        "study_uid": "", "accessions": ["A1"],
+    }  # fmt: skip
+    report, problem = reports.find(**given)
+    assert problem == ""
+    assert report.startswith("左叶低回声。")

@@ -66,7 +66,6 @@ def test_json_lines_say_the_same(tmp_path):
     ("lines", "reasons"),
     [
         (["b,,,,写。,,,,,,"], {"no_patient": 1}),
-        ([",p,,,写。,,,,,,"], {"malformed_item": 1}),
         (["b,p,,,写。"], {"malformed_row": 1}),
         (["b,p,,,写。,,,,,,,"], {"malformed_row": 1}),
         (["b,p,,,写。,,,,,,", "b,p,,"], {"malformed_row": 1}),
@@ -90,6 +89,52 @@ def test_a_bad_row_costs_its_study_and_no_other(tmp_path, summary_of, lines, rea
     summary = summary_of(TableSource(write(tmp_path, GOOD, *lines)))
     assert summary["reasons"] == reasons
     assert summary["studies"] == {"seen": 2, "kept": 1, "duplicate": 0, "quarantined": 1}
+
+
+def test_a_row_that_names_no_study_is_counted_as_a_row(tmp_path, summary_of):
+    summary = summary_of(TableSource(write(tmp_path, GOOD, ",p,,,写。,,,,,,")))
+    assert summary["reasons"] == {"malformed_item": 1}
+    assert summary["rows"] == 1
+    assert summary["studies"] == {"seen": 1, "kept": 1, "duplicate": 0, "quarantined": 0}
+
+
+FOREIGN = (
+    "检查号,病人号,姓名,图像路径,超声所见,超声提示,检查部位\n"
+    "A1,P1,王小明,a.png,左叶低回声。,3类。,甲状腺\n"
+    "A2,P2,李四,b.png,未见异常。,,甲状腺\n"
+)
+COLUMNS_OPTION = (
+    "study=检查号,patient=病人号,image=图像路径,report=超声所见+超声提示,label:site=检查部位"
+)
+
+
+def test_a_foreign_table_is_proposed_and_read_under_its_own_names(tmp_path, picture, summary_of):
+    for seed, name in enumerate("ab"):
+        picture(tmp_path / f"{name}.png", seed)
+    path = tmp_path / "t.csv"
+    path.write_text(FOREIGN, encoding="gb18030")
+    with pytest.raises(DataError, match="unknown columns '检查号'") as error:
+        TableSource(path)
+    assert str(error.value).endswith(f"; if its columns mean these, add --columns {COLUMNS_OPTION}")
+    source = TableSource(path, columns=[COLUMNS_OPTION])
+    first, second = source.iter_studies()
+    assert (first.ref, first.patient_ref, first.labels) == ("A1", "P1", {"site": "甲状腺"})
+    assert first.turns[0].answer == "左叶低回声。\n3类。"
+    assert second.turns[0].answer == "未见异常。"
+    assert [image.ref for image in first.images] == ["a.png"]
+    assert summary_of(source)["studies"]["kept"] == 2
+    assert source.config() == {"columns": dict(
+        pair.split("=") for pair in COLUMNS_OPTION.split(",")
+    )}  # fmt: skip
+    with pytest.raises(DataError, match="has no column '号', which --columns names for 'patient'"):
+        TableSource(path, columns=["study=检查号,patient=号,report=超声所见"])
+
+
+def test_a_missing_image_names_the_option_and_no_file_of_a_private_source(tmp_path, summary_of):
+    with pytest.raises(DataError) as error:
+        summary_of(TableSource(write(tmp_path, "b,p,王小明/no.png,,写。,,,,,,")))
+    assert "give the folder that it is relative to with --images" in str(error.value)
+    assert "王小明" not in str(error.value)
 
 
 def test_a_row_twice_is_said_once(tmp_path):

@@ -34,6 +34,7 @@ def test_the_patient_is_the_folder_or_what_the_table_says(tmp_path, write_video,
     folders = {file: listed[file].patient_ref for file in ("p1/day/b.avi", "p2/c.avi")}
     assert folders == {"p1/day/b.avi": "p1", "p2/c.avi": "p2"}  # as they are not in the table
     assert listed["patients.csv:4"].problem.startswith("missing_file:")
+    assert listed["patients.csv:4"].is_row
     whole = VideoSource(root, config=VideoConfig(study="folder"))
     problems = {study.ref: study.problem[:10] for study in whole.iter_studies()}
     assert problems["p1"] == ""
