@@ -48,6 +48,7 @@ VALUES = {
     "--distance": "7",
     "--against": "busi",
     "--columns": "report=a",
+    "--charset": "gb18030",
     "--name": "kidney",
     "--images": "7",
     "--language": "en",
