@@ -29,8 +29,11 @@ configs = sorted(
 )
 assert {"tiny.toml", "busbra.toml"} <= set(configs), f"the wheel carries the configs {configs} only"
 
-template = site_packages / "sonoray" / "audit" / "page.html.jinja"
-assert template.is_file(), f"the wheel lacks {template.name}, from which the audit's page is made"
+for template in (
+    site_packages / "sonoray" / "audit" / "page.html.jinja",
+    site_packages / "sonoray_jobs" / "evaluation" / "external" / "validation_page.html.jinja",
+):
+    assert template.is_file(), f"the wheel lacks {template.name}, from which a page is made"
 
 files = importlib.metadata.files("sonoray") or []
 roots = {file.parts[0] for file in files if file.suffix == ".py"}

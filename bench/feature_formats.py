@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.evaluation.predictions import to_pick
 from sonoray_jobs.outputs.find import find_training, locate, open_stores
 from sonoray_jobs.road.config import load_road
+from sonoray_jobs.towers.feature_source import FeatureSource
+from sonoray_jobs.training.restore import load_trained
 
 BATCH = 16
 
@@ -72,8 +75,9 @@ def main() -> None:
     for name in (own, *(other for other in FORMATS if other != own)):
         trips = {tower: RoundTrip(store, FORMATS[name]) for tower, store in stores.items()}
         actor = AnswerActor(
-            locate(workspace, road, given.dataset, trained),
-            trips,  # type: ignore[arg-type]  # reading is all that the actor does
+            partial(load_trained, locate(workspace, road, given.dataset, trained)),
+            road.evaluate,
+            FeatureSource(dataset=folder, stores=trips),  # type: ignore[arg-type]  # reads alone
             "cpu",
         )
         rows = answer(actor, studies)

@@ -30,7 +30,7 @@ from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.outputs import find as outputs
 from sonoray_jobs.release import export
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers import bootstrap, embed
+from sonoray_jobs.towers import bootstrap, embedding
 
 # The same examples in every run, and no deadline: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -124,7 +124,7 @@ class FinishedRoad:
     workspace: Workspace
     shown: demo.Demonstrated
     bootstrapped: bootstrap.Bootstrapped
-    embedded: embed.Embedded
+    embedded: embedding.Embedded
     trained: outputs.Trained
     train_workers: int
     """Workers that the training had."""

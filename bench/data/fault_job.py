@@ -18,8 +18,8 @@ from material import open_towers
 from sonoray.stages import StageOutput, read_manifest
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.embed import embed_dataset
 from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage
+from sonoray_jobs.towers.embedding import embed_dataset
 
 
 def main() -> None:

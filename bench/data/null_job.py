@@ -14,7 +14,7 @@ from record import peak_bytes
 
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.embed_config import EmbedConfig
-from sonoray_jobs.towers.embed import embed_dataset
+from sonoray_jobs.towers.embedding import embed_dataset
 
 
 def main() -> None:

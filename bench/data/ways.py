@@ -29,9 +29,9 @@ from sonoray.stages import StageOutput, read_manifest
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.embed_config import EmbedConfig
-from sonoray_jobs.towers.embed import embed_dataset
 from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage, decode_piece, take_batches
 from sonoray_jobs.towers.embed_plan import Piece, make_plan
+from sonoray_jobs.towers.embedding import embed_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor

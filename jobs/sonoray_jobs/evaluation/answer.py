@@ -17,7 +17,7 @@ such score, or no image of the study is known to show the finding. Whether a pic
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,14 @@ from llava_ultra.decoding.likelihood import answer_log_likelihoods, batches_by_t
 from llava_ultra.decoding.step import Decoding, read_prompts
 from llava_ultra.decoding.text import generate
 from llava_ultra.language.chat import encode_answer
+from llava_ultra.language.decoder import Language
+from llava_ultra.model import LlavaUltra
 from sonoray.config.canonical import content_hash
 from sonoray.study.contract import Study, Turn
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
-from sonoray_jobs.training.restore import load_trained
 
 if TYPE_CHECKING:
-    from sonoray_jobs.outputs.find import TrainedParts
+    from sonoray_jobs.road.config import EvaluateConfig
 
 _NO_LIMIT = 10**9
 
@@ -74,13 +75,27 @@ class _Reply:
 class AnswerActor:
     """One model in one process: studies in, predictions out."""
 
-    def __init__(self, parts: "TrainedParts", features: FeatureSource, device: str) -> None:
-        self._road = parts.road
-        self._model, self._language = load_trained(parts)
+    def __init__(
+        self,
+        load: Callable[[], tuple[LlavaUltra, Language]],
+        settings: "EvaluateConfig",
+        features: FeatureSource,
+        device: str,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            load: returns a trained or an exported model and its language side.
+            settings: how long an answer may be, and how many questions are read together.
+            features: where the images' features come from.
+            device: where the model runs.
+        """
+        self._settings = settings
+        self._model, self._language = load()
         self._model.to(device)
         self._features = FeatureReader(features)
         self._device = device
-        self._decoding = Decoding(max_tokens=parts.road.evaluate.max_tokens)
+        self._decoding = Decoding(max_tokens=settings.max_tokens)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -97,7 +112,7 @@ class AnswerActor:
         prompts = collate_texts(
             self._language.tokenizer,
             [(at, turn.question, "") for at, turn in questions],
-            max_tokens=self._road.model.language.context_length,
+            max_tokens=self._model.config.language.context_length,
         ).without_answers()
         options = [
             [encode_answer(self._language.tokenizer, option) for option in turn.options]
@@ -107,7 +122,7 @@ class AnswerActor:
         told = self._told_picks(fused, questions) if known else []
         found: dict[int, _Reply] = {}
         lengths = self._lengths(prompts, [studies[at] for at, _ in questions], options)
-        for group in batches_by_tokens(lengths, self._road.evaluate.batch_tokens):
+        for group in batches_by_tokens(lengths, self._settings.batch_tokens):
             text = prompts.select(group).to(self._device)
             replies = self._answer(fused, text, [options[number] for number in group])
             found |= zip(group, replies, strict=True)
@@ -147,7 +162,7 @@ class AnswerActor:
         options: Sequence[Sequence[Sequence[int]]],
     ) -> list[int]:
         """Tokens that each question takes: images, prompt, and the longest answer it may get."""
-        model = self._road.model
+        model = self._model.config
         return [
             images_kept(model.sampling, len(study.images)) * model.num_tokens
             + length
@@ -171,7 +186,7 @@ class AnswerActor:
                 context,
                 [row for row, _ in candidates],
                 [ids for _, ids in candidates],
-                max_tokens=self._road.evaluate.batch_tokens,
+                max_tokens=self._settings.batch_tokens,
             )
             for (row, _), value in zip(candidates, scored.tolist(), strict=True):
                 likelihoods[row].append(value)

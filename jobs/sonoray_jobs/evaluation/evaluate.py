@@ -8,6 +8,7 @@ hold patients' texts and images and do not leave the workspace.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sonoray_jobs.outputs.find import (
     evaluation_stage,
     find_training,
     open_stores,
+    trained_elsewhere,
 )
 from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
@@ -114,12 +116,18 @@ def run(
     """Evaluate the road's trained model on a split, and show `gallery` studies of it.
 
     Raises:
-        DataError: the training is not finished, the split is unknown or empty, or a text of it does
-            not fit the context.
+        DataError: the training is not finished, or on another dataset; the split is unknown or
+            empty, or a text of it does not fit the context.
         ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
     output = workspace.dataset(dataset)
+    if names := trained_elsewhere(workspace, dataset):
+        raise DataError(
+            f"no model was trained on dataset {dataset!r}; to judge one that was trained on "
+            f"another ({', '.join(names)}), export it and run: sonoray validate "
+            f"models:/{road.export.name}@{road.export.alias} --dataset {dataset}"
+        )
     trained = find_training(workspace, road, dataset)
     studies = asked_studies(output.path, road, split)
     result = run_stage(
@@ -191,20 +199,14 @@ def _answer(
     address: str | None,
 ) -> list[dict[str, Any]]:
     """All predictions, in the order of studies and their questions."""
-    import ray
-
-    from sonoray.cluster.progress import progress
-    from sonoray.cluster.session import ray_session, require_cpus
-    from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+    from sonoray_jobs.evaluation.answer_pool import answer_studies
     from sonoray_jobs.outputs.find import find_parts, locate
     from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.training.restore import load_trained
 
     settings = road.evaluate
     model = locate(workspace, road, dataset, trained)
     check_lengths(read_tokenizer(model.language), studies, road.model, judged)
-    num_questions = sum(len(study.turns) for study in studies)
-    num_batches = max(1, len(studies) // settings.batch_size)
-    num_actors = min(settings.actors, num_batches)
     folders = {part: found.path for part, found in find_parts(workspace, road, dataset).items()}
     features = feature_source(
         road.embed,
@@ -214,28 +216,10 @@ def _answer(
         stores=open_stores(workspace, road, dataset),
         device="cuda" if settings.actor_gpus else "cpu",
     )
-    with ray_session(address):
-        require_cpus(
-            num_actors * settings.actor_cpus,
-            "evaluation",
-            num_gpus=num_actors * settings.actor_gpus,
-        )
-        answers = ray.data.from_items(
-            pack_studies(list(studies)), override_num_blocks=num_batches
-        ).map_batches(
-            AnswerActor,
-            fn_constructor_kwargs={
-                "parts": model,
-                "features": features,
-                "device": "cuda" if settings.actor_gpus else "cpu",
-            },
-            batch_size=settings.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=settings.actor_cpus,
-            num_gpus=settings.actor_gpus,
-        )
-        rows = list(progress(answers.iter_rows(), "answer questions", total=num_questions))
-    if len(rows) != num_questions:
-        raise DataError(f"{len(rows)} of {num_questions} answers came back; run evaluate again")
-    place = {study.study_id: position for position, study in enumerate(studies)}
-    return sorted(rows, key=lambda row: place[row["study_id"]])
+    return answer_studies(
+        studies,
+        load=partial(load_trained, model),
+        settings=settings,
+        features=features,
+        address=address,
+    )

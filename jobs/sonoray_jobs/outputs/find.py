@@ -11,7 +11,7 @@ from typing import Any
 
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
-from sonoray.stages import Stage, StageOutput, find_stage
+from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manifest
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.outputs.part_keys import PARTS, stage_of
@@ -27,6 +27,7 @@ TRAINING_CODE = ("sonoray_jobs.training.worker",)
 
 _EVALUATION_CODE = (
     "sonoray_jobs.evaluation.questions",
+    "sonoray_jobs.training.restore",
     "sonoray_jobs.evaluation.answer",
     "sonoray_jobs.evaluation.judge",
 )
@@ -124,10 +125,9 @@ def training_stage(
 
     One that goes on with the training of other code (`train.resume`) is another stage.
     """
-    source = str(dataset.manifest["name"]).removeprefix("ingest-")
     resumed = {"resumed": road.train.resume} if road.train.resume else {}
     return Stage(
-        name=f"train-{source}",
+        name=f"train-{training_source(dataset)}",
         config={
             "train": road.train.model_dump(mode="json", exclude={*TRAINING_PLACEMENT, "resume"}),
             # where the parts' weights lie is not decisive: the parts are inputs, by content
@@ -138,6 +138,11 @@ def training_stage(
         inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],
         code=TRAINING_CODE,
     )
+
+
+def training_source(dataset: StageOutput) -> str:
+    """What the trainings on a dataset are called after: the name that its ingest gave it."""
+    return str(dataset.manifest["name"]).removeprefix("ingest-")
 
 
 def training_name(stage: Stage) -> str:
@@ -159,6 +164,15 @@ def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Train
             f"--dataset {dataset} with the same --config and --set"
         )
     return Trained.read(find_stage(stage, workspace.stages, fix=""))
+
+
+def trained_elsewhere(workspace: Workspace, dataset: str) -> list[str]:
+    """Names of the finished trainings of a workspace, where none of them is on this dataset."""
+    own = training_source(workspace.dataset(dataset))
+    names = [path.parent for path in workspace.stages.glob(f"train-*/{MANIFEST}")]
+    if any(read_manifest(folder)["name"] == f"train-{own}" for folder in names):
+        return []
+    return sorted(folder.name.removeprefix("train-") for folder in names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,12 +238,44 @@ def find_evaluation(
     return find_stage(stage, workspace.stages, fix=fix)
 
 
+def find_internal_test(workspace: Workspace, dataset: str, trained: Trained) -> StageOutput | None:
+    """Return the newest evaluation of a training on its whole test split; None where there is none.
+
+    Whatever its settings: they decide what is computed of the answers, and at most the length of
+    free ones. Of one of some labels or topics alone, an export would keep a part.
+    """
+    output = workspace.dataset(dataset)
+    found = []
+    for path in workspace.stages.glob(f"evaluate-{dataset}-test-*/{MANIFEST}"):
+        manifest = read_manifest(path.parent)
+        inputs, config = manifest["inputs"], manifest["config"]
+        of_training = inputs == [output.key, trained.name, trained.run_id]
+        if of_training and not config["only"] and not config["topics"]:
+            found.append((path.stat().st_mtime_ns, path.parent, manifest))
+    if not found:
+        return None
+    _, folder, manifest = max(found, key=lambda item: item[0])
+    return StageOutput(path=folder, manifest=manifest, reused=True)
+
+
 def export_stage(
-    road: RoadConfig, dataset: StageOutput, trained: Trained, parts: Mapping[str, StageOutput]
+    road: RoadConfig,
+    dataset: StageOutput,
+    trained: Trained,
+    parts: Mapping[str, StageOutput],
+    internal_test: str = "",
 ) -> Stage:
     """The stage that exports a finished training; its `config` is the model's provenance.
 
-    How it is evaluated, where it is registered and how it is served make no other model.
+    Where it is registered and how it is served make no other model.
+
+    Args:
+        road: names the model.
+        dataset: what it was trained on.
+        trained: the finished training.
+        parts: its bootstrapped parts.
+        internal_test: digest of the answers to the internal test that the folder holds; empty where
+            it holds none.
     """
     return Stage(
         name=f"export-{road.export.name}",
@@ -239,19 +285,10 @@ def export_stage(
             "training": trained.name,
             "dataset": dataset.key,
         },
-        inputs=[trained.name, *(parts[part].key for part in sorted(parts))],
+        inputs=[
+            trained.name,
+            *(parts[part].key for part in sorted(parts)),
+            *([internal_test] if internal_test else []),
+        ],
         code=_EXPORT_CODE,
     )
-
-
-def find_export(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
-    """Return the finished export of a road.
-
-    Raises:
-        DataError: it was never made; the message says which command makes it.
-    """
-    trained = find_training(workspace, road, dataset)
-    parts = find_parts(workspace, road, dataset)
-    stage = export_stage(road, workspace.dataset(dataset), trained, parts)
-    fix = f"sonoray export --dataset {dataset} with the same --config and --set"
-    return find_stage(stage, workspace.stages, fix=fix)

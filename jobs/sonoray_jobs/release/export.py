@@ -7,9 +7,21 @@ from typing import Any
 
 from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs.find import export_stage, find_parts, find_training, locate
+from sonoray_jobs.data.leakage import near_duplicate_distance
+from sonoray_jobs.outputs.find import (
+    export_stage,
+    find_internal_test,
+    find_parts,
+    find_training,
+    learned_from,
+    locate,
+)
+from sonoray_jobs.release.collect_record import RecordSources
 from sonoray_jobs.release.write_model import write_model
 from sonoray_jobs.road.config import RoadConfig
+
+_PREDICTIONS = "predictions.parquet"
+"""File of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,10 +33,18 @@ class Exported:
     """`models:/NAME@ALIAS`."""
     version: str
     digests: Mapping[str, str]
+    has_internal_test: bool
+    """Whether the folder holds the answers to the internal test."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        return [f"registered {self.uri} (version {self.version}), files in {self.path}"]
+        rows = [f"registered {self.uri} (version {self.version}), files in {self.path}"]
+        if not self.has_internal_test:
+            rows.append(
+                "it was not evaluated, so sonoray validate will have no internal test to compare "
+                "with; sonoray evaluate and another sonoray export add it"
+            )
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
@@ -33,6 +53,7 @@ class Exported:
             "uri": self.uri,
             "version": self.version,
             "digests": dict(self.digests),
+            "has_internal_test": self.has_internal_test,
         }
 
 
@@ -60,17 +81,29 @@ def run(
     store = open_store(workspace, tracking_uri)
     require_run(store, trained.run_id)
     parts = find_parts(workspace, road, dataset)
-    stage = export_stage(road, workspace.dataset(dataset), trained, parts)
+    output, learned = workspace.dataset(dataset), learned_from(workspace, road, dataset)
+    test = find_internal_test(workspace, dataset, trained)
+    answers = None if test is None else test.path / _PREDICTIONS
+    digest = test.manifest["files"][_PREDICTIONS] if test else ""
+    stage = export_stage(road, output, trained, parts, digest)
     provenance = {name: value for name, value in stage.config.items() if name != "name"}
 
     def make(folder: Path) -> dict[str, Any]:
         digests = write_model(
             folder / "model",
             locate(workspace, road, dataset, trained),
-            {part: output.path for part, output in parts.items()},
+            {part: found.path for part, found in parts.items()},
             name=road.export.name,
             site_cue=road.train.site_cue,
             provenance=provenance,
+            record=RecordSources(
+                dataset=output.path,
+                learned=[output.path, learned.path],
+                train=road.train,
+                dtype=road.embed.dtype,
+                near_duplicate_distance=max(map(near_duplicate_distance, (output, learned))),
+                answers=answers,
+            ),
         )
         return {"digests": digests}
 
@@ -89,4 +122,5 @@ def run(
         uri=f"models:/{road.export.name}@{road.export.alias}",
         version=str(version.version),
         digests=digests,
+        has_internal_test=test is not None,
     )

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sonoray_jobs.outputs.model_record import RECORD, write_record
+from sonoray_jobs.release.collect_record import RecordSources, collect_record
+
 if TYPE_CHECKING:
     from sonoray_jobs.outputs.find import TrainedParts
 
@@ -19,8 +22,9 @@ def write_model(
     name: str,
     site_cue: bool,
     provenance: Mapping[str, Any],
+    record: RecordSources,
 ) -> dict[str, str]:
-    """Write a trained model with its frozen parts and its manifest.
+    """Write a trained model with its frozen parts, its record and its manifest.
 
     Args:
         folder: is made.
@@ -28,7 +32,8 @@ def write_model(
         parts: folders of `language`, `clip` and `sam`.
         name: of the model.
         site_cue: whether its questions begin with the examination site.
-        provenance: what the manifest says of its making.
+        provenance: what the manifest says of its making, beside the digests of the record.
+        record: where what the folder keeps of its making comes from.
 
     Returns:
         The digest of every part.
@@ -44,6 +49,7 @@ def write_model(
 
     model, _ = load_trained(trained)
     folder.mkdir()
+    kept = write_record(folder, collect_record(record))
     manifest = save_artifact(
         folder,
         name=name,
@@ -51,7 +57,7 @@ def write_model(
         language=load_language(parts["language"]),
         clip=ClipTower.load(parts["clip"]),
         sam=SamTower.load(parts["sam"]),
-        provenance=dict(provenance),
+        provenance={**provenance, RECORD: kept},
         site_cue=site_cue,
     )
     digests: dict[str, str] = manifest["digests"]

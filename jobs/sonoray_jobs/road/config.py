@@ -69,6 +69,20 @@ class EvaluateConfig(Config):
     seed: int = 0
 
 
+class ExternalConfig(Config):
+    """How an exported model is judged on a dataset of others (`sonoray validate`)."""
+
+    topics: dict[str, str] = Field(default_factory=dict)
+    """By topic of the model: the dataset's topic or label that holds the truth, where it has
+    another name, as in {pathology = "diagnosis"}."""
+    values: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """By topic: the model's option for a value of the dataset, as in {pathology = {M = "恶性"}}."""
+    breakdown: tuple[str, ...] = ()
+    """Labels whose values are judged apart, and `year`; empty takes all with 2 to 12 values."""
+    least_patients: int = Field(default=10, ge=1)
+    """Patients of a group that is shown by itself; smaller groups are counted together."""
+
+
 class ExportConfig(Config):
     """Where the trained model is registered."""
 
@@ -93,6 +107,7 @@ class RoadConfig(Config):
     embed: EmbedConfig = EmbedConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()
 

@@ -184,16 +184,31 @@ def load_assistant(folder: Path, device: str = "cpu") -> Assistant:
     """
     manifest = read_artifact_manifest(folder)
     digests = manifest["digests"]
-    config = ModelConfig.model_validate(manifest["config"])
     clip, sam = ClipTower.load(folder / "clip"), SamTower.load(folder / "sam")
     check_digest(str(folder / "clip"), found=clip.fingerprint, expected=digests["clip"])
     check_digest(str(folder / "sam"), found=sam.fingerprint, expected=digests["sam"])
+    model, language = load_exported(folder)
+    for part in (clip, sam, model):
+        part.to(device)
+    return Assistant(manifest=manifest, clip=clip, sam=sam, language=language, model=model)
+
+
+def load_exported(folder: Path) -> tuple[LlavaUltra, Language]:
+    """Load an exported model without its towers, for features that were computed before.
+
+    Returns:
+        The model, in evaluation mode, and the language side, whose decoder is inside the model.
+
+    Raises:
+        ValueError: the folder is incomplete, of another format, or a part does not match.
+    """
+    manifest = read_artifact_manifest(folder)
+    digests = manifest["digests"]
+    config = ModelConfig.model_validate(manifest["config"])
     language = load_language(folder / "language")
     check_digest(str(folder / "language"), found=language.digest, expected=digests["language"])
     model = LlavaUltra(config, add_lora(language.model, config.lora))
     load_connector(model, read_weights(folder / "connector.safetensors", digests["connector"]))
     load_adapter(model, read_weights(folder / "adapter.safetensors", digests["adapter"]))
     model.eval()
-    for part in (clip, sam, model):
-        part.to(device)
-    return Assistant(manifest=manifest, clip=clip, sam=sam, language=language, model=model)
+    return model, language

@@ -49,11 +49,25 @@ def topic_options(
 
 def class_scores(records: Sequence[AnswerRecord], options: Sequence[str]) -> Floats | None:
     """Scores (N, 1) for two options, (N, C) for more; None where a question lacks one of them."""
+    logits = _class_logits(records, options)
+    if logits is not None and len(options) == 2:
+        return np.asarray(logits[:, 1:] - logits[:, :1])
+    return None if logits is None else _softmax(logits)
+
+
+def class_probabilities(records: Sequence[AnswerRecord], options: Sequence[str]) -> Floats | None:
+    """Probability (N, C) of each option among the options; None where a question lacks one."""
+    logits = _class_logits(records, options)
+    return None if logits is None else _softmax(logits)
+
+
+def _class_logits(records: Sequence[AnswerRecord], options: Sequence[str]) -> Floats | None:
     if len(options) < 2 or any(len(record.option_scores) != len(options) for record in records):
         return None
-    logits = np.array([[record.option_scores[option] for option in options] for record in records])
-    if len(options) == 2:
-        return np.asarray(logits[:, 1:] - logits[:, :1])
+    return np.array([[record.option_scores[option] for option in options] for record in records])
+
+
+def _softmax(logits: Floats) -> Floats:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 

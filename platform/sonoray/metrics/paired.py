@@ -180,7 +180,7 @@ def paired_differences(
             value=other - one,
             low=low,
             high=high,
-            p_value=_p_value(draws[name]),
+            p_value=two_sided_p(draws[name]),
             num_undefined=int(np.isnan(draws[name]).sum()),
         )
     return found
@@ -258,7 +258,8 @@ def _difference(first: Metric, second: Metric) -> Metric:
     return metric
 
 
-def _p_value(draws: Floats) -> float | None:
+def two_sided_p(draws: Floats) -> float | None:
+    """P value of a difference from its draws (R,); None where no draw defines it."""
     defined = draws[~np.isnan(draws)]
     if not defined.size:
         return None

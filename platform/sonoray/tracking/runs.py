@@ -155,6 +155,38 @@ def require_run(store: Store, run_id: str) -> None:
             )
 
 
+def run_of_model(
+    store: Store, run_id: str, *, name: str, experiment: str, tags: Mapping[str, str]
+) -> str:
+    """Return the run that shows the results of a model: its training's, or one of its own.
+
+    A model that came from another house was trained under a run that this store does not know. Its
+    results get a run here, the same one for the same model.
+
+    Args:
+        store: where the results go.
+        run_id: the run of the training.
+        name: of the run that is made.
+        experiment: where it is made.
+        tags: what tells the model; by them the run is found again.
+
+    Raises:
+        TrackingError: the store fails, or the experiment was deleted.
+    """
+    with store.guard(f"cannot give a run for the results of model {name!r}"):
+        if _find_run(store, run_id) is not None:
+            return run_id
+        experiment_id = _experiment_id(store, experiment)
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = store.client.search_runs([experiment_id], filter_string=wanted, max_results=1)
+        run = (
+            found[0] if found else store.client.create_run(experiment_id, run_name=name, tags=tags)
+        )
+        made: str = run.info.run_id
+        store.client.set_terminated(made, "FINISHED")
+    return made
+
+
 def metric_history(store: Store, run_id: str, prefix: str) -> dict[str, list[tuple[int, float]]]:
     """Return how the metrics of a run whose names start with `prefix` went.
 

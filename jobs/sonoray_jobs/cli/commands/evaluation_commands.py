@@ -1,4 +1,4 @@
-"""Evaluation on the command line: one model, two models, many variants."""
+"""Evaluation on the command line: one model, here or elsewhere, two models, many variants."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +55,38 @@ def evaluate(
         split=split,
         gallery=gallery,
         address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
+def validate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS, or an exported folder.")
+    ],
+    *,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Ingested dataset that it was not trained on.")
+    ],
+    split: Annotated[
+        str, typer.Option("--split", help="all, train, validation or test of that dataset.")
+    ] = "all",
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Judge an exported model on a dataset of others: figures, calibration, groups, differences.
+
+    Studies whose images the model learned from are set aside. The truth of a topic is a turn or a
+    label of the dataset; section `external` says what it is called there. One HTML page.
+
+    Examples:
+        sonoray validate models:/llava-ultra@champion --dataset other
+        sonoray validate model --dataset other --set external.topics.pathology=diagnosis
+    """
+    from sonoray_jobs.evaluation.external.validate import run
+
+    return run(
+        workspace=workspace, road=road, model=model, dataset=dataset, split=split, address=address
     )
 
 

@@ -25,6 +25,7 @@ STAGES = {
     "training": (TRAINING,),
     "evaluation": (
         "sonoray_jobs.evaluation.questions",
+        "sonoray_jobs.training.restore",
         "sonoray_jobs.evaluation.answer",
         "sonoray_jobs.evaluation.judge",
     ),

@@ -27,6 +27,10 @@ JOBS = {
     "embed": ("sonoray_jobs.towers.embed:run", []),
     "train": ("sonoray_jobs.training.train:run", []),
     "evaluate": ("sonoray_jobs.evaluation.evaluate:run", []),
+    "validate": (
+        "sonoray_jobs.evaluation.external.validate:run",
+        ["model", "--dataset", "other"],
+    ),
     "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
     "describe": ("sonoray_jobs.release.describe:run", []),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from sonoray_jobs.outputs.find import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.feature_source import FeatureSource
 from sonoray_jobs.training.checkpoint import Position, write_checkpoint
+from sonoray_jobs.training.restore import load_trained
 
 SAMPLINGS = (
     AdaptiveSampling(num_selected=2, inference_score="balanced"),
@@ -143,6 +145,10 @@ def parts(config: ModelConfig, folder: Path) -> TrainedParts:
     )
 
 
+def actor_of(parts: TrainedParts, features: FeatureSource) -> AnswerActor:
+    return AnswerActor(partial(load_trained, parts), parts.road.evaluate, features, "cpu")
+
+
 @pytest.fixture(scope="module")
 def actor(folder: Path, parts: TrainedParts) -> AnswerActor:
     stores = {}
@@ -152,7 +158,7 @@ def actor(folder: Path, parts: TrainedParts) -> AnswerActor:
         values = np.random.default_rng(seed).standard_normal((len(ids), *store.shape))
         store.write(ids, values)
         stores[tower] = store
-    return AnswerActor(parts, FeatureSource(dataset=folder, stores=stores), "cpu")
+    return actor_of(parts, FeatureSource(dataset=folder, stores=stores))
 
 
 def answers(actor: AnswerActor, group: list[Study]) -> list[dict]:
@@ -182,7 +188,7 @@ def test_the_decoder_holds_no_more_tokens_than_configured_and_says_the_same(part
     wanted = answers(actor, STUDIES)
     evaluate = parts.road.evaluate.model_copy(update={"batch_tokens": limit})
     road = parts.road.model_copy(update={"evaluate": evaluate})
-    small = AnswerActor(replace(parts, road=road), actor._features.source, "cpu")
+    small = actor_of(replace(parts, road=road), actor._features.source)
     held = []
 
     def watch(module, args, kwargs, output):
@@ -224,11 +230,11 @@ def test_a_row_says_what_was_seen_and_why(actor):
 def test_a_checkpoint_of_another_tower_is_refused(parts):
     other = replace(parts, fingerprints={**parts.fingerprints, "sam": "f" * 16})
     with pytest.raises(CheckpointError, match="trained over sam ssssssssssssssss, here it is ffff"):
-        AnswerActor(other, FeatureSource(dataset=Path(), stores={}), "cpu")
+        actor_of(other, FeatureSource(dataset=Path(), stores={}))
 
 
 def test_a_checkpoint_holds_all_that_was_trained(parts, actor):
     """Two actors of one checkpoint agree to the bit, whatever torch drew in between."""
     torch.manual_seed(99)
-    again = AnswerActor(parts, actor._features.source, "cpu")
+    again = actor_of(parts, actor._features.source)
     assert answers(again, STUDIES) == answers(actor, STUDIES)

@@ -10,7 +10,7 @@ from llava_ultra.towers.tower import encode_images
 from sonoray_jobs.outputs.stores import stores_of
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.embed_config import EmbedConfig
-from sonoray_jobs.towers import embed
+from sonoray_jobs.towers import embedding
 
 
 def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(tmp_path):
@@ -54,7 +54,7 @@ def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(t
     ],
 )
 def test_pools_fill_the_cluster_unless_their_size_is_given(settings, cluster, actors):
-    assert embed._room_for(EmbedConfig(**settings), cluster).actors == actors
+    assert embedding._room_for(EmbedConfig(**settings), cluster).actors == actors
 
 
 def test_actors_that_ask_for_nothing_are_refused():

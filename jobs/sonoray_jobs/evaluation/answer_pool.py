@@ -1,0 +1,78 @@
+"""All questions of some studies through a pool of answering actors, on Ray Data.
+
+`sonoray evaluate` answers with a trained model, `sonoray validate` with an exported one; what they
+share is here: how many actors there are, and that every question comes back once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llava_ultra.language.decoder import Language
+from llava_ultra.model import LlavaUltra
+from sonoray.errors import DataError
+from sonoray.study.contract import Study
+from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+from sonoray_jobs.towers.feature_source import FeatureSource
+
+if TYPE_CHECKING:
+    from sonoray_jobs.road.config import EvaluateConfig
+
+
+def answer_studies(
+    studies: Sequence[Study],
+    *,
+    load: Callable[[], tuple[LlavaUltra, Language]],
+    settings: "EvaluateConfig",
+    features: FeatureSource,
+    address: str | None,
+) -> list[dict[str, Any]]:
+    """Answer all questions of some studies.
+
+    Args:
+        studies: with the questions that they are asked.
+        load: returns the model; called once in each actor.
+        settings: how answers are made, and the room of the actors.
+        features: where the images' features come from.
+        address: the cluster, as for every job.
+
+    Returns:
+        The predictions, in the order of studies and their questions.
+
+    Raises:
+        DataError: not every question was answered.
+        ClusterError: Ray cannot be reached, is too small or too busy.
+    """
+    import ray
+
+    from sonoray.cluster.progress import progress
+    from sonoray.cluster.session import ray_session, require_cpus
+
+    num_questions = sum(len(study.turns) for study in studies)
+    num_batches = max(1, len(studies) // settings.batch_size)
+    num_actors = min(settings.actors, num_batches)
+    with ray_session(address):
+        require_cpus(
+            num_actors * settings.actor_cpus,
+            "evaluation",
+            num_gpus=num_actors * settings.actor_gpus,
+        )
+        answers = ray.data.from_items(
+            pack_studies(list(studies)), override_num_blocks=num_batches
+        ).map_batches(
+            AnswerActor,
+            fn_constructor_kwargs={
+                "load": load,
+                "settings": settings,
+                "features": features,
+                "device": "cuda" if settings.actor_gpus else "cpu",
+            },
+            batch_size=settings.batch_size,
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=settings.actor_cpus,
+            num_gpus=settings.actor_gpus,
+        )
+        rows = list(progress(answers.iter_rows(), "answer questions", total=num_questions))
+    if len(rows) != num_questions:
+        raise DataError(f"{len(rows)} of {num_questions} answers came back; run the command again")
+    place = {study.study_id: position for position, study in enumerate(studies)}
+    return sorted(rows, key=lambda row: place[row["study_id"]])

@@ -1,0 +1,134 @@
+"""Collects what an exported model keeps of its making (`sonoray_jobs.outputs.model_record`).
+
+All images of training patients count as learned from, whether a setting left their study out of the
+training or not: the towers and the language model learn from all of them.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sonoray.features.format_names import FormatName
+from sonoray.metrics.answers import AnswerRecord
+from sonoray.study.contract import Study, iter_studies
+from sonoray.study.image_table import read_hashes
+from sonoray_jobs.outputs.model_record import Hashes, ModelFacts, ModelRecord, TopicRecord
+from sonoray_jobs.road.train_config import TrainConfig
+from sonoray_jobs.training.studies import iter_training_studies
+
+MOST_WORDINGS = 5
+"""Questions of a topic that may be wordings of one; a topic of more asks several things."""
+LEAST_PATIENTS = 2
+"""Training patients of whom a question is asked, else it may be written about one of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordSources:
+    """Where a record comes from."""
+
+    dataset: Path
+    """Dataset folder that the model was trained on."""
+    learned: Sequence[Path]
+    """Dataset folders whose training patients it, its towers or its language model learned from."""
+    train: TrainConfig
+    dtype: FormatName
+    near_duplicate_distance: int
+    answers: Path | None
+    """`predictions.parquet` of the internal test; None where there was none."""
+
+
+def collect_record(sources: RecordSources) -> ModelRecord:
+    """Read what the record of a model holds.
+
+    Raises:
+        DataError: a dataset was ingested before images had perceptual hashes.
+    """
+    images, num_patients = _learned(sources.learned)
+    asked = sources.train.model_copy(update={"site_cue": False})
+    topics = closed_topics(iter_training_studies(sources.dataset, asked))
+    return ModelRecord(
+        facts=ModelFacts(
+            dtype=sources.dtype,
+            near_duplicate_distance=sources.near_duplicate_distance,
+            num_training_patients=num_patients,
+            topics=topics,
+        ),
+        training_images=images,
+        internal_test=[] if sources.answers is None else closed_answers(sources.answers, topics),
+    )
+
+
+def _learned(datasets: Sequence[Path]) -> tuple[Hashes, int]:
+    """The hashes of all images of training patients, and how many patients there are."""
+    found: dict[str, bytes | None] = {}
+    patients: set[str] = set()
+    for dataset in dict.fromkeys(datasets):
+        hashes = read_hashes(dataset)
+        for study in iter_studies(dataset, split="train", complete=False):
+            patients.add(study.patient_key)
+            found |= {image.image_id: hashes[image.image_id] for image in study.images}
+    return found, len(patients)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Asked:
+    """What training asks on one topic."""
+
+    patients: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """By question: of whom."""
+    options: dict[tuple[str, ...], None] = field(default_factory=dict)
+    """Lists of options, in the order in which they come."""
+    answers: Counter[str] = field(default_factory=Counter)
+
+    def is_one_question(self) -> bool:
+        """Whether it can be asked of studies that do not ask it themselves."""
+        asked_of = max(len(patients) for patients in self.patients.values())
+        return (
+            len({frozenset(options) for options in self.options}) == 1
+            and len(next(iter(self.options))) > 1
+            and len(self.patients) <= MOST_WORDINGS
+            and asked_of >= LEAST_PATIENTS
+        )
+
+
+def closed_topics(studies: Iterable[Study]) -> dict[str, TopicRecord]:
+    """The closed topics of training studies that can be asked of others.
+
+    Args:
+        studies: as they are trained on, without site cue.
+    """
+    asked: defaultdict[str, _Asked] = defaultdict(_Asked)
+    for study in studies:
+        for turn in study.turns:
+            if turn.topic and turn.options:
+                topic = asked[turn.topic]
+                topic.patients[turn.question].add(study.patient_key)
+                topic.options[turn.options] = None
+                topic.answers[turn.answer] += 1
+    return {
+        name: TopicRecord(
+            question=max(
+                topic.patients, key=lambda question: (len(topic.patients[question]), question)
+            ),
+            options=next(iter(topic.options)),
+            answers=dict(sorted(topic.answers.items())),
+        )
+        for name, topic in sorted(asked.items())
+        if topic.is_one_question()
+    }
+
+
+def closed_answers(predictions: Path, topics: Iterable[str]) -> list[AnswerRecord]:
+    """The answers of an evaluation on some closed topics, from its `predictions.parquet`."""
+    import pyarrow.parquet as pq
+
+    columns = ["study_id", "patient_key", "topic", "truth", "answer", "option_scores"]
+    wanted = set(topics)
+    found = []
+    for row in pq.read_table(predictions, columns=columns).to_pylist():
+        scores = json.loads(row.pop("option_scores"))
+        if row["topic"] in wanted and scores:
+            found.append(AnswerRecord(**row, options=tuple(scores), option_scores=scores))
+    return found

@@ -1,0 +1,1 @@
+"""What a validation elsewhere adds: probabilities, decisions, abstention, groups, two samples."""

@@ -1,0 +1,45 @@
+import pytest
+
+from sonoray.errors import DataError
+from sonoray.study.contract import Study
+from sonoray_jobs.evaluation.external.subgroups import choose_groups
+
+
+def study(number, **labels):
+    return Study(
+        study_id=f"s{number}", patient_key="p", split="test", dataset="other", images=(), turns=(),
+        labels=labels,
+    )  # fmt: skip
+
+
+STUDIES = [
+    study(
+        number,
+        device=("Logiq", "Aplio")[number % 2],
+        pathology=("benign", "malignant")[number % 2],
+        organ="breast",
+        size_mm=str(number),
+        study_date=f"20{18 + number % 3}-05-01",
+        **({"sex": "FM"[number % 2]} if number else {}),
+    )
+    for number in range(20)
+]
+
+
+def test_every_label_of_few_values_is_taken_and_the_others_have_a_reason():
+    groups, left_out = choose_groups(STUDIES, wanted=(), truths={"pathology"})
+    assert sorted(groups) == ["device", "sex", "year"]
+    assert groups["year"]["s1"] == "2019"
+    assert "s0" not in groups["sex"]
+    assert left_out == {
+        "organ": "1 value",
+        "pathology": "it is the truth of a topic",
+        "size_mm": "20 values",
+    }
+
+
+def test_those_that_are_wanted_are_taken_whatever_they_are():
+    groups, left_out = choose_groups(STUDIES, wanted=("organ", "year"), truths={"organ"})
+    assert (list(groups), left_out) == (["organ", "year"], {})
+    with pytest.raises(DataError, match=r"\['scanner'\].* device, organ, pathology, sex"):
+        choose_groups(STUDIES, wanted=("scanner",), truths=set())
