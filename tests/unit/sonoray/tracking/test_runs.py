@@ -19,6 +19,7 @@ from sonoray.tracking.runs import (
     metric_history,
     nest,
     require_run,
+    run_of_model,
     terminate,
 )
 from sonoray.workspace import Workspace
@@ -219,3 +220,19 @@ def test_log_evaluation_adds_metrics_and_artifacts(
     assert names == ["eval/metrics.json", "eval/roc.png", "eval/table.md"]
     with pytest.raises(TrackingError, match="f00d"):
         log_results(store, "f00d", {"a": 1})
+
+
+def test_a_models_results_go_to_its_training_or_to_one_run_of_the_model(
+    store: Store, new_run: NewRun
+) -> None:
+    trained = new_run("of-here")
+    options = {"name": "model", "experiment": "elsewhere"}
+    tags = {"sonoray.model": "a" * 64}
+    assert run_of_model(store, trained, **options, tags=tags) == trained
+    foreign = run_of_model(store, "0" * 32, **options, tags=tags)
+    assert foreign != trained
+    assert run_of_model(store, "0" * 32, **options, tags=tags) == foreign
+    another = run_of_model(store, "0" * 32, **options, tags={"sonoray.model": "b" * 64})
+    assert another not in (foreign, trained)
+    run = store.client.get_run(foreign)
+    assert (run.info.run_name, run.info.status) == ("model", "FINISHED")

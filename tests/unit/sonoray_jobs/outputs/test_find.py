@@ -1,13 +1,19 @@
 """Names of what a road makes: everything that decides an output is in its key, and nothing else."""
 
+import json
+import os
+
 import pytest
 
 from sonoray.stages import StageOutput
+from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.outputs.find import (
     Trained,
     evaluation_stage,
     export_stage,
+    find_internal_test,
+    trained_elsewhere,
     training_name,
     training_stage,
 )
@@ -121,5 +127,59 @@ def test_another_training_or_part_is_another_model(tmp_path, dataset, parts):
         export_stage(
             with_values(ROAD, {"export.name": "other"}), dataset, trained(tmp_path), parts
         ).key,
+        export_stage(ROAD, dataset, trained(tmp_path), parts, "answers").key,
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
+
+
+def made(root, name, *, inputs=(), config=None, made_at):
+    """A finished stage as its manifest tells it."""
+    folder = root / f"{name}-{made_at:012d}"
+    folder.mkdir(parents=True)
+    manifest = {"name": name, "key": folder.name, "inputs": list(inputs), "config": config or {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    os.utime(folder / "manifest.json", (made_at, made_at))
+    return StageOutput(path=folder, manifest=manifest, reused=True)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """One with the datasets `phantom` and `other`."""
+    found = Workspace.open(tmp_path / "workspace")
+    for number, name in enumerate(("phantom", "other")):
+        dataset = made(found.stages, f"ingest-{name}", made_at=number)
+        found.point_dataset(name, dataset)
+    return found
+
+
+def test_trainings_elsewhere_count_where_none_is_on_the_dataset(workspace):
+    assert trained_elsewhere(workspace, "other") == []
+    made(workspace.stages, "train-phantom", made_at=2)
+    made(workspace.stages, "train-phantom", made_at=1)
+    assert trained_elsewhere(workspace, "other") == ["phantom-000000000001", "phantom-000000000002"]
+    assert trained_elsewhere(workspace, "phantom") == []
+    made(workspace.stages, "train-other", made_at=3)
+    assert trained_elsewhere(workspace, "other") == []
+
+
+def test_the_internal_test_is_the_newest_whole_one_of_the_training(workspace, tmp_path):
+    key = workspace.dataset("phantom").key
+    own, whole = [key, "phantom-1", "r"], {"only": {}, "topics": []}
+
+    def find(name="phantom-1"):
+        return find_internal_test(workspace, "phantom", trained(tmp_path, name))
+
+    assert find() is None
+    name = "evaluate-phantom-test"
+    made(workspace.stages, name, inputs=own, config=whole, made_at=1)
+    newest = made(workspace.stages, name, inputs=own, config=whole, made_at=5)
+    made(workspace.stages, name, inputs=own, config=whole, made_at=3)
+    made(workspace.stages, name, inputs=own, config=whole | {"topics": ["side"]}, made_at=8)
+    made(workspace.stages, name, inputs=own, config=whole | {"only": {"a": "b"}}, made_at=9)
+    made(workspace.stages, name, inputs=["x", "phantom-1", "r"], config=whole, made_at=10)
+    validation = "evaluate-phantom-validation"
+    made(workspace.stages, validation, inputs=own, config=whole, made_at=11)
+    found = find()
+    assert found is not None
+    assert found.path == newest.path
+    assert find("phantom-2") is None

@@ -11,7 +11,7 @@ PATHOLOGY = TopicRecord(
     question="这个病灶是良性还是恶性？", options=("良性", "恶性"), answers={"良性": 7, "恶性": 3}
 )
 GRADE = TopicRecord(
-    question="分类？", options=("BI-RADS 3类", "BI-RADS 4类"), answers={"BI-RADS 3类": 1}
+    question="分类？", options=("BI-RADS 3类", "BI-RADS 4A类", "BI-RADS 4B类"), answers={}
 )
 
 
@@ -93,12 +93,12 @@ def test_what_cannot_be_asked_is_counted_and_left_out():
 
 
 def test_a_value_that_two_options_mean_is_none():
-    """BI-RADS 4 covers 4a; `birads` has terms for both."""
+    """BI-RADS 4 without a letter may be 4A or 4B."""
     maps = map_topics({"birads": GRADE}, names={}, values={})
-    found = ask_all([study(1, birads="4a"), study(2, birads="3"), study(3, birads="5")], maps)
+    found = ask_all([study(n, birads=value) for n, value in enumerate(("4a", "3", "4", "5"))], maps)
     answers = {each.study_id: each.turns[0].answer for each in found}
-    assert answers == {"s1": "BI-RADS 4类", "s2": "BI-RADS 3类"}
-    assert dict(maps["birads"].account.unmapped) == {"5": 1}
+    assert answers == {"s0": "BI-RADS 4A类", "s1": "BI-RADS 3类"}
+    assert dict(maps["birads"].account.unmapped) == {"4": 1, "5": 1}
 
 
 @pytest.mark.parametrize(
