@@ -120,6 +120,7 @@ def test_training_patients_are_set_aside_by_their_images_alone(finished_road, ro
 
 def test_the_internal_test_stands_beside_it(finished_road, validated):
     tested = finished_road.evaluated.summary["closed"]
+    assert len(tested.keys() & validated.values["topics"].keys()) > 2
     for topic, found in validated.values["topics"].items():
         if topic not in tested:
             continue
@@ -131,7 +132,10 @@ def test_the_internal_test_stands_beside_it(finished_road, validated):
         assert difference["value"] == pytest.approx(
             found["external"]["accuracy"]["value"] - own["accuracy"]["value"]
         )
-        assert difference["low"] <= difference["value"] <= difference["high"]
+        if min(found["num_patients"], found["internal_patients"]) > 1:
+            assert difference["low"] <= difference["value"] <= difference["high"]
+        else:
+            assert difference["low"] is None
 
 
 def test_mlflow_has_it_under_the_models_run(finished_road, validated):
