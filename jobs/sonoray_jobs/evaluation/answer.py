@@ -220,7 +220,7 @@ class AnswerActor:
         seen = fused.tokens[0, :, :, 0].numel()  # every text token attends to all of a study
         lengths = [length + seen for length in text.mask.sum(dim=1).tolist()]
         picks: dict[int, int] = {}
-        for group in batches_by_tokens(lengths, self._road.evaluate.batch_tokens):
+        for group in batches_by_tokens(lengths, self._settings.batch_tokens):
             part = text.select(group).to(self._device)
             scores = self._model.sampler.attention_scores(
                 fused.tokens,
