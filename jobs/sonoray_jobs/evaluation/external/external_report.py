@@ -53,11 +53,11 @@ def judge_all(
         answers[row["topic"]].append(to_record(row))
     for record in model.record.internal_test:
         internal[record.topic].append(record)
+    own = {topic: {topic, maps[topic].account.name} for topic in answers}
     groups, left_out = choose_groups(
         asked.studies,
         wanted=road.external.breakdown,
-        truths={each.account.name for each in maps.values() if each.account.from_labels}
-        | set(answers),
+        truths=set().union(*own.values()),
     )
     settings = road.evaluate
     verdicts = [
@@ -65,7 +65,7 @@ def judge_all(
             topic,
             records,
             internal[topic],
-            groups,
+            {label: each for label, each in groups.items() if label not in own[topic]},
             training_answers=model.record.facts.topics[topic].answers,
             positive=settings.positive_options.get(topic),
             bootstrap=Bootstrap(num_resamples=settings.bootstrap_samples, seed=settings.seed),

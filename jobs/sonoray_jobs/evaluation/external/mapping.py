@@ -5,8 +5,9 @@ dataset: from a turn of the topic or, where a study has none, from a label of th
 of images with a label column is enough. `external.topics` says where the dataset calls a topic
 otherwise, `external.values` which of its values is which option.
 
-A value is an option where it is the same text (up to width and case) or where the terms of
-`sonoray.audit.terms` say so, as `malignant` and 恶性. A value that is none is counted by name, and
+A value is an option where it is the same text (up to width and case), where the terms of
+`sonoray.audit.terms` say so, as `malignant` and 恶性, or where both say yes or both say no, as `1`
+and 有. A value that is none is counted by name, and
 its study is not asked: a set with normal breasts tells nothing of a model that knows benign and
 malignant alone.
 """
@@ -21,6 +22,12 @@ from sonoray.errors import ConfigError
 from sonoray.metrics.tokens import fold
 from sonoray.study.contract import Study, Task, Turn
 from sonoray_jobs.outputs.model_record import TopicRecord
+
+_ANSWERS = (
+    ("1", "yes", "true", "present", "positive", "有", "是", "阳性"),
+    ("0", "no", "false", "absent", "negative", "无", "否", "阴性"),
+)
+"""What says yes, and what says no."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,10 +156,9 @@ def ask_all(studies: Iterable[Study], maps: Mapping[str, TopicMap]) -> list[Stud
 def _meanings(topic: str, options: Iterable[str]) -> dict[str, str]:
     """Options by what they are called elsewhere; what two of them mean is left out."""
     terms = LABEL_TERMS.get(topic)
-    if terms is None:
-        return {}
     meant: dict[str, set[str]] = {}
     for option in options:
-        for value in terms.named(option):
+        same = [word for words in _ANSWERS if fold(option) in words for word in words]
+        for value in (*same, *(terms.named(option) if terms else ())):
             meant.setdefault(fold(value), set()).add(option)
     return {value: found.pop() for value, found in meant.items() if len(found) == 1}

@@ -1,8 +1,9 @@
 """Which groups of studies are judged apart: by scanner, organ, site, sex, year, any label.
 
-Every label of 2 to 12 values is taken where nobody says which; of `study_date` the year. A label
-that is itself the truth of a topic is left out, and one of more values (an age, a size) is a
-measurement: both are named with the reason.
+Every label of 2 to 12 values is taken where nobody says which; of `study_date` the year. One of
+more values, or of as many as studies (an age, a size), is a measurement. A label that is the truth
+of a topic is left out, unless it says what was examined and how: then it groups the other topics.
+What is left out is named with the reason.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +14,10 @@ from sonoray.study.contract import STUDY_DATE_LABEL, Study
 YEAR = "year"
 """The group that `study_date` gives."""
 MOST_VALUES = 12
+OF_EXAMINATION = frozenset(
+    {"body_part", "device", "manufacturer", "modality", "model", "organ", "scanner", "sex", "site"}
+)
+"""Labels that may group studies although a topic asks for them."""
 
 
 def choose_groups(
@@ -46,10 +51,10 @@ def choose_groups(
     chosen, left_out = {}, {}
     for label in sorted(values):
         number = len(set(values[label].values()))
-        if label in truths:
+        if label in truths and label not in OF_EXAMINATION:
             left_out[label] = "it is the truth of a topic"
-        elif not 2 <= number <= MOST_VALUES:
-            left_out[label] = f"{number} value{'s' if number > 1 else ''}"
+        elif not 2 <= number <= min(MOST_VALUES, max(2, len(values[label]) // 2)):
+            left_out[label] = f"values: {number}, of {len(values[label])} studies"
         else:
             chosen[label] = values[label]
     return chosen, left_out

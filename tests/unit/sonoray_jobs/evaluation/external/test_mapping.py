@@ -92,6 +92,16 @@ def test_what_cannot_be_asked_is_counted_and_left_out():
     assert (told["contradictory"], told["lacking"], told["asked"]) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("topic", ["calcification", "finding", "anything"])
+def test_yes_and_no_are_the_same_in_other_words(topic):
+    presence = TopicRecord(question="有吗？", options=("有", "无"), answers={})
+    maps = map_topics({topic: presence}, names={}, values={})
+    values = ("1", "0", "Yes", "无", "2")
+    found = ask_all([study(n, **{topic: value}) for n, value in enumerate(values)], maps)
+    assert [each.turns[0].answer for each in found] == ["有", "无", "有", "无"]
+    assert dict(maps[topic].account.unmapped) == {"2": 1}
+
+
 def test_a_value_that_two_options_mean_is_none():
     """BI-RADS 4 without a letter may be 4A or 4B."""
     maps = map_topics({"birads": GRADE}, names={}, values={})

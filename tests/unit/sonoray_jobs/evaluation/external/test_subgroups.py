@@ -32,10 +32,22 @@ def test_every_label_of_few_values_is_taken_and_the_others_have_a_reason():
     assert groups["year"]["s1"] == "2019"
     assert "s0" not in groups["sex"]
     assert left_out == {
-        "organ": "1 value",
+        "organ": "values: 1, of 20 studies",
         "pathology": "it is the truth of a topic",
-        "size_mm": "20 values",
+        "size_mm": "values: 20, of 20 studies",
     }
+
+
+def test_what_was_examined_groups_the_other_topics_though_one_asks_for_it():
+    studies = [study(n, organ=("breast", "liver")[n % 2], margin="ab"[n % 2]) for n in range(9)]
+    groups, left_out = choose_groups(studies, wanted=(), truths={"organ", "margin"})
+    assert (list(groups), list(left_out)) == (["organ"], ["margin"])
+
+
+def test_as_many_values_as_studies_are_a_measurement():
+    studies = [study(number, age=str(40 + number), site="ab"[number % 2]) for number in range(8)]
+    groups, left_out = choose_groups(studies, wanted=(), truths=set())
+    assert (list(groups), left_out) == (["site"], {"age": "values: 8, of 8 studies"})
 
 
 def test_those_that_are_wanted_are_taken_whatever_they_are():
