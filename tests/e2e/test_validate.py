@@ -225,7 +225,7 @@ def test_what_cannot_be_validated_is_refused_before_ray(finished_road, road, oth
     with pytest.raises(DataError, match=r"split 'tset' is unknown; choose one of all, train"):
         validate.run(**arguments, model=MODEL, split="tset")
     unknown = with_values(road, {"evaluate.topics": ["diagnosis"]})
-    with pytest.raises(DataError, match=r"\['diagnosis'\] are no closed topics.* pathology"):
+    with pytest.raises(DataError, match=r"\['diagnosis'\] are no closed topics.* 'pathology'"):
         validate.run(**arguments | {"road": unknown}, model=MODEL)
 
 
