@@ -7,8 +7,9 @@ internal_test.parquet     the internal test: closed answers, their likelihoods, 
 ```
 
 They lie in the model's folder, and the manifest's provenance pins each by its sha256. No patient
-key, study id, text of a patient or pixel is in them; who holds a picture can tell whether it was
-trained on, which is what they are for. `sonoray export` writes them (`release.collect_record`),
+key, study id or text of a patient is in them, and of a picture no more than its hash with 16 x 16
+values of detail: who holds it can tell whether it was trained on, which is what they are for.
+`sonoray export` writes them (`release.collect_record`),
 `sonoray validate` reads them.
 
 A closed topic is kept where it can be asked of other studies: one set of options, few wordings, and

@@ -2,8 +2,8 @@
 
 An exported model holds the exact and the perceptual hashes of its training images and no patient
 (`sonoray_jobs.outputs.model_record`). A study's image is seen where it is one of them, or looks
-like one within the distance of near duplicates, also through a third picture. With an image its
-patient is seen: all his studies are set aside, whatever they show.
+like one by the rule of near duplicates (`sonoray.study.near_duplicates`), also through a third.
+With an image its patient is seen: all his studies are set aside, whatever they show.
 
 What hashes cannot tell: another picture of a training patient. And nobody knows what published
 towers or language models were trained on.

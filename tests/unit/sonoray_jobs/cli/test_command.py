@@ -74,7 +74,6 @@ VALUES = {
     "--port": "9000",
     "--api-key-file": "key.txt",
     "--question": "??",
-    "--charset": "gb18030",
     "--study": "s1",
     "--url": "http://127.0.0.1:9/v1",
 }

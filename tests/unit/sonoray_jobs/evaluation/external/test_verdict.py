@@ -168,7 +168,7 @@ def test_what_limits_the_figures_comes_first(verdict):
 def test_a_clean_set_says_what_was_compared(verdict):
     found = remarks(verdict)
     (told,) = [text for text, kind in found.items() if kind == "clear" and "1,234" in text]
-    assert "within 24 of 256 bits" in told
+    assert "at most 24 of 256 bits" in told
 
 
 def test_the_page_and_the_table_escape_and_show_what_was_found(verdict, tmp_path):
