@@ -1,6 +1,6 @@
 """How much burned-in text `sonoray.privacy.burned_in_text` finds, and what it takes for text.
 
-Run: `.venv/bin/python bench/burned_in_text.py --data ../shared/data`
+Run: `.venv/bin/python bench/burned_in_text.py --data ../shared/data --base CHECKOUT_OF_829b5a9`
 
 The finder was fitted to BUSI, the phantom of seed 3 and the odd cases of BUS-BRA. What is measured
 here, it has not seen: BUS-BRA's even cases, POCOVID-Net and the phantom of seed 4. Two of three
@@ -15,8 +15,10 @@ broad as on a screen: on a black margin above the picture and over the tissue; w
 yellow and white with a black outline; antialiased; as they are and after JPEG at quality 75. A
 string is found where the boxes cover 90 % of its ink. The second table has the share of pixels that
 boxes cover outside the strings, the third what is covered of pictures without text: `--show FOLDER`
-writes those with their boxes. Last comes the CPU time of the finder beside decoding and PNG
-encoding of one picture of 1024 x 768.
+writes those with their boxes. Then strings are drawn so that they touch an edge. Last comes the
+CPU time of the finder beside decoding and PNG encoding of one picture of 1024 x 768, and, where
+`--base` names another checkout with its `.venv`, the CPU time of both on the same pictures of
+1024 x 768: without text, with two strings on a black margin, and with two over tissue.
 
 Latin is drawn in DejaVu Sans and Chinese in Noto Sans CJK or, where it is missing, another of
 `FONTS` (Debian: fonts-dejavu-core, fonts-noto-cjk or fonts-wqy-zenhei).
@@ -25,6 +27,8 @@ Latin is drawn in DejaVu Sans and Chinese in Noto Sans CJK or, where it is missi
 import argparse
 import csv
 import io
+import subprocess
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +41,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sonoray.images.decode import decode_image, encode_png
 from sonoray.ingest.sources.synthetic import PhantomSource
 from sonoray.phantom import PhantomConfig
-from sonoray.privacy.burned_in_text import find_text
+from sonoray.privacy import burned_in_text
 from sonoray.privacy.text_lines import Box
 
 FONTS = {
@@ -60,7 +64,29 @@ COLOURS = {
     "outlined": (255, 255, 255),
 }
 SCREEN = 800
+TIMER = """
+import sys, time
+import numpy as np
+try:
+    from sonoray.privacy.burned_in_text import find_text
+except ImportError:
+    from sonoray.burned_in_text import find_text
+pictures = list(np.load(sys.argv[1]).values())
+find_text(pictures[-1])
+times = []
+for picture in pictures:
+    start = time.process_time()
+    find_text(picture)
+    times.append(time.process_time() - start)
+print(*times)
+"""
+"""Prints the CPU seconds of a checkout's finder for each of the pictures in a file."""
 CLEAN = Path(__file__).with_name("burned_in_text_clean.csv")
+
+
+def find_text(picture: np.ndarray) -> list[Box]:
+    """What is covered of a picture."""
+    return [line.box for line in burned_in_text.find_text(picture)]
 
 
 def load_font(script: str, size: int) -> ImageFont.FreeTypeFont:
@@ -242,6 +268,60 @@ def measure_false_boxes(sets: dict[str, list[np.ndarray]], show: Path | None) ->
             )
 
 
+def measure_edges(sets: dict[str, list[np.ndarray]], seed: int) -> None:
+    """Print how many strings are found that touch an edge of the picture, by edge."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[bool]] = defaultdict(list)
+    for number, picture in enumerate(chain(*sets.values())):
+        canvas = np.pad(enlarge(picture), ((60, 60), (60, 60), (0, 0))[: picture.ndim])
+        script = ("latin", "digits", "chinese")[number % 3]
+        for size in SIZES:
+            text, font = make_string(rng, script), load_font(script, size)
+            left, upper, right, lower = font.getbbox(text)
+            height, width = canvas.shape[:2]
+            middle = (width - right) // 2, (height - lower) // 2
+            places = {
+                "upper": (middle[0], -upper), "lower": (middle[0], height - lower),
+                "left": (-left, middle[1]), "right": (width - right, middle[1]),
+            }  # fmt: skip
+            for edge, place in places.items():
+                image, ink = Image.fromarray(canvas).convert("RGB"), Image.new("L", (width, height))
+                ImageDraw.Draw(image).text(place, text, font=font, fill=COLOURS["white"])
+                ImageDraw.Draw(ink).text(place, text, font=font, fill=255)
+                shown = np.asarray(ink) >= 128
+                boxes = cover(shown.shape, find_text(np.asarray(image)))
+                found[edge].append(bool(boxes[shown].mean() >= 0.9))
+    print(f"\n{'at an edge':20}{'strings':>10}{'found %':>10}")
+    for edge, hits in found.items():
+        print(f"{edge:20}{len(hits):>10}{100 * np.mean(hits):>10.1f}")
+
+
+def measure_base(sets: dict[str, list[np.ndarray]], seed: int, base: Path) -> None:
+    """Print the CPU time of the finder of this checkout and of `base` on the same pictures."""
+    rng = np.random.default_rng(seed)
+    screens: dict[str, list[np.ndarray]] = defaultdict(list)
+    for number, picture in enumerate(chain(*sets.values())):
+        small = Image.fromarray(picture).resize((1024, 768), Image.Resampling.BICUBIC)
+        screens["without text"].append(np.asarray(small))
+        script, style = ("latin", "digits", "chinese")[number % 3], STYLES[number % 4]
+        for place, image, _ in draw(np.asarray(small), rng, script, 16, style):
+            screens[f"two strings, {place}"].append(image[:768])
+    print(f"\n{'CPU ms a picture':24}{'pictures':>10}{'here':>10}{'base':>10}{'ratio':>10}")
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        named = {f"{kind} {i}": p for kind, group in screens.items() for i, p in enumerate(group)}
+        np.savez(file.name, **named)
+        times = []
+        for checkout in (Path(__file__).parents[1], base):
+            command = [str(checkout / ".venv/bin/python"), "-c", TIMER, file.name]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            times.append(1000 * np.array(done.stdout.split(), float))
+    kinds = np.array([name.rpartition(" ")[0] for name in named])
+    for kind in (*screens, "all"):
+        here, there = (each[(kinds == kind) | (kind == "all")].mean() for each in times)
+        number = (kinds == kind).sum() or len(kinds)
+        print(f"{kind:24}{number:>10}{here:>10.1f}{there:>10.1f}{here / there:>10.2f}")
+
+
 def measure_time(sets: dict[str, list[np.ndarray]]) -> None:
     """Print CPU milliseconds for one picture of 1024 x 768, the median of 15."""
     small = Image.fromarray(sets["pocovid"][0]).resize((1024, 768), Image.Resampling.BICUBIC)
@@ -277,14 +357,19 @@ def main() -> None:
         "--clean", type=int, default=117, help="pictures of each set for the false boxes"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", type=Path, default=None, help="another checkout, for its time")
     parser.add_argument("--show", type=Path, default=None, help="folder for pictures with boxes")
     args = parser.parse_args()
     if args.show is not None:
         args.show.mkdir(parents=True, exist_ok=True)
-    measure_recall(load_pictures(args.data, args.count, args.seed), args.seed)
+    few = load_pictures(args.data, args.count, args.seed)
+    measure_recall(few, args.seed)
+    measure_edges({name: pictures[:2] for name, pictures in few.items()}, args.seed)
     clean = load_pictures(args.data, args.clean, args.seed)
     measure_false_boxes(clean, args.show)
     measure_time(clean)
+    if args.base is not None:
+        measure_base(few, args.seed, args.base)
 
 
 if __name__ == "__main__":

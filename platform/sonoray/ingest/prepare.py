@@ -31,9 +31,16 @@ from sonoray.images.decode import (
     read_bytes,
 )
 from sonoray.ingest.sources.base import Source
-from sonoray.privacy.deidentify import DeidentifyConfig, clean_picture, clean_study, describe
+from sonoray.privacy.deidentify import (
+    DeidentifyConfig,
+    Masked,
+    clean_picture,
+    clean_study,
+    describe,
+)
 from sonoray.privacy.keys import IdentityKey
-from sonoray.study.contract import StudyImage
+from sonoray.study.contract import TEXT_MASKED_LABEL, StudyImage
+from sonoray.study.identifiers import Identifiers
 from sonoray.study.image_table import PreparedImage
 from sonoray.study.near_duplicates import perceptual_hash
 from sonoray.study.raw import RawImage, RawStudy
@@ -77,13 +84,14 @@ def _prepare_study(
 ) -> tuple[RawStudy, list[Outcome]]:
     study = None if policy is None else clean_study(raw, key, policy)
     shown = raw if study is None else study.raw
-    outcomes = [_prepare(image, key, limits, policy) for image in shown.images]
+    outcomes = [_prepare(image, key, limits, policy, shown.identifiers) for image in shown.images]
     accepted = [each for each in outcomes if isinstance(each, PreparedImage)]
     remarks = Counter(raw.remarks) + Counter(chain(*(each.remarks for each in accepted)))
     notes = [raw.provenance]
     if study is not None and policy is not None:
-        num_cleaned = sum(each.is_cleaned for each in accepted)
-        notes = [describe(study, policy, num_cleaned=num_cleaned, num_images=len(accepted))]
+        labels = [each.image.labels.get(TEXT_MASKED_LABEL) for each in accepted]
+        masked = Counter(Masked(label) for label in labels if label)
+        notes = [describe(study, policy, masked=masked, num_images=len(accepted))]
     notes += [f"{remark.partition(': ')[2]} ({count})" for remark, count in remarks.items()]
     notes += _tell_rejected(outcomes)
     provenance = "; ".join(filter(None, notes))
@@ -105,24 +113,33 @@ def _tell_rejected(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _prepare(
-    raw: RawImage, key: IdentityKey, limits: ImageLimits, policy: DeidentifyConfig | None
+    raw: RawImage,
+    key: IdentityKey,
+    limits: ImageLimits,
+    policy: DeidentifyConfig | None,
+    known: Identifiers,
 ) -> Outcome:
     ref = key.source_ref(raw.ref)
     if raw.problem:
         return RejectedImage(source_ref=ref, problem=raw.problem)
     try:
-        return _prepare_image(raw, ref, limits, policy)
+        return _prepare_image(raw, ref, limits, policy, known)
     except RejectedImageError as error:
         return RejectedImage(source_ref=ref, problem=str(error))
 
 
 def _prepare_image(
-    raw: RawImage, ref: str, limits: ImageLimits, policy: DeidentifyConfig | None
+    raw: RawImage,
+    ref: str,
+    limits: ImageLimits,
+    policy: DeidentifyConfig | None,
+    known: Identifiers,
 ) -> PreparedImage:
     loaded = _load(raw.data, limits)
-    pixels, is_cleaned = loaded.pixels, False
+    pixels, labels = loaded.pixels, raw.labels
     if policy is not None:
-        pixels, is_cleaned = clean_picture(pixels, policy)
+        pixels, masked = clean_picture(pixels, policy, known=known, is_cut=raw.is_cut)
+        labels = labels if masked is None else {**labels, TEXT_MASKED_LABEL: masked.value}
     mask_png = None if raw.mask is None else _encode_mask(raw.mask, pixels, limits)
     return PreparedImage(
         image=StudyImage(
@@ -132,12 +149,11 @@ def _prepare_image(
             height=pixels.shape[0],
             frame_index=raw.frame_index,
             source_ref=ref,
-            labels=raw.labels,
+            labels=labels,
         ),
         png=encode_png(pixels),
         mask_png=mask_png,
         perceptual_hash=perceptual_hash(pixels),
-        is_cleaned=is_cleaned,
         remarks=(*raw.remarks, *((TRANSPARENT,) if loaded.is_transparent else ())),
     )
 

@@ -8,6 +8,7 @@ CID 7050; a code stands there only where something was done.
 
 import dataclasses
 import datetime
+import enum
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from sonoray.images.decode import Pixels, RejectedImageError
 from sonoray.privacy.keys import IdentityKey
 from sonoray.privacy.report_text import CleanText, clean_text
 from sonoray.study.contract import STUDY_DATE_LABEL
-from sonoray.study.identifiers import Identifiers
+from sonoray.study.identifiers import NOBODY, Identifiers
 from sonoray.study.raw import RawStudy
 
 _QUOTED = re.compile(r"""(?<![A-Za-z])'(?:\\.|[^'\\])*(?:'|$)|"(?:\\.|[^"\\])*(?:"|$)""", re.DOTALL)
@@ -96,24 +97,65 @@ def clean_study(raw: RawStudy, key: IdentityKey, config: DeidentifyConfig) -> Cl
     return CleanStudy(raw=raw, replaced=replaced, is_shifted=bool(moved or date))
 
 
-def clean_picture(pixels: Pixels, config: DeidentifyConfig) -> tuple[Pixels, bool]:
-    """Return a picture without burned-in text, and whether it had any.
+class Masked(enum.StrEnum):
+    """What of burned-in text was covered in a picture."""
+
+    LINES = "lines"
+    """Lines, in a picture that was cut to its scan area."""
+    UNCUT = "uncut"
+    """Lines, in a picture whose scan area is unknown and cannot be told from what is around it."""
+    BANNER = "banner"
+    """Lines, and the strips beside the scan in which they stand, in a picture that was not cut."""
+    HEADER = "header"
+    """The same, and words of the object's own header were read there."""
+
+
+def clean_picture(
+    pixels: Pixels, config: DeidentifyConfig, *, known: Identifiers = NOBODY, is_cut: bool = False
+) -> tuple[Pixels, Masked | None]:
+    """Return a picture without burned-in text, and what was covered; None where nothing was.
+
+    Args:
+        pixels: uint8 `(H, W)` or `(H, W, 3)`.
+        config: what is done.
+        known: whose words are looked for in a picture that was not cut.
+        is_cut: whether its source cut it to the scan area.
 
     Raises:
-        RejectedImageError: it has, and the policy is to quarantine it.
+        RejectedImageError: it has text, and the policy is to quarantine it.
     """
     if config.burned_in_text == "keep":
-        return pixels, False
-    # scipy loads here: every command reads this module's config, and few look at pictures
+        return pixels, None
+    # scipy and OpenCV load here: every command reads this config, and few look at pictures
     from sonoray.privacy.burned_in_text import cover, find_text
 
-    boxes = find_text(pixels, margin=config.burned_in_text_margin)
-    if boxes and config.burned_in_text == "quarantine":
+    found = find_text(pixels, margin=config.burned_in_text_margin, read_all=not is_cut)
+    if not found:
+        return pixels, None
+    if config.burned_in_text == "quarantine":
         raise RejectedImageError(
-            f"burned_in_text: {len(boxes)} lines of text in the picture; clean it, or set "
+            f"burned_in_text: {len(found)} lines of text in the picture; clean it, or set "
             "ingest.burned_in_text=mask"
         )
-    return (cover(pixels, boxes), True) if boxes else (pixels, False)
+    boxes = [line.box for line in found]
+    if is_cut:
+        return cover(pixels, boxes), Masked.LINES
+    from sonoray.privacy.banners import find_banners
+    from sonoray.privacy.header_words import find_header_words
+
+    banners = find_banners(pixels, boxes)
+    named = [line.box for line in found if find_header_words(line.words, known)]
+    # what stands before and after a name in its line may be more of it
+    rows = [dataclasses.replace(box, left=0, right=pixels.shape[1]) for box in named]
+    masked = Masked.HEADER if named else Masked.BANNER if banners else Masked.UNCUT
+    return cover(pixels, [*boxes, *banners, *rows]), masked
+
+
+_MASKED_NOTES = {
+    Masked.UNCUT: "of these, scan area unknown and lines of text alone masked",
+    Masked.BANNER: "of these, scan area unknown and whole banners masked",
+    Masked.HEADER: "of these, scan area unknown, words of the header read and their rows masked",
+}
 
 
 def clean_problem(problem: str) -> str:
@@ -125,16 +167,32 @@ def clean_problem(problem: str) -> str:
 
 
 def describe(
-    study: CleanStudy, config: DeidentifyConfig, *, num_cleaned: int, num_images: int
+    study: CleanStudy,
+    config: DeidentifyConfig,
+    *,
+    masked: Mapping[Masked, int],
+    num_images: int,
 ) -> str:
-    """What was done, for the study's provenance."""
+    """What was done, for the study's provenance.
+
+    Args:
+        study: whose texts were cleaned.
+        config: what was asked for.
+        masked: of how many images what was covered.
+        num_images: of all that were accepted.
+    """
     notes = []
     if config.burned_in_text == "keep":
         notes.append("pictures not searched for burned-in text")
-    elif num_cleaned:
+    elif any(masked.values()):
         notes.append(
-            f"burned-in text masked in {num_cleaned} of {num_images} images: DCM 113101 Clean "
-            "Pixel Data Option"
+            f"burned-in text masked in {sum(masked.values())} of {num_images} images: DCM 113101 "
+            "Clean Pixel Data Option"
+        )
+        notes.extend(
+            f"{_MASKED_NOTES[kind]}: {masked[kind]}"
+            for kind in Masked
+            if masked.get(kind) and kind in _MASKED_NOTES
         )
     else:
         notes.append(f"no burned-in text found in {num_images} images")

@@ -1,7 +1,7 @@
 """Lines of text: glyphs beside each other, of like height and brightness, with a common edge.
 
-The third and fourth step of `burned_in_text`: neighbours are joined to lines, and a logistic score
-of six measures says which lines are text. `_WEIGHTS` were fitted to 71,000 candidate lines on
+The third step of `burned_in_text`: neighbours are joined to lines, and a logistic score of six
+measures says how much a line looks like text. `_WEIGHTS` were fitted to 71,000 candidate lines on
 pictures of BUSI, the phantom and BUS-BRA's odd cases, with and without rendered text; what is told
 of the finder was measured on others.
 """
@@ -19,6 +19,10 @@ from sonoray.privacy.text_glyphs import Glyphs
 
 _SHORTEST = 1.2
 """Length of a line over its height."""
+_GAP = 0.8
+"""Of the higher of two glyphs, plus a pixel: how far apart they may stand."""
+_UNLIKE = 2.6
+"""How many times as high as the other one of two glyphs may be."""
 _SCATTER = 0.25
 """Of the higher of two glyphs, plus a pixel: how far apart tops or baselines may be."""
 _MOST_SCATTER = 0.2
@@ -30,9 +34,9 @@ _DENSEST = 1.7
 _WEIGHTS = np.array([1.4, 1.6, 3.6, 3.4, 7.1, -4.2])
 """Of the measures in the order of `_score`."""
 _BIAS = -10.6
-_THRESHOLD = 1.5
-"""Score from which a line is text: 2 % of the fitted pictures without text have one that passes. A
-string has several chances, as it is a candidate at several contrasts."""
+_THRESHOLD = 0.0
+"""Score from which a line may be text. Of 242 strings over tissue that were looked at closely, 3
+had no better candidate; between this and -2 lie a fifth more candidates of clean pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -44,11 +48,32 @@ class Box:
     lower: int
     right: int
 
+    @property
+    def area(self) -> int:
+        """In pixels."""
+        return (self.lower - self.upper) * (self.right - self.left)
 
-def find_lines(
-    glyphs: Glyphs, texture: float, margin: float, shape: tuple[int, ...]
-) -> Iterator[tuple[float, Box]]:
-    """Yield score and box of those lines that are text."""
+    def overlap(self, other: "Box") -> int:
+        """Pixels that both have."""
+        high = min(self.lower, other.lower) - max(self.upper, other.upper)
+        wide = min(self.right, other.right) - max(self.left, other.left)
+        return max(high, 0) * max(wide, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """Glyphs beside each other that may be text."""
+
+    score: float
+    """Log odds that it is text, by its looks."""
+    box: Box
+    """Around its ink."""
+    height: int
+    """Of its glyphs, in pixels."""
+
+
+def find_lines(glyphs: Glyphs, texture: float) -> Iterator[Line]:
+    """Yield those lines that may be text."""
     count, line_of = connected_components(_neighbours(glyphs), directed=False)
     order = np.lexsort((glyphs.height, line_of))
     ends = np.cumsum(np.bincount(line_of, minlength=count))
@@ -81,39 +106,47 @@ def find_lines(
         strokes=np.bincount(line_of, glyphs.strokes, minlength=count) / length,
         scatter=scatter,
     )
-    room = np.maximum(2, np.rint(margin * height)).astype(int)
     is_line = (
         (length >= _SHORTEST * height)
         & (lower - upper <= _TALLEST * height)
         & (scatter <= _MOST_SCATTER)
     )
     for i in np.flatnonzero(is_line & (scores > _THRESHOLD)):
-        box = Box(
-            left=max(int(left[i] - room[i]), 0),
-            upper=max(int(upper[i] - room[i]), 0),
-            right=min(int(right[i] + room[i]), shape[1]),
-            lower=min(int(lower[i] + room[i]), shape[0]),
+        yield Line(
+            score=float(scores[i]),
+            box=Box(
+                left=int(left[i]), upper=int(upper[i]), right=int(right[i]), lower=int(lower[i])
+            ),
+            height=int(height[i]),
         )
-        yield float(scores[i]), box
 
 
 def _neighbours(glyphs: Glyphs) -> coo_matrix:
     """Which glyphs stand beside each other in one line, (N, N)."""
+    size = len(glyphs.left)
+    order = np.argsort(glyphs.left, kind="stable")
+    # of the glyphs that begin further right, those that can be near enough for their heights
+    farthest = glyphs.right + _GAP * _UNLIKE * glyphs.height + 1
+    ends = np.searchsorted(glyphs.left[order], farthest[order], side="right")
+    number = np.maximum(ends - np.arange(size) - 1, 0)
+    skipped = np.repeat(np.cumsum(number) - number, number)
+    one = np.repeat(np.arange(size), number)
+    other = one + 1 + np.arange(len(one)) - skipped
+    one, other = order[one], order[other]
 
     def pairs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        return values[:, None], values[None, :]
+        return values[one], values[other]
 
     gap = np.maximum(*pairs(glyphs.left)) - np.minimum(*pairs(glyphs.right)) + 1
     overlap = np.minimum(*pairs(glyphs.lower)) - np.maximum(*pairs(glyphs.upper))
     low, high = np.minimum(*pairs(glyphs.height)), np.maximum(*pairs(glyphs.height))
     tops, baselines = np.subtract(*pairs(glyphs.upper)), np.subtract(*pairs(glyphs.lower))
     apart = np.minimum(np.abs(tops), np.abs(baselines))
-    one, other = pairs(glyphs.level)
-    beside = (gap <= 0.8 * high + 1) & (overlap >= 0.5 * low)
-    alike = (high <= 2.6 * low) & (np.abs(one - other) <= 45)
-    first, second = np.nonzero(beside & alike & (apart <= _SCATTER * high + 1))
-    size = len(glyphs.left)
-    return coo_matrix((np.ones(len(first), bool), (first, second)), shape=(size, size))
+    beside = (gap <= _GAP * high + 1) & (overlap >= 0.5 * low)
+    alike = (high <= _UNLIKE * low) & (np.abs(np.subtract(*pairs(glyphs.level))) <= 45)
+    joined = beside & alike & (apart <= _SCATTER * high + 1)
+    places = one[joined], other[joined]
+    return coo_matrix((np.ones(len(places[0]), bool), places), shape=(size, size))
 
 
 def _score(

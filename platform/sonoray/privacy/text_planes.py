@@ -9,14 +9,13 @@ apart. Nothing but NumPy and SciPy; see `burned_in_text` for the whole.
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from sonoray.images.decode import Pixels
 
-_STROKE = 9
-"""Pixels: strokes are thinner."""
 _SATURATED = 40
 """Difference of the channels from which a pixel is coloured."""
 _CORE = 5
@@ -52,45 +51,35 @@ def _split(pixels: Pixels) -> tuple[tuple[Pixels, ...], Pixels, Pixels]:
     return (red, green, blue), brightest, saturation
 
 
-def top_hat(plane: Pixels) -> Pixels:
-    """By how much each pixel stands out across the thinner direction."""
-    return plane - np.minimum(_open(plane), _open(plane.T).T)
+def top_hat(plane: Pixels, stroke: int) -> Pixels:
+    """By how much each pixel stands out across the thinner direction, where thinner than `stroke`.
 
-
-def _open(plane: Pixels) -> Pixels:
-    """Opening with a horizontal line of `_STROKE` pixels."""
-    eroded = _slide(plane, np.minimum, 255)
-    return _slide(eroded[:, ::-1], np.maximum, 0)[:, ::-1]
-
-
-def _slide(plane: Pixels, extreme: np.ufunc, outside: int) -> Pixels:
-    """The extreme of each pixel and the `_STROKE` - 1 to its right, by doubling the window."""
-    width = plane.shape[1]
-    window = np.pad(plane, ((0, 0), (0, _STROKE - 1)), constant_values=outside)
-    reach = 1
-    while reach < _STROKE:
-        step = min(reach, _STROKE - reach)
-        window = extreme(window[:, :-step], window[:, step:])
-        reach += step
-    slid: Pixels = window[:, :width]
-    return slid
+    Beyond the picture all is black: a stroke that its edge cuts is as thin as one that it does not.
+    """
+    lying, standing = np.ones((1, stroke), np.uint8), np.ones((stroke, 1), np.uint8)
+    opened = np.minimum(
+        _morph(plane, cv2.MORPH_OPEN, lying), _morph(plane, cv2.MORPH_OPEN, standing)
+    )
+    ridges: Pixels = plane - opened
+    return ridges
 
 
 def edge_steps(plane: Pixels) -> Pixels:
-    """Difference between the highest and the lowest of the 3 x 3 neighbours."""
-    padded = np.pad(plane, 1, mode="edge")
-    high = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
-    low = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
-    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])
-    steps: Pixels = high - low
-    return steps
+    """Difference between the highest and the lowest of the 3 x 3 neighbours, black beyond."""
+    return _morph(plane, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+
+
+def _morph(plane: Pixels, operation: int, kernel: Pixels) -> Pixels:
+    changed = cv2.morphologyEx(
+        plane, operation, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
+    return changed.astype(np.uint8, copy=False)
 
 
 def texture_level(ridges: Pixels) -> float:
     """What nine of ten pixels do not exceed: how much the picture itself stands out."""
-    counts = np.cumsum(np.bincount(ridges.ravel(), minlength=256))
-    return float(np.searchsorted(counts, 0.9 * ridges.size))
+    counts = cv2.calcHist([ridges], [0], None, [256], [0, 256]).ravel().astype(int)
+    return float(np.searchsorted(np.cumsum(counts), 0.9 * ridges.size))
 
 
 def colour_flow(pixels: Pixels) -> NDArray[np.bool_]:

@@ -35,6 +35,9 @@ SPLITS = ("train", "validation", "test")
 STUDY_DATE_LABEL = "study_date"
 """Study label: the day of the examination, moved (see `sonoray.privacy.deidentify`)."""
 
+TEXT_MASKED_LABEL = "text_masked"
+"""Image label: what of burned-in text was covered, one of `sonoray.privacy.deidentify.Masked`."""
+
 _LABELS = pa.map_(pa.string(), pa.string())
 
 STUDY_SCHEMA = pa.schema(

@@ -34,8 +34,6 @@ class PreparedImage:
     mask_png: bytes | None
     perceptual_hash: bytes | None
     """See `near_duplicates`."""
-    is_cleaned: bool = False
-    """Whether burned-in text was covered."""
     remarks: tuple[str, ...] = ()
     """See `RawImage.remarks`."""
 

@@ -24,6 +24,9 @@ class RawImage:
     """Position in the cine loop that the frame was taken from; 0 for a still."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What is known of this image alone, as `caption` or `shows_finding` (`0` or `1`)."""
+    is_cut: bool = False
+    """Whether the source knew the scan area and cut the image to it. Where it did not, text that is
+    found tells of a scanner's screen, see `sonoray.privacy.banners`."""
     problem: str = ""
     """`reason: detail` where the source itself could not read the image (a missing file); ingest
     quarantines it."""

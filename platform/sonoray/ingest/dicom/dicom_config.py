@@ -53,7 +53,7 @@ class DicomConfig(Config):
     `required` quarantines pictures that tell none."""
     burned_in: Literal["quarantine", "keep"] = "quarantine"
     """What becomes of a picture that says that identifying text is burned into it (Burned In
-    Annotation is YES) and that is not cut to its scan area."""
+    Annotation is YES) and that no cut to a scan area rids of anything."""
     missing_patient: Literal["quarantine", "per_study"] = "quarantine"
     """What becomes of a study without a Patient ID; `per_study` takes it for a patient of its own,
     which lets one person's studies fall into different splits."""

@@ -106,6 +106,11 @@ class DecodedObject:
     remarks: Mapping[str, int] = field(default_factory=dict)
     """`reason: detail` of what was decided about its pixels, and how often."""
 
+    @property
+    def is_cropped(self) -> bool:
+        """Whether a cut to the scan area took anything away in which text could stand."""
+        return self.area is not None and self.area.leaves_out_text(*self.shape)
+
 
 def describe_object(entry: Entry, config: DicomConfig, limits: ImageLimits) -> ObjectInfo:
     """Read the header of an object.
@@ -273,19 +278,22 @@ def _find_scan(
     """The regions of the scan, and where to cut, if at all."""
     data = header.dataset
     regions = find_regions(data, rows=pixels.rows, columns=pixels.columns)
+    area = None
     if regions and config.crop != "none":
-        return regions, enclose(regions, rows=pixels.rows, columns=pixels.columns)
-    if config.crop == "required":
+        area = enclose(regions, rows=pixels.rows, columns=pixels.columns)
+        if area.leaves_out_text(pixels.rows, pixels.columns):
+            return regions, area
+    if config.crop == "required" and area is None:
         raise RejectedImageError(
             "no_scan_area: no ultrasound region fits the picture; set dicom.crop=where_known to "
             "keep such pictures whole"
         )
     if config.burned_in == "quarantine" and str(data.get("BurnedInAnnotation", "")) == "YES":
         raise RejectedImageError(
-            "burned_in_annotation: the object says that identifying text is burned in, and the "
-            "picture is not cut to its scan area; clean it, or set dicom.burned_in=keep"
+            "burned_in_annotation: the object says that identifying text is burned in, and no cut "
+            "to a scan area removes it; clean it, or set dicom.burned_in=keep"
         )
-    return regions, None
+    return regions, area
 
 
 def _identifiers(data: Dataset, charset: str) -> Identifiers:

@@ -23,6 +23,8 @@ from sonoray.images.decode import Pixels
 _TWO_DIMENSIONAL = 1
 _TISSUE_AND_FLOW = (1, 2)
 _CENTIMETRES = 3
+_LOWEST_LINE = 8
+"""Pixels: lines of text are hardly lower."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +44,14 @@ class ScanArea:
             right=round(self.right * across),
             lower=round(self.lower * down),
         )
+
+    def leaves_out_text(self, rows: int, columns: int) -> bool:
+        """Whether a cut of a picture takes away a strip in which a line of text could stand.
+
+        A region that is the whole picture, or nearly, removes no name.
+        """
+        strips = self.left, self.upper, columns - self.right, rows - self.lower
+        return max(strips) >= _LOWEST_LINE
 
     def cut(self, frame: Pixels) -> Pixels:
         """Return that part of a uint8 `(H, W)` or `(H, W, 3)` frame."""

@@ -188,7 +188,7 @@ class StudyReader:
                 lacking[_lost(error.reason, info.num_frames)] += 1
                 continue
             num_objects += 1
-            num_cropped += decoded.area is not None
+            num_cropped += decoded.is_cropped
             remarks.update(decoded.remarks)
             for position, frame in enumerate(decoded.frames, len(images)):
                 copies = shown.setdefault((info.instance_uid, frame.index), [])
@@ -255,6 +255,7 @@ def _images(ref: str, info: ObjectInfo, decoded: DecodedObject) -> Iterator[RawI
             data=frame.pixels,
             frame_index=frame.index,
             labels={**info.image_labels, **frame.labels},
+            is_cut=decoded.is_cropped,
         )
 
 

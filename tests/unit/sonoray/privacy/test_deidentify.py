@@ -17,9 +17,15 @@ from sonoray.ingest.sources.dicom_archive import DicomSource
 from sonoray.ingest.sources.llava import LlavaSource
 from sonoray.ingest.sources.table import TableSource
 from sonoray.privacy.burned_in_text import FILL
-from sonoray.privacy.deidentify import DeidentifyConfig, clean_problem, clean_study
+from sonoray.privacy.deidentify import (
+    DeidentifyConfig,
+    Masked,
+    clean_picture,
+    clean_problem,
+    clean_study,
+)
 from sonoray.privacy.keys import IdentityKey
-from sonoray.study.contract import STUDY_DATE_LABEL, Task, Turn, iter_studies
+from sonoray.study.contract import STUDY_DATE_LABEL, TEXT_MASKED_LABEL, Task, Turn, iter_studies
 from sonoray.study.identifiers import Identifiers
 from sonoray.study.image_table import read_images
 from sonoray.study.raw import RawImage, RawStudy
@@ -128,6 +134,57 @@ class TestPictures:
             )
             shares.append((pictures(output)[1][0] == FILL).mean())
         assert shares[1] > 1.5 * shares[0]
+
+
+def scan_on_black():
+    """A scan (160, 240) in the middle of a black screen (400, 480)."""
+    screen = np.zeros((400, 480), np.uint8)
+    screen[140:300, 120:360] = tissue(3)
+    return screen
+
+
+def draw(picture, words, place, size=16):
+    image = Image.fromarray(picture)
+    ImageDraw.Draw(image).text(place, words, font=ImageFont.load_default(size), fill=255)
+    return np.asarray(image)
+
+
+class TestPicturesThatAreNotCut:
+    """Where no scan area is known, text says that a scanner's screen is in the picture."""
+
+    def test_the_whole_banner_goes_with_what_the_search_does_not_find(self):
+        shown = draw(scan_on_black(), WORDS, (20, 100))
+        unseen = draw(shown, "ZWO", (240, 10), size=96)  # higher than what is looked for
+        covered, masked = clean_picture(unseen, DeidentifyConfig())
+        assert masked is Masked.BANNER
+        assert (covered[:120] == FILL).all()
+        assert np.array_equal(covered[150:], unseen[150:])
+
+    def test_a_picture_that_was_cut_loses_the_line_alone(self):
+        shown = draw(scan_on_black(), WORDS, (20, 100))
+        covered, masked = clean_picture(shown, DeidentifyConfig(), is_cut=True)
+        assert masked is Masked.LINES
+        assert (covered == FILL).mean() < 0.05
+
+    def test_where_no_banner_can_be_told_the_provenance_says_so(self, tmp_path):
+        study, _ = pictures(run(tmp_path, ListSource([two_images()])))
+        assert "of these, scan area unknown and lines of text alone masked: 1" in study.provenance
+        labels = [image.labels.get(TEXT_MASKED_LABEL) for image in study.images]
+        assert labels == ["uncut", None]
+
+    def test_the_rows_of_the_headers_own_words_go_from_edge_to_edge(self, tmp_path, make_object):
+        shown, ink = written(tissue(0), "Bantel Q")
+        for name, known in (("a", "Bantel^Qxvor"), ("b", "Zwo^Qxvor")):
+            (tmp_path / name).mkdir()
+            data = make_object(shown[None], PatientName=known)
+            (tmp_path / name / "1.dcm").write_bytes(data)
+            output = run(tmp_path / name, DicomSource(tmp_path / name))
+            (study,) = iter_studies(output.path, complete=False)
+            image_id = study.images[0].image_id
+            rows = read_images(output.path, [image_id])[image_id][0][ink.any(axis=1)]
+            assert (rows == FILL).all() == (name == "a")
+            assert ("words of the header read and their rows" in study.provenance) == (name == "a")
+            assert "Bantel" not in stored_text(output)
 
 
 def test_the_quarantine_table_quotes_a_private_source_never_and_a_public_one_always(tmp_path):

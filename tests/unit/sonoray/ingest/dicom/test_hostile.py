@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from sonoray.errors import DataError
@@ -66,6 +67,29 @@ def test_attributes_that_make_no_sense_are_one_line(make_object, make_picture, a
     assert "\n" not in info.problem
     with pytest.raises(RejectedImageError, match=problem.partition(":")[0]):
         decode_object(entry(data), CONFIG, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("corners", "is_cropped"),
+    [((0, 0, 47, 39), False), ((0, 0, 48, 40), False), ((0, 8, 47, 39), True)],
+)
+def test_a_region_that_is_the_whole_picture_rids_it_of_no_text(
+    make_object, make_picture, corners, is_cropped
+):
+    area = Dataset()
+    area.RegionSpatialFormat = area.RegionDataType = 1
+    area.RegionLocationMinX0, area.RegionLocationMinY0 = corners[:2]
+    area.RegionLocationMaxX1, area.RegionLocationMaxY1 = corners[2:]
+    plain = make_object(make_picture()[None], SequenceOfUltrasoundRegions=[area])
+    declared = make_object(
+        make_picture()[None], SequenceOfUltrasoundRegions=[area], BurnedInAnnotation="YES"
+    )
+    problem = describe_object(entry(declared), CONFIG, LIMITS).problem
+    assert problem.startswith("burned_in_annotation: ") is not is_cropped
+    required = DicomConfig(crop="required")  # the scan area is known, and is all
+    assert decode_object(entry(plain), required, LIMITS).is_cropped is is_cropped
+    kept = DicomConfig(burned_in="keep")
+    assert decode_object(entry(declared), kept, LIMITS).is_cropped is is_cropped
 
 
 @pytest.mark.parametrize(

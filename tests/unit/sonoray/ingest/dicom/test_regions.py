@@ -89,3 +89,19 @@ def test_pixels_that_are_not_square_say_so(ratio, label):
     assert read_spacing(data, []) == label
     data.PixelSpacing = [0.4, 0.3]
     assert read_spacing(data, []) == {"spacing_mm_x": "0.3", "spacing_mm_y": "0.4"}
+
+
+@pytest.mark.parametrize(
+    ("corners", "is_cut"),
+    [
+        ((0, 0, 799, 599), False),
+        ((0, 0, 800, 600), False),
+        ((7, 7, 792, 592), False),
+        ((0, 8, 799, 599), True),
+        ((0, 0, 791, 599), True),
+        ((60, 80, 700, 560), True),
+    ],
+)
+def test_a_cut_that_leaves_out_no_line_of_text_is_none(corners, is_cut):
+    regions = find_regions(picture_with(region(*corners)), rows=600, columns=800)
+    assert enclose(regions, rows=600, columns=800).leaves_out_text(600, 800) is is_cut
