@@ -3,7 +3,8 @@
 The work is `sonoray.audit`. It runs in the driver, on threads: studies stream through twice, images
 once, row group by row group, and what is held are numbers and hashes. The outcome is a stage, so
 that the same dataset is audited once: `audit.json` with everything, `audit.html` to read, with the
-two pictures `overview.png` and `contact_sheet.png`. The page and the sheet show patients' images
+pictures `overview.png`, `contact_sheet.png` and, where text was covered in images,
+`burned_in_text.png`. The page and the sheet show patients' images
 and stay in the workspace, unless `--html` says otherwise. Texts are shown with `--texts` only.
 `--against` compares the dataset with another one (`overlap`). Rows of published sets name their
 files.
@@ -30,11 +31,15 @@ MAX_LISTED = 200
 """Most rows of each kind in `audit.json`; all are counted."""
 NUM_SAMPLES = 8
 """Images in a row of the contact sheet."""
+NUM_MASKED, MASKED_SIDE = 4, 400
+"""Images in a row of the sheet of burned-in text, and their side in pixels, at which a name that
+was left could be read."""
 MAX_EVIDENCE = 12
 """Shared pictures that the page shows."""
 MAX_PICTURES = 4
 """Images shown of each."""
 PAGE, OVERVIEW, SHEET, VALUES = "audit.html", "overview.png", "contact_sheet.png", "audit.json"
+MASKED = "burned_in_text.png"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +211,7 @@ def _write(
     from sonoray.audit.terms import TermCheck
     from sonoray.cluster.progress import progress
     from sonoray.privacy.keys import IdentityKey
+    from sonoray.study.contract import TEXT_MASKED_LABEL
     from sonoray.study.image_table import read_images
     from sonoray.study.near_duplicates import describe_rule
 
@@ -233,8 +239,9 @@ def _write(
     again = progress(iter_studies(ingested.path, complete=False), "compare studies", total)
     label = counts.sampled_label()
     samples = Samples(label.name if label else None, num_images=NUM_SAMPLES)
+    masked = Samples(TEXT_MASKED_LABEL, num_images=NUM_MASKED, of_images=True)
     report = links.finish(
-        samples.watch(find_texts(again, wanted, found)),
+        masked.watch(samples.watch(find_texts(again, wanted, found))),
         categories={label.name for label in counts.labels if label.num_values},
     )
     marked = looks.mask_shares[np.nan_to_num(looks.mask_shares) > 0]
@@ -263,12 +270,22 @@ def _write(
     if IdentityKey.public().fingerprint in ingested.manifest["inputs"]:
         add_files(values, iter_studies(ingested.path, complete=False))
     rows, pairs = samples.rows(), _pairs(values)
-    shown = {image_id for ids in (*rows.values(), *pairs.values()) for image_id in ids}
+    covered = masked.rows() if any(value for value, _ in masked.rows()) else {}
+    lists = (*rows.values(), *pairs.values(), *covered.values())
+    shown = {image_id for ids in lists for image_id in ids}
     pictures = read_images(ingested.path, sorted(shown & looks.positions.keys()))
     draw_overview(values, folder / OVERVIEW)
     draw_sheet(label.name if label else "", rows, pictures, folder / SHEET)
     evidence = draw_pairs(pairs, pictures)
-    page = render_page(values, folder / OVERVIEW, folder / SHEET, evidence)
+    if covered:
+        draw_sheet(TEXT_MASKED_LABEL, covered, pictures, folder / MASKED, side=MASKED_SIDE)
+    page = render_page(
+        values,
+        folder / OVERVIEW,
+        folder / SHEET,
+        evidence,
+        masked=folder / MASKED if covered else None,
+    )
     (folder / PAGE).write_text(page, encoding="utf-8")
     write_json(folder / VALUES, values)
     return {"findings": len(values["findings"]), "studies": total}
@@ -301,7 +318,7 @@ def _copy(folder: Path, target: Path, dataset: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             return Path(shutil.copyfile(folder / PAGE, target))
         target.mkdir(parents=True, exist_ok=True)
-        for name in (OVERVIEW, SHEET):
+        for name in (OVERVIEW, SHEET, *([MASKED] if (folder / MASKED).exists() else [])):
             shutil.copyfile(folder / name, target / f"{dataset}-{name}")
         return Path(shutil.copyfile(folder / PAGE, target / f"{dataset}-{PAGE}"))
     except OSError as error:

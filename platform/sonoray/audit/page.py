@@ -25,7 +25,12 @@ def template_digest() -> str:
 
 
 def render_page(
-    values: Mapping[str, Any], overview: Path, sheet: Path, evidence: Mapping[str, bytes]
+    values: Mapping[str, Any],
+    overview: Path,
+    sheet: Path,
+    evidence: Mapping[str, bytes],
+    *,
+    masked: Path | None = None,
 ) -> str:
     """Return the page.
 
@@ -34,6 +39,7 @@ def render_page(
         overview: the PNG of the charts.
         sheet: the PNG of the contact sheet.
         evidence: by study ids joined with blanks, a PNG of their shared picture.
+        masked: the PNG of images by what was covered of burned-in text; None where nothing was.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
@@ -47,6 +53,7 @@ def render_page(
         tables=_tables(values),
         overview=overview.read_bytes(),
         sheet=sheet.read_bytes(),
+        masked=None if masked is None else masked.read_bytes(),
         evidence=evidence,
     )
 

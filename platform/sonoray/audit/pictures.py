@@ -33,7 +33,12 @@ def text_font() -> Path | None:
 
 
 def draw_sheet(
-    label: str, samples: Mapping[tuple[str, str], Sequence[str]], pictures: Decoded, path: Path
+    label: str,
+    samples: Mapping[tuple[str, str], Sequence[str]],
+    pictures: Decoded,
+    path: Path,
+    *,
+    side: int = _THUMB,
 ) -> None:
     """Draw sample images with the outlines of their masks, one row per label value and split.
 
@@ -42,6 +47,7 @@ def draw_sheet(
         samples: image ids by value and split; the value is empty for studies without the label.
         pictures: the decoded images.
         path: the PNG.
+        side: of a sample, in pixels.
     """
     values = sorted({value for value, _ in samples}, key=lambda value: (not value, value))
     rows = [
@@ -50,8 +56,8 @@ def draw_sheet(
         for split in SPLITS
         if (value, split) in samples
     ]
-    width = max((len(ids) for *_, ids in rows), default=1) * (_THUMB + _GAP) + _GAP
-    height = _HEADER + _THUMB + _GAP
+    width = max((len(ids) for *_, ids in rows), default=1) * (side + _GAP) + _GAP
+    height = _HEADER + side + _GAP
     sheet = Image.new("RGB", (max(width, 480), max(1, len(rows)) * height + _GAP), "white")
     pen, font = ImageDraw.Draw(sheet), _pen_font()
     for number, (value, split, ids) in enumerate(rows):
@@ -61,8 +67,8 @@ def draw_sheet(
         title = f"{split}   {group}" if label else split
         pen.text((_GAP + 18, top + 4), title, fill="black", font=font)
         for column, image_id in enumerate(ids):
-            place = (_GAP + column * (_THUMB + _GAP), top + _HEADER)
-            sheet.paste(thumbnail(*pictures[image_id]), place)
+            place = (_GAP + column * (side + _GAP), top + _HEADER)
+            sheet.paste(thumbnail(*pictures[image_id], side=side), place)
     sheet.save(path, optimize=True)
 
 
@@ -82,17 +88,18 @@ def draw_pairs(rows: Mapping[str, Sequence[str]], pictures: Decoded) -> dict[str
     return drawn
 
 
-def thumbnail(image: Pixels, mask: Pixels | None) -> Image.Image:
+def thumbnail(image: Pixels, mask: Pixels | None, *, side: int = _THUMB) -> Image.Image:
     """Scale an image into a black square and draw the outline of its mask, two pixels wide.
 
     Args:
         image: uint8 (H, W) or (H, W, 3).
         mask: uint8 (H, W), not 0 inside; None where there is none.
+        side: of the square, in pixels.
     """
-    square = Image.new("RGB", (_THUMB, _THUMB), "black")
+    square = Image.new("RGB", (side, side), "black")
     picture = Image.fromarray(image).convert("RGB")
-    scale = _THUMB / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    scale = side / max(picture.size)
+    size = tuple(max(1, round(length * scale)) for length in picture.size)
     picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     if mask is not None and mask.any():
         inside = Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8))
@@ -102,7 +109,7 @@ def thumbnail(image: Pixels, mask: Pixels | None) -> Image.Image:
         wider = np.asarray(inside.filter(ImageFilter.MaxFilter(5)))
         outline = Image.fromarray(np.where(np.asarray(inside) > 0, 0, wider).astype(np.uint8))
         picture.paste(_OUTLINE, mask=outline)
-    square.paste(picture, ((_THUMB - size[0]) // 2, (_THUMB - size[1]) // 2))
+    square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
     return square
 
 

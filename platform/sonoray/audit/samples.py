@@ -15,14 +15,16 @@ from sonoray.study.contract import Study
 class Samples:
     """Draws images while studies stream by: `watch` them all, then ask for `rows`."""
 
-    def __init__(self, label: str | None, *, num_images: int) -> None:
+    def __init__(self, label: str | None, *, num_images: int, of_images: bool = False) -> None:
         """Start with no study.
 
         Args:
-            label: of studies, by which images are grouped; None groups them by split alone.
+            label: by which images are grouped; None groups them by split alone.
             num_images: most images of a row.
+            of_images: whether it is a label of images, and not of studies.
         """
         self._label = label
+        self._of_images = of_images
         self._num_images = num_images
         self._rows: dict[tuple[str, str], dict[str, tuple[int, bytes]]] = {}
 
@@ -37,13 +39,20 @@ class Samples:
         return {group: sorted(row, key=row.__getitem__) for group, row in self._rows.items()}
 
     def _add(self, study: Study) -> None:
-        value = study.labels.get(self._label, "") if self._label else ""
-        images = sorted(
-            (image.labels.get("shows_finding") == "0", _draw(image.image_id), image.image_id)
-            for image in study.images
-        )
+        groups: dict[str, list[tuple[bool, bytes, str]]] = {}
+        for image in study.images:
+            labels = image.labels if self._of_images else study.labels
+            value = labels.get(self._label, "") if self._label else ""
+            hides = image.labels.get("shows_finding") == "0"
+            groups.setdefault(value, []).append((hides, _draw(image.image_id), image.image_id))
+        for value, images in groups.items():
+            self._fill(self._rows.setdefault((value, study.split), {}), sorted(images))
+
+    def _fill(
+        self, row: dict[str, tuple[int, bytes]], images: list[tuple[bool, bytes, str]]
+    ) -> None:
+        """Offer a study's images to a row, in their order."""
         for turn, (_, number, image_id) in enumerate(images):
-            row = self._rows.setdefault((value, study.split), {})
             row[image_id] = min((turn, number), row.get(image_id, (turn, number)))
             if len(row) > self._num_images:
                 last = max(row, key=row.__getitem__)

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -68,3 +69,14 @@ def test_an_image_of_two_studies_is_drawn_once_by_its_better_turn(order):
     studies = [study("s1", "x", "-shared"), study("s2", "shared"), study("s3", "-y", "z")]
     (ids,) = draw(*studies[::order], num_images=3).values()
     assert set(ids) == {"x", "shared", "z"}
+
+
+def test_images_are_grouped_by_a_label_of_their_own():
+    images = [
+        StudyImage(image_id=name, uri="", width=8, height=8, labels=labels)
+        for name, labels in (("i1", {"kind": "a"}), ("i2", {"kind": "b"}), ("i3", {}))
+    ]
+    whole = replace(study("s1", kind="study"), images=tuple(images))
+    samples = Samples("kind", num_images=2, of_images=True)
+    assert list(samples.watch([whole])) == [whole]
+    assert samples.rows() == {("a", "train"): ["i1"], ("b", "train"): ["i2"], ("", "train"): ["i3"]}

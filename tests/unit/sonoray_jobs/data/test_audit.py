@@ -206,6 +206,24 @@ def test_the_sheet_has_a_full_row_of_each_value_and_one_of_studies_without(tmp_p
     assert all(bright[top : top + 150, left : left + 150].std() > 5 for top, left in places)
 
 
+def test_a_sample_of_what_was_covered_of_texts_is_drawn_for_a_person_to_check(tmp_path):
+    def covered(number, masked):
+        labels = {"text_masked": masked} if masked else {}
+        image = RawImage(ref=f"{number}.png", data=picture(number), labels=labels)
+        return raw(number, images=(image,), turns=())
+
+    plain = audited(tmp_path / "plain", [covered(0, ""), covered(1, "")])
+    assert "Burned-in text" not in Path(plain.page).read_text()
+    studies = [covered(number, ("banner", "lines", "")[number % 3]) for number in range(15)]
+    result = audited(tmp_path, studies, splits=lambda _: "train", html=tmp_path / "out")
+    assert "<h2>Burned-in text</h2>" in Path(result.page).read_text()
+    with Image.open(Path(result.page).with_name("list-burned_in_text.png")) as sheet:
+        bright = np.asarray(sheet.convert("L"))
+    assert bright.shape == (3 * 430 + 4, 4 * 404 + 4)
+    places = [(26 + 430 * row, 4 + 404 * column) for row in range(3) for column in range(4)]
+    assert all(bright[top : top + 400, left : left + 400].std() > 5 for top, left in places)
+
+
 def test_the_page_goes_where_it_is_asked_for(tmp_path):
     page = audited(tmp_path, html=tmp_path / "out" / "a.html").page
     assert page == str(tmp_path / "out" / "a.html")
