@@ -1,8 +1,9 @@
 import csv
+import json
 
 import pytest
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.ingest.published.pocovid import PocovidSource
 
 COLUMNS = ("Filename", "Label", "Type", "Probe", "Patient ID / Name", "Gender", "Age", "InThisRepo")
@@ -78,6 +79,42 @@ def test_rows_without_frames_count_unless_the_set_leaves_them_out(folder, summar
     assert summary["reasons"] == {"missing_file": 1, "malformed_row": 1}
     assert summary["rows"] == 2
     assert summary["studies"] == {"seen": 1, "kept": 1, "duplicate": 0, "quarantined": 0}
+
+
+FOLDS = {
+    "0": {"train": [["Reg_1.mov"], ["reg"]], "test": [["Reg_2.mov"], ["reg"]]},
+    "1": {"train": [["Reg_2.mov"], ["reg"]], "test": [["Reg_1.mov"], ["reg"]]},
+}
+
+
+def test_the_published_folds_are_taken_and_what_they_do_not_name_is_quarantined(
+    folder, picture, summary_of
+):
+    write(folder, GOOD, ("Reg_2", *GOOD[1:]), ("Reg_3", *GOOD[1:]))
+    for seed, name in enumerate(["Reg_2.mov_frame0", "Reg_3.mov_frame0"]):
+        picture(folder / "image_dataset" / "regular" / f"{name}.jpg", seed + 300)
+    with pytest.raises(DataError, match=r"no file .*cross_val\.json"):
+        PocovidSource(folder, split="published")
+    (folder / "cross_val.json").write_text(json.dumps(FOLDS))
+
+    def splits(split):
+        found = PocovidSource(folder, split=split).iter_studies()
+        return {study.ref[8:]: study.split or study.problem[:8] for study in found}
+
+    assert splits("published") == splits("published:0") == {
+        "Reg_1.mov": "train", "Reg_2.mov": "test", "Reg_3.mov": "no_split",
+    }  # fmt: skip
+    assert splits("published:1")["Reg_1.mov"] == "test"
+    assert splits(None) == dict.fromkeys(["Reg_1.mov", "Reg_2.mov", "Reg_3.mov"], "")
+    summary = summary_of(PocovidSource(folder, split="published"))
+    assert summary["splits"]["test"]["studies"] == 1
+    assert summary["parted"] == {"groups": 1, "patients": 1}  # both videos are of one patient
+    for split, message in (("published:7", "has no such fold; it has 0, 1"), ("mine", "is none")):
+        with pytest.raises(ConfigError, match=message):
+            PocovidSource(folder, split=split)
+    (folder / "cross_val.json").write_text('{"0": {"train": [], "test": []}}')
+    with pytest.raises(DataError, match="holds no folds"):
+        PocovidSource(folder, split="published")
 
 
 def test_a_folder_that_is_none_is_one_clear_error(tmp_path):

@@ -39,6 +39,20 @@ def test_the_questions_on_an_image_in_one_language_are_a_study(tmp_path):
         assert alone.turns == study.turns
 
 
+def test_the_published_files_are_the_splits(tmp_path, summary_of):
+    names = {"train.json": "a", "validate.json": "b", "test.json": "c"}
+    for name, image in names.items():
+        write(tmp_path, item(img_name=image), name=name)
+    found = SlakeSource(tmp_path, split="published").iter_studies()
+    assert {study.ref: study.split for study in found} == {
+        "a:zh": "train", "b:zh": "validation", "c:zh": "test",
+    }  # fmt: skip
+    write(tmp_path, item(img_name="a"), name="test.json")
+    summary = summary_of(SlakeSource(tmp_path, split="published"))
+    assert summary["reasons"] == {"no_split": 1}
+    assert {study.split for study in SlakeSource(tmp_path).iter_studies()} == {""}
+
+
 @pytest.mark.parametrize(
     ("answer", "options"),
     [("不是", ("是的", "不是")), ("是", ("是", "不是")), ("没有", ("有", "没有")), ("肺", ())],

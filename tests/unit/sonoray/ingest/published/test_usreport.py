@@ -40,6 +40,18 @@ def test_a_report_is_a_study_of_text_alone(tmp_path):
     assert second.labels == expected
 
 
+def test_the_published_split_is_that_of_each_report(tmp_path, summary_of):
+    path = write(
+        tmp_path, train=[item(1)], val=[item(2, split="val")], test=[item(3, split="test")]
+    )
+    source = UsReportSource(path, split="published")
+    assert [study.split for study in source.iter_studies()] == ["train", "validation", "test"]
+    assert source.config() == {"images": False, "split": "published"}
+    splits = summary_of(source)["splits"]
+    assert [each["studies"] for each in splits.values()] == [1, 1, 1]
+    assert {study.split for study in UsReportSource(path).iter_studies()} == {""}
+
+
 def test_images_are_read_from_a_folder_or_one_per_organ(tmp_path, picture, summary_of):
     path = write(tmp_path / "texts")
     for number, name in enumerate(["1_1", "1_2", "2_1"]):
