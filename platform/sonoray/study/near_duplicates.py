@@ -18,9 +18,10 @@ their detail correlates by `min_correlation` or more (0.9). Measured:
   calipers drawn in, a line of text covered, and 2 of 224 pixels cut off each side (58 % by 24 bits
   alone); with 4 pixels cut off 96 %, with 6 52 %.
 
-All pairs are compared, in blocks that stay in the processor's cache, on every core: 0.4 s of CPU for
-10,000 images and 1.7 s for 30,000, which is 3.7 ns a pair and would be 19 s for 100,000. SciPy joins the
-pairs to components; it is imported where it is needed, as every configuration imports this module.
+All pairs are compared, in blocks that stay in the processor's cache, on every core: 0.4 s of CPU
+for 10,000 images and 1.7 s for 30,000, which is 3.7 ns a pair and would be 19 s for 100,000. SciPy
+joins the pairs to components; it is imported where it is needed, as every configuration imports
+this module.
 """
 
 import itertools
