@@ -83,9 +83,17 @@ def _deinterlace(
     return graph.vpull()
 
 
+def is_transparent(frame: "VideoFrame") -> bool:
+    """Whether some of a frame's pixels are not wholly to be seen."""
+    return _has_alpha(frame) and bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any())
+
+
+def _has_alpha(frame: "VideoFrame") -> bool:
+    return any(component.is_alpha for component in frame.format.components)
+
+
 def _to_rgb(frame: "VideoFrame") -> Pixels:
-    components = frame.format.components
-    has_alpha = any(component.is_alpha for component in components)
+    components, has_alpha = frame.format.components, _has_alpha(frame)
     is_grey = (
         len(components) - has_alpha == 1
         and not frame.format.is_rgb

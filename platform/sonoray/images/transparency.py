@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+LAID_OVER_BLACK = "transparent pixels laid over black"
+"""What is told of a picture that has some."""
+
 
 def over_black(
     colours: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]

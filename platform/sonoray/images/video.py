@@ -28,7 +28,8 @@ from pydantic import Field
 from sonoray.config.model import Config
 from sonoray.images.decode import RejectedImageError
 from sonoray.images.frames import Frame, Loop, choose_by_change, spread_in_time
-from sonoray.images.playback import show
+from sonoray.images.playback import is_transparent, show
+from sonoray.images.transparency import LAID_OVER_BLACK
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -227,6 +228,8 @@ class _Source:
                     frames.append(Frame(index=first + index, pixels=pixels))
                     if frame.interlaced_frame:
                         notes["frames were deinterlaced"] = None
+                    if is_transparent(frame):
+                        notes[LAID_OVER_BLACK] = None
             except av.FFmpegError:
                 if len(frames) < len(chosen):
                     raise

@@ -31,7 +31,7 @@ from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.parts import describe_parts, place_studies
-from sonoray.ingest.prepare import Outcome, RejectedImage, prepare_all
+from sonoray.ingest.prepare import Outcome, RejectedImage, lacking, prepare_all
 from sonoray.ingest.sources.base import PublishedSource, RemoteSource, Source
 from sonoray.privacy.deidentify import clean_problem
 from sonoray.privacy.keys import IdentityKey
@@ -136,7 +136,7 @@ class _Intake:
                 self._reject("image", study_id, item.image.source_ref, rejected)
             return
         self._remarks.update(raw.remarks)
-        self._num_partly_read += any(isinstance(each, RejectedImage) for each in outcomes)
+        self._num_partly_read += bool(lacking(outcomes))
         self._study_ids.add(study.study_id)
         self._contents.add(content)
         spelling = self._key.patient_key(self._scoped(plain_spelling(raw.patient_ref)))

@@ -30,6 +30,7 @@ from sonoray.images.decode import (
     image_id,
     read_bytes,
 )
+from sonoray.images.transparency import LAID_OVER_BLACK
 from sonoray.ingest.sources.base import Source
 from sonoray.privacy.deidentify import (
     DeidentifyConfig,
@@ -43,9 +44,9 @@ from sonoray.study.contract import TEXT_MASKED_LABEL, StudyImage
 from sonoray.study.identifiers import Identifiers
 from sonoray.study.image_table import PreparedImage
 from sonoray.study.near_duplicates import perceptual_hash
-from sonoray.study.raw import RawImage, RawStudy
+from sonoray.study.raw import UNWANTED, RawImage, RawStudy
 
-TRANSPARENT = "transparent_pixels: images with transparent pixels, laid over black"
+TRANSPARENT = f"transparent_pixels: {LAID_OVER_BLACK}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,7 @@ def _prepare_study(
         masked = Counter(Masked(label) for label in labels if label)
         notes = [describe(study, policy, masked=masked, num_images=len(accepted))]
     notes += [f"{remark.partition(': ')[2]} ({count})" for remark, count in remarks.items()]
-    notes += _tell_rejected(outcomes)
+    notes += _tell_lacking(outcomes)
     provenance = "; ".join(filter(None, notes))
     # a finished study waits for its turn, and pixels take many times what their PNGs do
     return (
@@ -102,14 +103,19 @@ def _prepare_study(
     )
 
 
-def _tell_rejected(outcomes: Sequence[Outcome]) -> list[str]:
+def lacking(outcomes: Sequence[Outcome]) -> Counter[str]:
+    """How many images a study should have and has not, by reason."""
+    rejected = (each.problem for each in outcomes if isinstance(each, RejectedImage))
+    reasons = Counter(problem.partition(":")[0] for problem in rejected)
+    return Counter({reason: n for reason, n in reasons.items() if reason not in UNWANTED})
+
+
+def _tell_lacking(outcomes: Sequence[Outcome]) -> list[str]:
     """That some images of a study could not be used, and why; nothing where all could."""
-    problems = [each.problem for each in outcomes if isinstance(each, RejectedImage)]
-    if not problems:
-        return []
-    reasons = Counter(problem.partition(":")[0] for problem in problems)
+    reasons = lacking(outcomes)
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    return [f"{len(problems)} of {len(outcomes)} images could not be used ({listed})"]
+    told = f"{reasons.total()} of {len(outcomes)} images could not be used ({listed})"
+    return [told] if reasons else []
 
 
 def _prepare(

@@ -8,6 +8,10 @@ from sonoray.images.decode import Pixels
 from sonoray.study.contract import Turn
 from sonoray.study.identifiers import Identifiers
 
+UNWANTED = frozenset({"other_modality", "other_class", "not_an_image"})
+"""Reasons of what a study does not lack where it is refused: it is no picture, or none that is
+read."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RawImage:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from sonoray.errors import DataError
@@ -18,6 +20,18 @@ def test_a_dataset_points_to_the_latest_output(tmp_path):
     assert found.manifest["summary"] == {"seed": 2}
     assert found.path == output(workspace, 2).path
     assert workspace.dataset_names() == ["x"]
+
+
+def test_a_workspace_that_was_copied_in_part_says_what_it_lacks(tmp_path):
+    workspace = Workspace.open(tmp_path / "ws")
+    made = output(workspace, 1)
+    workspace.point_dataset("kidney", made)
+    (tmp_path / "ws").rename(tmp_path / "moved")
+    moved = Workspace.open(tmp_path / "moved")
+    assert moved.dataset("kidney").manifest == made.manifest
+    shutil.rmtree(moved.stages)
+    with pytest.raises(DataError, match=r"which is gone: .* --name kidney"):
+        moved.dataset("kidney")
 
 
 def test_an_unknown_dataset_lists_the_known_ones(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from sonoray.images.boxes.grey_values import to_grey
 from sonoray.images.decode import Pixels, RejectedImageError
 from sonoray.images.frames import Loop, take_frames
+from sonoray.images.transparency import LAID_OVER_BLACK, over_black
 from sonoray.images.video import VideoConfig
 
 _NOT_DECODED = (
@@ -52,6 +53,7 @@ def read_webp(path: Path, config: VideoConfig) -> Loop:
             except _NOT_DECODED as error:
                 raise _damaged(error) from None
 
+        notes: dict[str, None] = {}
         starts: list[int | None] = []
         last = 0
         for index in range(count):
@@ -67,13 +69,14 @@ def read_webp(path: Path, config: VideoConfig) -> Loop:
 
         def read(index: int) -> Pixels:
             load(index)
-            over = Image.new("RGBA", image.size, (0, 0, 0, 255))
-            over.alpha_composite(image.convert("RGBA"))
-            return np.asarray(over.convert("RGB"))
+            channels = np.asarray(image.convert("RGBA"))
+            if (channels[..., 3] < 255).any():
+                notes[LAID_OVER_BLACK] = None
+            return over_black(channels[..., :3], channels[..., 3])
 
         by_change = config.sampling == "change"
         frames = take_frames(read, starts, config.max_frames, by_change=by_change, last=last)
-        return Loop(frames=frames)
+        return Loop(frames=frames, notes=tuple(notes))
 
 
 def read_series(paths: Sequence[Path], config: VideoConfig) -> Loop:

@@ -37,7 +37,7 @@ from sonoray.ingest.sources.dicom_groups import Entry, LostObject, ObjectGroup, 
 from sonoray.ingest.sources.inputs import tell_content
 from sonoray.ingest.sources.reports import Reports
 from sonoray.study.contract import Task, Turn
-from sonoray.study.raw import RawImage, RawStudy
+from sonoray.study.raw import UNWANTED, RawImage, RawStudy
 
 _QUESTION = "请写出这次超声检查的报告。"
 _DECODERS = (
@@ -56,8 +56,6 @@ _LACKS = {
     "loop": "lacks_loop: loops of the study could not be read",
     "still": "lacks_still: stills of the study could not be read",
 }
-_NOT_WANTED = ("other_modality", "other_class", "not_an_image")
-"""Reasons of objects that a study does not lack: they are no pictures, or none that are read."""
 NO_STUDY = "files of no study"
 """What the study of all objects is called that name none."""
 
@@ -226,7 +224,7 @@ class StudyReader:
 
 def _lost(reason: str, num_frames: int = 1) -> str:
     """What a study lacks by an object that was refused: a loop, a still, or nothing (empty)."""
-    if reason in _NOT_WANTED:
+    if reason in UNWANTED:
         return ""
     return "loop" if num_frames > 1 else "still"
 

@@ -103,3 +103,45 @@ def test_should_stop_ends_the_answer():
         stream(MODEL, TOKENIZER, alone(0).embeds, Decoding(max_tokens=40), should_stop=lambda: True)
     )
     assert len(pieces) <= 2
+
+
+class EndsAfter:
+    """A decoding rule: the end token after `count` others, and never before."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __call__(self, logits):
+        chosen = torch.full_like(logits, -torch.inf)
+        end = TOKENIZER.eos_token_id
+        if self.count:
+            chosen = logits.clone()
+            chosen[:, end] = -torch.inf
+        else:
+            chosen[:, end] = 0.0
+        self.count -= self.count > 0
+        return chosen
+
+
+@pytest.mark.parametrize(("length", "is_cut"), [(2, False), (3, False), (4, True), (9, True)])
+def test_an_answer_is_cut_where_it_had_more_to_say(length, is_cut):
+    decoding = Decoding(max_tokens=4, rules=(EndsAfter(length),))
+    (answer,) = whole_answers(alone(0), decoding)
+    assert answer.is_cut is is_cut
+
+
+def test_an_answer_that_fills_the_context_is_cut_and_one_that_ends_before_is_not():
+    reading = read(list(enumerate(QUESTIONS)))
+    room = (CONFIG.language.context_length - reading.mask.sum(dim=1)).tolist()
+    assert len(set(room)) == 3
+    cut = whole_answers(reading, Decoding(max_tokens=10_000, rules=(EndsAfter(10_000),)))
+    assert [each.is_cut for each in cut] == [True] * 3
+    shorter = sorted(room)[1] - 1
+    ended = whole_answers(reading, Decoding(max_tokens=10_000, rules=(EndsAfter(shorter),)))
+    assert [each.is_cut for each in ended] == [space <= shorter for space in room]
+
+
+def test_an_answer_that_a_stop_string_ends_is_whole():
+    (whole,) = answers(alone(0), Decoding(max_tokens=8))
+    (stopped,) = whole_answers(alone(0), Decoding(max_tokens=8), stop=(whole[:2],))
+    assert (stopped.text, stopped.is_cut) == ("", False)

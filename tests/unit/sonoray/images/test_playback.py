@@ -109,5 +109,7 @@ def test_what_is_transparent_is_black(tmp_path):
         pixels[..., 3] = np.repeat([255, 128, 0], 16)[:, None]
         container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgra")))
         container.mux(stream.encode())
-    (frame,) = read_video(path, VideoConfig()).frames
+    loop = read_video(path, VideoConfig())
+    (frame,) = loop.frames
     assert frame.pixels[::16, 0, 0].tolist() == [200, 100, 0]
+    assert loop.notes == ("transparent pixels laid over black",)

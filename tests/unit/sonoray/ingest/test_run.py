@@ -619,27 +619,31 @@ def transparent(seed):
 def test_decisions_about_kept_images_are_counted_and_told(workspace, public):
     data, shown = transparent(1)
     broken = image(2, problem="truncated: it ends too soon")
+    other = image(5, problem="other_modality: CT")
     raw = study(
         "s1",
         RawImage(ref="a.png", data=data),
         image(3, remarks=("recoloured: read as YBR",)),
         broken,
+        other,
         remarks={"impossible_charset: read as GB18030": 3},
     )
     rejected = study("s2", RawImage(ref="b.png", data=transparent(4)[0]), problem="bad: so")
-    output, summary = bring(workspace, raw, rejected, public=public)
+    whole = study("s3", image(6), other)
+    output, summary = bring(workspace, raw, rejected, whole, public=public)
     assert summary["remarks"] == {
         "impossible_charset: read as GB18030": 3,
         "recoloured: read as YBR": 1,
-        "transparent_pixels: images with transparent pixels, laid over black": 1,
+        "transparent_pixels: transparent pixels laid over black": 1,
     }
     assert summary["partly_read"] == 1
-    (kept,) = iter_studies(output.path)
+    kept, undisturbed = iter_studies(output.path)
+    assert "could not be used" not in undisturbed.provenance
     for told in (
-        "images with transparent pixels, laid over black (1)",
+        "transparent pixels laid over black (1)",
         "read as YBR (1)",
         "read as GB18030 (3)",
-        "1 of 3 images could not be used (truncated 1)",
+        "1 of 4 images could not be used (truncated 1)",
     ):
         assert told in kept.provenance
     assert kept.images[0].image_id == image_id(shown)

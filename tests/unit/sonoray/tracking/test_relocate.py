@@ -32,9 +32,13 @@ def moved(tmp_path_factory):
     return Workspace.open(root / "another place"), run_id
 
 
-def test_artifacts_and_models_are_read_and_written_in_the_new_place(moved, tmp_path):
+def test_artifacts_and_models_are_read_and_written_in_the_new_place(moved, tmp_path, caplog):
     workspace, run_id = moved
     store = open_store(workspace)
+    assert f"the workspace was moved to {workspace.root}" in caplog.text
+    caplog.clear()
+    open_store(workspace)
+    assert not caplog.text
     here = workspace.root / "artifacts"
     path = store.client.download_artifacts(run_id, "notes/a.txt", str(tmp_path))
     assert Path(path).read_text() == "kept"

@@ -2,6 +2,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from sonoray.ingest.source_options import SourceOptions
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.ingest import run
@@ -66,3 +69,22 @@ def test_the_phantom_goes_in_and_a_second_time_nothing_is_done(tmp_path):
     assert "unchanged" in report
     assert f"images: {kept} seen = {kept} kept + 0 duplicate + 0 quarantined" in report
     assert json.loads(json.dumps(first.to_json()))["images"]["kept"] == kept
+
+
+def test_what_was_decided_is_printed_and_written(tmp_path):
+    colours = np.zeros((40, 48, 4), np.uint8)
+    colours[..., :3] = np.random.default_rng(0).integers(0, 256, (40, 48, 3))
+    colours[:, :24, 3] = 255
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    rows = "s1,p1,a.png,正常。\ns1,,gone.png,\ns2,4.40106E+17,a.png,正常。\n"
+    (tmp_path / "t.csv").write_text(f"study,patient,image,report\n{rows}", encoding="utf-8")
+    workspace = Workspace.open(tmp_path / "workspace")
+    options = SourceOptions(path=tmp_path / "t.csv")
+    result = run(workspace=workspace, road=ROAD, dataset="table", options=options)
+    printed = "\n".join(result.lines())
+    assert "partly read: 1 kept studies lack images" in printed
+    assert "transparent_pixels 1: transparent pixels laid over black" in printed
+    assert "rounded_identifier 1" in printed
+    written = json.loads(json.dumps(result.to_json()))
+    assert written["remarks"] == {"transparent_pixels: transparent pixels laid over black": 1}
+    assert written["partly_read"] == 1

@@ -1,6 +1,7 @@
 """The HTTP application around the real model, in one process: shapes, limits, statuses."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 
 import httpx2
 import jsonschema
+import numpy as np
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError, RequestCancelledError
 
 from llava_ultra.export.assistant import Assistant
 from sonoray_serve.http.ingress import translated
-from sonoray_serve.http.testing import QUESTION, chat_body, random_study, user_message
+from sonoray_serve.http.testing import QUESTION, chat_body, random_study, to_data_url, user_message
 from sonoray_serve.problems import ApiError, InternalError, Problem
 
 CHAT = "/v1/chat/completions"
@@ -76,6 +79,25 @@ def test_answer_equals_the_assistants_and_says_which_image_was_used(
     assert answer["usage"]["total_tokens"] == sum(
         answer["usage"][f"{kind}_tokens"] for kind in ("prompt", "completion")
     )
+
+
+def test_transparent_pixels_are_black_to_the_model_and_said(
+    make_api: Callable[..., FastAPI], headers: dict[str, str], assistant: Assistant
+):
+    grey, noise = random_study(2)
+    alpha = np.zeros_like(noise)
+    alpha[:, :40] = 255
+    data = io.BytesIO()
+    Image.fromarray(np.dstack([noise, alpha])).save(data, "PNG")
+    seen = np.where(alpha > 0, noise, 0).astype(np.uint8)
+    body = chat_body([grey, noise])
+    body["messages"][0]["content"][2]["image_url"]["url"] = to_data_url(data.getvalue())
+    answer = call(make_api(), "POST", CHAT, json=body, headers=headers).json()
+    images = answer["sonoray"]["images"]
+    assert [image["transparent"] for image in images] == [False, True]
+    study = assistant.encode([grey, seen])
+    prompt = assistant.prepare(study, [{"role": "user", "content": QUESTION}])
+    assert [image["score"] for image in images] == pytest.approx(prompt.scores)
 
 
 @pytest.mark.parametrize("include_usage", [True, False])

@@ -33,8 +33,12 @@ def test_a_still_is_one_frame_and_what_is_transparent_is_black(tmp_path):
     pixels = np.full((24, 32, 4), 200, np.uint8)
     pixels[..., 3] = np.repeat([255, 0], 16)[None]
     Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True, exact=True)
-    (frame,) = read_webp(tmp_path / "a.webp", VideoConfig()).frames
+    loop = read_webp(tmp_path / "a.webp", VideoConfig())
+    (frame,) = loop.frames
     assert frame.pixels[0, [0, 31], 0].tolist() == [200, 0]
+    assert loop.notes == ("transparent pixels laid over black",)
+    opaque = read_webp(write_webp(tmp_path / "b.webp", (10, 20), 100), VideoConfig())
+    assert opaque.notes == ()
 
 
 @pytest.mark.parametrize(
