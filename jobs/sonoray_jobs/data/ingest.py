@@ -12,6 +12,7 @@ from typing import Any
 
 from sonoray.ingest.builders import build_source
 from sonoray.ingest.intake import Accounting
+from sonoray.ingest.parts import SEED_SETTING
 from sonoray.ingest.run import ingest
 from sonoray.ingest.source_options import NO_OPTIONS, SourceOptions
 from sonoray.ingest.sources.base import FetchCounts, RemoteSource
@@ -220,7 +221,7 @@ def _share_lines(shares: Sequence[Mapping[str, Any]], seed: Mapping[str, Any] | 
         )
     if seed and seed["label"]:
         rows.append(
-            f"--set ingest.seed={seed['seed']} keeps the shares of {seed['label']} within "
+            f"--set {SEED_SETTING}={seed['seed']} keeps the shares of {seed['label']} within "
             f"{100 * seed['gap']:.0f} points; choose it before anything is trained"
         )
     return rows

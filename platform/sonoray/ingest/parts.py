@@ -23,6 +23,8 @@ from sonoray.study.splits import (
 
 logger = logging.getLogger(__name__)
 
+SEED_SETTING = "ingest.seed"
+
 _WIDE_GAP = 0.1
 """Difference of a class's shares from which another seed is looked for."""
 _LARGE_GROUP = 0.1
@@ -120,7 +122,7 @@ def _advice(choice: SeedChoice | None, groups: Mapping[str, str], *, is_publishe
         kept = f", shares of {choice.label} within {100 * choice.gap:.0f} points" * bool(
             choice.label
         )
-        return f"run it again with --set ingest.seed={choice.seed}, which gives {sizes}{kept}"
+        return f"run it again with --set {SEED_SETTING}={choice.seed}, which gives {sizes}{kept}"
     number = len(set(groups.values()))
     return (
         f"{number} patients that nothing links are too few for the fractions of ingest.splits"

@@ -87,6 +87,12 @@ def describe_other(sop_class: UID, modality: str) -> str:
     named = modality_label(sop_class, modality)
     if sop_class in _VALUES:
         return f"other_class: {class_name(sop_class)} holds values and no picture"
+    is_capture = named == ULTRASOUND and (not sop_class or sop_class in SECONDARY_CAPTURES)
+    if sop_class in ULTRASOUND_CLASSES or is_capture:
+        return (
+            f"other_modality: {class_name(sop_class)} is ultrasound; add US to dicom.modalities, "
+            "which replaces the default"
+        )
     if named == ULTRASOUND:
         return f"other_class: {class_name(sop_class)} of Modality US holds no ultrasound picture"
     return (

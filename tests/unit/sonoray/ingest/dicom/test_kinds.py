@@ -62,6 +62,9 @@ def test_what_is_not_read_is_named_and_the_setting_that_reads_it():
     assert describe_other(PRIVATE, "US") == (
         "other_class: a class of no standard name of Modality US holds no ultrasound picture"
     )
+    # where `dicom.modalities` lost its default
+    for sop_class in (UltrasoundImageStorage, SecondaryCaptureImageStorage, UID("")):
+        assert "add US to dicom.modalities" in describe_other(sop_class, "US")
     # what is no code may be a patient's text
     assert "Wang" not in describe_other(CTImageStorage, "Wang Xiao")
 
