@@ -170,7 +170,7 @@ def test_a_training_holds_nothing_of_sources_privacy_or_the_service():
     rooms = ("sonoray.ingest", "sonoray.privacy", "sonoray.phantom", "sonoray.images")
     found = code_modules(TRAINING)
     held = [name for name in found if name.startswith((*rooms, "sonoray_serve"))]
-    assert held == ["sonoray.images.decode"]
+    assert held == ["sonoray.images.decode", "sonoray.images.transparency"]
 
 
 def test_what_decides_nothing_imports_nothing_that_decides(installed):
