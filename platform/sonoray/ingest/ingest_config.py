@@ -18,7 +18,7 @@ class IngestConfig(DeidentifyConfig):
     near_duplicate_distance: int = Field(default=24, ge=0, lt=NUM_BITS // 2)
     """Differing bits, of 256, up to which two images are one picture; 0 links equal hashes only."""
     near_duplicate_correlation: float = Field(default=MIN_CORRELATION, gt=0, le=1)
-    """Correlation of their detail from which two images that differ in up to 64 bits are one
+    """Correlation of their detail from which two images that differ in up to 48 bits are one
     picture too; 1 lets the distance alone decide."""
     shared_image_patients: int = Field(default=10, ge=0)
     """Patients from which a picture that they all show is a page of the scanner, and none of

@@ -60,7 +60,7 @@ def test_pictures_copies_and_patients_of_two_datasets_are_found(tmp_path):
     rows = found.pop("rows")
     assert found == {
         "dataset": "b",
-        "rule": "hashes that differ in at most 24 of 256 bits, or in at most 64 with a "
+        "rule": "hashes that differ in at most 24 of 256 bits, or in at most 48 with a "
         "correlation of 0.9",
         "images": 5, "shared": 3, "exact": 2, "patients": 6, "sharing": 4, "same_patients": 1,
         "splits": {"train": 1, "validation": 1, "test": 1}, "learned": 2,
