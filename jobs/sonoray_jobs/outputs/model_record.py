@@ -70,6 +70,8 @@ class ModelFacts(Config):
     """Format of the features that the model was trained on."""
     near_duplicate_distance: int
     """Bits up to which two hashes are one picture, as in the ingest of its dataset."""
+    near_duplicate_correlation: float
+    """Correlation of detail from which two hashes further apart are one, as there."""
     num_training_patients: int
     topics: dict[str, TopicRecord]
 

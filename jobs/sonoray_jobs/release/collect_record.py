@@ -34,7 +34,8 @@ class RecordSources:
     """Dataset folders whose training patients it, its towers or its language model learned from."""
     train: TrainConfig
     dtype: FormatName
-    near_duplicate_distance: int
+    near_duplicates: tuple[int, float]
+    """Distance and correlation by which images look alike."""
     answers: Path | None
     """`predictions.parquet` of the internal test; None where there was none."""
 
@@ -45,13 +46,15 @@ def collect_record(sources: RecordSources) -> ModelRecord:
     Raises:
         DataError: a dataset was ingested before images had perceptual hashes.
     """
+    distance, correlation = sources.near_duplicates
     images, num_patients = _learned(sources.learned)
     asked = sources.train.model_copy(update={"site_cue": False})
     topics = closed_topics(iter_training_studies(sources.dataset, asked))
     return ModelRecord(
         facts=ModelFacts(
             dtype=sources.dtype,
-            near_duplicate_distance=sources.near_duplicate_distance,
+            near_duplicate_distance=distance,
+            near_duplicate_correlation=correlation,
             num_training_patients=num_patients,
             topics=topics,
         ),

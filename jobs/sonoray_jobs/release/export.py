@@ -7,7 +7,7 @@ from typing import Any
 
 from sonoray.stages import run_stage
 from sonoray.workspace import Workspace
-from sonoray_jobs.data.leakage import near_duplicate_distance
+from sonoray_jobs.data.leakage import wider_rule
 from sonoray_jobs.outputs.find import (
     export_stage,
     find_internal_test,
@@ -101,7 +101,7 @@ def run(
                 learned=[output.path, learned.path],
                 train=road.train,
                 dtype=road.embed.dtype,
-                near_duplicate_distance=max(map(near_duplicate_distance, (output, learned))),
+                near_duplicates=wider_rule(output, learned),
                 answers=answers,
             ),
         )

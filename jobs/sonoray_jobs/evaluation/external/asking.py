@@ -80,6 +80,7 @@ def ask(
         read_hashes(output.path),
         model.record.training_images,
         distance=facts.near_duplicate_distance,
+        correlation=facts.near_duplicate_correlation,
     )
     if not left:
         raise DataError(

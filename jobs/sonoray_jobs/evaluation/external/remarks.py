@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sonoray.metrics import Estimate
 from sonoray.metrics.external.groups import SMALL, UNKNOWN
-from sonoray.study.near_duplicates import MIN_CORRELATION, describe_rule
+from sonoray.study.near_duplicates import describe_rule
 from sonoray_jobs.evaluation.external.mapping import TopicAccount
 from sonoray_jobs.evaluation.external.seen_images import Seen
 from sonoray_jobs.evaluation.external.verdict import TopicVerdict
@@ -85,7 +85,7 @@ def _on_leakage(
             kind="clear",
             message="no image is one of the "
             f"{seen.training_images:,} that the model learned from, or looks like one "
-            f"({describe_rule(seen.distance, MIN_CORRELATION)}); other pictures of the same "
+            f"({describe_rule(seen.distance, seen.correlation)}); other pictures of the same "
             "patients cannot be told",
         )
     if model.adopted:

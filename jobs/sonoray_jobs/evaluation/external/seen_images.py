@@ -33,6 +33,8 @@ class Seen:
     """Hashes that were compared with."""
     distance: int
     """Bits of 256 up to which two images look alike."""
+    correlation: float
+    """Of their detail, from which images further apart look alike."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -45,6 +47,7 @@ def set_aside_seen(
     training: Hashes,
     *,
     distance: int,
+    correlation: float,
 ) -> tuple[list[Study], Seen]:
     """Split off the studies of patients of whom the model has seen an image.
 
@@ -53,13 +56,14 @@ def set_aside_seen(
         hashes: perceptual hash by image id of the dataset.
         training: the same of the model's training images.
         distance: bits up to which two images look alike.
+        correlation: of their detail, from which images further apart do.
 
     Returns:
         The studies that are left, and what was set aside.
     """
     own = {image.image_id: hashes[image.image_id] for study in studies for image in study.images}
     exact = own.keys() & training.keys()
-    groups = group_near_duplicates([*training.values(), *own.values()], distance)
+    groups = group_near_duplicates([*training.values(), *own.values()], distance, correlation)
     # a group's label is its first image, so that of a seen one is an image of the training
     labels = zip(own, groups[len(training) :], strict=True)
     seen = exact | {image_id for image_id, label in labels if label < len(training)}
@@ -76,4 +80,5 @@ def set_aside_seen(
         patients=len(patients),
         training_images=len(training),
         distance=distance,
+        correlation=correlation,
     )

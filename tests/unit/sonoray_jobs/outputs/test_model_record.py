@@ -32,6 +32,7 @@ def record(*answers):
         facts=ModelFacts(
             dtype="int8",
             near_duplicate_distance=24,
+            near_duplicate_correlation=0.9,
             num_training_patients=9,
             topics={
                 "pathology": TopicRecord(

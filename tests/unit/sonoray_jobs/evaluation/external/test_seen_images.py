@@ -43,7 +43,7 @@ def test_a_seen_image_takes_all_studies_of_its_patient_with_it():
         study("s5", "p4", "new", "white"),
         study("s6", "p5", "blank"),
     ]
-    left, seen = set_aside_seen(studies, hashes, learned, distance=24)
+    left, seen = set_aside_seen(studies, hashes, learned, distance=24, correlation=0.9)
     assert [each.study_id for each in left] == ["s4", "s5"]
     assert (seen.exact_images, seen.near_images) == (2, 1)
     assert (seen.studies, seen.patients, seen.training_images) == (4, 3, 3)
@@ -54,8 +54,8 @@ def test_it_goes_through_a_third_picture():
     second = look(first, slice(20))
     hashes = {"b": second, "c": look(second, slice(-20, None))}
     studies = [study("s1", "p1", "b"), study("s2", "p2", "c")]
-    assert not set_aside_seen(studies, hashes, {"a": first}, distance=24)[0]
-    alone, _ = set_aside_seen(studies[1:], hashes, {"a": first}, distance=24)
+    assert not set_aside_seen(studies, hashes, {"a": first}, distance=24, correlation=0.9)[0]
+    alone, _ = set_aside_seen(studies[1:], hashes, {"a": first}, distance=24, correlation=0.9)
     assert [each.study_id for each in alone] == ["s2"]
 
 
@@ -64,7 +64,21 @@ def test_nothing_is_set_aside_of_other_pictures(distance):
     hashes = {f"i{number}": look() for number in range(30)}
     studies = [study(f"s{number}", f"p{number}", f"i{number}") for number in range(30)]
     left, seen = set_aside_seen(
-        studies, hashes, {f"t{n}": look() for n in range(30)}, distance=distance
+        studies, hashes, {f"t{n}": look() for n in range(30)}, distance=distance, correlation=0.9
     )
     assert left == studies
     assert (seen.studies, seen.exact_images, seen.near_images) == (0, 0, 0)
+
+
+def test_detail_decides_as_the_model_was_trained():
+    """Further apart than the distance: the correlation of the model's ingest counts, no other."""
+    first = look()
+    apart = look(first, slice(40))
+    detail = np.random.default_rng(5).integers(-90, 90, 256)
+    noise = np.random.default_rng(6).integers(-70, 70, 256)
+    hashes = {"b": apart + np.clip(detail + noise, -127, 127).astype(np.int8).tobytes()}
+    known = {"a": first + detail.astype(np.int8).tobytes()}
+    studies = [study("s1", "p1", "b")]
+    for correlation, left_over in ((0.6, 0), (0.95, 1), (1.0, 1)):
+        left, _ = set_aside_seen(studies, hashes, known, distance=24, correlation=correlation)
+        assert len(left) == left_over

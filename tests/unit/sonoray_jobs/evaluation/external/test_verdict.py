@@ -120,7 +120,8 @@ def test_more_options_have_no_decision_curve_and_no_internal_test_no_difference(
 
 def model(**changes):
     facts = ModelFacts(
-        dtype="float16", near_duplicate_distance=24, num_training_patients=9,
+        dtype="float16", near_duplicate_distance=24, near_duplicate_correlation=0.9,
+        num_training_patients=9,
         topics={"pathology": TopicRecord(question="?", options=OPTIONS, answers={})},
     )  # fmt: skip
     record = ModelRecord(facts=facts, training_images={}, internal_test=answers(0, 2, 1))
@@ -134,7 +135,7 @@ def remarks(verdict, *, seen=0, account=None, same=False, **changes):
         same_dataset=same,
         seen=Seen(
             exact_images=seen, near_images=1 if seen else 0, studies=seen, patients=seen,
-            training_images=1234, distance=24,
+            training_images=1234, distance=24, correlation=0.9,
         ),
         accounts={"pathology": account or TopicAccount(name="pathology", asked=120)},
         verdicts=[verdict],
