@@ -19,7 +19,7 @@ their detail correlates by `min_correlation` or more (0.9). Measured:
   alone); with 4 pixels cut off 91 %, with 6 18 %.
 - 3,079 phantom images of 500 patients: the closest of different patients differ in 55 bits, and 279
   of the 432 pairs within 64 bits correlate above 0.9. Hence 48: a wider search would make one
-  patient of many.
+  patient of many. Among 17,933 images of 3,000 phantom patients two pairs of patients are linked.
 
 All pairs are compared, in blocks that stay in the processor's cache, on every core: 0.4 s of CPU
 for 10,000 images and 1.7 s for 30,000, which is 3.7 ns a pair and would be 19 s for 100,000. SciPy
