@@ -12,10 +12,10 @@ from typing import Any
 
 from sonoray.ingest.builders import build_source
 from sonoray.ingest.intake import Accounting
-from sonoray.ingest.parts import SEED_SETTING
 from sonoray.ingest.run import ingest
 from sonoray.ingest.source_options import NO_OPTIONS, SourceOptions
 from sonoray.ingest.sources.base import FetchCounts, RemoteSource
+from sonoray.ingest.split_studies import SEED_SETTING
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 

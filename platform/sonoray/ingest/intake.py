@@ -30,9 +30,9 @@ from sonoray.cluster.progress import progress
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
-from sonoray.ingest.parts import describe_parts, place_studies
 from sonoray.ingest.prepare import Outcome, RejectedImage, lacking, prepare_all
 from sonoray.ingest.sources.base import PublishedSource, RemoteSource, Source
+from sonoray.ingest.split_studies import describe_parts, place_studies
 from sonoray.privacy.deidentify import clean_problem
 from sonoray.privacy.keys import IdentityKey
 from sonoray.study.contract import QUARANTINE_SCHEMA, Study, Task, write_studies

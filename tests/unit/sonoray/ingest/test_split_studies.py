@@ -1,7 +1,7 @@
 import pytest
 
 from sonoray.ingest.ingest_config import IngestConfig
-from sonoray.ingest.parts import describe_parts, place_studies
+from sonoray.ingest.split_studies import describe_parts, place_studies
 from sonoray.study.contract import Study, Task, Turn
 from sonoray.study.splits import SplitFractions
 
