@@ -6,7 +6,7 @@
 3. each unique image goes into the image table once, whichever studies show it;
 4. images that very many patients show, a start page of the scanner, are set aside;
 5. patients who share an image or a near duplicate, other than a blank frame, are linked, and every
-   linked group goes into the split of its smallest patient key (`parts`);
+   linked group goes into the split of its smallest patient key (`split_studies`);
 6. studies and quarantine are written.
 
 Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted for images and for

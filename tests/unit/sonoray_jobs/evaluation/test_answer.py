@@ -184,7 +184,9 @@ def test_every_question_is_answered_the_same_alone_in_company_and_in_any_order(a
 
 
 @pytest.mark.parametrize("limit", [1, 120])
-def test_the_decoder_holds_no_more_tokens_than_configured_and_says_the_same(parts, actor, limit):
+def test_no_more_tokens_are_held_than_configured_and_the_same_is_said(
+    parts, actor, limit, monkeypatch
+):
     wanted = answers(actor, STUDIES)
     evaluate = parts.road.evaluate.model_copy(update={"batch_tokens": limit})
     road = parts.road.model_copy(update={"evaluate": evaluate})
@@ -196,7 +198,20 @@ def test_the_decoder_holds_no_more_tokens_than_configured_and_says_the_same(part
         held.append((len(kwargs["attention_mask"]), cache.get_seq_length()))
 
     small._model.language_model.register_forward_hook(watch, with_kwargs=True)
+    if isinstance(small._model.config.sampling, AdaptiveSampling):
+        score, told = small._model.sampler.attention_scores, []
+        questions = sum(len(study.turns) for study in STUDIES)
+
+        def watch_scores(tokens, image_mask, study_index, text, mask):
+            if sum(rows for rows, _ in told) < questions:  # reading picks by it once more
+                told.append((len(text), tokens[0, :, :, 0].numel() + text.shape[1]))
+            return score(tokens, image_mask, study_index, text, mask)
+
+        monkeypatch.setattr(small._model.sampler, "attention_scores", watch_scores)
     found = answers(small, STUDIES)
+    if isinstance(small._model.config.sampling, AdaptiveSampling):
+        assert len(told) > 1
+        assert all(rows == 1 or rows * length <= limit for rows, length in told)
     assert all(rows == 1 or rows * length <= limit for rows, length in held)
     assert (max(rows for rows, _ in held) > 1) == (limit > 1)
     for row, expected in zip(found, wanted, strict=True):
@@ -204,6 +219,7 @@ def test_the_decoder_holds_no_more_tokens_than_configured_and_says_the_same(part
         scores = json.loads(row["option_scores"])
         assert scores == pytest.approx(json.loads(expected["option_scores"]), abs=1e-4)
         assert row["selected"] == expected["selected"]
+        assert row["attention_pick"] == expected["attention_pick"]
 
 
 def test_a_row_says_what_was_seen_and_why(actor):
