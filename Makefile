@@ -95,8 +95,8 @@ bench: $(READY)  ## run every measurement in bench/ (see bench/README.md)
 	if (($${#scripts[@]} == 0)); then echo "bench/ holds no measurement yet"; fi; \
 	for script in "$${scripts[@]}"; do echo "== $$script"; python "$$script"; done
 
-bench-data: $(READY)  ## measure embedding and fill docs/performance.md (hours; see bench/README.md)
-	@for name in throughput null_towers embed_faults gpu scale report; do \
+bench-data: $(READY)  ## measure ingest and embedding, and fill docs/performance.md (hours; see bench/README.md)
+	@for name in ingest_workers throughput null_towers embed_faults gpu scale report; do \
 		echo "== $$name"; python "bench/data/$$name.py"; done
 
 clean:  ## remove .venv, caches and build outputs; the workspace .sonoray stays

@@ -159,6 +159,35 @@ def embed_faults(result: Result) -> list[str]:
     ).markdown()
 
 
+def ingest_workers(result: Result) -> list[str]:
+    """Ratios, seconds of each way, and the driver's memory."""
+    summary = result["summary"]
+    wanted = {"one_core": "-", "one_process": "at least 1.8"}
+    ratios = Table(
+        header=("seconds over those with workers", "wanted", "median", "smallest to largest"),
+        rows=tuple(
+            (INGEST_WAYS[way], wanted[way], *_ratio(ratio))
+            for way, ratio in summary["ratios"].items()
+        ),
+    )
+    seconds = Table(
+        header=("way", "seconds, start to end", "images/s"),
+        rows=tuple(
+            (text, _spread(summary["seconds"][way], 1), _spread(rate, 1))
+            for way, text in INGEST_WAYS.items()
+            for rate in [summary["images_per_second"][way]]
+        ),
+    )
+    memory = Table(
+        header=("studies", "with workers, s", "driver's peak"),
+        rows=tuple(
+            (f"{run['studies']:,}", f"{run['process_s']:,.0f}", size(run["peak_bytes"]))
+            for run in result["grown"]
+        ),
+    )
+    return [*ratios.markdown(), "", *seconds.markdown(), "", *memory.markdown()]
+
+
 def gpu(result: Result) -> list[str]:
     """A row for each tower and batch size."""
     rows = []
@@ -216,10 +245,16 @@ WAYS = {
     "data_loader": "torch DataLoader and np.save",
     "cached": "the embed job again",
 }
+INGEST_WAYS = {
+    "one_core": "one process, one core",
+    "one_process": "one process, all cores",
+    "workers": "Ray, with workers",
+}
 TABLES: dict[str, Callable[[Result], list[str]]] = {
     "throughput": throughput,
     "null_towers": null_towers,
     "embed_faults": embed_faults,
+    "ingest_workers": ingest_workers,
     "gpu": gpu,
     "scale": scale,
 }

@@ -5,6 +5,7 @@
            /stages/.contents/         digests of weights of others (sonoray.digests.content)
            /datasets/<name>.json     which ingest output a dataset's name means now, and its origin
            /spool/<name>/            objects of a server that wait for their ingest (0700)
+           /parts/<name>/            prepared studies that wait for their dataset (0700)
            /features/<fingerprint>/  feature store, one folder per tower (sonoray.features.store)
            /runs/<name>/             a training while it goes: checkpoints, the MLflow run id
            /models/<digest>/         registered models that a tracking server delivered
@@ -79,6 +80,10 @@ class Workspace:
     def spool(self, name: str) -> Path:
         """Folder in which the objects of the dataset `name` wait (`sonoray.ingest.dicomweb`)."""
         return self.root / "spool" / name
+
+    def parts(self, name: str) -> Path:
+        """Where prepared studies of the dataset `name` wait (`sonoray.ingest.prepared_parts`)."""
+        return self.root / "parts" / name
 
     @property
     def stages(self) -> Path:

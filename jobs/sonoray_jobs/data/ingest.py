@@ -1,17 +1,22 @@
 """Ingest: read a source into the workspace as studies, split by patient.
 
-Steps 1 and 2 of the road; the work is `sonoray.ingest.run`. It runs in the driver, on threads: the
-public sources decode in seconds, and a dataset needs one writer of its tables.
+Steps 1 and 2 of the road; the work is `sonoray.ingest.run`. By default it runs in the driver, on
+threads: the public sources decode in seconds. With `ingest.workers` an archive is prepared on Ray
+(`sonoray_jobs.data.ingest_pipeline`); a dataset has one writer of its tables either way.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from sonoray.errors import DataError
 from sonoray.ingest.builders import build_source
 from sonoray.ingest.intake import Accounting
+from sonoray.ingest.prepared_parts import open_parts, remove_parts
 from sonoray.ingest.run import ingest
 from sonoray.ingest.source_options import NO_OPTIONS, SourceOptions
 from sonoray.ingest.sources.base import FetchCounts, RemoteSource
@@ -143,6 +148,7 @@ def run(
     dataset: str,
     options: SourceOptions = NO_OPTIONS,
     again: bool = False,
+    address: str | None = None,
 ) -> Ingested:
     """Ingest the source called `dataset`; a second time, nothing is done.
 
@@ -153,17 +159,37 @@ def run(
             name it.
         options: where the files lie, and what the source may be told.
         again: do it a second time where rejects may pass (`sonoray.ingest.run`).
+        address: the cluster, as for every job; nothing is asked of it with `ingest.workers` 1.
 
     Raises:
         ConfigError: the source is unknown, or an option is missing, superfluous or malformed.
         DataError: the source cannot be read.
         JobFailedError: a server that the source reads from is gone.
+        ClusterError: Ray cannot be reached, is too small, or does not see the files.
     """
     start = time.monotonic()
     source = build_source(dataset, options, road)
     origin = {"source": dataset, **options.to_json()}
     before = _find_before(workspace, source.name, origin)
-    output = ingest(source, workspace, road.ingest, origin=origin, again=again)
+    parts = workspace.parts(source.name)
+    with contextlib.ExitStack() as stack:
+        spread = None
+        if road.ingest.workers != 1:
+            from sonoray_jobs.data.ingest_pipeline import spread_on_ray
+
+            stack.enter_context(open_parts(parts))
+            places = [
+                *(path for path in (options.path, options.images) if path is not None),
+                *([workspace.spool(source.name)] if isinstance(source, RemoteSource) else []),
+            ]
+            spread = spread_on_ray(
+                folder=parts, workers=road.ingest.workers, places=places, address=address
+            )
+        output = ingest(source, workspace, road.ingest, origin=origin, again=again, spread=spread)
+        if spread is not None:
+            remove_parts(parts)
+    if spread is None:
+        _remove_left_parts(parts)
     summary = output.manifest["summary"]
     return Ingested(
         dataset=source.name,
@@ -188,6 +214,13 @@ def run(
         fetch=source.fetch_counts() if isinstance(source, RemoteSource) else None,
         before=before if before and before.path != str(output.path) else None,
     )
+
+
+def _remove_left_parts(parts: Path) -> None:
+    """Remove what an ingest with workers left that was killed, unless one goes on just now."""
+    if parts.is_dir():
+        with contextlib.suppress(DataError), open_parts(parts):
+            remove_parts(parts)
 
 
 def _find_before(workspace: Workspace, name: str, origin: Mapping[str, Any]) -> Before | None:

@@ -141,7 +141,9 @@ def list_rows(
     return Listed(dataset=dataset, reasons=reasons, rows=chosen, shown=show)
 
 
-def retry(*, workspace: Workspace, road: RoadConfig, dataset: str) -> Retried:
+def retry(
+    *, workspace: Workspace, road: RoadConfig, dataset: str, address: str | None = None
+) -> Retried:
     """Ingest a dataset's source again and say what became of what was rejected.
 
     Where nothing changed, it is done again for rejects of `PASSING_REASONS` alone. The dataset's
@@ -151,6 +153,7 @@ def retry(*, workspace: Workspace, road: RoadConfig, dataset: str) -> Retried:
         workspace: where the dataset is.
         road: its section `ingest` counts, as in `ingest`.
         dataset: name of the dataset.
+        address: the cluster, as in `ingest`.
 
     Raises:
         DataError: there is no such dataset, it does not say where it came from, or the source
@@ -161,7 +164,12 @@ def retry(*, workspace: Workspace, road: RoadConfig, dataset: str) -> Retried:
     source = origin.pop("source")
     options = SourceOptions.from_json(origin)
     ingested = ingest.run(
-        workspace=workspace, road=road, dataset=source, options=options, again=True
+        workspace=workspace,
+        road=road,
+        dataset=source,
+        options=options,
+        again=True,
+        address=address,
     )
     after = workspace.dataset(dataset)
     old, new = (read_rejects(output.path) for output in (before, after))

@@ -7,6 +7,9 @@ from sonoray.privacy.deidentify import DeidentifyConfig
 from sonoray.study.near_duplicates import MIN_CORRELATION, NUM_BITS
 from sonoray.study.splits import SplitFractions
 
+INGEST_PLACEMENT = frozenset({"workers"})
+"""Settings that say where work runs and not what comes out: no key of a dataset holds them."""
+
 
 class IngestConfig(DeidentifyConfig):
     """How a source becomes a dataset."""
@@ -25,3 +28,7 @@ class IngestConfig(DeidentifyConfig):
     theirs: it is quarantined (`shared_image`) and links nobody; 0 keeps every picture."""
     seed: int = 0
     """Draws another partition of the same patients."""
+    workers: int = Field(default=1, ge=0)
+    """Processes that decode and check, as Ray actors of one CPU each; 0: as many as the cluster has
+    CPUs. With 1 the command does it by itself, on threads and without Ray, which takes a while to
+    start. The dataset is the same, to the byte, for any number."""

@@ -1,7 +1,7 @@
 """From a source's raw studies to the study contract on disk.
 
 1. `prepare` decodes every image safely, de-identifies those of private sources, hashes and encodes
-   them as PNG;
+   them as PNG, here on threads or in other processes;
 2. images, then studies, are kept, counted as duplicates or quarantined with a reason;
 3. each unique image goes into the image table once, whichever studies show it;
 4. images that very many patients show, a start page of the scanner, are set aside;
@@ -19,7 +19,7 @@ Pixels stream through. Study rows, without pixels, are held until the splits are
 import dataclasses
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,17 @@ from sonoray.cluster.progress import progress
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
-from sonoray.ingest.prepare import Outcome, RejectedImage, lacking, prepare_all
-from sonoray.ingest.sources.base import PublishedSource, RemoteSource, Source
+from sonoray.ingest.prepare import PreparedStudy, RejectedImage, lacking
+from sonoray.ingest.sources.base import RemoteSource, Source
 from sonoray.ingest.split_studies import describe_parts, place_studies
 from sonoray.privacy.deidentify import clean_problem
-from sonoray.privacy.keys import IdentityKey
 from sonoray.study.contract import QUARANTINE_SCHEMA, Study, Task, write_studies
 from sonoray.study.image_table import ImageTableWriter, PreparedImage
-from sonoray.study.raw import RawStudy
 from sonoray.study.same_patients import (
     count_linked,
     find_shared_images,
     group_images,
     link_patients,
-    plain_spelling,
 )
 
 
@@ -61,23 +58,28 @@ class Accounting:
 
 
 def make_dataset(
-    folder: Path, source: Source, key: IdentityKey, config: IngestConfig
+    folder: Path, source: Source, prepared: Iterable[PreparedStudy], config: IngestConfig
 ) -> dict[str, Any]:
-    """Write the dataset into `folder` and return the summary."""
-    intake = _Intake(source, key, folder)
-    prepared = prepare_all(source, key, config.images, config)
+    """Write the dataset of a source's prepared studies, in its order, into `folder`.
+
+    Returns:
+        The summary of the manifest.
+
+    Raises:
+        DataError: no study was kept.
+    """
+    intake = _Intake(source, folder)
     total = len(source) if isinstance(source, Sized) else None
-    for raw, outcomes in progress(prepared, f"ingest {source.name}", total):
-        intake.add(raw, outcomes)
+    for study in progress(prepared, f"ingest {source.name}", total):
+        intake.add(study)
     return intake.finish(config)
 
 
 class _Intake:
     """Sorts what was prepared into kept, duplicate and quarantined, and writes the tables."""
 
-    def __init__(self, source: Source, key: IdentityKey, folder: Path) -> None:
+    def __init__(self, source: Source, folder: Path) -> None:
         self._source = source
-        self._key = key
         self._folder = folder
         self._table = ImageTableWriter(folder)
         self._images: Counter[str] = Counter()
@@ -94,15 +96,14 @@ class _Intake:
         self._refs: dict[str, str] = {}
         self._published: dict[str, str] = {}
 
-    def add(self, raw: RawStudy, outcomes: Sequence[Outcome]) -> None:
+    def add(self, prepared: PreparedStudy) -> None:
         """Account for one study and its images, or for one refused row."""
-        if raw.is_row:
-            study_id = self._key.study_id(self._scoped(raw.ref))
-            self._reject("row", study_id, self._key.source_ref(raw.ref), raw.problem)
+        study_id, outcomes = prepared.study_id, prepared.outcomes
+        if prepared.is_row:
+            self._reject("row", study_id, prepared.source_ref, prepared.problem)
             return
         self._studies["seen"] += 1
         self._images["seen"] += len(outcomes)
-        study_id = self._key.study_id(self._scoped(raw.ref))
         accepted: dict[str, PreparedImage] = {}
         for outcome in outcomes:
             if isinstance(outcome, RejectedImage):
@@ -113,16 +114,18 @@ class _Intake:
                 accepted[outcome.image.image_id] = outcome
         study = Study(
             study_id=study_id,
-            patient_key=self._key.patient_key(self._scoped(raw.patient_ref)),
+            patient_key=prepared.patient_key,
             split="",
             dataset=self._source.name,
             images=tuple(item.image for item in accepted.values()),
-            turns=raw.turns,
-            labels=raw.labels,
-            provenance=raw.provenance,
+            turns=prepared.turns,
+            labels=prepared.labels,
+            provenance=prepared.provenance,
         )
         content = _content(study)
-        problem = raw.problem or _find_problem(study, lost_images=len(outcomes) - len(accepted))
+        problem = prepared.problem or _find_problem(
+            study, lost_images=len(outcomes) - len(accepted)
+        )
         if not problem and content in self._contents:
             self._studies["duplicate"] += 1
             self._images["duplicate"] += len(accepted)
@@ -130,20 +133,19 @@ class _Intake:
         if not problem and study.study_id in self._study_ids:
             problem = "repeated_ref: another study has the same reference and other content"
         if problem:
-            self._reject("study", study_id, self._key.source_ref(raw.ref), problem)
+            self._reject("study", study_id, prepared.source_ref, problem)
             for item in accepted.values():
                 rejected = f"study_rejected: {problem}"
                 self._reject("image", study_id, item.image.source_ref, rejected)
             return
-        self._remarks.update(raw.remarks)
+        self._remarks.update(prepared.remarks)
         self._num_partly_read += bool(lacking(outcomes))
         self._study_ids.add(study.study_id)
         self._contents.add(content)
-        spelling = self._key.patient_key(self._scoped(plain_spelling(raw.patient_ref)))
-        self._spellings[study.patient_key] = spelling
-        self._refs[study_id] = self._key.source_ref(raw.ref)
-        if raw.split:
-            self._published[study_id] = raw.split
+        self._spellings[study.patient_key] = prepared.spelling
+        self._refs[study_id] = prepared.source_ref
+        if prepared.split:
+            self._published[study_id] = prepared.split
         images = tuple(self._table.add(item) for item in accepted.values())
         self._kept.append(dataclasses.replace(study, images=images))
 
@@ -228,16 +230,6 @@ class _Intake:
             f"none of {self._studies['seen']} studies could be kept "
             f"({why or 'it yields nothing'}); check the path and the files"
         )
-
-    def _scoped(self, ref: str) -> str:
-        """Identifiers of public sets count from 1, so the set's name is part of them.
-
-        That of a published set, whatever the dataset is called. Those of a hospital mean the same
-        patient in every export and stay as they are.
-        """
-        source = self._source
-        scope = source.set_name if isinstance(source, PublishedSource) else source.name
-        return f"{scope}\0{ref}" if source.public else ref
 
     def _reject(self, item: str, study_id: str, ref: str, problem: str) -> None:
         shown = problem if self._source.public else clean_problem(problem)

@@ -8,18 +8,23 @@ again when asked.
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sonoray.images.decode import PASSING_REASONS
-from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.ingest_config import INGEST_PLACEMENT, IngestConfig
 from sonoray.ingest.intake import make_dataset
+from sonoray.ingest.prepare import Preparation, PreparedStudy, prepare_all
 from sonoray.ingest.sources.base import RemoteSource, Source
 from sonoray.privacy.keys import IdentityKey
 from sonoray.stages import Stage, StageOutput, find_tries, keep_equal, run_stage
 from sonoray.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+Spread = Callable[[Source, Preparation, Stage], Iterator[PreparedStudy]]
+"""Prepares all studies of a source for a stage, and yields them in the source's order."""
 
 
 def ingest(
@@ -29,12 +34,14 @@ def ingest(
     *,
     origin: Mapping[str, Any] | None = None,
     again: bool = False,
+    spread: Spread | None = None,
 ) -> StageOutput:
     """Bring a source into the workspace and let the dataset of its name point to the result.
 
     `origin` is what makes the same source again (see `Workspace.point_dataset`). With `again`, a
     dataset that stands already is made anew where it has rejects that may pass
-    (`PASSING_REASONS`); it stays where that changes nothing.
+    (`PASSING_REASONS`); it stays where that changes nothing. `spread` prepares the studies in other
+    processes; without it they are prepared here.
 
     The manifest's summary holds `images` and `studies` (each an `Accounting`), `rows` (refused rows
     of tables), `splits` (patients, studies and images of each), `without_text` and
@@ -57,9 +64,18 @@ def ingest(
             spool = workspace.spool(source.name)
             stack.enter_context(source.fetched(spool, key, is_needed=is_needed))
             tries = _tries(source, workspace, config)  # now it knows what failed
-        output = run_stage(
-            tries[again], workspace.stages, lambda folder: make_dataset(folder, source, key, config)
-        )
+        stage = tries[again]
+        preparation = Preparation.of(source, key, config.images, config)
+
+        def make(folder: Path) -> dict[str, Any]:
+            studies = (
+                prepare_all(source, preparation)
+                if spread is None
+                else spread(source, preparation, stage)
+            )
+            return make_dataset(folder, source, studies, config)
+
+        output = run_stage(stage, workspace.stages, make)
         if again:
             output = keep_equal(tries[0], output)
         workspace.point_dataset(source.name, output, origin)
@@ -75,7 +91,10 @@ def _tries(source: Source, workspace: Workspace, config: IngestConfig) -> tuple[
     """The stage of the dataset, and that of another try where one may help."""
     first = Stage(
         name=f"ingest-{source.name}",
-        config={"ingest": config.model_dump(mode="json"), "source": source.config()},
+        config={
+            "ingest": config.model_dump(mode="json", exclude=set(INGEST_PLACEMENT)),
+            "source": source.config(),
+        },
         inputs=[source.input_digest(), _key_of(source, workspace).fingerprint],
         code=["sonoray.ingest.intake", type(source).__module__],
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sonoray_jobs.cli.command import job_command
-from sonoray_jobs.cli.options import DatasetArgument
+from sonoray_jobs.cli.options import AddressOption, DatasetArgument
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def ingest(
             help="dicom, dicomweb: character set of the headers, in place of what they declare.",
         ),
     ] = None,
+    address: AddressOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -82,7 +83,8 @@ def ingest(
 
     The source's name becomes the dataset's unless --name gives another. A name that stood for other
     data moves to these; a line says so, and the other data stay in the workspace. Nothing is
-    dropped without being counted. docs/sources.md lists the sources and what each expects.
+    dropped without being counted. docs/sources.md lists the sources and what each expects. With
+    --set ingest.workers=4 a large archive is spread over Ray.
 
     Examples:
         sonoray ingest phantom
@@ -107,7 +109,7 @@ def ingest(
         query=tuple(query) if query else None,
         charset=charset,
     )
-    return run(workspace=workspace, road=road, dataset=source, options=options)
+    return run(workspace=workspace, road=road, dataset=source, options=options, address=address)
 
 
 @job_command(app, panel=PANEL)

@@ -6,7 +6,7 @@ import typer
 
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.data_commands import PANEL
-from sonoray_jobs.cli.options import DatasetArgument
+from sonoray_jobs.cli.options import AddressOption, DatasetArgument
 from sonoray_jobs.cli.usage import Commands
 from sonoray_jobs.results import Result
 
@@ -63,6 +63,7 @@ def list_rows(
 def retry(
     dataset: DatasetArgument,
     *,
+    address: AddressOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -76,7 +77,7 @@ def retry(
     """
     from sonoray_jobs.data.quarantine import retry
 
-    return retry(workspace=workspace, road=road, dataset=dataset)
+    return retry(workspace=workspace, road=road, dataset=dataset, address=address)
 
 
 @job_command(_group, panel=_COMMANDS)

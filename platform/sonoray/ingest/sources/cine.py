@@ -1,24 +1,25 @@
-"""Frames of the loops that studies name, decoded ahead in guarded processes.
+"""Frames of the loops that studies name, decoded in guarded processes.
 
 What the sources of folders and of tables share: which files are loops, how their frames become
 images, and what of it decides about the result. A loop is a video, or what
 `sonoray.images.loops` reads beside them.
 """
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sonoray.images.decode import RejectedImageError
 from sonoray.images.frames import Loop
 from sonoray.images.loops import DECODERS, read_loop, suffix_of
 from sonoray.images.sandbox import GuardedPool
 from sonoray.images.video import VideoConfig
+from sonoray.ingest.units import Guard
 from sonoray.study.raw import RawImage, RawStudy
 
 
@@ -34,7 +35,6 @@ class Cine:
 
 Loops = Mapping[str, Cine]
 """By video, what it gave."""
-S = TypeVar("S")
 
 
 def is_video(name: str) -> bool:
@@ -48,45 +48,42 @@ def decoding(config: VideoConfig) -> dict[str, Any]:
     return {"video": config.model_dump(mode="json"), "decoders": decoders}
 
 
-def with_loops(
-    studies: Iterable[S],
-    videos: Callable[[S], Mapping[str, Sequence[Path]]],
-    build: Callable[[S, Loops], RawStudy],
-    config: VideoConfig,
-) -> Iterator[RawStudy]:
-    """Build studies in their order, the videos of the next ones being decoded meanwhile.
+def guard_of_videos(config: VideoConfig) -> Guard:
+    """What the processes that decode videos may take; one waits decoded, with all its frames."""
+    return Guard(
+        memory_bytes=config.worker_memory_bytes, timeout_s=config.worker_timeout_s, ahead=1
+    )
 
-    Args:
-        studies: whatever the source knows of each.
-        videos: the files of each video of a study, by the reference that its frames shall have.
-        build: makes the study of its decoded videos.
-        config: which frames are taken, and what is accepted.
-    """
-    workers = os.cpu_count() or 1
-    pending: deque[tuple[S, dict[str, Future[Loop]]]] = deque()
-    with GuardedPool(
-        workers=workers,
-        memory_bytes=config.worker_memory_bytes,
-        timeout_s=config.worker_timeout_s,
-    ) as pool:
 
-        def num_loops() -> int:
-            return sum(len(loops) for _, loops in pending)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CineUnit:
+    """A study that may have videos (`sonoray.ingest.units`)."""
 
-        def finish() -> RawStudy:
-            study, loops = pending.popleft()
-            return build(study, {ref: _cine(ref, loop) for ref, loop in loops.items()})
+    listed: RawStudy
+    """The study with one image for each video, of the video's reference."""
+    videos: Mapping[str, Sequence[Path]]
+    """The files of each video that is there, by its reference."""
+    config: VideoConfig
+    """Which frames are taken, and what is accepted."""
 
-        for study in studies:
-            loops = {
-                ref: pool.submit(read_loop, paths, config) for ref, paths in videos(study).items()
-            }
-            pending.append((study, loops))
-            # a study may have many loops, whose frames wait decoded
-            while len(pending) > 1 and max(len(pending), num_loops()) > workers:
-                yield finish()
-        while pending:
-            yield finish()
+    @property
+    def calls(self) -> list[Callable[[], Loop]]:
+        """One for each video."""
+        return [partial(read_loop, paths, self.config) for paths in self.videos.values()]
+
+    def build(self, decoded: Sequence[Future[Loop]], pool: GuardedPool) -> RawStudy:
+        """Put the frames where their videos stand, and say what was done to these."""
+        del pool
+        loops = {ref: _cine(ref, loop) for ref, loop in zip(self.videos, decoded, strict=True)}
+        return replace(
+            self.listed,
+            images=tuple(
+                image
+                for listed in self.listed.images
+                for image in (loops[listed.ref].images if listed.ref in loops else (listed,))
+            ),
+            remarks=Counter(self.listed.remarks) + count_remarks(loops),
+        )
 
 
 def digested(videos: Mapping[str, Sequence[Path]]) -> dict[str, Path]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
+from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.containers import FileEntry, list_entries
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.sources.dicom_studies import StudyReader
 from sonoray.ingest.sources.inputs import tell_content
+from sonoray.ingest.units import Guard, Unit, read_source
 from sonoray.study.raw import RawStudy
 
 
@@ -67,6 +69,15 @@ class DicomSource:
             for path, limit in files
         )
 
+    @property
+    def guard(self) -> Guard:
+        """What the processes that read objects may take."""
+        return self._reader.guard
+
+    def iter_units(self, pool: GuardedPool) -> Iterator[Unit]:
+        """Read the headers; yield the studies by Study Instance UID, then what belongs to none."""
+        return self._reader.iter_units(pool, self._entries)
+
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield every study once, by Study Instance UID, then what belongs to none."""
-        return self._reader.iter_studies(self._entries)
+        return read_source(self)

@@ -1,9 +1,9 @@
 """DICOM objects, wherever they lie, grouped to studies.
 
 Two passes. The first reads every header (`sonoray.ingest.dicom`) and groups objects by Study
-Instance UID; about 2 KB an object stay in memory. The second decodes study by study, in guarded
-processes, a few objects ahead of whoever reads. Within a study, images are in the order of series
-number, instance number, then frame.
+Instance UID to units (`sonoray.ingest.units`); about 2 KB an object stay in memory. The
+second decodes study by study, in guarded processes, here or wherever the units are read. Within a
+study, images are in the order of series number, instance number, then frame.
 
 Everything that lies there is accounted for. An object without usable pixels (a structured report, a
 presentation state, an encapsulated PDF) or of another modality is an image that is quarantined in
@@ -17,10 +17,11 @@ nothing, while the same person with and without an issuer would not.
 """
 
 import hashlib
-import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from sonoray.ingest.outlines.segmentation import Place
 from sonoray.ingest.sources.dicom_groups import Entry, LostObject, ObjectGroup, group_objects
 from sonoray.ingest.sources.inputs import tell_content
 from sonoray.ingest.sources.reports import Reports
+from sonoray.ingest.units import Guard, Listed, Unit
 from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import UNWANTED, RawImage, RawStudy
 
@@ -110,116 +112,127 @@ class StudyReader:
         text = read_text(self._reports_path)
         return range(1, text.count("\n") + text.count("\r") + 2)
 
-    def iter_studies(
-        self, entries: Sequence[Entry], lost: Iterable[LostObject] = ()
-    ) -> Iterator[RawStudy]:
-        """Yield every study once, by Study Instance UID, then what belongs to none."""
-        reports = self._read_reports()
+    @property
+    def guard(self) -> Guard:
+        """What the processes that read objects may take."""
         limits = self._config.limits
-        with GuardedPool(
-            workers=min(os.cpu_count() or 1, max(len(entries), 1)),
-            memory_bytes=limits.worker_memory_bytes,
-            timeout_s=limits.worker_timeout_s,
-        ) as pool:
-            groups, strays = group_objects(pool, entries, lost, self._config, self._limits)
-            if reports is not None:
-                for group in groups:
-                    for patient in group.patients or {group.patient_ref}:
-                        reports.note_patient(patient, group.accessions)
-            yield from self._decode(pool, groups, reports)
-        if strays:
-            yield _strays(strays)
+        return Guard(memory_bytes=limits.worker_memory_bytes, timeout_s=limits.worker_timeout_s)
+
+    def iter_units(
+        self, pool: GuardedPool, entries: Sequence[Entry], lost: Iterable[LostObject] = ()
+    ) -> Iterator[Unit]:
+        """Read the headers, and yield every study once, by UID, then what belongs to none."""
+        reports = self._read_reports()
+        groups, strays = group_objects(pool, entries, lost, self._config, self._limits)
         if reports is not None:
-            yield from _leftovers(reports)
+            for group in groups:
+                for patient in group.patients or {group.patient_ref}:
+                    reports.note_patient(patient, group.accessions)
+        for group in groups:
+            yield self._unit(group, reports)
+        if strays:
+            yield Listed(study=_strays(strays))
+        if reports is not None:
+            for study in _leftovers(reports):
+                yield Listed(study=study)
 
     def _read_reports(self) -> Reports | None:
         path = self._reports_path
         return None if path is None else Reports(path, self._columns)
 
-    def _decode(
-        self, pool: GuardedPool, groups: Sequence[ObjectGroup], reports: Reports | None
-    ) -> Iterator[RawStudy]:
-        """Yield the studies in order; a few objects are decoded ahead."""
-        ahead: deque[tuple[ObjectGroup, str, list[Future[DecodedObject] | None]]] = deque()
-        waiting = 0
-        for group in groups:
-            problem = group.find_problem(self._config)
-            futures = [
-                None
-                if problem or info.problem or info.kind is Kind.SEGMENTATION
-                else pool.submit(decode_object, entry, self._config, self._limits)
-                for info, entry in group.objects
-            ]
-            ahead.append((group, problem, futures))
-            waiting += len(futures)
-            while len(ahead) > 1 and waiting > 4 * (os.cpu_count() or 1):
-                oldest = ahead.popleft()
-                waiting -= len(oldest[2])
-                yield self._study(pool, *oldest, reports)
-        for each in ahead:
-            yield self._study(pool, *each, reports)
+    def _unit(self, group: ObjectGroup, reports: Reports | None) -> "ObjectsUnit":
+        report, unclear = "", ""
+        if reports is not None and group.objects:
+            report, unclear = reports.find(study_uid=group.uid, accessions=group.accessions)
+        return ObjectsUnit(
+            group=group,
+            problem=group.find_problem(self._config),
+            report=report,
+            unclear=unclear,
+            config=self._config,
+            limits=self._limits,
+        )
 
-    def _study(
-        self,
-        pool: GuardedPool,
-        group: ObjectGroup,
-        problem: str,
-        futures: Sequence[Future[DecodedObject] | None],
-        reports: Reports | None,
-    ) -> RawStudy:
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectsUnit:
+    """A study of DICOM objects, as their headers tell (`sonoray.ingest.units`)."""
+
+    group: ObjectGroup
+    problem: str
+    """Why it is no study of one patient; then no object is decoded."""
+    report: str
+    unclear: str
+    """Why its report cannot be told."""
+    config: DicomConfig
+    limits: ImageLimits
+
+    @property
+    def calls(self) -> list[Callable[[], DecodedObject]]:
+        """One for each object whose pixels seem usable."""
+        return [
+            partial(decode_object, entry, self.config, self.limits)
+            for info, entry in self.group.objects
+            if self._is_decoded(info)
+        ]
+
+    def build(self, decoded: Sequence[Future[DecodedObject]], pool: GuardedPool) -> RawStudy:
+        """Make the study of its objects; segmentations of what it shows are read here."""
+        group, futures = self.group, iter(decoded)
         images: list[RawImage] = []
         shown: dict[Place, list[tuple[int, DecodedObject]]] = {}
         segmentations: list[Entry] = []
         lacking: Counter[str] = Counter()
         remarks = Counter(group.remarks)
         num_objects = num_cropped = 0
-        for (info, entry), future in zip(group.objects, futures, strict=True):
-            if future is None and not problem and not info.problem:
+        for info, entry in group.objects:
+            future = next(futures) if self._is_decoded(info) else None
+            if future is None and not self.problem and not info.problem:
                 segmentations.append(entry)
                 continue
             try:
                 if future is None:
-                    raise RejectedImageError(info.problem or f"study_rejected: {problem}")
-                decoded = future.result()
+                    raise RejectedImageError(info.problem or f"study_rejected: {self.problem}")
+                result = future.result()
             except RejectedImageError as error:
                 images.append(RawImage(ref=entry.ref, data=b"", problem=str(error)))
                 lacking[_lost(error.reason, info.num_frames)] += 1
                 continue
             num_objects += 1
-            num_cropped += decoded.is_cropped
-            remarks.update(decoded.remarks)
-            for position, frame in enumerate(decoded.frames, len(images)):
+            num_cropped += result.is_cropped
+            remarks.update(result.remarks)
+            for position, frame in enumerate(result.frames, len(images)):
                 copies = shown.setdefault((info.instance_uid, frame.index), [])
-                copies.append((position, decoded))
-            images.extend(_images(entry.ref, info, decoded))
+                copies.append((position, result))
+            images.extend(_images(entry.ref, info, result))
         images.extend(group.lost)
         for image in group.lost:
             lacking[_lost(image.problem.partition(":")[0])] += 1
         lacking.pop("", None)
-        masked = with_masks(pool, images, shown, segmentations, self._config, self._limits)
-        infos = [info for info, _ in group.objects]
-        report, unclear = "", ""
-        if reports is not None and infos:
-            report, unclear = reports.find(study_uid=group.uid, accessions=group.accessions)
+        masked = with_masks(pool, images, shown, segmentations, self.config, self.limits)
+        dates = (info.study_date for info, _ in group.objects)
         return RawStudy(
             ref=group.uid,
             patient_ref=group.patient_ref,
             images=tuple(masked.images),
             turns=(
-                (Turn(question=_QUESTION, answer=report, task=Task.REPORT, topic="report"),)
-                if report
+                (Turn(question=_QUESTION, answer=self.report, task=Task.REPORT, topic="report"),)
+                if self.report
                 else ()
             ),
             labels=group.labels() | _lacks(lacking),
             provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
             "objects",
             identifiers=group.identifiers,
-            study_date=min(filter(None, (info.study_date for info in infos)), default=""),
-            problem=problem or unclear,
+            study_date=min(filter(None, dates), default=""),
+            problem=self.problem or self.unclear,
             remarks=remarks
             + Counter(masked.remarks)
             + Counter({_LACKS[kind]: count for kind, count in lacking.items()}),
         )
+
+    def _is_decoded(self, info: ObjectInfo) -> bool:
+        return not (self.problem or info.problem or info.kind is Kind.SEGMENTATION)
 
 
 def _lost(reason: str, num_frames: int = 1) -> str:

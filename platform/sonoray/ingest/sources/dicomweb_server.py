@@ -24,6 +24,7 @@ from typing import Any
 from pydicom.uid import UID
 
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
+from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.containers import FileEntry
 from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicom.kinds import Kind, describe_other, find_kind
@@ -36,6 +37,8 @@ from sonoray.ingest.dicomweb.spool import Spool, open_spool
 from sonoray.ingest.sources.base import FetchCounts, ListedStudy
 from sonoray.ingest.sources.dicom_groups import LostObject
 from sonoray.ingest.sources.dicom_studies import NO_STUDY, StudyReader, frame_ref, report_ref
+from sonoray.ingest.sources.inputs import unusable
+from sonoray.ingest.units import Guard, Listed, Unit, read_source
 from sonoray.privacy.keys import IdentityKey
 from sonoray.study.raw import RawStudy
 
@@ -144,9 +147,18 @@ class DicomWebSource:
             converted=converted,
         )
 
+    @property
+    def guard(self) -> Guard:
+        """What the processes that read objects may take."""
+        return self._reader.guard
+
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield every study once, then what belongs to none; only while `fetched` holds."""
-        assert self._fetched is not None, "iter_studies outside of fetched"
+        return read_source(self)
+
+    def iter_units(self, pool: GuardedPool) -> Iterator[Unit]:
+        """Read the headers of the objects in the spool; only while `fetched` holds."""
+        assert self._fetched is not None, "iter_units outside of fetched"
         spool, problems = self._fetched.spool, {**self._fetched.problems, **self._left}
         entries = [
             FileEntry(
@@ -161,9 +173,9 @@ class DicomWebSource:
             LostObject(ref=each.instance_uid, study_uid=each.study_uid, problem=problem)
             for each, problem in problems.items()
         ]
-        yield from self._reader.iter_studies(entries, lost)
+        yield from self._reader.iter_units(pool, entries, lost)
         for uid, problem in self._listing.failed_studies:
-            yield RawStudy(ref=uid, patient_ref=uid, images=(), turns=(), problem=problem)
+            yield Listed(study=unusable(uid, problem))
 
     def iter_listed(self) -> Iterator[ListedStudy]:
         """Yield what the server lists, without an object; see `RemoteSource`."""

@@ -8,11 +8,13 @@ same however many processes draw them.
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from sonoray.images.sandbox import GuardedPool
+from sonoray.ingest.units import NO_GUARD, Guard, Unit
 from sonoray.phantom import PhantomConfig, build_study, iter_phantom, plan_study
 from sonoray.study.raw import RawStudy
 
@@ -49,6 +51,18 @@ class PhantomSource:
             for drawn in ahead:
                 yield from drawn.result()
 
+    @property
+    def guard(self) -> Guard:
+        """Nothing is decoded."""
+        return NO_GUARD
+
+    def iter_units(self, pool: GuardedPool) -> Iterator[Unit]:
+        """Yield a unit for every study, patient by patient, to be drawn where it is read."""
+        del pool
+        for patient in range(self.settings.num_patients):
+            for number in range(self.settings.studies_per_patient):
+                yield PhantomUnit(settings=self.settings, patient=patient, number=number)
+
     def config(self) -> dict[str, Any]:
         """Return the configuration as JSON values."""
         return self.settings.model_dump(mode="json")
@@ -56,6 +70,21 @@ class PhantomSource:
     def input_digest(self) -> str:
         """Nothing is read; the generator's code is in the stage's key as that of every source."""
         return ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomUnit:
+    """A study by its number (`sonoray.ingest.units`)."""
+
+    settings: PhantomConfig
+    patient: int
+    number: int
+    calls: Sequence[Callable[[], Any]] = ()
+
+    def build(self, decoded: Sequence[Future[Any]], pool: GuardedPool) -> RawStudy:
+        """Draw it."""
+        del decoded, pool
+        return build_study(self.settings, plan_study(self.settings, self.patient, self.number))
 
 
 def _draw_patient(settings: PhantomConfig, patient: int) -> list[RawStudy]:

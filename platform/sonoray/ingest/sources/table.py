@@ -45,15 +45,9 @@ from sonoray.files.table_columns import (
 )
 from sonoray.images.decode import DEFAULT_LIMITS, ImageLimits
 from sonoray.images.loops import list_parts
+from sonoray.images.sandbox import GuardedPool
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import (
-    Loops,
-    count_remarks,
-    decoding,
-    digested,
-    is_video,
-    with_loops,
-)
+from sonoray.ingest.sources.cine import CineUnit, decoding, digested, guard_of_videos, is_video
 from sonoray.ingest.sources.inputs import (
     Entry,
     Item,
@@ -65,6 +59,7 @@ from sonoray.ingest.sources.inputs import (
     read_fields,
     unusable,
 )
+from sonoray.ingest.units import Guard, Listed, Unit, read_source
 from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import RawStudy
 
@@ -209,11 +204,22 @@ class TableSource:
             (videos, self._video.max_bytes),
         )
 
+    @property
+    def guard(self) -> Guard:
+        """What the processes that decode videos may take."""
+        return guard_of_videos(self._video)
+
+    def iter_units(self, pool: GuardedPool) -> Iterator[Unit]:
+        """Yield one unit per name in the order of their first rows, then rows without one."""
+        del pool
+        for name in self._studies:
+            yield CineUnit(listed=self._study(name), videos=self._videos(name), config=self._video)
+        for entry in self._nameless:
+            yield Listed(study=unusable(entry.ref, entry.problem, is_row=True))
+
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per name in the order of their first rows, then rows without one."""
-        yield from with_loops(self._studies, self._videos, self._study, self._video)
-        for entry in self._nameless:
-            yield unusable(entry.ref, entry.problem, is_row=True)
+        return read_source(self)
 
     def _all_names(self) -> list[str]:
         """Paths of all images and videos that the table names, in order."""
@@ -229,7 +235,7 @@ class TableSource:
         found = find_files(self._images, filter(is_video, self._names(study)))
         return {name: list_parts(path) for name, path in found.items()}
 
-    def _study(self, study: str, loops: Loops) -> RawStudy:
+    def _study(self, study: str) -> RawStudy:
         entries = self._studies[study]
         rows = [entry.value for entry in entries if entry.value]
         problem = next((entry.problem for entry in entries if entry.problem), "")
@@ -237,17 +243,10 @@ class TableSource:
         return RawStudy(
             ref=study,
             patient_ref=next((row.patient for row in rows if row.patient), study),
-            images=tuple(
-                image
-                for name in self._names(study)
-                for image in (
-                    loops[name].images if name in loops else (load_image(self._images, name),)
-                )
-            ),
+            images=tuple(load_image(self._images, name) for name in self._names(study)),
             turns=() if problem else _turns(rows),
             labels={name: value for row in rows for name, value in row.labels.items() if value},
             provenance=f"{self.name}, {_line(entries[0].ref)}",
-            remarks=count_remarks(loops),
             problem=problem,
         )
 

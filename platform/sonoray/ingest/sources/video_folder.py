@@ -25,10 +25,12 @@ from sonoray.errors import DataError
 from sonoray.files.folders import list_files
 from sonoray.files.spreadsheet import describe_damage, find_damage
 from sonoray.images.loops import SERIES, SUFFIXES, list_parts, suffix_of
+from sonoray.images.sandbox import GuardedPool
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.cine import Loops, count_remarks, decoding, digested, with_loops
+from sonoray.ingest.sources.cine import CineUnit, decoding, digested, guard_of_videos
 from sonoray.ingest.sources.inputs import digest_files, read_csv, unusable
-from sonoray.study.raw import RawStudy
+from sonoray.ingest.units import Guard, Listed, Unit, read_source
+from sonoray.study.raw import RawImage, RawStudy
 
 TABLE = "patients.csv"
 
@@ -83,13 +85,25 @@ class VideoSource:
         files = digest_files(tables, (digested(self._videos), self._config.max_bytes))
         return content_hash({"files": files, "others": self._others})
 
+    @property
+    def guard(self) -> Guard:
+        """What the processes that decode videos may take."""
+        return guard_of_videos(self._config)
+
+    def iter_units(self, pool: GuardedPool) -> Iterator[Unit]:
+        """Yield one unit per file or folder in name order, then what is no video."""
+        del pool
+        for study, files in self._studies.items():
+            videos = {file: self._videos[file] for file in files}
+            yield CineUnit(listed=self._study(study), videos=videos, config=self._config)
+        for ref, problem in self._others.items():
+            yield Listed(study=unusable(ref, problem))
+        for ref, problem in self._problems.items():
+            yield Listed(study=unusable(ref, problem, is_row=True))
+
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield one study per file or folder in name order, then what is no video."""
-        yield from with_loops(self._studies, self._paths, self._study, self._config)
-        for ref, problem in self._others.items():
-            yield unusable(ref, problem)
-        for ref, problem in self._problems.items():
-            yield unusable(ref, problem, is_row=True)
+        return read_source(self)
 
     def _list_videos(self) -> tuple[dict[str, tuple[Path, ...]], set[str]]:
         """Return the files of each video, and which videos are a folder's series.
@@ -123,10 +137,7 @@ class VideoSource:
     def _folder_of(self, file: str) -> str:
         return file if file in self._series else PurePosixPath(file).parent.as_posix()
 
-    def _paths(self, study: str) -> dict[str, tuple[Path, ...]]:
-        return {file: self._videos[file] for file in self._studies[study]}
-
-    def _study(self, study: str, loops: Loops) -> RawStudy:
+    def _study(self, study: str) -> RawStudy:
         files = self._studies[study]
         patients = {self._patients.get(file, "") for file in files}
         problem = ""
@@ -140,10 +151,9 @@ class VideoSource:
         return RawStudy(
             ref=study,
             patient_ref=study if problem else patients.pop(),
-            images=tuple(image for file in files for image in loops[file].images),
+            images=tuple(RawImage(ref=file, data=self._videos[file][0]) for file in files),
             turns=(),
             provenance=f"{self.name}, frames of video, {self._config.sampling}",
-            remarks=count_remarks(loops),
             problem=problem,
         )
 

@@ -17,7 +17,7 @@ from sonoray.errors import DataError
 from sonoray.images.decode import encode_png, image_id
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.intake import Accounting
-from sonoray.ingest.prepare import prepare_all
+from sonoray.ingest.prepare import Preparation, prepare_all
 from sonoray.ingest.run import ingest
 from sonoray.privacy.keys import IdentityKey
 from sonoray.study.contract import IMAGE_SCHEMA, QUARANTINE_SCHEMA, Task, Turn, iter_studies
@@ -525,9 +525,10 @@ def test_a_study_that_waits_for_its_turn_holds_no_raw_pixels(tmp_path, public):
 
     key = IdentityKey.load(Workspace.open(tmp_path / "ws"))
     source = Drawn([], public=public)
-    prepared = list(prepare_all(source, key, CONFIG.images, CONFIG))
-    assert [(raw.ref, raw.images, len(outcomes)) for raw, outcomes in prepared] == [
-        (str(seed), (), 1) for seed in range(4)
+    preparation = Preparation.of(source, key, CONFIG.images, CONFIG)
+    prepared = list(prepare_all(source, preparation))
+    assert [(each.source_ref, len(each.outcomes)) for each in prepared] == [
+        (key.source_ref(str(seed)), 1) for seed in range(4)
     ]
     assert [drawn() for drawn in pixels] == [None] * 4
 

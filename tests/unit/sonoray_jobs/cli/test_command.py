@@ -180,11 +180,11 @@ def test_every_command_can_print_json_and_shows_examples(outcome, capsys, comman
     ("command", "shared"),
     [
         ("doctor", {"--workspace", "--address"}),
-        ("ingest", {"--workspace", "--config", "--set", "--dry-run"}),
+        ("ingest", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
         ("phantom", {"--workspace", "--config", "--set", "--dry-run"}),
         ("audit", {"--workspace"}),
         ("quarantine list", {"--workspace"}),
-        ("quarantine retry", {"--workspace", "--config", "--set", "--dry-run"}),
+        ("quarantine retry", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
         ("train", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
         ("compare", {"--workspace"}),
         ("describe", {"--config", "--set"}),
