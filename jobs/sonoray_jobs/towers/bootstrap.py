@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.language.gguf_file import check_gguf, gguf_path
 from llava_ultra.towers.weights_file import SUFFIXES, check_weights_file
 from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
@@ -66,6 +67,7 @@ def run(
         DataError: the dataset has no training studies, none of its images has a mask, or a text
             does not fit the context.
         ClusterError: Ray cannot be reached.
+        ValueError: published weights are missing, damaged or of a kind that is not read.
     """
     output = learned_from(workspace, road, dataset)
     stages = {part: stage_of(part, road, output) for part in PARTS}
@@ -74,6 +76,10 @@ def run(
     for tower in ("sam", "clip"):
         if not stages[tower].is_made(workspace.stages):
             _check_weights(getattr(road.model, tower).weights)
+    if not stages["language"].is_made(workspace.stages) and (
+        gguf := gguf_path(road.model.language.source)
+    ):
+        check_gguf(gguf)
 
     import ray
 

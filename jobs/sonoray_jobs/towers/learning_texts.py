@@ -27,11 +27,11 @@ def make_tokenizer(config: "LanguageConfig", studies: Sequence[Study]) -> "PreTr
 
     It is trained from the same texts (a second's work), or taken from the same source.
     """
-    from llava_ultra.language.decoder import adopt_language
+    from llava_ultra.language.decoder import adopt_tokenizer
     from llava_ultra.language.tokenizer import train_tokenizer
 
     if config.source:
-        return adopt_language(config.source).tokenizer
+        return adopt_tokenizer(config.source)
     texts = (text for said in conversations_of(studies) for pair in said for text in pair)
     return train_tokenizer(texts, config.vocab_size)
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llava_ultra.config import LanguageConfig, ModelConfig
 from llava_ultra.language.decoder import llama_config
+from llava_ultra.language.gguf_file import gguf_path
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
 from llava_ultra.towers.clip import ClipTower
@@ -69,8 +70,13 @@ def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
     if not config.source:
         settings = llama_config(config, vocab_size=config.vocab_size)
     else:
+        gguf = gguf_path(config.source)
         try:
-            settings = AutoConfig.from_pretrained(config.source)
+            settings = (
+                AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+                if gguf
+                else AutoConfig.from_pretrained(config.source)
+            )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"language model {config.source!r} cannot be read: {reason}") from None

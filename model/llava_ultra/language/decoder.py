@@ -8,6 +8,8 @@ digest covers both.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from transformers import (
 
 from llava_ultra.config import LanguageConfig
 from llava_ultra.digests.state_digest import state_digest
+from llava_ultra.language.gguf_file import gguf_path, read_gguf_model, read_gguf_tokenizer
 from llava_ultra.language.tokenizer import complete_tokenizer
 
 _CONFIG_OF_FILES = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
@@ -99,19 +102,32 @@ def save_language(language: Language, folder: Path) -> None:
 
 
 def load_language(source: str | Path) -> Language:
-    """Load tokenizer and decoder from a folder or a hub id, in float32; never from pickles.
+    """Load tokenizer and decoder in float32; never from pickles.
+
+    Args:
+        source: a folder, a hub id, or a GGUF file (`llava_ultra.language.gguf_file`).
 
     Raises:
         ValueError: nothing usable lies there, or the tokenizer lacks what the chat format needs.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True
+    tokenizer = _load_tokenizer(source)
+    gguf = gguf_path(source)
+    with _loading(source):
+        model = (
+            read_gguf_model(gguf)
+            if gguf
+            else AutoModelForCausalLM.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True
+            )
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"language model {str(source)!r} cannot be loaded: {reason}") from None
+    model.eval()  # type: ignore[no-untyped-call]
+    return Language(tokenizer=tokenizer, model=model)
+
+
+def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    gguf = gguf_path(source)
+    with _loading(source):
+        tokenizer = read_gguf_tokenizer(gguf) if gguf else AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -119,8 +135,17 @@ def load_language(source: str | Path) -> Language:
             f"language model {str(source)!r} has a {type(tokenizer).__name__}; "
             "convert it to a fast tokenizer (tokenizer.json)"
         )
-    model.eval()  # type: ignore[no-untyped-call]
-    return Language(tokenizer=tokenizer, model=model)
+    return tokenizer
+
+
+@contextmanager
+def _loading(source: str | Path) -> Iterator[None]:
+    """One line for whatever transformers says where it cannot load."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"language model {str(source)!r} cannot be loaded: {reason}") from None
 
 
 def check_context(language: Language, context_length: int) -> None:
@@ -154,3 +179,14 @@ def adopt_language(source: str | Path) -> Language:
         torch.manual_seed(0)
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return language
+
+
+def adopt_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `adopt_language`, without the weights.
+
+    Raises:
+        ValueError: as `load_language` does.
+    """
+    tokenizer = _load_tokenizer(source)
+    complete_tokenizer(tokenizer)
+    return tokenizer

@@ -21,7 +21,7 @@ from functools import cached_property
 
 from sonoray.ingest.published.busbra import HISTOLOGY
 from sonoray.metrics.tokens import fold
-from sonoray.phantom.language import KINDS
+from sonoray.phantom.chinese import CHINESE
 from sonoray.study.contract import Study
 
 CAPTION = "caption"
@@ -132,7 +132,7 @@ LABEL_TERMS: Mapping[str, LabelTerms] = {
     ),
     "organ": _ORGANS,
     "site": _ORGANS,
-    "kind": LabelTerms(terms={kind.value: (term,) for kind, term in KINDS.items()}),
+    "kind": LabelTerms(terms={kind.value: (term,) for kind, term in CHINESE.kinds.items()}),
     "echogenicity": LabelTerms(
         terms=_both(
             anechoic=("anechoic", "无回声", ("无回声",)),

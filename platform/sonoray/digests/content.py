@@ -15,17 +15,19 @@ _SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
 """Files of a folder that count: weights, tokenizer and settings, not its notes."""
 
 
-def content_digest(path: Path, memory: Path) -> str | None:
+def content_digest(path: Path, memory: Path, *, known_as: str = "") -> str | None:
     """Sha256 (hex) over a file, or over names and contents of a folder's files.
 
     Args:
         path: the file or folder.
         memory: folder that remembers digests.
+        known_as: what it is remembered as; by default its path.
 
     Returns:
         The digest, or the last known one of what is gone; None where nothing was ever there.
     """
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    called = known_as or str(path.absolute())
+    name = hashlib.sha256(called.encode()).hexdigest()[:16]
     record = memory / f"{name}.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
     files = _files(path)

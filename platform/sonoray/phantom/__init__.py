@@ -2,14 +2,14 @@
 
 It is the project's instrument for "does it learn what it should": images with a physical speckle
 model, lesions whose attributes are visible and decide their pathology, studies of which only some
-images show the finding, and Chinese reports and questions that follow from the truth. One image
-takes about 12 ms of one core, nearly the same from 96 to 384 pixels.
+images show the finding, and reports and questions, in Chinese or English, that follow from the
+truth. One image takes about 12 ms of one core, nearly the same from 96 to 384 pixels.
 
 - `physics`: scatterers, point-spread function, attenuation, gain, compression, scan conversion
 - `lesion`: attributes, shape, mask
 - `anatomy`: thyroid, breast and liver as layers; the probe of each
 - `marks`: body mark and ruler
-- `language`: captions, reports, questions
+- `language`: questions and answers; `wording`, `chinese`, `english`: the texts' languages
 - `study`: plans and renders studies; `PhantomConfig` and `iter_phantom`
 """
 

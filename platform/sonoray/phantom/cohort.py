@@ -25,13 +25,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sonoray.config.model import Config
 from sonoray.phantom.anatomy import PRESETS, Circle, Organ, build_body
-from sonoray.phantom.language import (
-    ORGANS,
-    finding_sentence,
-    normal_sentence,
-    place_name,
-    write_turns,
-)
+from sonoray.phantom.language import WORDINGS, LanguageName, write_turns
 from sonoray.phantom.lesion import (
     Lesion,
     Section,
@@ -49,6 +43,7 @@ from sonoray.phantom.physics import (
     log_compress,
     scan_convert,
 )
+from sonoray.phantom.wording import Wording
 from sonoray.study.contract import Turn
 from sonoray.study.prompt import SITE_LABEL
 from sonoray.study.raw import RawImage, RawStudy
@@ -81,6 +76,8 @@ class PhantomConfig(Config):
     """Share of patients with nothing to find."""
     organs: tuple[Organ, ...] = tuple(Organ)
     """What is scanned, equally often."""
+    language: LanguageName = "zh"
+    """Of captions, reports, questions and answers; the pictures do not depend on it."""
     dynamic_range_db: float = Field(default=60.0, ge=30.0, le=100.0)
     """Echo levels between black and white; a smaller range gives more contrast."""
 
@@ -124,6 +121,8 @@ class StudyPlan:
     number: int
     """Of the patient's studies, from 0."""
     organ: Organ
+    site: str
+    """The organ's name in the language of the texts."""
     lesion: Lesion | None
     views: tuple[View, ...]
     turns: tuple[Turn, ...]
@@ -143,6 +142,7 @@ def iter_phantom(config: PhantomConfig) -> Iterator[RawStudy]:
 
 def plan_study(config: PhantomConfig, patient: int, number: int = 0) -> StudyPlan:
     """Draw the truth of one study; costs no image."""
+    words = WORDINGS[config.language]
     person = _generator(config, patient)
     organ = config.organs[int(person.integers(len(config.organs)))]
     found = person.uniform() >= config.fraction_without_finding
@@ -158,17 +158,19 @@ def plan_study(config: PhantomConfig, patient: int, number: int = 0) -> StudyPla
         patient=patient,
         number=number,
         organ=organ,
+        site=words.organs[organ],
         lesion=lesion,
         views=tuple(
-            _draw_cut(rng, organ, lesion, largest=place == 0)
+            _draw_cut(rng, organ, lesion, words, largest=place == 0)
             if lesion is not None and place < num_showing
-            else _draw_plain(rng, organ)
+            else _draw_plain(rng, organ, words)
             for place in order
         ),
         turns=write_turns(
             rng,
             organ,
             lesion,
+            words=words,
             organs=config.organs,
             ask_finding=bool(rng.uniform() < _finding_rate(config, found=found)),
         ),
@@ -189,7 +191,7 @@ def build_study(config: PhantomConfig, plan: StudyPlan) -> RawStudy:
 
 def study_labels(plan: StudyPlan) -> dict[str, str]:
     """Return the truth of a study as flat text values."""
-    labels = {"organ": plan.organ.value, SITE_LABEL: ORGANS[plan.organ], "finding": "0"}
+    labels = {"organ": plan.organ.value, SITE_LABEL: plan.site, "finding": "0"}
     if (lesion := plan.lesion) is not None:
         labels |= {
             "finding": "1",
@@ -250,13 +252,15 @@ def _build_image(config: PhantomConfig, plan: StudyPlan, index: int) -> RawImage
     )
 
 
-def _draw_plain(rng: np.random.Generator, organ: Organ) -> View:
+def _draw_plain(rng: np.random.Generator, organ: Organ, words: Wording) -> View:
     side = list(Side)[int(rng.integers(2))]
-    caption = normal_sentence(place_name(organ, side), int(rng.integers(2)))
+    caption = words.normal_sentence(words.place_name(organ, side), int(rng.integers(2)))
     return View(side=side, section=None, caption=caption)
 
 
-def _draw_cut(rng: np.random.Generator, organ: Organ, lesion: Lesion, *, largest: bool) -> View:
+def _draw_cut(
+    rng: np.random.Generator, organ: Organ, lesion: Lesion, words: Wording, *, largest: bool
+) -> View:
     preset = PRESETS[organ]
     mirror = 1.0 if lesion.side is Side.RIGHT else -1.0
     room_mm = preset.probe.side_mm / 2 - 0.8 * lesion.size_mm  # spicules reach beyond the diameter
@@ -269,7 +273,7 @@ def _draw_cut(rng: np.random.Generator, organ: Organ, lesion: Lesion, *, largest
         shift=int(rng.integers(720)),
     )
     size_mm = lesion.size_mm * section.scale
-    caption = finding_sentence(organ, lesion, size_mm, int(rng.integers(2)))
+    caption = words.finding_sentence(organ, lesion, size_mm, int(rng.integers(2)))
     return View(side=lesion.side, section=section, caption=caption)
 
 

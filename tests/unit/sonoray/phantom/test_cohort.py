@@ -1,3 +1,4 @@
+import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -9,7 +10,7 @@ from sonoray.errors import ConfigError
 from sonoray.phantom import PhantomConfig, build_study, iter_phantom, plan_study, render_view
 from sonoray.phantom.anatomy import PRESETS, Organ
 from sonoray.phantom.cohort import study_labels
-from sonoray.phantom.language import ADVICE, ECHOES, KINDS, MARGINS, ORGANS, SIDES, SIZES
+from sonoray.phantom.language import WORDINGS
 from sonoray.phantom.lesion import Echogenicity, Kind, Margin, Side, SizeClass
 from sonoray.phantom.physics import NUM_BEAMS, NUM_DEPTHS, scan_convert
 from sonoray.study.contract import Task
@@ -151,48 +152,99 @@ def read(words, text):
     return found[0]
 
 
-def test_labels_answers_report_and_captions_tell_one_truth():
-    for plan in PLANS[:400]:
+SAID = {
+    "zh": {
+        "normal": "未见病灶",
+        "impression": "提示",
+        "calcified": "内见钙化",
+        "size": "约{}毫米",
+        "shadow": "声影",
+        "enhancement": "增强",
+        "side": {Side.LEFT: "左", Side.RIGHT: "右"},
+    },
+    "en": {
+        "normal": "lesion",
+        "impression": "Impression",
+        "calcified": "internal calcifications",
+        "size": "about {} mm",
+        "shadow": "shadowing",
+        "enhancement": "enhancement",
+        "side": {Side.LEFT: "left", Side.RIGHT: "right"},
+    },
+}
+
+
+@pytest.mark.parametrize("language", WORDINGS)
+def test_labels_answers_report_and_captions_tell_one_truth(language):
+    words, said = WORDINGS[language], SAID[language]
+    config = PhantomConfig(language=language)
+    for plan in (plan_study(config, patient) for patient in range(400)):
         labels = study_labels(plan)
         answers = {turn.topic: turn.answer for turn in plan.turns}
         report = answers["report"]
-        assert read(ORGANS, report) == labels["organ"]
-        assert answers["organ"] == labels["site"] == ORGANS[plan.organ]
-        assert answers.get("finding", "有" if labels["finding"] == "1" else "无") == (
-            "有" if labels["finding"] == "1" else "无"
-        )
+        assert read(words.organs, report) == labels["organ"]
+        assert answers["organ"] == labels["site"] == words.organs[plan.organ]
+        found = words.presence[labels["finding"] == "1"]
+        assert answers.get("finding", found) == found
         if labels["finding"] == "0":
             assert plan.lesion is None
-            assert "未见病灶" in report
+            assert said["normal"] in report
             assert answers.keys() <= {"report", "organ", "finding"}
             assert labels.keys() == {"organ", "site", "finding"}
             continue
-        assert read(KINDS, report.split("提示")[1]) == labels["kind"]
-        assert ADVICE[Kind(labels["kind"])] == answers["recommendation"]
-        assert read(ECHOES, report) == labels["echogenicity"]
-        assert answers["echogenicity"] == ECHOES[Echogenicity(labels["echogenicity"])]
-        assert read(MARGINS, report) == labels["margin"]
-        assert answers["margin"] == MARGINS[Margin(labels["margin"])]
-        assert ("内见钙化" in report) == (labels["calcification"] == "1")
-        assert answers["calcification"] == ("有" if labels["calcification"] == "1" else "无")
-        assert answers["pathology"] == {"benign": "良性", "malignant": "恶性"}[labels["pathology"]]
-        assert (labels["pathology"] == "malignant") == ("恶性" in report)
-        assert answers["side"] == SIDES[Side(labels["side"])]
-        assert {"左", "右"} & set(report) == {answers["side"][0]}
-        assert answers["size"] == f"病灶{SIZES[SizeClass(labels['size_class'])]}。"
-        assert f"约{round(float(labels['size_mm']))}毫米" in report
-        assert ("声影" in report) == (labels["posterior"] == "shadow")
-        assert ("增强" in report) == (labels["posterior"] == "enhancement")
+        assert read(words.kinds, report.split(said["impression"])[1]) == labels["kind"]
+        assert words.advice[Kind(labels["kind"])] == answers["recommendation"]
+        assert read(words.echoes, report) == labels["echogenicity"]
+        assert answers["echogenicity"] == words.echoes[Echogenicity(labels["echogenicity"])]
+        assert read(words.margins, report) == labels["margin"]
+        assert answers["margin"] == words.margins[Margin(labels["margin"])]
+        assert (said["calcified"] in report) == (labels["calcification"] == "1")
+        assert answers["calcification"] == words.presence[labels["calcification"] == "1"]
+        assert answers["pathology"] == words.pathology[labels["pathology"] == "malignant"]
+        assert (labels["pathology"] == "malignant") == (words.pathology[True] in report)
+        assert answers["side"] == words.sides[Side(labels["side"])]
+        assert read(said["side"], report) == labels["side"]
+        assert answers["size"] == words.sizes[SizeClass(labels["size_class"])]
+        assert said["size"].format(round(float(labels["size_mm"]))) in report
+        assert (said["shadow"] in report) == (labels["posterior"] == "shadow")
+        assert (said["enhancement"] in report) == (labels["posterior"] == "enhancement")
         for view in plan.views:
-            assert read(ORGANS, view.caption) == labels["organ"]
-            assert SIDES[view.side][0] in view.caption
+            assert read(words.organs, view.caption) == labels["organ"]
+            assert said["side"][view.side] in view.caption
             if view.section is None:
-                assert "未见病灶" in view.caption
+                assert said["normal"] in view.caption
                 continue
             size_mm = float(labels["size_mm"]) * view.section.scale
-            assert f"约{round(size_mm)}毫米" in view.caption
-            assert read(ECHOES, view.caption) == labels["echogenicity"]
-            assert read(MARGINS, view.caption) == labels["margin"]
+            assert said["size"].format(round(size_mm)) in view.caption
+            assert read(words.echoes, view.caption) == labels["echogenicity"]
+            assert read(words.margins, view.caption) == labels["margin"]
+
+
+def test_the_language_changes_the_texts_and_nothing_else():
+    chinese, english = (
+        plan_study(SMALL.model_copy(update={"language": language}), 4) for language in ("zh", "en")
+    )
+    assert pixels_of(build_study(SMALL, chinese)) == pixels_of(build_study(SMALL, english))
+    assert [turn.topic for turn in chinese.turns] == [turn.topic for turn in english.turns]
+    for one, other in zip(chinese.turns, english.turns, strict=True):
+        assert len(one.options) == len(other.options)
+        if one.options:
+            assert one.options.index(one.answer) == other.options.index(other.answer)
+    texts = [text for turn in english.turns for text in (turn.question, turn.answer)]
+    assert all(text.isascii() for text in texts + [view.caption for view in english.views])
+
+
+def test_english_is_written_as_people_write_it():
+    plans = [plan_study(PhantomConfig(language="en"), patient) for patient in range(300)]
+    assert plans[3].turns[0].answer == (
+        "The left lobe of the liver shows a hyperechoic lesion of about 26 mm with a spiculated "
+        "margin and internal calcifications, with posterior shadowing. Impression: malignant "
+        "nodule in the left lobe of the liver."
+    )
+    articles = {
+        match for plan in plans for match in re.findall(r"\ban? [a-z]+echoic", plan.turns[0].answer)
+    }
+    assert articles == {"an anechoic", "an isoechoic", "a hypoechoic", "a hyperechoic"}
 
 
 @pytest.mark.parametrize(("max_showing", "most"), [(0, 4), (1, 1), (3, 3), (9, 4)])
