@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def null_dataset(home: Workspace, num_studies: int) -> StageOutput:
         table = ImageTableWriter(folder)
         images = [table.add(item) for item in _noise_images(num_studies)]
         table.close()
-        write_studies(folder, _NullStudies(images))
+        write_studies(folder, _null_studies(images))
         return {"unique_images": table.num_images}
 
     stage = Stage(name="ingest-null", config={"num_studies": num_studies}, code=[])
@@ -120,24 +120,10 @@ def _noise_images(count: int) -> Iterator[PreparedImage]:
         )
 
 
-class _NullStudies(Sequence[Study]):
-    """One study for each image, made when it is asked for: a million of them are never held."""
-
-    def __init__(self, images: Sequence[StudyImage]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    @overload
-    def __getitem__(self, place: int) -> Study: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Study]: ...
-    def __getitem__(self, place: int | slice) -> Study | Sequence[Study]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        image = self._images[place]
-        return Study(
+def _null_studies(images: Sequence[StudyImage]) -> Iterator[Study]:
+    """One study for each image."""
+    for place, image in enumerate(images):
+        yield Study(
             study_id=f"study-{place}",
             patient_key=f"patient-{place}",
             split="train",

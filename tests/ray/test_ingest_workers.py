@@ -41,6 +41,22 @@ ingest.run(
 )
 """
 
+NODES = """
+import json, os, signal, sys
+from pathlib import Path
+from embed_faults import raylet_pid, two_nodes
+
+with two_nodes(Path(sys.argv[1])) as cluster:
+    told = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")}
+    print(json.dumps(told | {"RAY_ADDRESS": cluster.address}), flush=True)
+    sys.stdin.readline()
+    (node,) = cluster.worker_nodes
+    os.kill(raylet_pid(node), signal.SIGKILL)
+    print("killed", flush=True)
+    sys.stdin.readline()
+"""
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "data"
+
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
@@ -89,7 +105,11 @@ def new_workspace(folder: Path) -> Workspace:
 
 
 def made(ingested: ingest.Ingested) -> dict:
-    manifest = json.loads((Path(ingested.path) / "manifest.json").read_text(encoding="utf-8"))
+    return made_at(Path(ingested.path))
+
+
+def made_at(dataset: Path) -> dict:
+    manifest = json.loads((dataset / "manifest.json").read_text(encoding="utf-8"))
     return {name: manifest[name] for name in ("key", "files", "summary")}
 
 
@@ -174,3 +194,38 @@ def test_a_killed_driver_leaves_parts_and_the_next_run_goes_on(
     assert made(ingested) == whole
     assert {path: seen.get(path) for path in left} == left  # none was written again
     assert not folder.exists()
+
+
+def test_a_lost_node_costs_the_batches_of_its_workers(table, whole, tmp_path_factory, tmp_path):
+    """A raylet of a cluster of two nodes dies; the job goes on with the workers that are left."""
+    workspace = new_workspace(tmp_path)
+    scratch = tmp_path_factory.mktemp("nodes")
+    os.symlink(scratch, link := Path("/tmp") / f"sonoray-{os.getpid()}")  # sockets need short names
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", NODES, str(link)]
+    env["PYTHONPATH"] = str(BENCH)
+    with subprocess.Popen(command, env=env, **pipes) as nodes:
+        try:
+            env |= json.loads(nodes.stdout.readline())
+            road = with_values(RoadConfig(), {"ingest.workers": 4})
+            asked = [str(workspace.root), road.model_dump_json(), table]
+            driver = subprocess.Popen(
+                [sys.executable, "-c", DRIVER, *asked], env=env, stderr=subprocess.PIPE, text=True
+            )
+            wait_for(
+                lambda: (
+                    list(workspace.parts("table").rglob("*.tried")) or driver.poll() is not None
+                ),
+                "batch",
+            )
+            nodes.stdin.write("\n")
+            nodes.stdin.flush()
+            assert nodes.stdout.readline() == "killed\n"
+            assert driver.poll() is None, "it ended before the node did"
+            _, errors = driver.communicate(timeout=PATIENCE_S)
+        finally:
+            nodes.stdin.close()
+            link.unlink()
+    assert driver.returncode == 0, errors
+    assert made_at(workspace.dataset("table").path) == whole

@@ -13,7 +13,8 @@ Nothing is dropped silently: `seen = kept + duplicate + quarantined` is asserted
 studies, and the quarantine table has exactly one row per quarantined image and study, and per
 refused row of a table beside them.
 
-Pixels stream through. Study rows, without pixels, are held until the splits are known.
+Pixels stream through, and study rows wait on disk until the splits are known (`kept_studies`). In
+memory stay identifiers and hashes.
 """
 
 import dataclasses
@@ -23,19 +24,17 @@ from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sonoray.cluster.progress import progress
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
+from sonoray.ingest.kept_studies import KeptStudies, TableWriter
 from sonoray.ingest.prepare import PreparedStudy, RejectedImage, lacking
 from sonoray.ingest.sources.base import RemoteSource, Source
 from sonoray.ingest.split_studies import describe_parts, place_studies
 from sonoray.privacy.deidentify import clean_problem
 from sonoray.study.contract import QUARANTINE_SCHEMA, Study, Task, write_studies
-from sonoray.study.image_table import ImageTableWriter, PreparedImage
+from sonoray.study.image_table import ImageTableWriter, PreparedImage, read_hashes
 from sonoray.study.same_patients import (
     count_linked,
     find_shared_images,
@@ -88,12 +87,12 @@ class _Intake:
         self._num_partly_read = 0
         self._remarks: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._quarantine: list[dict[str, str]] = []
-        self._kept: list[Study] = []
-        self._study_ids: set[str] = set()
-        self._contents: set[str] = set()
+        self._quarantine = TableWriter(folder / "quarantine.parquet", QUARANTINE_SCHEMA)
+        self._first_problem = ""
+        self._kept = KeptStudies(folder)
+        self._study_ids: set[bytes] = set()
+        self._contents: set[bytes] = set()
         self._spellings: dict[str, str] = {}
-        self._refs: dict[str, str] = {}
         self._published: dict[str, str] = {}
 
     def add(self, prepared: PreparedStudy) -> None:
@@ -130,7 +129,7 @@ class _Intake:
             self._studies["duplicate"] += 1
             self._images["duplicate"] += len(accepted)
             return
-        if not problem and study.study_id in self._study_ids:
+        if not problem and bytes.fromhex(study_id) in self._study_ids:
             problem = "repeated_ref: another study has the same reference and other content"
         if problem:
             self._reject("study", study_id, prepared.source_ref, problem)
@@ -140,14 +139,13 @@ class _Intake:
             return
         self._remarks.update(prepared.remarks)
         self._num_partly_read += bool(lacking(outcomes))
-        self._study_ids.add(study.study_id)
+        self._study_ids.add(bytes.fromhex(study_id))
         self._contents.add(content)
         self._spellings[study.patient_key] = prepared.spelling
-        self._refs[study_id] = prepared.source_ref
         if prepared.split:
             self._published[study_id] = prepared.split
         images = tuple(self._table.add(item) for item in accepted.values())
-        self._kept.append(dataclasses.replace(study, images=images))
+        self._kept.add(dataclasses.replace(study, images=images), prepared.source_ref)
 
     def finish(self, config: IngestConfig) -> dict[str, Any]:
         """Draw the splits, write the study and quarantine tables, return the summary.
@@ -156,33 +154,39 @@ class _Intake:
             DataError: no study was kept.
         """
         self._table.close()
+        self._kept.close()
         rule = config.near_duplicate_distance, config.near_duplicate_correlation
-        looks = group_images(self._table.perceptual_hashes, *rule)
-        shared = self._set_aside(config.shared_image_patients, looks, rule)
-        if shared["images"]:  # what was alike through one of them is not alike any more
-            looks = group_images(self._table.perceptual_hashes, *rule)
-        kept_images = sum(len(study.images) for study in self._kept)
-        images = _account(self._images, kept_images)
+        hashes = read_hashes(self._folder)
+        looks = group_images(hashes, *rule)
+        shared = find_shared_images(
+            self._kept, hashes, looks, rule, min_patients=config.shared_image_patients
+        )
+        if shared:
+            self._set_aside(shared)
+            # what was alike through one of them is not alike any more
+            hashes = {key: value for key, value in hashes.items() if key not in shared}
+            looks = group_images(hashes, *rule)
+        del hashes
+        images = _account(self._images, self._kept.num_images)
         studies = _account(self._studies, len(self._kept))
-        assert len(self._quarantine) == images.quarantined + studies.quarantined + self._num_rows
+        rejected = images.quarantined + studies.quarantined + self._num_rows
+        assert self._quarantine.num_rows == rejected
         if not self._kept:
             raise DataError(f"source {self._source.name!r}: {self._why_nothing()}")
         groups = link_patients(self._kept, self._spellings, looks)
-        kept = place_studies(self._kept, self._published, groups, config)
-        write_studies(self._folder, kept)
-        table = pa.Table.from_pylist(self._quarantine, schema=QUARANTINE_SCHEMA)
-        pq.write_table(table, self._folder / "quarantine.parquet")
+        placed = place_studies(self._kept, self._published, groups, config)
+        write_studies(self._folder, placed)
+        self._quarantine.close()
         is_published = bool(self._published)
         name = self._source.name
-        parts = describe_parts(name, kept, groups, config, is_published=is_published)
+        parts = describe_parts(name, placed, groups, config, is_published=is_published)
+        self._kept.remove()
         return {
             "images": dataclasses.asdict(images),
             "studies": dataclasses.asdict(studies),
             "rows": self._num_rows,
             **parts,
-            "shared_images": shared,
-            "without_text": sum(not study.turns for study in kept),
-            "without_images": sum(not study.images for study in kept),
+            "shared_images": {"images": len(shared), "patients": max(shared.values(), default=0)},
             "partly_read": self._num_partly_read,
             "remarks": dict(sorted(self._remarks.items())),
             "reasons": dict(sorted(self._reasons.items())),
@@ -193,14 +197,14 @@ class _Intake:
             "spellings": count_linked(self._spellings),
         }
 
-    def _set_aside(
-        self, min_patients: int, looks: Mapping[str, int], rule: tuple[int, float]
-    ) -> dict[str, int]:
-        """Take the pictures that many patients show out of the studies; how many, and of whom."""
-        hashes = self._table.perceptual_hashes
-        shared = find_shared_images(self._kept, hashes, looks, rule, min_patients=min_patients)
-        kept: list[Study] = []
-        for study in self._kept:
+    def _set_aside(self, shared: Mapping[str, int]) -> None:
+        """Take the pictures that many patients show out of the studies and the table.
+
+        Args:
+            shared: by image id, how many show it.
+        """
+        before, self._kept = self._kept, KeptStudies(self._folder)
+        for study, source_ref in before.with_refs():
             images = tuple(image for image in study.images if image.image_id not in shared)
             for image in study.images:
                 if number := shared.get(image.image_id):
@@ -213,19 +217,19 @@ class _Intake:
             lost = len(study.images) - len(images)
             changed = dataclasses.replace(study, images=images)
             if lost and (problem := _find_problem(changed, lost_images=lost)):
-                self._reject("study", study.study_id, self._refs[study.study_id], problem)
+                self._reject("study", study.study_id, source_ref, problem)
             else:
-                kept.append(changed)
-        self._kept = kept
+                self._kept.add(changed, source_ref)
+        self._kept.close()
+        before.remove()
         self._table.drop(shared)
-        return {"images": len(shared), "patients": max(shared.values(), default=0)}
 
     def _why_nothing(self) -> str:
         if isinstance(self._source, RemoteSource) and not self._studies["seen"]:
             return "no study with objects matches the query; change it with --query"
         why = ", ".join(f"{reason} {n}" for reason, n in self._reasons.most_common())
-        for row in self._quarantine[:1]:  # cleaned, where names are a secret
-            why += f"; the first: {textwrap.shorten(row['message'], 160, placeholder=' …')}"
+        if self._first_problem:  # cleaned, where names are a secret
+            why += f"; the first: {textwrap.shorten(self._first_problem, 160, placeholder=' …')}"
         return (
             f"none of {self._studies['seen']} studies could be kept "
             f"({why or 'it yields nothing'}); check the path and the files"
@@ -240,7 +244,8 @@ class _Intake:
             counts = self._studies if item == "study" else self._images
             counts["quarantined"] += 1
         self._reasons[reason] += 1
-        self._quarantine.append(
+        self._first_problem = self._first_problem or message.strip()
+        self._quarantine.add(
             {
                 "item": item,
                 "source_ref": ref,
@@ -265,16 +270,15 @@ def _find_problem(study: Study, *, lost_images: int) -> str:
     return ""
 
 
-def _content(study: Study) -> str:
+def _content(study: Study) -> bytes:
     """Hash of what the study says and shows of whom, whatever it is called."""
-    return content_hash(
-        {
-            "patient": study.patient_key,
-            "images": [image.image_id for image in study.images],
-            "turns": [dataclasses.asdict(turn) for turn in study.turns],
-            "labels": dict(study.labels),
-        }
-    )
+    told = {
+        "patient": study.patient_key,
+        "images": [image.image_id for image in study.images],
+        "turns": [dataclasses.asdict(turn) for turn in study.turns],
+        "labels": dict(study.labels),
+    }
+    return bytes.fromhex(content_hash(told))
 
 
 def _account(counts: Counter[str], kept: int) -> Accounting:

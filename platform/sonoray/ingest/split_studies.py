@@ -8,7 +8,7 @@ with others'. How many linked patients it parts is counted and said.
 import dataclasses
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sonoray.ingest.ingest_config import IngestConfig
@@ -31,30 +31,43 @@ _LARGE_GROUP = 0.1
 """Share of the patients in one linked group above which the links are questioned."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PlacedStudies:
+    """Studies with their splits; iterated as often as the studies can be."""
+
+    studies: Iterable[Study]
+    published: Mapping[str, str]
+    """By study id, where the set's publisher put it; empty where ingest draws."""
+    drawn: Mapping[str, str]
+    """By patient key, the split that the draw gave."""
+
+    def __iter__(self) -> Iterator[Study]:
+        for study in self.studies:
+            split = self.published.get(study.study_id) or self.drawn[study.patient_key]
+            yield dataclasses.replace(study, split=split)
+
+
 def place_studies(
-    studies: Sequence[Study],
+    studies: Iterable[Study],
     published: Mapping[str, str],
     groups: Mapping[str, str],
     config: IngestConfig,
-) -> list[Study]:
-    """Return the studies with their splits.
+) -> PlacedStudies:
+    """Give studies their splits.
 
     Args:
-        studies: all of them.
+        studies: all of them; can be iterated several times.
         published: by study id, where the set's publisher put it; empty where ingest draws.
         groups: by patient key, the smallest key of its group.
         config: fractions and seed of a draw.
     """
     drawn = {key: assign_split(group, config.splits, config.seed) for key, group in groups.items()}
-    return [
-        dataclasses.replace(study, split=published.get(study.study_id) or drawn[study.patient_key])
-        for study in studies
-    ]
+    return PlacedStudies(studies=studies, published=published, drawn=drawn)
 
 
 def describe_parts(
     dataset: str,
-    studies: Sequence[Study],
+    studies: Iterable[Study],
     groups: Mapping[str, str],
     config: IngestConfig,
     *,
@@ -62,25 +75,31 @@ def describe_parts(
 ) -> dict[str, Any]:
     """Count the parts for the summary of a dataset, and warn of what is wrong with them.
 
+    The studies are iterated once, and again where a better seed is looked for.
+
     Returns:
-        `splits` (patients, studies and images of each), `class_shares` (of each class, the value
+        `splits` (patients, studies and images of each), `without_text` and `without_images`
+        (studies that lack one half), `class_shares` (of each class, the value
         whose shares differ most), `parted` (of a published split: linked groups in several parts,
         and their patients) and `seed` (one that does better, with what it gives; None where none
         is needed, or found).
     """
-    splits = _count(studies)
-    shares = class_shares(studies)
-    parted = _parted(studies, groups) if is_published else {"groups": 0, "patients": 0}
+    tally = _Tally(groups)
+    shares = class_shares(map(tally.count, studies))
+    splits = tally.sizes()
+    parted = tally.parted() if is_published else {"groups": 0, "patients": 0}
     empty = [
         split
         for split in SPLITS
         if not splits[split]["patients"] and (is_published or getattr(config.splits, split) > 0)
     ]
-    classes = _classes(studies, [share.label for share in shares])
+    label = tally.asked_label([share.label for share in shares])
     choice = None
-    is_uneven = bool(empty) or any(s.label == classes[0] and s.gap > _WIDE_GAP for s in shares)
+    is_uneven = bool(empty) or any(s.label == label and s.gap > _WIDE_GAP for s in shares)
     if is_uneven and not is_published and len(set(groups.values())) <= MAX_SEARCHED:
-        label, by_patient = classes
+        by_patient = {
+            each.patient_key: each.labels[label] for each in studies if label in each.labels
+        }
         choice = suggest_seed(groups, by_patient, config.splits, label=label)
         if choice and choice.seed == config.seed:
             choice = None
@@ -108,6 +127,8 @@ def describe_parts(
         )  # fmt: skip
     return {
         "splits": splits,
+        "without_text": tally.num_without_text,
+        "without_images": tally.num_without_images,
         "class_shares": [dataclasses.asdict(share) for share in shares],
         "parted": parted,
         "seed": dataclasses.asdict(choice) if choice else None,
@@ -131,40 +152,56 @@ def _advice(choice: SeedChoice | None, groups: Mapping[str, str], *, is_publishe
     )
 
 
-def _classes(studies: Sequence[Study], labels: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The class that parts should agree in: the label that is asked for, or the first; by patient.
+class _Tally:
+    """Counts what the parts hold, as the studies pass by."""
 
-    Args:
-        studies: all of them.
-        labels: those that are classes.
-    """
-    asked = {turn.topic for study in studies for turn in study.turns if turn.options}
-    known = [label for study in studies for label in study.labels if label in labels]
-    label = next((each for each in known if each in asked), known[0] if known else "")
-    by_patient = {
-        study.patient_key: study.labels[label] for study in studies if label in study.labels
-    }
-    return label, by_patient
+    def __init__(self, groups: Mapping[str, str]) -> None:
+        self._groups = groups
+        self._numbers = {key: number for number, key in enumerate(groups)}
+        self._patients: dict[str, set[int]] = {split: set() for split in SPLITS}
+        self._studies: Counter[str] = Counter()
+        self._images: Counter[str] = Counter()
+        self._asked: set[str] = set()
+        self._labels: dict[str, None] = {}
+        self.num_without_text = 0
+        self.num_without_images = 0
 
+    def count(self, study: Study) -> Study:
+        """Count one, and hand it on."""
+        self._patients[study.split].add(self._numbers[study.patient_key])
+        self._studies[study.split] += 1
+        self._images[study.split] += len(study.images)
+        self._asked.update(turn.topic for turn in study.turns if turn.options)
+        self._labels.update(dict.fromkeys(study.labels))
+        self.num_without_text += not study.turns
+        self.num_without_images += not study.images
+        return study
 
-def _parted(studies: Sequence[Study], groups: Mapping[str, str]) -> dict[str, int]:
-    splits: defaultdict[str, set[str]] = defaultdict(set)
-    for study in studies:
-        splits[groups[study.patient_key]].add(study.split)
-    parted = {group for group, found in splits.items() if len(found) > 1}
-    return {
-        "groups": len(parted),
-        "patients": sum(group in parted for group in groups.values()),
-    }
-
-
-def _count(studies: Sequence[Study]) -> dict[str, dict[str, int]]:
-    counts = {}
-    for split in SPLITS:
-        members = [study for study in studies if study.split == split]
-        counts[split] = {
-            "patients": len({study.patient_key for study in members}),
-            "studies": len(members),
-            "images": sum(len(study.images) for study in members),
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Patients, studies and images of each part."""
+        return {
+            split: {
+                "patients": len(self._patients[split]),
+                "studies": self._studies[split],
+                "images": self._images[split],
+            }
+            for split in SPLITS
         }
-    return counts
+
+    def parted(self) -> dict[str, int]:
+        """Linked groups in several parts, and their patients."""
+        splits: defaultdict[str, set[str]] = defaultdict(set)
+        for key, number in self._numbers.items():
+            group = splits[self._groups[key]]
+            group.update(split for split in SPLITS if number in self._patients[split])
+        parted = {group for group, found in splits.items() if len(found) > 1}
+        return {
+            "groups": len(parted),
+            "patients": sum(group in parted for group in self._groups.values()),
+        }
+
+    def asked_label(self, classes: Sequence[str]) -> str:
+        """The class that parts should agree in: the label that is asked for, or the first one."""
+        known = [label for label in self._labels if label in classes]
+        first = known[0] if known else ""
+        return next((label for label in known if label in self._asked), first)

@@ -18,9 +18,11 @@ Pixels stay out of the study rows so that training, which reads features, never 
 embed stage, which reads pixels, sees each unique image once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,18 +243,30 @@ class Study:
         )
 
 
-def write_studies(folder: Path, studies: Sequence[Study], *, rows_per_file: int = 2048) -> None:
+def write_studies(folder: Path, studies: Iterable[Study], *, rows_per_file: int = 2048) -> None:
     """Write `studies/part-*.parquet` below the dataset folder.
 
-    Row groups are small, so that one study can be read without many others.
+    Row groups are small, so that one study can be read without many others, and one of them is held
+    at a time.
     """
     target = folder / "studies"
     target.mkdir(exist_ok=True)
-    for number, start in enumerate(range(0, len(studies), rows_per_file)):
-        rows = [study.to_row() for study in studies[start : start + rows_per_file]]
-        table = pa.Table.from_pylist(rows, schema=STUDY_SCHEMA)
+    rest = iter(studies)
+    for number in itertools.count():
+        rows = (study.to_row() for study in itertools.islice(rest, rows_per_file))
+        groups = iter(partial(_take, rows, _ROWS_PER_GROUP), [])
+        first = next(groups, None)
+        if first is None:
+            return
         file = target / f"part-{number:05d}.parquet"
-        pq.write_table(table, file, row_group_size=_ROWS_PER_GROUP)
+        with pq.ParquetWriter(file, STUDY_SCHEMA) as writer:
+            for group in itertools.chain([first], groups):
+                writer.write_table(pa.Table.from_pylist(group, schema=STUDY_SCHEMA))
+
+
+def _take(rows: Iterable[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The next rows of an iterator."""
+    return list(itertools.islice(rows, count))
 
 
 def study_files(folder: Path) -> list[Path]:

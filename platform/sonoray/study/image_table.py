@@ -44,36 +44,35 @@ class ImageTableWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         (folder / "images").mkdir()
-        self._uris: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        """By image id, which image of the table it is."""
         self._masks: dict[str, bytes] = {}
+        """By image id, the digest of its mask, where it has one."""
         self._rows: list[dict[str, Any]] = []
         self._writer: pq.ParquetWriter | None = None
-        self.perceptual_hashes: dict[str, bytes | None] = {}
-        """Perceptual hash by image id, in the order of the table."""
         self.num_mask_conflicts = 0
         """How often a later copy of an image had another mask; the first one is kept."""
 
     @property
     def num_images(self) -> int:
         """Unique images so far."""
-        return len(self._uris)
+        return len(self._numbers)
 
     @property
     def num_masks(self) -> int:
         """How many of them have a mask."""
-        return sum(mask != b"" for mask in self._masks.values())
+        return len(self._masks)
 
     def add(self, item: PreparedImage) -> StudyImage:
         """Store the image where it is new, and return it with its uri."""
         image = item.image
-        mask = hashlib.sha256(item.mask_png).digest() if item.mask_png else b""
-        if image.image_id in self._uris:
-            self.num_mask_conflicts += self._masks[image.image_id] != mask
+        mask = hashlib.sha256(item.mask_png).digest() if item.mask_png else None
+        if image.image_id in self._numbers:
+            self.num_mask_conflicts += self._masks.get(image.image_id) != mask
         else:
-            number = len(self._uris) // _ROWS_PER_FILE
-            self._uris[image.image_id] = f"images/part-{number:05d}.parquet"
-            self._masks[image.image_id] = mask
-            self.perceptual_hashes[image.image_id] = item.perceptual_hash
+            self._numbers[image.image_id] = len(self._numbers)
+            if mask:
+                self._masks[image.image_id] = mask
             self._rows.append(
                 {
                     "image_id": image.image_id,
@@ -86,7 +85,7 @@ class ImageTableWriter:
             )
             if len(self._rows) == _ROWS_PER_GROUP:
                 self._flush()
-        return dataclasses.replace(image, uri=self._uris[image.image_id])
+        return dataclasses.replace(image, uri=self._uri(image.image_id))
 
     def close(self) -> None:
         """Write what is left."""
@@ -97,7 +96,7 @@ class ImageTableWriter:
 
     def drop(self, image_ids: Collection[str]) -> None:
         """Remove images from the table after it was closed; their files are written anew."""
-        for uri in sorted({self._uris[image_id] for image_id in image_ids}):
+        for uri in sorted({self._uri(image_id) for image_id in image_ids}):
             path = self._folder / uri
             table = pq.read_table(path, schema=IMAGE_SCHEMA)
             rows = [
@@ -108,11 +107,16 @@ class ImageTableWriter:
             rest = table.take(rows)
             pq.write_table(rest, path, row_group_size=_ROWS_PER_GROUP, compression="none")
         for image_id in image_ids:
-            del self._uris[image_id], self._masks[image_id], self.perceptual_hashes[image_id]
+            del self._numbers[image_id]
+            self._masks.pop(image_id, None)
+
+    def _uri(self, image_id: str) -> str:
+        """The file that holds an image."""
+        return f"images/part-{self._numbers[image_id] // _ROWS_PER_FILE:05d}.parquet"
 
     def _flush(self) -> None:
         """Write the buffered rows as one row group."""
-        path = self._folder / self._uris[self._rows[0]["image_id"]]
+        path = self._folder / self._uri(self._rows[0]["image_id"])
         if self._writer is not None and not path.exists():
             self._writer.close()
             self._writer = None

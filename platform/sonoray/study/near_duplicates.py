@@ -29,6 +29,7 @@ this module.
 
 import itertools
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -133,17 +134,20 @@ def near_pairs(
 
     Of images with equal hashes each is paired with the first one alone, and that one with others.
     """
-    bits = [hash_bits(value) if value else None for value in hashes]
-    place = {value: position for position, value in reversed(list(enumerate(bits))) if value}
+    place: dict[bytes, int] = {}
+    same = array("q")
+    for position, value in enumerate(hashes):
+        if value:
+            same.extend((place.setdefault(hash_bits(value), position), position))
     if not place:
         return
-    yield np.array([(place[value], position) for position, value in enumerate(bits) if value])
-    unique = np.array(sorted(place.values()))
-    words = np.frombuffer(b"".join(bits[position] or b"" for position in unique), dtype=np.uint64)
-    words = words.reshape(-1, NUM_BITS // 64)
+    yield np.array(same, np.int64).reshape(-1, 2)
+    unique = np.fromiter(place.values(), np.int64, len(place))
+    words = np.frombuffer(b"".join(place), np.uint64).reshape(-1, NUM_BITS // 64)
+    del place, same
     is_unsure = _is_unsure(max_distance, min_correlation)
     furthest = UNSURE_DISTANCE if is_unsure else max_distance
-    details = _details([hashes[position] or b"" for position in unique]) if is_unsure else None
+    details = _details(hashes, unique) if is_unsure else None
     for pairs, distances in _close_pairs(words, furthest):
         sure = distances <= max_distance
         if details is not None:
@@ -160,11 +164,15 @@ def _is_unsure(max_distance: int, min_correlation: float) -> bool:
     return 0 < max_distance < UNSURE_DISTANCE and min_correlation < 1
 
 
-def _details(values: Sequence[bytes]) -> npt.NDArray[np.int8]:
-    """The detail of `(N,)` hashes as `(N, 256)`; of one without, zeros, which agree with none."""
-    blank = bytes(NUM_BITS)
-    joined = b"".join(value[_HASH_BYTES:] or blank for value in values)
-    return np.frombuffer(joined, dtype=np.int8).reshape(-1, NUM_BITS)
+def _details(
+    hashes: Sequence[bytes | None], positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int8]:
+    """The detail of `(N,)` positions, `(N, 256)`; where it lacks, zeros, which agree with none."""
+    details = np.zeros((len(positions), NUM_BITS), np.int8)
+    for row, position in zip(details, positions, strict=True):
+        if detail := (hashes[position] or b"")[_HASH_BYTES:]:
+            row[:] = np.frombuffer(detail, np.int8)
+    return details
 
 
 def _agree(

@@ -11,8 +11,9 @@ others: a chain of likenesses is no page.
 """
 
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def group_images(
 
 
 def link_patients(
-    studies: Sequence[Study], spellings: Mapping[str, str], looks: Mapping[str, int]
+    studies: Iterable[Study], spellings: Mapping[str, str], looks: Mapping[str, int]
 ) -> dict[str, str]:
     """Group the patients of studies.
 
@@ -63,23 +64,27 @@ def link_patients(
     Returns:
         By patient key, sorted: the smallest key of its group.
     """
-    patients = sorted({study.patient_key for study in studies})
-    position = {patient: number for number, patient in enumerate(patients)}
-    first = {spellings[patient]: position[patient] for patient in reversed(patients)}
-    edges = [(position[patient], first[spellings[patient]]) for patient in patients]
-    edges += [
-        (position[study.patient_key], len(patients) + looks[image.image_id])
-        for study in studies
-        for image in study.images
-        if image.image_id in looks
-    ]
+    found: dict[str, int] = {}
+    shows = array("q")
+    for study in studies:
+        number = found.setdefault(study.patient_key, len(found))
+        for image in study.images:
+            if image.image_id in looks:
+                shows.extend((number, looks[image.image_id]))
+    patients = sorted(found)
+    rank = np.empty(len(found), np.int64)
+    rank[[found[patient] for patient in patients]] = np.arange(len(found))
+    by_look = np.array(shows, np.int64).reshape(-1, 2)
+    by_look = np.stack([rank[by_look[:, 0]], by_look[:, 1] + len(patients)], axis=1)
+    first: dict[str, int] = {}
+    by_name = [(n, first.setdefault(spellings[key], n)) for n, key in enumerate(patients)]
     size = len(patients) + max(looks.values(), default=-1) + 1
-    labels = connected_labels(size, [np.array(edges).reshape(-1, 2)])
+    labels = connected_labels(size, [by_look, np.array(by_name, np.int64).reshape(-1, 2)])
     return {patient: patients[label] for patient, label in zip(patients, labels, strict=False)}
 
 
 def find_shared_images(
-    studies: Sequence[Study],
+    studies: Iterable[Study],
     hashes: Mapping[str, bytes | None],
     looks: Mapping[str, int],
     rule: tuple[int, float],
@@ -89,7 +94,7 @@ def find_shared_images(
     """Find the pictures that many patients show.
 
     Args:
-        studies: all of them.
+        studies: all of them; iterated twice where some picture may be one.
         hashes: perceptual hash by image id.
         looks: by image id, as `group_images` returns it.
         rule: the distance and the correlation with which it did.
@@ -98,17 +103,35 @@ def find_shared_images(
     Returns:
         By image id: how many patients show it, or a near duplicate of it.
     """
+    if not min_patients:
+        return {}
+    wide = _shown_by_many(studies, looks, min_patients)
     groups: defaultdict[int, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for study in studies if min_patients else ():
+    for study in studies if wide else ():
         for image in study.images:
-            if image.image_id in looks:
-                groups[looks[image.image_id]][image.image_id].add(study.patient_key)
+            if (look := looks.get(image.image_id)) in wide:
+                groups[look][image.image_id].add(study.patient_key)
     found: dict[str, int] = {}
     for owners in groups.values():
-        if len(set().union(*owners.values())) >= min_patients:
-            counts = _count_showing(owners, hashes, rule)
-            found |= {each: number for each, number in counts.items() if number >= min_patients}
+        counts = _count_showing(owners, hashes, rule)
+        found |= {each: number for each, number in counts.items() if number >= min_patients}
     return found
+
+
+def _shown_by_many(
+    studies: Iterable[Study], looks: Mapping[str, int], min_patients: int
+) -> frozenset[int]:
+    """The groups of like images of which so many patients show one."""
+    patients: dict[str, int] = {}
+    shows = array("q")
+    for study in studies:
+        number = patients.setdefault(study.patient_key, len(patients))
+        for image in study.images:
+            if image.image_id in looks:
+                shows.extend((looks[image.image_id], number))
+    each = np.unique(np.array(shows, np.int64).reshape(-1, 2), axis=0)
+    groups, counts = np.unique(each[:, 0], return_counts=True)
+    return frozenset(groups[counts >= min_patients].tolist())
 
 
 def _count_showing(

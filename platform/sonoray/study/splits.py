@@ -13,7 +13,7 @@ the user, since a split that moved by itself would part a patient from what was 
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import Field, model_validator
@@ -87,7 +87,7 @@ class SeedChoice:
     """Its largest difference of shares between two parts."""
 
 
-def class_shares(studies: Sequence[Study]) -> list[ClassShare]:
+def class_shares(studies: Iterable[Study]) -> list[ClassShare]:
     """Say how far the shares of each class differ between the parts, the widest label first.
 
     A class is a study label of 2 to 8 values. A label of one value in each part, as of a set with
@@ -96,14 +96,17 @@ def class_shares(studies: Sequence[Study]) -> list[ClassShare]:
     counts: defaultdict[str, dict[str, Counter[str]]] = defaultdict(
         lambda: {split: Counter() for split in SPLITS}
     )
+    values: defaultdict[str, set[str]] = defaultdict(set)
     for study in studies:
         for label, value in study.labels.items():
-            counts[label][study.split][value] += 1
-    found = []
-    for label, by_split in counts.items():
-        values = sorted({value for counted in by_split.values() for value in counted})
-        if 2 <= len(values) <= _MAX_CLASSES:
-            found.append(max((_share(label, v, by_split) for v in values), key=lambda s: s.gap))
+            if len(values[label]) <= _MAX_CLASSES:  # of a measurement they are not collected
+                values[label].add(value)
+                counts[label][study.split][value] += 1
+    found = [
+        max((_share(label, value, counts[label]) for value in sorted(known)), key=lambda s: s.gap)
+        for label, known in values.items()
+        if 2 <= len(known) <= _MAX_CLASSES
+    ]
     return sorted(found, key=lambda share: -share.gap)
 
 
