@@ -1,6 +1,7 @@
 """Ingest with workers beside the single process: time, bytes, and the driver's memory.
 
-`python bench/data/ingest_workers.py [--studies 300] [--rounds 3] [--workers 2] [--grow 2000 20000]`
+`python bench/data/ingest_workers.py [--studies 300] [--rounds 3] [--workers 2] [--grow 2000 20000]
+[--before FOLDER]`
 
 Phantom pictures as the PNGs of a private table, five a study, so that every one is searched for
 burned-in text as a hospital's is. Each way runs in a fresh process with its start-up, Ray's too;
@@ -9,6 +10,8 @@ the same to the byte.
 
 - One process on one core, one process on all cores (which is what `ingest.workers=1` does), and
   Ray with workers, on all cores.
+- Another build, where `--before` names the folder of its checkout and environment: both builds'
+  commands, `sonoray ingest table`, and the CPU seconds of all their processes.
 - Memory: the peak of the driver with workers, for tables of `--grow` studies of one tiny picture.
 
 Nothing else may run on the machine.
@@ -17,6 +20,8 @@ Nothing else may run on the machine.
 import argparse
 import json
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +38,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
 from sonoray_jobs.road.config import load_road
 
+ROOT = Path(__file__).resolve().parents[2]
 PICTURES = 5
 """A study."""
 TINY_SIDE = 16
@@ -46,6 +52,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--size", type=int, default=384, help="side of a picture, pixels")
     parser.add_argument("--grow", type=int, nargs="*", default=[2_000, 20_000])
+    parser.add_argument("--before", type=Path, help="folder of an earlier build")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -58,6 +65,11 @@ def main() -> None:
         folder = Path(scratch)
         table = draw(folder / "source", given.studies, given.size)
         rounds = [measure(table, given.workers) for _ in range(given.rounds)]
+        builds = {"now": ROOT} | ({"before": given.before.absolute()} if given.before else {})
+        costs = [
+            {build: cpu_seconds(table, root) for build, root in builds.items()}
+            for _ in range(given.rounds)
+        ]
         grown = [grow(folder / str(count), count, given.workers) for count in sorted(given.grow)]
     result = {
         "asked": {
@@ -65,8 +77,9 @@ def main() -> None:
         },
         "machine": described,
         "rounds": rounds,
+        "cpu_seconds": costs,
         "grown": grown,
-        "summary": summarise(rounds, given.studies * PICTURES),
+        "summary": summarise(rounds, costs, given.studies * PICTURES),
         "took_s": time.perf_counter() - start,
     }
     write_result(given.results, "ingest_workers", result)
@@ -114,9 +127,27 @@ def measure(table: Path, workers: int) -> dict[str, Any]:
     return seconds
 
 
-def summarise(rounds: list[dict[str, Any]], num_images: int) -> dict[str, Any]:
-    """Seconds and images/s of each way, and how often faster workers are."""
+def cpu_seconds(table: Path, root: Path) -> float:
+    """CPU seconds of a build's command, of all its processes together."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory(prefix="sonoray-bench-") as scratch:
+        command = [root / ".venv/bin/sonoray", "ingest", "table", table, "--workspace", scratch]
+        subprocess.run(command, check=True, capture_output=True, cwd=scratch)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def summarise(
+    rounds: list[dict[str, Any]], costs: list[dict[str, float]], num_images: int
+) -> dict[str, Any]:
+    """Seconds and images/s of each way, how often faster workers are, and CPU time an image."""
     return {
+        "cpu_seconds_per_image": {
+            build: spread([each[build] / num_images for each in costs]) for build in costs[0]
+        },
+        "cpu_ratio": spread([each["now"] / each["before"] for each in costs])
+        if "before" in costs[0]
+        else None,
         "seconds": {way: spread([each[way] for each in rounds]) for way in rounds[0]},
         "images_per_second": {
             way: spread([num_images / each[way] for each in rounds]) for way in rounds[0]

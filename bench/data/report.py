@@ -178,6 +178,18 @@ def ingest_workers(result: Result) -> list[str]:
             for rate in [summary["images_per_second"][way]]
         ),
     )
+    cost = Table(
+        header=("CPU of one process and its guards, start included", "wanted", "median, and range"),
+        rows=tuple(
+            (f"{INGEST_BUILDS[build]}, s an image", "-", _spread(cpu, 3))
+            for build, cpu in summary["cpu_seconds_per_image"].items()
+        )
+        + tuple(
+            ("this build over the one before", "at most 0.6", _spread(ratio, 2))
+            for ratio in [summary["cpu_ratio"]]
+            if ratio
+        ),
+    )
     memory = Table(
         header=("studies", "with workers, s", "driver's peak"),
         rows=tuple(
@@ -185,7 +197,8 @@ def ingest_workers(result: Result) -> list[str]:
             for run in result["grown"]
         ),
     )
-    return [*ratios.markdown(), "", *seconds.markdown(), "", *memory.markdown()]
+    tables = (ratios, seconds, cost, memory)
+    return [line for table in tables for line in (*table.markdown(), "")][:-1]
 
 
 def gpu(result: Result) -> list[str]:
@@ -245,6 +258,7 @@ WAYS = {
     "data_loader": "torch DataLoader and np.save",
     "cached": "the embed job again",
 }
+INGEST_BUILDS = {"now": "this build", "before": "the build before"}
 INGEST_WAYS = {
     "one_core": "one process, one core",
     "one_process": "one process, all cores",
