@@ -139,7 +139,7 @@ class AppArgs(Config):
 
     model: str = Field(min_length=1)
     """Exported model: a folder that every node sees, or an MLflow URI such as
-    `models:/llava-ultra/3`."""
+    `models:/llava-ultra-phantom/3`."""
     model_name: str = Field(default="llava-ultra", min_length=1)
     """The name that requests use."""
     model_digest: str = ""

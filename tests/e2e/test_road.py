@@ -62,7 +62,7 @@ print(json.dumps({
     "trained again": not trained.reused,
     "checkpoint": str(trained.checkpoint),
     "evaluated before": evaluated.output.reused,
-    "version": exported.version,
+    "version": exported.version.version,
     "model": str(model),
 }))
 """
@@ -342,7 +342,7 @@ def test_a_copied_workspace_never_reads_the_first_one(finished_road, tmp_path):
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout.splitlines()[-1])
         assert told["trained again"] is told["evaluated before"] is False
-        assert told["version"] == finished_road.exported.version
+        assert told["version"] == finished_road.exported.version.version
         for place in ("checkpoint", "model"):
             assert Path(told[place]).is_relative_to(copied.root)
         assert load_assistant(Path(told["model"])).site_cue
@@ -357,7 +357,8 @@ def test_a_copied_workspace_never_reads_the_first_one(finished_road, tmp_path):
 
 def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
     workspace = finished_road.workspace
-    assert finished_road.exported.uri == "models:/llava-ultra@champion"
+    assert finished_road.exported.uri == "models:/llava-ultra-phantom/1"
+    assert finished_road.exported.is_first
     folder = resolve_model(open_store(workspace), finished_road.exported.uri, workspace.models)
     assistant = load_assistant(folder)
     assert assistant.manifest["provenance"]["run_id"] == finished_road.trained.run_id
@@ -390,10 +391,9 @@ def test_the_exported_model_answers_as_the_evaluated_one(finished_road):
 
 def test_exporting_again_makes_no_second_version(finished_road):
     again = export.run(**arguments(finished_road))
-    assert (again.version, again.path) == (
-        finished_road.exported.version,
-        finished_road.exported.path,
-    )
+    assert (again.uri, again.path) == (finished_road.exported.uri, finished_road.exported.path)
+    assert (again.version.reused, again.version.repaired, again.is_first) == (True, False, False)
+    assert again.lines()[1] == "it is the champion"
 
 
 @pytest.mark.parametrize(

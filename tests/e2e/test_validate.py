@@ -23,7 +23,7 @@ from sonoray_jobs.outputs.stores import read_image_ids
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 OTHER = "elsewhere"
-MODEL = "models:/llava-ultra@champion"
+MODEL = "models:/llava-ultra-phantom@champion"
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,9 @@ def test_an_exported_folder_holds_hashes_and_no_patient(finished_road):
         text = (folder / file).read_text(encoding="utf-8")
         assert not [name for name in names if name in text]
     answers = pq.read_table(folder / "internal_test.parquet")
-    assert answers.column_names == ["patient", "topic", "truth", "answer", "option_scores"]
+    assert answers.column_names == [
+        "study", "patient", "topic", "truth", "answer", "option_scores",
+    ]  # fmt: skip
     patients = {
         study.patient_key for study in studies if study.split == "test" and study.is_complete
     }

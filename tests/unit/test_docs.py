@@ -176,8 +176,9 @@ def test_the_road_page_names_every_command():
 def test_the_serving_page_names_the_model_of_every_packaged_road():
     from sonoray_jobs.road.config import load_road, packaged_roads
 
-    for road in packaged_roads():
-        assert f"`{load_road(road).export.name}`" in SERVING
+    for name in packaged_roads():
+        road = load_road(name)
+        assert f"`{road.export.name_for(road.dataset)}`" in SERVING
 
 
 def test_the_serving_page_names_the_variable_that_holds_the_key():

@@ -125,8 +125,8 @@ def run(
     if names := trained_elsewhere(workspace, dataset):
         raise DataError(
             f"no model was trained on dataset {dataset!r}; to judge one that was trained on "
-            f"another ({', '.join(names)}), export it and run: sonoray validate "
-            f"models:/{road.export.name}@{road.export.alias} --dataset {dataset}"
+            f"another ({', '.join(names)}), export it and run: sonoray validate MODEL "
+            f"--dataset {dataset}"
         )
     trained = find_training(workspace, road, dataset)
     studies = asked_studies(output.path, road, split)

@@ -31,7 +31,11 @@ _EVALUATION_CODE = (
     "sonoray_jobs.evaluation.answer",
     "sonoray_jobs.evaluation.judge",
 )
-_EXPORT_CODE = ("sonoray_jobs.release.write_model",)
+_EXPORT_CODE = (
+    "sonoray_jobs.release.write_model",
+    "sonoray_jobs.release.model_card",
+    "sonoray_jobs.release.dataset_card",
+)
 
 _ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
 """Where published weights lie, in `model`."""
@@ -259,7 +263,7 @@ def find_internal_test(workspace: Workspace, dataset: str, trained: Trained) -> 
 
 
 def export_stage(
-    road: RoadConfig,
+    name: str,
     dataset: StageOutput,
     trained: Trained,
     parts: Mapping[str, StageOutput],
@@ -270,7 +274,7 @@ def export_stage(
     Where it is registered and how it is served make no other model.
 
     Args:
-        road: names the model.
+        name: of the registered model.
         dataset: what it was trained on.
         trained: the finished training.
         parts: its bootstrapped parts.
@@ -278,9 +282,9 @@ def export_stage(
             it holds none.
     """
     return Stage(
-        name=f"export-{road.export.name}",
+        name=f"export-{name}",
         config={
-            "name": road.export.name,
+            "name": name,
             "run_id": trained.run_id,
             "training": trained.name,
             "dataset": dataset.key,

@@ -3,12 +3,14 @@
 ```
 record.json               format of the features, number of training patients, the closed topics
 training_images.parquet   exact and perceptual hash of every image that it learned from
-internal_test.parquet     the internal test: closed answers, their likelihoods, a patient's number
+internal_test.parquet     the internal test: closed answers, their likelihoods, a patient's number,
+                          a hash of the study's images
 ```
 
 They lie in the model's folder, and the manifest's provenance pins each by its sha256. No patient
 key, study id or text of a patient is in them, and of a picture no more than its hash with 16 x 16
-values of detail: who holds it can tell whether it was trained on, which is what they are for.
+values of detail: who holds it can tell whether it was trained on, which is what they are for. Who
+holds the images of a test study can tell its answers; by them two models are compared.
 `sonoray export` writes them (`release.collect_record`),
 `sonoray validate` reads them.
 
@@ -40,6 +42,7 @@ _FACTS, _IMAGES, _TEST = "record.json", "training_images.parquet", "internal_tes
 _IMAGE_SCHEMA = pa.schema([("image_id", pa.binary(32)), ("perceptual_hash", pa.binary())])
 _TEST_SCHEMA = pa.schema(
     [
+        ("study", pa.string()),
         ("patient", pa.int32()),
         ("topic", pa.string()),
         ("truth", pa.string()),
@@ -47,6 +50,9 @@ _TEST_SCHEMA = pa.schema(
         ("option_scores", pa.string()),
     ]
 )
+
+_HASH_LENGTH = 32
+"""Hex digits of a study's hash."""
 
 Hashes = Mapping[str, bytes | None]
 """Perceptual hash by image id; None for a picture without structure."""
@@ -106,11 +112,22 @@ def write_record(folder: Path, record: ModelRecord) -> dict[str, str]:
     return {name: _digest(folder / name) for name in files}
 
 
+def study_of(image_ids: Sequence[str]) -> str:
+    """What a study of the internal test is called before it is hashed: its images, in any order."""
+    return ",".join(sorted(image_ids))
+
+
 def answer_rows(answers: Sequence[AnswerRecord]) -> list[dict[str, Any]]:
-    """The internal test as plain rows; a patient becomes a number."""
+    """The internal test as plain rows; a patient becomes a number, a study its hash.
+
+    Args:
+        answers: their `study_id` names the images of the study (`study_of`), so that another model
+            that was asked about the same images has the same hash.
+    """
     numbers = {key: number for number, key in enumerate(sorted({a.patient_key for a in answers}))}
     return [
         {
+            "study": hashlib.sha256(answer.study_id.encode()).hexdigest()[:_HASH_LENGTH],
             "patient": numbers[answer.patient_key],
             "topic": answer.topic,
             "truth": answer.truth,
@@ -163,7 +180,7 @@ def read_record(folder: Path, manifest: Mapping[str, Any]) -> ModelRecord:
 def _to_answer(number: int, row: Mapping[str, Any]) -> AnswerRecord:
     scores = json.loads(row["option_scores"])
     return AnswerRecord(
-        study_id=f"internal {number}",
+        study_id=row.get("study", f"internal {number}"),  # of before studies had a hash
         patient_key=f"internal {row['patient']}",
         topic=row["topic"],
         truth=row["truth"],

@@ -14,7 +14,13 @@ from sonoray.features.format_names import FormatName
 from sonoray.metrics.answers import AnswerRecord
 from sonoray.study.contract import Study, iter_studies
 from sonoray.study.image_table import read_hashes
-from sonoray_jobs.outputs.model_record import Hashes, ModelFacts, ModelRecord, TopicRecord
+from sonoray_jobs.outputs.model_record import (
+    Hashes,
+    ModelFacts,
+    ModelRecord,
+    TopicRecord,
+    study_of,
+)
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.studies import iter_training_studies
 
@@ -127,11 +133,14 @@ def closed_answers(predictions: Path, topics: Iterable[str]) -> list[AnswerRecor
     """The answers of an evaluation on some closed topics, from its `predictions.parquet`."""
     import pyarrow.parquet as pq
 
-    columns = ["study_id", "patient_key", "topic", "truth", "answer", "option_scores"]
+    columns = ["image_ids", "patient_key", "topic", "truth", "answer", "option_scores"]
     wanted = set(topics)
     found = []
     for row in pq.read_table(predictions, columns=columns).to_pylist():
         scores = json.loads(row.pop("option_scores"))
+        study = study_of(row.pop("image_ids"))
         if row["topic"] in wanted and scores:
-            found.append(AnswerRecord(**row, options=tuple(scores), option_scores=scores))
+            found.append(
+                AnswerRecord(study_id=study, **row, options=tuple(scores), option_scores=scores)
+            )
     return found

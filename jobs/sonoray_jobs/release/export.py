@@ -1,14 +1,19 @@
-"""Export: one folder with everything that answering needs, registered in MLflow under an alias."""
+"""Export: one folder with everything that answering needs, registered in MLflow as a version.
+
+No alias moves, with one exception: the first version of a name becomes its `champion`, since there
+is none that it could be worse than. After that `sonoray promote` moves it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sonoray.stages import run_stage
+from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import wider_rule
 from sonoray_jobs.outputs.find import (
+    Trained,
     export_stage,
     find_internal_test,
     find_parts,
@@ -17,8 +22,14 @@ from sonoray_jobs.outputs.find import (
     locate,
 )
 from sonoray_jobs.release.collect_record import RecordSources
+from sonoray_jobs.release.dataset_card import dataset_card
+from sonoray_jobs.release.model_card import CARD, DATASET_CARD, CardSources, model_card
 from sonoray_jobs.release.write_model import write_model
 from sonoray_jobs.road.config import RoadConfig
+
+if TYPE_CHECKING:
+    from sonoray.tracking.connection import Store
+    from sonoray.tracking.registry import RegisteredVersion
 
 _PREDICTIONS = "predictions.parquet"
 """File of an evaluation."""
@@ -29,20 +40,39 @@ class Exported:
     """An exported and registered model."""
 
     path: Path
-    uri: str
-    """`models:/NAME@ALIAS`."""
-    version: str
+    version: "RegisteredVersion"
+    champion: int
+    """The version that the alias `champion` names."""
+    is_first: bool
+    """Whether it became the champion here, as the first version of its name."""
     digests: Mapping[str, str]
     has_internal_test: bool
     """Whether the folder holds the answers to the internal test."""
 
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/VERSION`."""
+        return self.version.uri
+
     def lines(self) -> list[str]:
         """What a person reads."""
-        rows = [f"registered {self.uri} (version {self.version}), files in {self.path}"]
+        state = "registered before" if self.version.reused else "registered"
+        rows = [f"{state}: {self.uri}, files in {self.path}"]
+        if self.version.repaired:
+            rows.append("MLflow lacked files of this version: they were put there again")
+        if self.is_first:
+            rows.append(f"as the first version of {self.version.name} it is its champion")
+        elif self.champion == self.version.version:
+            rows.append("it is the champion")
+        else:
+            rows.append(
+                f"version {self.champion} stays the champion; to compare both and move the alias: "
+                f"sonoray promote {self.uri}"
+            )
         if not self.has_internal_test:
             rows.append(
-                "it was not evaluated, so sonoray validate will have no internal test to compare "
-                "with; sonoray evaluate and another sonoray export add it"
+                "it was not evaluated, so it cannot be promoted, and sonoray validate will have no "
+                "internal test to compare with; sonoray evaluate and another sonoray export add it"
             )
         return rows
 
@@ -51,7 +81,11 @@ class Exported:
         return {
             "path": str(self.path),
             "uri": self.uri,
-            "version": self.version,
+            "name": self.version.name,
+            "version": str(self.version.version),
+            "champion": str(self.champion),
+            "reused": self.version.reused,
+            "repaired": self.version.repaired,
             "digests": dict(self.digests),
             "has_internal_test": self.has_internal_test,
         }
@@ -64,7 +98,7 @@ def run(
     dataset: str,
     tracking_uri: str | None = None,
 ) -> Exported:
-    """Write the trained model with its manifest, register it and move the alias.
+    """Write the trained model with its manifest and its cards, and register it.
 
     Nothing of it needs Ray.
 
@@ -73,54 +107,110 @@ def run(
         CheckpointError: its frozen parts have changed since.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
+    from sonoray.tracking.aliases import CHAMPION, aliased_version, move_alias
     from sonoray.tracking.connection import open_store
-    from sonoray.tracking.registry import register
-    from sonoray.tracking.runs import require_run
+    from sonoray.tracking.registry import check_name, register
 
+    name = road.export.name_for(dataset)
+    check_name(name)
     trained = find_training(workspace, road, dataset)
     store = open_store(workspace, tracking_uri)
-    require_run(store, trained.run_id)
     parts = find_parts(workspace, road, dataset)
-    output, learned = workspace.dataset(dataset), learned_from(workspace, road, dataset)
     test = find_internal_test(workspace, dataset, trained)
-    answers = None if test is None else test.path / _PREDICTIONS
     digest = test.manifest["files"][_PREDICTIONS] if test else ""
-    stage = export_stage(road, output, trained, parts, digest)
-    provenance = {name: value for name, value in stage.config.items() if name != "name"}
-
-    def make(folder: Path) -> dict[str, Any]:
-        digests = write_model(
-            folder / "model",
-            locate(workspace, road, dataset, trained),
-            {part: found.path for part, found in parts.items()},
-            name=road.export.name,
-            site_cue=road.train.site_cue,
-            provenance=provenance,
-            record=RecordSources(
-                dataset=output.path,
-                learned=[output.path, learned.path],
-                train=road.train,
-                dtype=road.embed.dtype,
-                near_duplicates=wider_rule(output, learned),
-                answers=answers,
-            ),
-        )
-        return {"digests": digests}
-
-    result = run_stage(stage, workspace.stages, make)
+    stage = export_stage(name, workspace.dataset(dataset), trained, parts, digest)
+    _require_run(store, workspace, stage, trained)
+    result = run_stage(
+        stage,
+        workspace.stages,
+        lambda folder: _write(folder, workspace, road, dataset, trained, parts, stage, test),
+    )
     digests = result.manifest["summary"]["digests"]
     version = register(
         store,
         result.path / "model",
-        road.export.name,
-        alias=road.export.alias,
+        name,
         run_id=trained.run_id,
         tags={f"digest.{part}": digest[:16] for part, digest in digests.items()},
     )
+    champion = aliased_version(store, name, CHAMPION)
+    if champion is None:
+        move_alias(store, version, CHAMPION)
     return Exported(
         path=result.path / "model",
-        uri=f"models:/{road.export.name}@{road.export.alias}",
-        version=str(version.version),
+        version=version,
+        champion=(champion or version).version,
+        is_first=champion is None,
         digests=digests,
         has_internal_test=test is not None,
     )
+
+
+def _require_run(store: "Store", workspace: Workspace, stage: Stage, trained: Trained) -> None:
+    """Check that MLflow knows the training, before work; where only files are lacking it need not.
+
+    Raises:
+        TrackingError: it does not.
+    """
+    from sonoray.tracking.registry import find_registered, manifest_digest
+    from sonoray.tracking.runs import require_run
+
+    if stage.is_made(workspace.stages):
+        digest = manifest_digest(stage.path(workspace.stages) / "model")
+        if find_registered(store, stage.config["name"], digest) is not None:
+            return
+    require_run(store, trained.run_id)
+
+
+def _write(
+    folder: Path,
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str,
+    trained: Trained,
+    parts: Mapping[str, StageOutput],
+    stage: Stage,
+    test: StageOutput | None,
+) -> dict[str, Any]:
+    """Write the model's folder into that of the stage."""
+    import json
+
+    output, learned = workspace.dataset(dataset), learned_from(workspace, road, dataset)
+    name = stage.config["name"]
+    model = folder / "model"
+    digests = write_model(
+        model,
+        locate(workspace, road, dataset, trained),
+        {part: found.path for part, found in parts.items()},
+        name=name,
+        site_cue=road.train.site_cue,
+        provenance={key: value for key, value in stage.config.items() if key != "name"},
+        record=RecordSources(
+            dataset=output.path,
+            learned=[output.path, learned.path],
+            train=road.train,
+            dtype=road.embed.dtype,
+            near_duplicates=wider_rule(output, learned),
+            answers=None if test is None else test.path / _PREDICTIONS,
+        ),
+    )
+    facts = json.loads((model / "record.json").read_text(encoding="utf-8"))
+    card = model_card(
+        json.loads((model / "manifest.json").read_text(encoding="utf-8")),
+        facts,
+        CardSources(
+            name=name,
+            dataset=dataset,
+            num_training_patients=facts["num_training_patients"],
+            run_id=trained.run_id,
+            training=trained.name,
+            settings=road.train.model_dump(mode="json"),
+            metrics=trained.metrics,
+            evaluation=None if test is None else test.path,
+        ),
+    )
+    origin = workspace.dataset_pointer(dataset).get("origin") or {}
+    about = dataset_card(dataset, str(origin.get("source", "")), output.manifest, output.path)
+    (model / CARD).write_text(card, encoding="utf-8")
+    (model / DATASET_CARD).write_text(about, encoding="utf-8")
+    return {"digests": digests}

@@ -84,10 +84,23 @@ class ExternalConfig(Config):
 
 
 class ExportConfig(Config):
-    """Where the trained model is registered."""
+    """Under which name the trained model is registered."""
 
-    name: str = "llava-ultra"
-    alias: str = "champion"
+    name: str = Field(default="", pattern=r"^[\w.\-]*$")
+    """Name of the registered model, and in requests to the service; empty stands for
+    `llava-ultra-DATASET`, so that models of one dataset are versions of one name."""
+
+    def name_for(self, dataset: str) -> str:
+        """The name of a model that was trained on `dataset`."""
+        return self.name or f"llava-ultra-{dataset}"
+
+
+class PromoteConfig(Config):
+    """What a version must reach before an alias moves to it (`sonoray promote`)."""
+
+    margin: float = Field(default=0.05, ge=0, lt=1)
+    """By how much its accuracy may be worse than that of the version that has the alias: the
+    interval of the paired difference must lie above minus this."""
 
 
 class RoadConfig(Config):
@@ -109,6 +122,7 @@ class RoadConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
+    promote: PromoteConfig = PromoteConfig()
     serve: ServeConfig = ServeConfig()
 
 

@@ -5,6 +5,8 @@ flavour), stored as artifacts of the run that trained it. Its identity is the sh
 `manifest.json`, which holds the digest of every part: the same manifest is the same version, and a
 folder that comes back with another one is refused. The parts themselves are held to the manifest
 where the model is loaded (`llava_ultra.export.assistant`).
+
+Registering moves no alias: that is `aliases`.
 """
 
 import hashlib
@@ -12,13 +14,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sonoray.errors import CheckpointError, TrackingError
 from sonoray.stages import MANIFEST
 from sonoray.tracking.connection import Store
+from sonoray.tracking.model_files import lacking_files, put_files, stored_files
 
 DIGEST_TAG = "sonoray.manifest_sha256"
 
@@ -30,20 +33,25 @@ _BY_VERSION = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>\d+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisteredVersion:
-    """A version in the registry, with the alias that was set."""
+    """A version in the registry."""
 
     name: str
     version: int
-    alias: str
     digest: str
     """Sha256 (hex) of the manifest."""
-    reused: bool
+    source: str
+    """Where the artifact store has its files."""
+    run_id: str
+    """MLflow run of the training that made it."""
+    reused: bool = field(default=True, compare=False)
     """True where the same manifest had been registered before."""
+    repaired: bool = field(default=False, compare=False)
+    """True where its files were gone, or not whole, and were put there again."""
 
     @property
     def uri(self) -> str:
-        """`models:/NAME@ALIAS`, as `resolve_model` takes it."""
-        return f"{_SCHEME}{self.name}@{self.alias}"
+        """`models:/NAME/VERSION`, as `resolve_model` takes it."""
+        return f"{_SCHEME}{self.name}/{self.version}"
 
 
 def manifest_digest(folder: Path) -> str:
@@ -66,55 +74,117 @@ def register(
     folder: Path,
     name: str,
     *,
-    alias: str,
     run_id: str,
     tags: Mapping[str, str] | None = None,
 ) -> RegisteredVersion:
-    """Register an exported model and let `alias` point to it.
+    """Register an exported model.
 
-    A version whose manifest is the same to the byte is used again, not made anew.
+    A version whose manifest is the same to the byte is used again, not made anew, and gets its
+    files back where they are gone. Of two processes that register the same model at once, both
+    get the version that was made first.
 
     Args:
         store: the store to register in.
         folder: the exported model; its `manifest.json` is its identity.
         name: name of the registered model, made where it does not exist.
-        alias: alias to move, as `champion`.
         run_id: the training that made it; the files become artifacts of this run.
         tags: digests to show at the version.
 
     Raises:
         CheckpointError: the folder has no manifest.
-        TrackingError: the name or the alias is not allowed, or the store fails.
+        TrackingError: the name is not allowed, or the store fails.
     """
-    from mlflow.exceptions import MlflowException
-
     digest = manifest_digest(folder)
+    check_name(name)
+    found = find_registered(store, name, digest)
+    if found is not None:
+        if not lacking_files(store, found.source, folder):
+            return found
+        put_files(store, found.source, folder)
+        return replace(found, repaired=True)
+    with store.guard(f"cannot register {str(folder)!r} as {name!r}"):
+        root = store.client.get_run(run_id).info.artifact_uri.rstrip("/")
+        source = f"{root}/model-{digest[:12]}"
+        put_files(store, source, folder)
+        _make_name(store, name)
+        made = store.client.create_model_version(
+            name, source, run_id=run_id, tags={**(tags or {}), DIGEST_TAG: digest}
+        )
+        first = find_registered(store, name, digest)
+        assert first is not None  # at least the one just made
+        if first.version != int(made.version):  # another process registered it meanwhile
+            store.client.delete_model_version(name, made.version)
+            return first
+    return replace(first, reused=False)
+
+
+def find_registered(store: Store, name: str, digest: str) -> RegisteredVersion | None:
+    """Return the first version of a name that has this manifest; None where there is none.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    with store.guard(f"cannot look up the versions of {name!r}"):
+        versions = store.client.search_model_versions(f"name = '{name}'")
+    found = [version for version in versions if version.tags.get(DIGEST_TAG) == digest]
+    return _to_version(min(found, key=lambda each: int(each.version))) if found else None
+
+
+def versions_of_run(store: Store, run_id: str) -> list[RegisteredVersion]:
+    """The versions that a training's run has in the registry, the newest last.
+
+    Raises:
+        TrackingError: the store fails.
+    """
+    with store.guard(f"cannot look up the models of run {run_id!r}"):
+        versions = store.client.search_model_versions(f"run_id = '{run_id}'")
+    ours = [_to_version(version) for version in versions if DIGEST_TAG in version.tags]
+    return sorted(ours, key=lambda version: (version.name, version.version))
+
+
+def find_version(store: Store, model: str) -> RegisteredVersion:
+    """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means.
+
+    Raises:
+        TrackingError: the URI has another form, the model, version or alias does not exist, or it
+            was not registered by sonoray.
+    """
+    version = _find_version(store, model)
+    if DIGEST_TAG not in version.tags:
+        raise TrackingError(
+            f"{model!r} was not registered by sonoray (no tag {DIGEST_TAG}); "
+            "register it with: sonoray export"
+        )
+    return _to_version(version)
+
+
+def check_name(name: str) -> None:
+    """Make sure that a model may be registered under `name`.
+
+    Raises:
+        TrackingError: it may not.
+    """
     if not _NAME.fullmatch(name):
         raise TrackingError(f"model name {name!r} must consist of letters, digits, '_', '-', '.'")
-    with store.guard(f"cannot register {str(folder)!r} as {name!r} with alias {alias!r}"):
-        try:
-            store.client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        found = [
-            version
-            for version in store.client.search_model_versions(f"name = '{name}'")
-            if version.tags.get(DIGEST_TAG) == digest
-        ]
-        if found:
-            version = int(found[0].version)
-        else:
-            path = f"model-{digest[:12]}"
-            store.client.log_artifacts(run_id, str(folder), path)
-            source = f"{store.client.get_run(run_id).info.artifact_uri.rstrip('/')}/{path}"
-            made = store.client.create_model_version(
-                name, source, run_id=run_id, tags={**(tags or {}), DIGEST_TAG: digest}
-            )
-            version = int(made.version)
-        store.client.set_registered_model_alias(name, alias, str(version))
+
+
+def _make_name(store: Store, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _to_version(version: Any) -> RegisteredVersion:  # noqa: ANN401 - ModelVersion
     return RegisteredVersion(
-        name=name, version=version, alias=alias, digest=digest, reused=bool(found)
+        name=version.name,
+        version=int(version.version),
+        digest=version.tags[DIGEST_TAG],
+        source=version.source,
+        run_id=version.run_id or "",
     )
 
 
@@ -134,18 +204,17 @@ def resolve_model(store: Store, model: str, cache: Path) -> Path:
         folder = Path(model).expanduser()
         manifest_digest(folder)
         return folder
-    version = _find_version(store, model)
-    digest = version.tags.get(DIGEST_TAG)
-    if digest is None:
-        raise TrackingError(
-            f"{model!r} was not registered by sonoray (no tag {DIGEST_TAG}); "
-            "register it with: sonoray export"
+    version = find_version(store, model)
+    folder = _local_folder(store, model, version.source, cache / version.digest)
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(
+            f"the files of {model!r} are gone from {version.source!r} (mlflow gc deletes those of "
+            "a deleted run); sonoray export puts them there again, from the workspace that made it"
         )
-    folder = _local_folder(store, model, version.source, cache / digest)
-    if (actual := manifest_digest(folder)) != digest:
+    if (actual := manifest_digest(folder)) != version.digest:
         raise CheckpointError(
             f"{model!r} in {str(folder)!r} has manifest {actual[:12]}, registered was "
-            f"{digest[:12]}; the files were changed: export and register again"
+            f"{version.digest[:12]}; the files were changed: export and register again"
         )
     return folder
 
@@ -161,6 +230,8 @@ def _local_folder(store: Store, model: str, source: str, cached: Path) -> Path:
             return Path(local_file_uri_to_path(source))
         if cached.is_dir():
             return cached
+        if not stored_files(store, source):
+            return cached  # which is not there: the caller says so
         partial = cached.with_name(f".{cached.name}.{uuid.uuid4().hex[:8]}.partial")
         partial.mkdir(parents=True)
         try:

@@ -30,7 +30,7 @@ class ModelSource:
     """Which model a replica loads, and onto what."""
 
     model: str
-    """A folder, or an MLflow URI such as `models:/llava-ultra/3`."""
+    """A folder, or an MLflow URI such as `models:/llava-ultra-phantom/3`."""
     digest: str
     """Expected sha256 (hex) of the manifest; empty for any."""
     workspace: str

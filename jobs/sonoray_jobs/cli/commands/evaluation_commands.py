@@ -80,7 +80,7 @@ def validate(
     label of the dataset; section `external` says what it is called there. One HTML page.
 
     Examples:
-        sonoray validate models:/llava-ultra@champion --dataset other
+        sonoray validate models:/llava-ultra-phantom@champion --dataset other
         sonoray validate model --dataset other --set external.topics.pathology=diagnosis
     """
     from sonoray_jobs.evaluation.external.validate import run

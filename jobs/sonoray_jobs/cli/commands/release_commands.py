@@ -52,9 +52,10 @@ def export(
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
-    """Write the trained model with its manifest, register it in MLflow and move the alias.
+    """Write the trained model with its manifest and its cards, and register it in MLflow.
 
-    The manifest pins every part by its digest.
+    The manifest pins every part by its digest. The first version of a name becomes its champion;
+    later ones leave the champion where it is (sonoray promote).
 
     Examples:
         sonoray export
@@ -63,3 +64,51 @@ def export(
     from sonoray_jobs.release.export import run
 
     return run(workspace=workspace, road=road, dataset=dataset or road.dataset)
+
+
+@job_command(app, panel=PANEL)
+def promote(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS.")
+    ],
+    *,
+    alias: Annotated[str, typer.Option("--alias", help="Alias to move.")] = "champion",
+    despite: Annotated[
+        str,
+        typer.Option("--despite", metavar="REASON", help="Overrule gates; MLflow keeps it."),
+    ] = "",
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Let an alias name a version, if its files, digests, card and paired test say that it may.
+
+    The test compares the answers of both versions to the questions that both were tested on. Exits
+    with 1 if a gate stops it.
+
+    Examples:
+        sonoray promote models:/llava-ultra-phantom/2
+        sonoray promote models:/llava-ultra-phantom/2 --alias canary --set promote.margin=0.02
+    """
+    from sonoray_jobs.release.promote import run
+
+    return run(workspace=workspace, road=road, model=model, alias=alias, despite=despite)
+
+
+@job_command(app, panel=PANEL)
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered model.")],
+    *,
+    alias: Annotated[str, typer.Option("--alias", help="Alias to take back.")] = "champion",
+    workspace: "Workspace",
+) -> Result:
+    """Let an alias name the version that it named before.
+
+    A version whose files are gone is refused. A running service keeps its model until it restarts.
+
+    Examples:
+        sonoray rollback llava-ultra-phantom
+        sonoray rollback llava-ultra-busbra --alias canary
+    """
+    from sonoray_jobs.release.promote import roll_back
+
+    return roll_back(workspace=workspace, name=name, alias=alias)

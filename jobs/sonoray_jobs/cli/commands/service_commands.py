@@ -21,8 +21,13 @@ app = typer.Typer()
 def serve(
     *,
     model: Annotated[
-        str, typer.Option("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
-    ] = "models:/llava-ultra@champion",
+        str | None,
+        typer.Option(
+            "--model",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder; default: the champion of "
+            "the road's dataset.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Interface to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", help="Port to listen on.", min=1, max=65535)
@@ -41,14 +46,14 @@ def serve(
 
     Examples:
         sonoray serve --api-key-file key.txt
-        sonoray serve --model models:/llava-ultra/3 --insecure-local
+        sonoray serve --model models:/llava-ultra-phantom/3 --insecure-local
     """
     from sonoray_jobs.service.serve import run
 
     return run(
         workspace=workspace,
         road=road,
-        model=model,
+        model=model or f"models:/{road.export.name_for(road.dataset)}@champion",
         host=host,
         port=port,
         api_key_file=api_key_file,

@@ -13,6 +13,7 @@ import pytest
 
 from sonoray.errors import TrackingError
 from sonoray.stages import Stage, run_stage
+from sonoray.tracking.aliases import move_alias
 from sonoray.tracking.connection import Store, open_store, shown_uri
 from sonoray.tracking.registry import register, resolve_model
 from sonoray.tracking.runs import held_run
@@ -137,7 +138,8 @@ def test_server_stores_and_delivers_a_model(tmp_path: Path) -> None:
             pass
         stage = Stage(name="export", config={})
         exported = run_stage(stage, tmp_path, write_model).path
-        version = register(store, exported, "ultra", alias="champion", run_id=run_id)
+        version = register(store, exported, "ultra", run_id=run_id)
+        move_alias(store, version, "champion")
         folder = resolve_model(store, version.uri, workspace.models)
         assert folder == workspace.root / "models" / version.digest
         assert (folder / "weights.bin").read_text() == "w"

@@ -27,7 +27,7 @@ def moved(tmp_path_factory):
     model = root / "model"
     model.mkdir()
     (model / "manifest.json").write_text("{}")
-    register(store, model, "m", alias="champion", run_id=run_id)
+    register(store, model, "m", run_id=run_id)
     shutil.move(before.root, root / "another place")
     return Workspace.open(root / "another place"), run_id
 
@@ -42,7 +42,7 @@ def test_artifacts_and_models_are_read_and_written_in_the_new_place(moved, tmp_p
     here = workspace.root / "artifacts"
     path = store.client.download_artifacts(run_id, "notes/a.txt", str(tmp_path))
     assert Path(path).read_text() == "kept"
-    folder = resolve_model(store, "models:/m@champion", workspace.models)
+    folder = resolve_model(store, "models:/m/1", workspace.models)
     assert folder.is_relative_to(here)
     with held_run(store, workspace.runs, "t2", config={}, experiment="lab/an experiment") as other:
         log_results(store, other, {}, {"b.txt": "new"})

@@ -35,6 +35,8 @@ JOBS = {
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
     "export": ("sonoray_jobs.release.export:run", []),
+    "promote": ("sonoray_jobs.release.promote:run", ["models:/m/2"]),
+    "rollback": ("sonoray_jobs.release.promote:roll_back", ["m"]),
     "serve": ("sonoray_jobs.service.serve:run", []),
     "ask": ("sonoray_jobs.service.ask:run", ["a.png", "--question", "?"]),
     "submit": ("sonoray_jobs.cluster.submit:run", ["train"]),
@@ -75,6 +77,8 @@ VALUES = {
     "--api-key-file": "key.txt",
     "--question": "??",
     "--study": "s1",
+    "--alias": "canary",
+    "--despite": "reason",
     "--url": "http://127.0.0.1:9/v1",
 }
 """By option that takes a value: one that is not its default."""
