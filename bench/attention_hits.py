@@ -25,7 +25,7 @@ from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import showing_of
-from sonoray_jobs.outputs.find import find_training, locate, open_stores
+from sonoray_jobs.outputs.find import find_made, open_stores
 from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 from sonoray_jobs.training.restore import load_trained
@@ -61,8 +61,8 @@ def hit_rates(
     workspace: Workspace, road: RoadConfig, dataset: str
 ) -> tuple[str, list[Pick], list[Pick]]:
     """The training's run, and each study's pick by both scores."""
-    trained = find_training(workspace, road, dataset)
-    model, language = load_trained(locate(workspace, road, dataset, trained))
+    made = find_made(workspace, road, dataset)
+    model, language = load_trained(made.located)
     model.eval()
     stores = open_stores(workspace, road, dataset)
     folder = workspace.dataset(dataset).path
@@ -88,7 +88,7 @@ def hit_rates(
         alone = alone.masked_fill(~visual.image_mask, -torch.inf)
         attention += picks_of(batch, told, road.model.sampling)
         feature += picks_of(batch, alone, road.model.sampling)
-    return trained.run_id, attention, feature
+    return made.trained.run_id, attention, feature
 
 
 def picks_of(studies: Sequence[Study], scores: Tensor, sampling: SamplingConfig) -> list[Pick]:

@@ -29,7 +29,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.parallel import place
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.evaluation.predictions import to_pick
-from sonoray_jobs.outputs.find import find_training, locate, open_stores
+from sonoray_jobs.outputs.find import find_made, open_stores
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.towers.feature_source import FeatureSource
 from sonoray_jobs.training.restore import load_trained
@@ -65,17 +65,17 @@ def main() -> None:
     given = parser.parse_args()
     workspace = Workspace.open(given.workspace)
     road = place(load_road(given.config, given.overrides))
-    trained = find_training(workspace, road, given.dataset)
+    made = find_made(workspace, road, given.dataset)
     stores = open_stores(workspace, road, given.dataset)
     folder = workspace.dataset(given.dataset).path
     studies = list(iter_studies(folder, split="test"))
     own = road.embed.dtype
-    print(f"run {trained.run_id}, {len(studies)} test studies, store of {own}")
+    print(f"run {made.trained.run_id}, {len(studies)} test studies, store of {own}")
     reference: list[dict[str, Any]] = []
     for name in (own, *(other for other in FORMATS if other != own)):
         trips = {tower: RoundTrip(store, FORMATS[name]) for tower, store in stores.items()}
         actor = AnswerActor(
-            partial(load_trained, locate(workspace, road, given.dataset, trained)),
+            partial(load_trained, made.located),
             road.evaluate,
             FeatureSource(dataset=folder, stores=trips),  # type: ignore[arg-type]  # reads alone
             "cpu",

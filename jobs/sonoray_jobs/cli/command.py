@@ -2,7 +2,8 @@
 
 A subcommand is a plain function whose parameters are its options, with two exceptions. A parameter
 `workspace` stands for `--workspace`, and arrives opened. A parameter `road` stands for `--config`,
-`--set` and `--dry-run`, and arrives validated. What a function does not declare, its command
+`--set` and `--dry-run`, and arrives validated; where the command has `--run`, and it names a
+training, it is the road of that training. What a function does not declare, its command
 refuses: an option that is accepted and ignored would be a lie. Every command has `--json`. Ruff's
 ARG001 holds that what a job accepts it also reads.
 """
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -26,6 +27,9 @@ from sonoray_jobs.cli.options import (
     WorkspaceOption,
 )
 from sonoray_jobs.results import Result
+
+if TYPE_CHECKING:
+    from sonoray_jobs.road.config import RoadConfig
 
 
 def _option(name: str, annotation: Any, default: object) -> Parameter:  # noqa: ANN401 - Annotated
@@ -64,9 +68,7 @@ def job_command(
 
         def command(*, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - what typer parsed
             if "road" in declared:
-                from sonoray_jobs.road.config import load_road
-
-                road = load_road(given.pop("config"), given.pop("overrides") or [])
+                road = _road(given)
                 if given.pop("dry_run"):
                     typer.echo(road.model_dump_json(indent=1))
                     return
@@ -79,6 +81,10 @@ def job_command(
 
         own = [each for name, each in declared.items() if name not in _STANDS_FOR]
         shared = [each for name in _STANDS_FOR if name in declared for each in _STANDS_FOR[name]]
+        if "run" in declared:  # which of both names the settings has to be known
+            shared = [
+                each.replace(default=None) if each.name == "config" else each for each in shared
+            ]
         parameters = [*own, *shared, _JSON]
         command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -86,6 +92,25 @@ def job_command(
         app.command(name or function.__name__, rich_help_panel=panel)(command)
 
     return register
+
+
+def _road(given: dict[str, Any]) -> "RoadConfig":
+    """The configuration that the options name, which are taken out; a training's under `--run`."""
+    config, overrides = given.pop("config"), given.pop("overrides") or []
+    run = given.get("run")
+    if run is None:
+        from sonoray_jobs.road.config import load_road
+
+        return load_road(config or DEFAULT_CONFIG, overrides)
+    from sonoray.errors import ConfigError
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.outputs.named_runs import road_of_run
+
+    if config is not None:
+        raise ConfigError(
+            f"--config {config} and --run {run}: a training brings its own settings; leave one out"
+        )
+    return road_of_run(Workspace.open(given["workspace"], create=False), run, overrides)
 
 
 def run_and_show(run: Callable[[], Result], *, as_json: bool) -> None:

@@ -24,7 +24,8 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="NAME|PATH",
-        help="Packaged configuration (tiny, base, paper, busbra, evidence) or a TOML file.",
+        help="Packaged configuration (tiny, base, paper, busbra, evidence) or a TOML file; "
+        "tiny where none is named.",
         rich_help_panel=_SHARED,
     ),
 ]
@@ -36,6 +37,14 @@ SetOption = Annotated[
         help="Override one key; repeatable. The value is TOML, as in train.num_workers=1 "
         "or train.stages.1.epochs=1 or model.clip.feature_layers=[-2]; text needs no quotes.",
         rich_help_panel=_SHARED,
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME|ID",
+        help="A finished training, by name or MLflow run id, with its settings; no --config.",
     ),
 ]
 DryRunOption = Annotated[

@@ -25,13 +25,12 @@ from sonoray_jobs.evaluation.judge import write_report
 from sonoray_jobs.evaluation.predictions import SETTINGS, headlines, shown_name
 from sonoray_jobs.evaluation.questions import asked_studies, training_answers
 from sonoray_jobs.outputs.find import (
-    Trained,
+    Made,
     answer_settings,
     evaluation_stage,
-    find_training,
-    open_stores,
     trained_elsewhere,
 )
+from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 
@@ -110,14 +109,26 @@ def run(
     dataset: str,
     split: str = "test",
     gallery: int = DEFAULT_GALLERY,
+    run: str | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
 ) -> Evaluated:
-    """Evaluate the road's trained model on a split, and show `gallery` studies of it.
+    """Evaluate a trained model on a split, and show `gallery` studies of it.
+
+    Args:
+        workspace: where everything lies.
+        road: the settings.
+        dataset: name of the dataset.
+        split: whose studies are asked about.
+        gallery: how many are shown.
+        run: a finished training by name; by default the one that the settings mean.
+        address: Ray cluster.
+        tracking_uri: MLflow store; by default that of the environment or of the workspace.
 
     Raises:
         DataError: the training is not finished, or on another dataset; the split is unknown or
             empty, or a text of it does not fit the context.
+        ConfigError: the training that `run` names is of another dataset.
         ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
@@ -128,20 +139,13 @@ def run(
             f"another ({', '.join(names)}), export it and run: sonoray validate MODEL "
             f"--dataset {dataset}"
         )
-    trained = find_training(workspace, road, dataset)
+    made = made_by(workspace, road, dataset, run)
     studies = asked_studies(output.path, road, split)
     result = run_stage(
-        evaluation_stage(road, dataset, output, trained, split),
+        evaluation_stage(road, dataset, output, made.trained, split),
         workspace.stages,
         lambda folder: _evaluate(
-            folder,
-            workspace,
-            road,
-            dataset,
-            trained,
-            studies,
-            address=address,
-            tracking_uri=tracking_uri,
+            folder, workspace, made, studies, address=address, tracking_uri=tracking_uri
         ),
     )
     shown = (
@@ -155,9 +159,7 @@ def run(
 def _evaluate(
     folder: Path,
     workspace: Workspace,
-    road: RoadConfig,
-    dataset: str,
-    trained: Trained,
+    made: Made,
     studies: Sequence[Study],
     *,
     address: str | None,
@@ -170,12 +172,13 @@ def _evaluate(
     from sonoray.tracking.connection import open_store
     from sonoray.tracking.runs import log_results, metric_history, require_run
 
+    road, trained = made.road, made.trained
     store = open_store(workspace, tracking_uri)  # first: it may be down or another
     require_run(store, trained.run_id)
-    predictions = _answer(workspace, road, dataset, trained, studies, address)
+    predictions = _answer(workspace, made, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
     write_json(folder / SETTINGS, answer_settings(road))
-    learned = training_answers(workspace.dataset(dataset).path, road)
+    learned = training_answers(made.output.path, road)
     metrics = write_report(folder, predictions, learned, road.evaluate)
     settings = road.evaluate.model_dump(mode="json")
     shown = shown_name(studies[0].split, settings, trained.evaluate)
@@ -192,28 +195,25 @@ def _evaluate(
 
 def _answer(
     workspace: Workspace,
-    road: RoadConfig,
-    dataset: str,
-    trained: Trained,
+    made: Made,
     studies: Sequence[Study],
     address: str | None,
 ) -> list[dict[str, Any]]:
     """All predictions, in the order of studies and their questions."""
     from sonoray_jobs.evaluation.answer_pool import answer_studies
-    from sonoray_jobs.outputs.find import find_parts, locate
     from sonoray_jobs.towers.feature_source import feature_source
     from sonoray_jobs.training.restore import load_trained
 
+    road = made.road
     settings = road.evaluate
-    model = locate(workspace, road, dataset, trained)
+    model = made.located
     check_lengths(read_tokenizer(model.language), studies, road.model, judged)
-    folders = {part: found.path for part, found in find_parts(workspace, road, dataset).items()}
     features = feature_source(
         road.embed,
         model=road.model,
-        dataset=workspace.dataset(dataset).path,
-        folders={tower: folders[tower] for tower in TOWERS},
-        stores=open_stores(workspace, road, dataset),
+        dataset=made.output.path,
+        folders={tower: made.parts[tower].path for tower in TOWERS},
+        stores=made.stores(workspace),
         device="cuda" if settings.actor_gpus else "cpu",
     )
     return answer_studies(

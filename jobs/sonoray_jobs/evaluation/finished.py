@@ -1,7 +1,7 @@
 """A finished evaluation on disk, found by its folder or by the training that it judged.
 
-A training is named by its MLflow run id, its run name, or the beginning of either. Everything is
-read from the workspace: neither Ray nor MLflow is asked.
+A training is named as `--run` takes it (`sonoray_jobs.outputs.named_runs`). Everything is read from
+the workspace: neither Ray nor MLflow is asked.
 """
 
 import json
@@ -15,6 +15,7 @@ from sonoray.stages import MANIFEST, read_manifest
 from sonoray.study.contract import SPLITS
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.predictions import SETTINGS
+from sonoray_jobs.outputs.named_runs import NamedRun, known_runs, match_run
 
 _STAGE = "evaluate-"
 
@@ -79,7 +80,7 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
     """Return the evaluation that a name means; of several of one training the newest.
 
     Raises:
-        DataError: nothing or more than one training fits the name, or it was not evaluated.
+        DataError: no training or more than one fits the name, or it was not evaluated.
     """
     folder = named_folder(name)
     if folder is not None:
@@ -88,23 +89,9 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
     found = [
         Evaluation.read(path.parent) for path in workspace.stages.glob(f"{_STAGE}*/{MANIFEST}")
     ]
-    trainings = _trainings(workspace) | {item.training: item.run_id for item in found}
-    fitting = {
-        training
-        for training, run_id in trainings.items()
-        if training.startswith(name) or run_id.startswith(name)
-    }
-    exact = {training for training in fitting if name in (training, trainings[training])}
-    fitting = exact or fitting
-    if not name or not fitting:
-        known = ", ".join(sorted(trainings)) or "none"
-        raise DataError(
-            f"no evaluation folder, MLflow run id or run name {name!r} in workspace "
-            f"{str(workspace.root)!r} (trainings there: {known})"
-        )
-    if len(fitting) > 1:
-        raise DataError(f"{name!r} fits several trainings: {', '.join(sorted(fitting))}; say more")
-    (training,) = fitting
+    runs = {item.training: NamedRun(name=item.training, run_id=item.run_id) for item in found}
+    runs |= {run.name: run for run in known_runs(workspace)}
+    training = match_run([runs[each] for each in sorted(runs)], name).name
     own = [
         item
         for item in found
@@ -113,7 +100,7 @@ def find_evaluation(workspace: Workspace, name: str, split: str) -> Evaluation:
     if not own:
         raise DataError(
             f"training {training!r} has no evaluation of the whole split {split!r}; run: sonoray "
-            f"evaluate --split {split} with its --config and --set, or name an evaluation's folder"
+            f"evaluate --run {training} --split {split}, or name an evaluation's folder"
         )
     whole = [item for item in own if not item.config.get("topics")]  # rather than of some topics
     return max(whole or own, key=lambda item: (item.path / MANIFEST).stat().st_mtime_ns)
@@ -142,13 +129,3 @@ def read_named(folder: Path) -> Evaluation:
 def _read_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     return settings
-
-
-def _trainings(workspace: Workspace) -> dict[str, str]:
-    """MLflow run ids of the workspace's trainings, finished or not, by name."""
-    from sonoray.tracking.runs import RUN_ID_FILE
-
-    return {
-        file.parent.name: file.read_text(encoding="utf-8").strip()
-        for file in workspace.runs.glob(f"*/{RUN_ID_FILE}")
-    }

@@ -57,6 +57,12 @@ class Trained:
     evaluate: Mapping[str, Any] = field(default_factory=dict)
     """Section `evaluate` of the road that it was trained with: under it, MLflow's names of an
     evaluation are plain (`sonoray_jobs.evaluation.predictions.shown_name`)."""
+    dataset: str = ""
+    """Name of its dataset; empty of those that kept no settings, as `road` is then."""
+    road: Mapping[str, Any] = field(default_factory=dict)
+    """All settings that it was trained with, so that `--run` needs none."""
+    title: str = ""
+    """What MLflow's pages call it."""
 
     @classmethod
     def read(cls, output: StageOutput) -> "Trained":
@@ -84,6 +90,54 @@ class Trained:
             "reused": self.reused,
             "elapsed_s": self.elapsed_s,
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A finished training, its settings, and what it stands on."""
+
+    road: RoadConfig
+    dataset: str
+    """Name of the dataset."""
+    output: StageOutput
+    """The dataset."""
+    parts: Mapping[str, StageOutput]
+    """Towers and language model."""
+    trained: Trained
+
+    @property
+    def located(self) -> "TrainedParts":
+        """Where the parts of the model lie."""
+        return TrainedParts(
+            road=self.road,
+            checkpoint=self.trained.checkpoint,
+            language=self.parts["language"].path,
+            fingerprints=tower_fingerprints(self.parts),
+        )
+
+    def stores(self, workspace: Workspace) -> dict[str, FeatureStore]:
+        """Open the feature stores of its towers."""
+        return stores_of(
+            features_root(workspace, self.road),
+            self.road.model,
+            self.road.embed.dtype,
+            tower_fingerprints(self.parts),
+        )
+
+
+def find_made(workspace: Workspace, road: RoadConfig, dataset: str) -> Made:
+    """Return the finished training of a road, with what it stands on.
+
+    Raises:
+        DataError: it was never finished, or an earlier step is missing.
+    """
+    return Made(
+        road=road,
+        dataset=dataset,
+        output=workspace.dataset(dataset),
+        parts=find_parts(workspace, road, dataset),
+        trained=find_training(workspace, road, dataset),
+    )
 
 
 def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
@@ -165,9 +219,16 @@ def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Train
     if not stage.is_made(workspace.stages):
         raise DataError(
             f"no finished training {training_name(stage)!r} for this config; run: sonoray train "
-            f"--dataset {dataset} with the same --config and --set"
+            f"--dataset {dataset} with the same --config and --set{_finished(workspace)}"
         )
     return Trained.read(find_stage(stage, workspace.stages, fix=""))
+
+
+def _finished(workspace: Workspace) -> str:
+    """The finished trainings, to end a message; nothing where there are none."""
+    names = sorted(path.parent.name for path in workspace.stages.glob(f"train-*/{MANIFEST}"))
+    known = ", ".join(name.removeprefix("train-") for name in names)
+    return f", or name a finished one with --run: {known}" if known else ""
 
 
 def trained_elsewhere(workspace: Workspace, dataset: str) -> list[str]:
@@ -188,17 +249,6 @@ class TrainedParts:
     language: Path
     fingerprints: dict[str, str]
     """Of the towers whose features it was trained on, by name."""
-
-
-def locate(workspace: Workspace, road: RoadConfig, dataset: str, trained: Trained) -> TrainedParts:
-    """Where the parts of a finished training lie."""
-    parts = find_parts(workspace, road, dataset)
-    return TrainedParts(
-        road=road,
-        checkpoint=trained.checkpoint,
-        language=parts["language"].path,
-        fingerprints=tower_fingerprints(parts),
-    )
 
 
 def answer_settings(road: RoadConfig) -> dict[str, Any]:

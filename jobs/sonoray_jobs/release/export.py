@@ -4,6 +4,7 @@ No alias moves, with one exception: the first version of a name becomes its `cha
 is none that it could be worse than. After that `sonoray promote` moves it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,13 @@ from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import wider_rule
 from sonoray_jobs.outputs.find import (
+    Made,
     Trained,
     export_stage,
     find_internal_test,
-    find_parts,
-    find_training,
     learned_from,
-    locate,
 )
+from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.release.collect_record import RecordSources
 from sonoray_jobs.release.dataset_card import dataset_card
 from sonoray_jobs.release.model_card import CARD, DATASET_CARD, CardSources, model_card
@@ -96,15 +96,24 @@ def run(
     workspace: Workspace,
     road: RoadConfig,
     dataset: str,
+    run: str | None = None,
     tracking_uri: str | None = None,
 ) -> Exported:
-    """Write the trained model with its manifest and its cards, and register it.
+    """Write a trained model with its manifest and its cards, and register it.
 
     Nothing of it needs Ray.
+
+    Args:
+        workspace: where everything lies.
+        road: the settings.
+        dataset: name of the dataset that it was trained on.
+        run: a finished training by name; by default the one that the settings mean.
+        tracking_uri: MLflow store; by default that of the environment or of the workspace.
 
     Raises:
         DataError: the training is not finished.
         CheckpointError: its frozen parts have changed since.
+        ConfigError: the training that `run` names is of another dataset.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
     from sonoray.tracking.aliases import CHAMPION, aliased_version, move_alias
@@ -113,24 +122,21 @@ def run(
 
     name = road.export.name_for(dataset)
     check_name(name)
-    trained = find_training(workspace, road, dataset)
+    made = made_by(workspace, road, dataset, run)
     store = open_store(workspace, tracking_uri)
-    parts = find_parts(workspace, road, dataset)
-    test = find_internal_test(workspace, dataset, trained)
+    test = find_internal_test(workspace, dataset, made.trained)
     digest = test.manifest["files"][_PREDICTIONS] if test else ""
-    stage = export_stage(name, workspace.dataset(dataset), trained, parts, digest)
-    _require_run(store, workspace, stage, trained)
+    stage = export_stage(name, made.output, made.trained, made.parts, digest)
+    _require_run(store, workspace, stage, made.trained)
     result = run_stage(
-        stage,
-        workspace.stages,
-        lambda folder: _write(folder, workspace, road, dataset, trained, parts, stage, test),
+        stage, workspace.stages, lambda folder: _write(folder, workspace, made, stage, test)
     )
     digests = result.manifest["summary"]["digests"]
     version = register(
         store,
         result.path / "model",
         name,
-        run_id=trained.run_id,
+        run_id=made.trained.run_id,
         tags={f"digest.{part}": digest[:16] for part, digest in digests.items()},
     )
     champion = aliased_version(store, name, CHAMPION)
@@ -163,25 +169,16 @@ def _require_run(store: "Store", workspace: Workspace, stage: Stage, trained: Tr
 
 
 def _write(
-    folder: Path,
-    workspace: Workspace,
-    road: RoadConfig,
-    dataset: str,
-    trained: Trained,
-    parts: Mapping[str, StageOutput],
-    stage: Stage,
-    test: StageOutput | None,
+    folder: Path, workspace: Workspace, made: Made, stage: Stage, test: StageOutput | None
 ) -> dict[str, Any]:
     """Write the model's folder into that of the stage."""
-    import json
-
-    output, learned = workspace.dataset(dataset), learned_from(workspace, road, dataset)
-    name = stage.config["name"]
+    road, output, name = made.road, made.output, stage.config["name"]
+    learned = learned_from(workspace, road, made.dataset)
     model = folder / "model"
     digests = write_model(
         model,
-        locate(workspace, road, dataset, trained),
-        {part: found.path for part, found in parts.items()},
+        made.located,
+        {part: found.path for part, found in made.parts.items()},
         name=name,
         site_cue=road.train.site_cue,
         provenance={key: value for key, value in stage.config.items() if key != "name"},
@@ -200,17 +197,17 @@ def _write(
         facts,
         CardSources(
             name=name,
-            dataset=dataset,
+            dataset=made.dataset,
             num_training_patients=facts["num_training_patients"],
-            run_id=trained.run_id,
-            training=trained.name,
+            run_id=made.trained.run_id,
+            training=made.trained.name,
             settings=road.train.model_dump(mode="json"),
-            metrics=trained.metrics,
+            metrics=made.trained.metrics,
             evaluation=None if test is None else test.path,
         ),
     )
-    origin = workspace.dataset_pointer(dataset).get("origin") or {}
-    about = dataset_card(dataset, str(origin.get("source", "")), output.manifest, output.path)
+    origin = workspace.dataset_pointer(made.dataset).get("origin") or {}
+    about = dataset_card(made.dataset, str(origin.get("source", "")), output.manifest, output.path)
     (model / CARD).write_text(card, encoding="utf-8")
     (model / DATASET_CARD).write_text(about, encoding="utf-8")
     return {"digests": digests}

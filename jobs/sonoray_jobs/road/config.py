@@ -7,6 +7,7 @@ phantom. Every command reads the same file and finds what earlier commands made 
 nothing has to be passed from one to the next by hand.
 """
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -106,6 +107,8 @@ class PromoteConfig(Config):
 class RoadConfig(Config):
     """All steps of a road."""
 
+    name: str = Field(default="", pattern=r"^[\w.\-]*$")
+    """What it is called in the titles of its runs; by default the packaged road, or the file."""
     dataset: str = "phantom"
     """The dataset that the commands use where none is given."""
     experiment: str = "sonoray"
@@ -143,9 +146,17 @@ def load_road(name_or_path: str, overrides: Sequence[str] = ()) -> RoadConfig:
     """
     packaged = packaged_roads()
     if name_or_path in packaged:
-        return load_config(RoadConfig, packaged[name_or_path], overrides, packaged)
+        return _named(
+            load_config(RoadConfig, packaged[name_or_path], overrides, packaged), name_or_path
+        )
     if Path(name_or_path).suffix != ".toml":
         raise ConfigError(
             f"road {name_or_path!r} is unknown; use one of {', '.join(packaged)} or a .toml file"
         )
-    return load_config(RoadConfig, Path(name_or_path), overrides, packaged)
+    path = Path(name_or_path)
+    return _named(load_config(RoadConfig, path, overrides, packaged), path.stem)
+
+
+def _named(road: RoadConfig, name: str) -> RoadConfig:
+    """The road with a name, where its file gives it none."""
+    return road if road.name else road.model_copy(update={"name": re.sub(r"[^\w.\-]", "-", name)})

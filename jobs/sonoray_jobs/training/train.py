@@ -34,6 +34,7 @@ from sonoray_jobs.outputs.find import (
     training_name,
     training_stage,
 )
+from sonoray_jobs.outputs.run_title import run_title
 from sonoray_jobs.outputs.stores import features_root, read_image_ids, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
@@ -130,6 +131,7 @@ def run(
     from sonoray.tracking.connection import open_store
     from sonoray.tracking.runs import held_run
 
+    title = run_title(road, dataset, name)
     tracking = open_store(workspace, tracking_uri)
     all_tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name, **(tags or {})} | {
         f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
@@ -156,6 +158,7 @@ def run(
             work.name,
             config=road.model_dump(mode="json"),
             tags=all_tags,
+            title=title,
             experiment=road.experiment,
         ) as run_id:
             callback = MlflowRunCallback(uri=tracking.uri, run_id=run_id)
@@ -174,6 +177,9 @@ def run(
                 },
                 "elapsed_s": time.monotonic() - start,
                 "evaluate": road.evaluate.model_dump(mode="json"),
+                "dataset": dataset,
+                "road": road.model_dump(mode="json"),
+                "title": title,
             }
             made = run_stage(
                 stage, workspace.stages, lambda folder: _keep(checkpoint, folder, summary)

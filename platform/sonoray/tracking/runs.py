@@ -70,6 +70,7 @@ def held_run(
     *,
     config: Mapping[str, Any],
     tags: Mapping[str, str] | None = None,
+    title: str = "",
     experiment: str = DEFAULT_EXPERIMENT,
 ) -> Iterator[str]:
     """Hold the run of a training, or of a group of trainings, open around the block.
@@ -90,6 +91,7 @@ def held_run(
         name: Ray Train's run name; of a group, the name of its folder beside the trainings.
         config: the resolved configuration, as JSON values.
         tags: digests of the dataset and the towers, and the like.
+        title: what MLflow's pages call the run; by default its name.
         experiment: name of the MLflow experiment.
 
     Yields:
@@ -99,7 +101,8 @@ def held_run(
         TrackingError: the store fails before or after the block, or the experiment was deleted. A
             failing block keeps its own error; the status that could not be set is logged.
     """
-    run_id = _begin(store, RunIdFile(storage_path, name), name, config, tags or {}, experiment)
+    id_file = RunIdFile(storage_path, name)
+    run_id = _begin(store, id_file, title or name, config, tags or {}, experiment)
     try:
         yield run_id
     except BaseException as error:

@@ -11,6 +11,7 @@ from sonoray_jobs.cli.options import (
     AddressOption,
     ConfigOption,
     DatasetOption,
+    RunOption,
     SetOption,
     WorkspaceOption,
     parse_integers,
@@ -33,6 +34,7 @@ def evaluate(
     gallery: Annotated[
         int, typer.Option("--gallery", metavar="N", help="Studies to show with images.", min=0)
     ] = 6,
+    run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
     address: AddressOption = None,
@@ -45,15 +47,17 @@ def evaluate(
     Examples:
         sonoray evaluate
         sonoray evaluate --dataset busbra --config busbra --split validation
+        sonoray evaluate --run phantom-3f2a --set evaluate.max_tokens=200
     """
-    from sonoray_jobs.evaluation.evaluate import run
+    from sonoray_jobs.evaluation import evaluate
 
-    return run(
+    return evaluate.run(
         workspace=workspace,
         road=road,
         dataset=dataset or road.dataset,
         split=split,
         gallery=gallery,
+        run=run,
         address=address,
     )
 
@@ -61,8 +65,9 @@ def evaluate(
 @job_command(app, panel=PANEL)
 def validate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS, or an exported folder.")
-    ],
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="models:/NAME@ALIAS, or an exported folder."),
+    ] = None,
     *,
     dataset: Annotated[
         str, typer.Option("--dataset", help="Ingested dataset that it was not trained on.")
@@ -70,6 +75,7 @@ def validate(
     split: Annotated[
         str, typer.Option("--split", help="all, train, validation or test of that dataset.")
     ] = "all",
+    run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
     address: AddressOption = None,
@@ -82,11 +88,18 @@ def validate(
     Examples:
         sonoray validate models:/llava-ultra-phantom@champion --dataset other
         sonoray validate model --dataset other --set external.topics.pathology=diagnosis
+        sonoray validate --run phantom-3f2a --dataset other
     """
-    from sonoray_jobs.evaluation.external.validate import run
+    from sonoray_jobs.evaluation.external import validate
+    from sonoray_jobs.outputs.registered import model_of
 
-    return run(
-        workspace=workspace, road=road, model=model, dataset=dataset, split=split, address=address
+    return validate.run(
+        workspace=workspace,
+        road=road,
+        model=model_of(workspace, model, run),
+        dataset=dataset,
+        split=split,
+        address=address,
     )
 
 

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sonoray_jobs.cli.command import job_command
-from sonoray_jobs.cli.options import DEFAULT_CONFIG, ConfigOption, DatasetOption, SetOption
+from sonoray_jobs.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    DatasetOption,
+    RunOption,
+    SetOption,
+)
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def describe(
 def export(
     *,
     dataset: DatasetOption = None,
+    run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -60,23 +67,26 @@ def export(
     Examples:
         sonoray export
         sonoray export --dataset busbra --config busbra
+        sonoray export --run phantom-3f2a
     """
-    from sonoray_jobs.release.export import run
+    from sonoray_jobs.release import export
 
-    return run(workspace=workspace, road=road, dataset=dataset or road.dataset)
+    return export.run(workspace=workspace, road=road, dataset=dataset or road.dataset, run=run)
 
 
 @job_command(app, panel=PANEL)
 def promote(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS.")
-    ],
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="models:/NAME/VERSION or models:/NAME@ALIAS."),
+    ] = None,
     *,
     alias: Annotated[str, typer.Option("--alias", help="Alias to move.")] = "champion",
     despite: Annotated[
         str,
         typer.Option("--despite", metavar="REASON", help="Overrule gates; MLflow keeps it."),
     ] = "",
+    run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -89,9 +99,11 @@ def promote(
         sonoray promote models:/llava-ultra-phantom/2
         sonoray promote models:/llava-ultra-phantom/2 --alias canary --set promote.margin=0.02
     """
-    from sonoray_jobs.release.promote import run
+    from sonoray_jobs.outputs.registered import model_of
+    from sonoray_jobs.release import promote
 
-    return run(workspace=workspace, road=road, model=model, alias=alias, despite=despite)
+    named = model_of(workspace, model, run)
+    return promote.run(workspace=workspace, road=road, model=named, alias=alias, despite=despite)
 
 
 @job_command(app, panel=PANEL)

@@ -7,7 +7,7 @@ import typer
 
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.release_commands import PANEL
-from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption
+from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption, RunOption
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def serve(
     insecure_local: Annotated[
         bool, typer.Option("--insecure-local", help="Ask for no key; loopback only.")
     ] = False,
+    run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
     address: AddressOption = None,
@@ -47,13 +48,16 @@ def serve(
     Examples:
         sonoray serve --api-key-file key.txt
         sonoray serve --model models:/llava-ultra-phantom/3 --insecure-local
+        sonoray serve --run phantom-3f2a --api-key-file key.txt
     """
-    from sonoray_jobs.service.serve import run
+    from sonoray_jobs.outputs.registered import model_of
+    from sonoray_jobs.service import serve
 
-    return run(
+    usual = f"models:/{road.export.name_for(road.dataset)}@champion"
+    return serve.run(
         workspace=workspace,
         road=road,
-        model=model or f"models:/{road.export.name_for(road.dataset)}@champion",
+        model=model_of(workspace, model, run, usual=usual),
         host=host,
         port=port,
         api_key_file=api_key_file,

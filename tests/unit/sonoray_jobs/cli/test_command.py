@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from sonoray_jobs.cli.main import app, main
+from sonoray_jobs.road.config import RoadConfig
 
 JOBS = {
     "demo": ("sonoray_jobs.demo:run", []),
@@ -77,6 +78,7 @@ VALUES = {
     "--api-key-file": "key.txt",
     "--question": "??",
     "--study": "s1",
+    "--run": "phantom-3f2a",
     "--alias": "canary",
     "--despite": "reason",
     "--url": "http://127.0.0.1:9/v1",
@@ -116,6 +118,14 @@ class Nothing:
         return {"called": self.called}
 
 
+def named_road(workspace, run: str, overrides: list[str]) -> RoadConfig:
+    return RoadConfig(name=f"of-{run}")
+
+
+def named_model(workspace, model: str | None, run: str | None, usual: str = "") -> str:
+    return f"{model} {run} {usual}"
+
+
 @pytest.fixture
 def outcome(monkeypatch, capsys, tmp_path):
     """What a command line does: the calls of its job, and what it prints."""
@@ -136,6 +146,9 @@ def outcome(monkeypatch, capsys, tmp_path):
 
         module, _, function = name.partition(":")
         monkeypatch.setattr(f"{module}.{function}", record(function))
+        # which training and model a name means: test_named_runs.py, test_registered.py
+        monkeypatch.setattr("sonoray_jobs.outputs.named_runs.road_of_run", named_road)
+        monkeypatch.setattr("sonoray_jobs.outputs.registered.model_of", named_model)
         if command == "ablate":
             monkeypatch.setattr(f"{module}.plan", record("plan"))
         with pytest.raises(SystemExit) as caught:
@@ -158,6 +171,16 @@ def test_every_option_that_a_command_accepts_changes_what_is_done(outcome, comma
         if option != "--help":
             value = [VALUES[option]] if option in VALUES else []
             assert outcome(command, option, *value) != usual, option
+
+
+def test_a_training_brings_its_settings_so_that_config_beside_it_is_refused(capsys, tmp_path):
+    for command in ("evaluate", "export", "serve", "promote"):
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--run", "phantom-3f2a", "--config", "tiny"])
+        assert caught.value.code == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: --config tiny and --run phantom-3f2a: ")
+        assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", JOBS)
