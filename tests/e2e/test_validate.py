@@ -236,5 +236,6 @@ def test_evaluate_on_a_dataset_of_others_points_to_the_command(finished_road, ot
         evaluate.run(
             workspace=finished_road.workspace, road=finished_road.road, dataset=OTHER, gallery=0
         )
-    assert f"sonoray validate {MODEL} --dataset {OTHER}" in str(refused.value)
+    command = f"sonoray validate --run {finished_road.trained.name} --dataset {OTHER}"
+    assert command in str(refused.value)
     assert "sonoray train" not in str(refused.value)

@@ -136,7 +136,7 @@ def run(
     if names := trained_elsewhere(workspace, dataset):
         raise DataError(
             f"no model was trained on dataset {dataset!r}; to judge one that was trained on "
-            f"another ({', '.join(names)}), export it and run: sonoray validate MODEL "
+            f"another ({', '.join(names)}), export it and run: sonoray validate --run {names[-1]} "
             f"--dataset {dataset}"
         )
     made = made_by(workspace, road, dataset, run)
