@@ -29,6 +29,8 @@ KEY_VARIABLE = "SONORAY_API_KEY"
 """Environment variable with the API key, where no key file is given."""
 
 TIMEOUT_S = 150.0
+"""How long to wait for an answer, where nothing else is said."""
+_PAST_DEADLINE_S = 30.0
 """Above the service's own deadline, so that its answer to that comes through."""
 
 _MEDIA_TYPES = {
@@ -118,7 +120,8 @@ def run(
 ) -> Reply:
     """Ask about image files or about a study of a dataset.
 
-    Of `road` the service's limit counts: a file above it would be refused there, once it is read.
+    Of `road` the service's limits count: a file above them would be refused there, once it is read,
+    and an answer may take as long as they allow.
 
     Raises:
         ConfigError: the key file is not usable.
@@ -133,7 +136,8 @@ def run(
         if study is None
         else study_pictures(workspace, dataset, study)
     )
-    return ask(question, pictures, url=url, api_key=_key(api_key_file))
+    timeout_s = road.serve.limits.deadline_s + _PAST_DEADLINE_S
+    return ask(question, pictures, url=url, api_key=_key(api_key_file), timeout_s=timeout_s)
 
 
 def study_pictures(workspace: Workspace, dataset: str, study_id: str) -> list[Picture]:
@@ -171,6 +175,7 @@ def ask(
     api_key: str,
     model: str | None = None,
     max_tokens: int | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Reply:
     """Ask one question about the study that `pictures` make.
 
@@ -181,6 +186,7 @@ def ask(
         api_key: the key; a service without keys ignores it.
         model: name of the model; by default the first that the service lists.
         max_tokens: longest answer; by default the service's own.
+        timeout_s: how long to wait for it.
 
     Raises:
         DataError: a picture is of no known format.
@@ -189,7 +195,7 @@ def ask(
     import openai
 
     content = [{"type": "text", "text": question}, *map(_image_part, pictures)]
-    with _client(url, api_key) as client:
+    with _client(url, api_key, timeout_s) as client:
         try:
             completion: Any = client.chat.completions.create(
                 model=model or next(iter(client.models.list())).id,
@@ -198,7 +204,7 @@ def ask(
             )
         except openai.APITimeoutError:  # a connection error too, to OpenAI's client
             raise ServingError(
-                f"{url!r} has not answered within {TIMEOUT_S:g} s; see that service's log, or ask "
+                f"{url!r} has not answered within {timeout_s:g} s; see that service's log, or ask "
                 "again once it has less to do"
             ) from None
         except openai.APIConnectionError:
@@ -237,14 +243,14 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
     )
 
 
-def _client(url: str, api_key: str) -> "OpenAI":
+def _client(url: str, api_key: str, timeout_s: float) -> "OpenAI":
     import openai
 
     local = is_loopback(urlsplit(url).hostname or "")
     return openai.OpenAI(
         base_url=url,
         api_key=api_key,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         max_retries=0,  # a second try would double the wait, and the work of a busy service
         http_client=openai.DefaultHttpxClient(trust_env=not local),
     )

@@ -30,7 +30,7 @@ from sonoray.files.text_files import read_text
 from sonoray.images.decode import ImageLimits, RejectedImageError
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.dicom.dicom_config import DicomConfig
-from sonoray.ingest.dicom.kinds import Kind
+from sonoray.ingest.dicom.kinds import ULTRASOUND, Kind
 from sonoray.ingest.dicom.objects import DecodedObject, ObjectInfo, decode_object
 from sonoray.ingest.outlines.masks import with_masks
 from sonoray.ingest.outlines.segmentation import Place
@@ -41,7 +41,8 @@ from sonoray.ingest.units import Guard, Listed, Unit
 from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import UNWANTED, RawImage, RawStudy
 
-_QUESTION = "请写出这次超声检查的报告。"
+_QUESTIONS = {True: "请写出这次超声检查的报告。", False: "请写出这次检查的报告。"}
+"""What asks for the report of a study, of ultrasound and of others."""
 _DECODERS = (
     "av",
     "pydicom",
@@ -209,6 +210,8 @@ class ObjectsUnit:
         for image in group.lost:
             lacking[_lost(image.problem.partition(":")[0])] += 1
         lacking.pop("", None)
+        labels = group.labels()
+        question = _QUESTIONS[labels.get("modality", ULTRASOUND) == ULTRASOUND]
         masked = with_masks(pool, images, shown, segmentations, self.config, self.limits)
         dates = (info.study_date for info, _ in group.objects)
         return RawStudy(
@@ -216,11 +219,11 @@ class ObjectsUnit:
             patient_ref=group.patient_ref,
             images=tuple(masked.images),
             turns=(
-                (Turn(question=_QUESTION, answer=self.report, task=Task.REPORT, topic="report"),)
+                (Turn(question=question, answer=self.report, task=Task.REPORT, topic="report"),)
                 if self.report
                 else ()
             ),
-            labels=group.labels() | _lacks(lacking),
+            labels=labels | _lacks(lacking),
             provenance=f"{_PROVENANCE}; cut to the scan area in {num_cropped} of {num_objects} "
             "objects",
             identifiers=group.identifiers,

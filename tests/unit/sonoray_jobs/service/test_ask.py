@@ -13,7 +13,6 @@ from sonoray.errors import ConfigError, DataError, ServingError
 from sonoray.images.decode import encode_png
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig, load_road
-from sonoray_jobs.service import ask as job
 from sonoray_jobs.service.ask import ImageUse, Picture, Reply, ask, run
 from sonoray_jobs.service.listening import free_port
 from sonoray_serve.http.testing import random_study
@@ -38,14 +37,11 @@ def test_nobody_there_is_said_in_one_line():
         ask("?", [PICTURE], url=url, api_key="k")
 
 
-def test_a_service_that_is_silent_is_asked_once_and_not_called_absent(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(job, "TIMEOUT_S", 0.3)
+def test_a_service_that_is_silent_is_asked_once_and_not_called_absent():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with pytest.raises(ServingError, match=rf"'{url}' has not answered within 0\.3 s.*log"):
-            ask("?", [PICTURE], url=url, api_key="k")
+            ask("?", [PICTURE], url=url, api_key="k", timeout_s=0.3)
         silent.setblocking(False)
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):

@@ -298,6 +298,24 @@ def test_of_a_mixed_study_the_ultrasound_is_kept_and_the_rest_has_a_reason(mixed
     assert study.labels == {"modality": "US"}  # and it lacks nothing
 
 
+@pytest.mark.parametrize(
+    ("modalities", "question"),
+    [
+        (("US",), "请写出这次超声检查的报告。"),
+        (("US", "MG"), "请写出这次检查的报告。"),
+        (("CT",), "请写出这次检查的报告。"),
+    ],
+)
+def test_what_asks_for_the_report_calls_only_ultrasound_so(
+    mixed, tmp_path_factory, modalities, question
+):
+    table = tmp_path_factory.mktemp("reports") / "reports.csv"
+    table.write_text("study_uid,report\n1.2.3,未见异常\n", encoding="utf-8")
+    source = DicomSource(mixed, DicomConfig(modalities=modalities), reports=table)
+    (study,) = source.iter_studies()
+    assert [turn.question for turn in study.turns] == [question]
+
+
 def test_other_modalities_are_opened_by_name_and_each_image_keeps_its_own(mixed):
     (study,) = DicomSource(mixed, DicomConfig(modalities=("US", "MG"))).iter_studies()
     kept = {image.ref: image.labels["modality"] for image in study.images if not image.problem}
