@@ -90,5 +90,5 @@ def test_a_second_demo_reuses_everything(finished_road, tmp_path):
     assert re.search(r"^all \d+ images were embedded before$", second.stderr, re.MULTILINE)
     assert "reused phantom-" in second.stderr
     assert "trained phantom-" not in second.stderr
-    assert "(version 1)" in second.stderr
+    assert "registered before: models:/llava-ultra-phantom/1, " in second.stderr
     assert answers(second.stdout) == answers("\n".join(finished_road.shown.lines()))

@@ -56,7 +56,8 @@ def test_a_road_extends_a_packaged_one_and_overrides_come_last(tmp_path):
     assert (own.train.studies_per_step, own.train.feature_noise) == (5, 0.2)
     changed = {"studies_per_step": 5, "feature_noise": 0.2}
     assert own.train == busbra.train.model_copy(update=changed)
-    assert own.model_copy(update={"train": busbra.train}) == busbra
+    assert (busbra.name, own.name) == ("busbra", "own")
+    assert own.model_copy(update={"train": busbra.train, "name": busbra.name}) == busbra
 
 
 @pytest.mark.parametrize(
