@@ -153,7 +153,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def two_nodes(scratch: Path) -> Iterator["Cluster"]:
+def two_nodes(scratch: Path, head: dict[str, Any] = NODE) -> Iterator["Cluster"]:
     """Give the block a cluster of its own with two raylets; Ray's files lie in `scratch`."""
     os.environ |= {
         "RAY_AUTH_MODE": "token",
@@ -164,7 +164,7 @@ def two_nodes(scratch: Path) -> Iterator["Cluster"]:
     os.environ.pop("RAY_ADDRESS", None)
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(**NODE)
         yield cluster

@@ -33,7 +33,7 @@ from sonoray_jobs.outputs.stores import read_image_ids
 from sonoray_jobs.release import export
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.training import train
-from sonoray_jobs.training.checkpoint import Position, read_position
+from sonoray_jobs.training.checkpoint import read_position
 from sonoray_jobs.training.worker import set_trainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -219,7 +219,9 @@ def test_a_checkpoint_holds_whole_tensors(finished_road):
         for tower in ("clip", "sam")
     }
     steps = 2 * steps_per_epoch(finished_road)
-    assert read_position(folder) == Position(stage=1, epochs=2, steps=steps, digests=digests)
+    position = read_position(folder)
+    assert (position.stage, position.epochs, position.steps) == (1, 2, steps)
+    assert position.digests == digests
     model = LlavaUltra(road.model, add_lora(language.model, road.model.lora))
     set_trainable(model, road.train.stages[-1])
     shapes = {name: list(p.shape) for name, p in trainable_parameters(model).items()}

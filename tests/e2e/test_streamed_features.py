@@ -9,6 +9,7 @@ from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import embed
 from sonoray_jobs.training import train
+from sonoray_jobs.training.train_checks import check_cpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -64,6 +65,6 @@ def test_an_evaluation_without_stored_features_says_the_same(streamed, finished_
 def test_loaders_that_the_cluster_cannot_hold_are_refused(finished_road):
     road = road_of(finished_road.road, keep="sam", actor_cpus=2)
     with pytest.raises(ConfigError, match=r"embed.actor_cpus \(embed.keep 'sam'\) is 2; lower"):
-        train.check_cpus(road, 4)
-    train.check_cpus(road, 5)
-    train.check_cpus(finished_road.road, 4)
+        check_cpus(road, 4)
+    check_cpus(road, 5)
+    check_cpus(finished_road.road, 4)

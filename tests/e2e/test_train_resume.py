@@ -1,6 +1,5 @@
 """Trainings that are cut short for real, and go on: what comes out must not show it."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,21 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sonoray.digests.code import code_digest
 from sonoray.errors import ClusterError
 from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.outputs import find as outputs
-from sonoray_jobs.outputs.find import TRAINING_CODE
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training import train
 from sonoray_jobs.training.checkpoint import read_position
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DATASET = "phantom"
-SNAPSHOT = "checkpoint_manager_snapshot.json"
 PATIENCE_S = 600.0
 
 DRIVER = """
@@ -52,13 +49,9 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 def registered(workspace: Workspace) -> list[str]:
-    """Names of the checkpoints that Ray Train would go on from, oldest first."""
-    for file in workspace.runs.glob(f"*/{SNAPSHOT}"):
-        try:
-            state = json.loads(file.read_text())
-        except json.JSONDecodeError:  # it is being written
-            return []
-        return [result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
+    """Names of the checkpoints that the only training would go on from, oldest first."""
+    for folder in workspace.runs.iterdir() if workspace.runs.exists() else ():
+        return CheckpointStore(str(folder)).names()
     return []
 
 
@@ -97,20 +90,23 @@ def kill_the_driver(workspace: Workspace, road: RoadConfig) -> None:
     wait_for(lambda: not living_workers(), "end of the killed driver's workers")
 
 
-def kill_a_worker(workspace: Workspace, known: list[str]) -> None:
-    """Kill one worker as soon as there is a checkpoint that is not among the `known` ones."""
-    wait_for(lambda: set(registered(workspace)) - set(known), "further checkpoint")
-    os.kill(living_workers()[0], signal.SIGKILL)
+def disturb_workers(workspace: Workspace) -> None:
+    """Tell one worker to end, and kill one of those that go on for it; each when more is saved."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        known = registered(workspace)
+        wait_for(lambda known=known: set(registered(workspace)) - set(known), "checkpoint")
+        before = living_workers()
+        os.kill(before[0], number)
+        wait_for(lambda before=before: not set(before) & set(living_workers()), "new workers")
 
 
 def cut_power(workspace: Workspace, elsewhere: Workspace) -> None:
     """Copy what is on disk when the first epoch is done, while the training goes on."""
     wait_for(lambda: registered(workspace), "checkpoint")
-    (name,) = registered(workspace)
+    name = registered(workspace)[0]
     (run,) = workspace.runs.iterdir()
     target = elsewhere.runs / run.name
     shutil.copytree(run / name, target / name)
-    shutil.copy(run / SNAPSHOT, target)
     shutil.copy(run / "training.json", target)
     assert registered(elsewhere) == [name]
 
@@ -122,15 +118,18 @@ def state(checkpoint: Path) -> dict[str, torch.Tensor]:
     )
 
 
-def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
-    """First the driver is killed, and after the rerun one of the two workers."""
+def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path, capsys):
+    """First the driver is killed; in the rerun one worker is told to end, and one is killed."""
     road, whole = finished_road.road, finished_road.trained
     workspace = finished_road.copy(tmp_path, "datasets", "stages", "features")
     kill_the_driver(workspace, road)
-    killer = threading.Thread(target=kill_a_worker, args=(workspace, registered(workspace)))
+    killer = threading.Thread(target=disturb_workers, args=(workspace,))
     killer.start()
     resumed = train.run(workspace=workspace, road=road, dataset=DATASET)
     killer.join()
+    said = capsys.readouterr().err
+    assert "a worker was told to end: saved at step" in said
+    assert said.count("goes on from checkpoint_") == 3
 
     assert not resumed.reused
     assert resumed.name == whole.name
@@ -143,7 +142,7 @@ def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
     (run,) = client.search_runs(experiments)  # three attempts, one run
     assert run.info.run_id == resumed.run_id
     assert run.info.status == "FINISHED"
-    assert run.data.tags["sonoray.failures"] == "1"
+    assert run.data.tags["sonoray.failures"] == "1"  # who is told to end has not failed
     reported = history(workspace, resumed.run_id, "loss")
     reference = dict(history(finished_road.workspace, whole.run_id, "loss"))
     assert dict(reported) == reference
@@ -151,7 +150,7 @@ def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path):
     assert [step for step, _ in reported].count(first_step) == 1, "it began anew"
 
 
-def test_one_worker_of_other_code_goes_on_where_two_stopped(
+def test_one_worker_of_another_version_goes_on_where_two_stopped(
     finished_road, tmp_path, monkeypatch, caplog
 ):
     """The same global batches, so only the order of summation differs.
@@ -173,13 +172,10 @@ def test_one_worker_of_other_code_goes_on_where_two_stopped(
     whole = train.run(workspace=workspace, road=two, dataset=DATASET)
     cut.join()
     halfway = state(elsewhere.runs / whole.name / registered(elsewhere)[0])
-    monkeypatch.setattr(
-        "sonoray.stages.code_digest",
-        lambda *entries: "other" if entries == TRAINING_CODE else code_digest(*entries),
-    )
+    monkeypatch.setattr("sonoray_jobs.outputs.find.TRAINING_VERSION", 0)
     with pytest.raises(ClusterError):  # it would start anew, and says how not to
         train.run(workspace=elsewhere, road=one, dataset=DATASET, address="127.0.0.1:9")
-    assert f"other code left training {whole.name} of this configuration" in caplog.text
+    assert f"another version left training {whole.name} of this configuration" in caplog.text
     assert f"--set train.resume={whole.name}" in caplog.text
     again = with_values(one, {"train.resume": whole.name})
     resumed = train.run(workspace=elsewhere, road=again, dataset=DATASET)

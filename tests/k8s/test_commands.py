@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from sonoray_jobs.cli.main import app
 from sonoray_jobs.road.config import load_road
-from sonoray_jobs.training.train import check_cpus
+from sonoray_jobs.training.train_checks import check_cpus
 from sonoray_serve.app import AppArgs
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"

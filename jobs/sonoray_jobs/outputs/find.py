@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manifest
@@ -17,13 +18,18 @@ from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.outputs.part_keys import PARTS, stage_of
 from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
+from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, NOT_DECISIVE, TRAINING_PLACEMENT
 
 CHECKPOINT = "checkpoint"
 """Folder of a finished training's checkpoint, in its output."""
 
 TRAINING_CODE = ("sonoray_jobs.training.worker",)
 """Entry module of what decides what is learned."""
+
+TRAINING_VERSION = 1
+"""What is learned from the same settings and inputs. It is raised where a change of the code
+changes that, which `test_train_loop` notices. No text of the code is part of a training's key: who
+changes a comment or a message goes on with what he began."""
 
 _EVALUATION_CODE = (
     "sonoray_jobs.evaluation.questions",
@@ -63,6 +69,8 @@ class Trained:
     """All settings that it was trained with, so that `--run` needs none."""
     title: str = ""
     """What MLflow's pages call it."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the modules that it was learned with."""
 
     @classmethod
     def read(cls, output: StageOutput) -> "Trained":
@@ -181,20 +189,22 @@ def training_stage(
 ) -> Stage:
     """The stage that trains the road's model on a dataset.
 
-    One that goes on with the training of other code (`train.resume`) is another stage.
+    Its key follows from what decides the outcome: settings, the content of the inputs, and
+    `TRAINING_VERSION`. One that goes on with another training (`train.resume`) is another stage.
     """
     resumed = {"resumed": road.train.resume} if road.train.resume else {}
+    inputs = [dataset, *(parts[part] for part in sorted(parts))]
     return Stage(
         name=f"train-{training_source(dataset)}",
         config={
-            "train": road.train.model_dump(mode="json", exclude={*TRAINING_PLACEMENT, "resume"}),
+            "train": road.train.model_dump(mode="json", exclude=set(NOT_DECISIVE)),
             # where the parts' weights lie is not decisive: the parts are inputs, by content
             "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
             "dtype": road.embed.dtype,
+            "version": TRAINING_VERSION,
             **resumed,
         },
-        inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],
-        code=TRAINING_CODE,
+        inputs=[content_hash(output.manifest["files"]) for output in inputs],
     )
 
 

@@ -1,10 +1,24 @@
 """Settings that say where work runs and not what comes out: no key of an output holds them."""
 
 TRAINING_PLACEMENT = frozenset(
-    {"num_workers", "cpus_per_worker", "data_cpus", "gpus_per_worker", "max_failures"}
+    {
+        "num_workers",
+        "min_workers",
+        "collective_timeout_s",
+        "deterministic",
+        "cpus_per_worker",
+        "data_cpus",
+        "gpus_per_worker",
+        "max_failures",
+        "save_every",
+        "keep_checkpoints",
+    }
 )
 """Of section `train`. They may change when a training is resumed: checkpoints fit any number of
 workers."""
+
+NOT_DECISIVE = TRAINING_PLACEMENT | {"resume", "allow_changed"}
+"""Of section `train`, what is no part of a training's key as it stands."""
 
 EVALUATION_PLACEMENT = frozenset(
     {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}

@@ -43,6 +43,13 @@ class TrainConfig(Config):
     """Turns asked of each study in an epoch, in a cycle through all it has; 0 asks all. A step
     costs what its turns cost, so that fewer turns buy more steps."""
     num_workers: int = Field(default=2, ge=1)
+    min_workers: int = Field(default=0, ge=0)
+    """Fewest workers with which the training goes on: where a worker or node is lost it goes on
+    with those that there is room for, and takes more, up to `num_workers`, when there is room
+    again. 0: always `num_workers`, which Ray waits for."""
+    collective_timeout_s: float = Field(default=600, gt=0)
+    """How long a worker waits for the others before it fails and the group starts again from the
+    last checkpoint; on GPUs the process ends without a message of ours."""
     cpus_per_worker: float = Field(default=0.5, gt=0)
     """Logical CPUs of a worker."""
     data_cpus: float = Field(default=0, ge=0)
@@ -60,12 +67,37 @@ class TrainConfig(Config):
     clip_norm: float = Field(default=1.0, gt=0)
     max_failures: int = Field(default=2, ge=0)
     """How often Ray Train restarts after a lost worker before it gives up."""
+    max_skipped: int = Field(default=5, ge=0)
+    """Steps in a row whose loss or gradient is not finite that are skipped; one more ends the
+    training."""
+    save_every: str = Field(default="10 minutes", pattern=r"^[1-9]\d* (steps|minutes)$")
+    """How often a checkpoint is saved within an epoch, as in `50 steps` or `10 minutes`. The end of
+    every epoch is saved too."""
+    keep: Literal["last", "best"] = "last"
+    """Which checkpoint of the last stage the training ends with: the last one, or that of the
+    lowest validation loss."""
+    validate_every: str = Field(default="never", pattern=r"^(never|epoch|[1-9]\d* steps)$")
+    """How often the model is judged on the validation split while it trains: `never`, `epoch`, or
+    as in `200 steps`; and at the end of every stage. It costs a forward pass each."""
+    validation_studies: int = Field(default=64, ge=0)
+    """Most studies of the validation split that judge it, the first of the dataset; 0 takes all."""
+    patience: int = Field(default=0, ge=0)
+    """Validations in a row without a lower loss that end a stage early; 0 never does."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay while the training goes."""
     matmul_precision: MatmulPrecision = "highest"
+    deterministic: bool = False
+    """Whether only operations run that repeat to the bit on a GPU too, where they are slower. On
+    CPUs all do."""
     seed: int = 0
+    variant: str = Field(default="", pattern=r"^[\w.\-]*$")
+    """A name for what no setting says, as code of your own: another name is another training."""
     resume: str = Field(default="", pattern=r"^[\w.\-]*$")
-    """Name of an unfinished training of this configuration by other code, to go on with; `train`
-    says where there is one. The outcome is a training of its own, and later steps need the same
-    value."""
+    """Name of an unfinished training to go on with, of this configuration or one that differs in
+    `allow_changed`. The outcome is a training of its own, and later steps need the same value."""
+    allow_changed: tuple[str, ...] = ()
+    """Settings in which `resume` may differ from what the training was begun with, as in
+    ["train.stages.1.epochs"]; `--allow-changed` adds one."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -79,6 +111,16 @@ class TrainConfig(Config):
                     f"train.stages {later.name!r} has lora = false after {earlier.name!r} with "
                     "lora = true; LoRA once on stays on: set lora = true, or reorder the stages"
                 )
+        if self.validate_every == "never" and (self.keep == "best" or self.patience):
+            raise ValueError(
+                f"train.keep {self.keep!r} and train.patience {self.patience} need validations, "
+                "and train.validate_every is 'never'; set it to 'epoch'"
+            )
+        if self.min_workers > self.num_workers:
+            raise ValueError(
+                f"train.min_workers {self.min_workers} is more than train.num_workers "
+                f"{self.num_workers}; lower it, or raise num_workers"
+            )
         if self.studies_per_step < self.num_workers:
             raise ValueError(
                 f"train.studies_per_step {self.studies_per_step} is less than num_workers "

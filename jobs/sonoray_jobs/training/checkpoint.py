@@ -6,10 +6,8 @@ small (connector, LoRA), so every rank helps to gather whole tensors and rank 0 
 ```
 weights.safetensors      every trainable tensor, float32
 optimizer.safetensors    Adam's two moments of each, `<name>|exp_avg` and `<name>|exp_avg_sq`
-position.json            stage, epochs done, optimiser steps done, digests of the frozen parts
+position.json            how far it is, and the digests of all parts (`saving.position`)
 ```
-
-Randomness needs no state: each step seeds itself from the plan's seed and its own number.
 """
 
 import json
@@ -17,30 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.parameters.groups import decay_groups
 from sonoray.config.load import validate_config
-from sonoray.config.model import Config
 from sonoray.errors import CheckpointError
+from sonoray_jobs.training.saving.position import POSITION, Position
+from sonoray_jobs.training.saving.saver import OPTIMIZER, WEIGHTS
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Position(Config):
-    """How far a training has come."""
-
-    stage: int = Field(ge=0)
-    """Index of the stage."""
-    epochs: int = Field(ge=0)
-    """Epochs of this stage that are done."""
-    steps: int = Field(ge=0)
-    """Optimiser steps of this stage that are done."""
-    digests: dict[str, str]
-    """Of the frozen language model and both towers."""
 
 
 def gather_state(model: LlavaUltra) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -60,32 +45,13 @@ def gather_state(model: LlavaUltra) -> tuple[dict[str, Tensor], dict[str, Tensor
     return weights, moments
 
 
-def write_checkpoint(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    moments: Mapping[str, Tensor],
-    position: Position,
-) -> None:
-    """Write gathered state into `folder`; `position.json` comes last and marks it complete."""
-    folder.mkdir(exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in weights.items()},
-        folder / "weights.safetensors",
-    )
-    save_file(
-        {name: tensor.contiguous() for name, tensor in moments.items()},
-        folder / "optimizer.safetensors",
-    )
-    (folder / "position.json").write_text(position.model_dump_json(), encoding="utf-8")
-
-
 def read_position(folder: Path) -> Position:
     """Read how far a checkpoint is.
 
     Raises:
         CheckpointError: the checkpoint is incomplete.
     """
-    path = folder / "position.json"
+    path = folder / POSITION
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint {str(folder)!r} is incomplete (no position.json); remove it and resume"
@@ -119,7 +85,7 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
     Raises:
         CheckpointError: the model lacks a tensor or has it in another shape.
     """
-    saved = load_file(folder / "weights.safetensors")
+    saved = load_file(folder / WEIGHTS)
     named = dict(model.named_parameters())
     for name, tensor in saved.items():
         if name not in named or named[name].shape != tensor.shape:
@@ -159,7 +125,7 @@ def restore_moments(model: LlavaUltra, folder: Path) -> None:
     """Give this rank its part of a checkpoint's Adam moments, whose place was made before."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
-    moments = load_file(folder / "optimizer.safetensors")
+    moments = load_file(folder / OPTIMIZER)
     for name, parameter in trainable_parameters(model).items():
         for moment in _MOMENTS:
             safe_set_full_optimizer_state(parameter, moments[f"{name}|{moment}"], moment)

@@ -7,7 +7,7 @@ each, and the row groups that it decoded last (`sonoray.study.study_index`).
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,13 @@ class StepSource:
     index: StudyIndex
     """The training studies."""
     plans: tuple[Plan, ...]
-    """The worker's steps, stage by stage."""
+    """The worker's steps, stage by stage, and between them those that judge the model."""
     turns_per_epoch: int
     """Turns asked of each study in an epoch; 0 asks all."""
     site_cue: bool
     """Whether questions begin with the examination site."""
+    validation: StudyIndex | None = None
+    """The studies that judge the model; None where no plan is of them."""
 
     def rows(self) -> list[Row]:
         """The rows of the stream: the numbers of their first step and of the step after them."""
@@ -87,7 +89,12 @@ class StepLoader:
 
     def __init__(self, source: StepSource) -> None:
         self._source = source
-        self._studies = StudyReader(source.features.dataset, source.index)
+        indices = {"train": source.index, "validation": source.validation}
+        self._studies = {
+            split: StudyReader(source.features.dataset, index)
+            for split, index in indices.items()
+            if index is not None
+        }
         self._features = FeatureReader(source.features)
 
     def __call__(self, row: Row) -> Row:
@@ -95,7 +102,7 @@ class StepLoader:
         images: list[StudyImage] = []
         counts, asked, questions, answers = [], [], [], []
         for step in self._source.steps(row):
-            for study in self._read(step.studies):
+            for study in self._read(step):
                 turns = [study.turns[number] for number in self._chosen(study, step)]
                 images += study.images
                 counts.append(len(study.images))
@@ -112,9 +119,9 @@ class StepLoader:
             **{tower: array.tobytes() for tower, array in features.items()},
         }
 
-    def _read(self, positions: Sequence[int]) -> list[Study]:
+    def _read(self, step: Step) -> list[Study]:
         """Studies as they are trained on."""
-        studies = self._studies.read(positions)
+        studies = self._studies[step.split].read(step.studies)
         return [with_site_cue(study) for study in studies] if self._source.site_cue else studies
 
     def _chosen(self, study: Study, step: Step) -> list[int]:

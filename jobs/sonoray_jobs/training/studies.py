@@ -28,6 +28,19 @@ def training_index(dataset: Path, settings: TrainConfig) -> StudyIndex:
     return index
 
 
+def validation_index(dataset: Path, settings: TrainConfig) -> StudyIndex | None:
+    """Find the studies that judge a model while it trains; None where there are none, or none are.
+
+    They must be one a worker at least.
+    """
+    if settings.validate_every == "never":
+        return None
+    index = index_studies(
+        dataset, split="validation", only=settings.only, most=settings.validation_studies
+    )
+    return index if len(index) >= settings.num_workers else None
+
+
 def iter_training_studies(dataset: Path, settings: TrainConfig) -> Iterator[Study]:
     """Yield the studies as they are trained on, in the table's order.
 

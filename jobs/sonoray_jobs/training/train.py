@@ -1,9 +1,9 @@
 """Train: Ray Train workers with DeepSpeed, one MLflow run, resumable by rerunning the command.
 
-A finished training is a stage of the workspace (`outputs.training_stage`) and holds its checkpoint.
-While it goes, Ray Train keeps checkpoints in `runs/<name>`; the name is the hash of everything that
-decides the outcome, so the same command finds them: after a crash it goes on, after the end it is a
-no-op. What other code left unfinished is named (`unfinished`).
+A finished training is a stage of the workspace (`outputs.training_stage`) with its checkpoint.
+While it goes, its workers keep checkpoints in `runs/<name>`; the name is the hash of everything
+that decides the outcome, so the same command finds them: after a crash it goes on, after the end it
+is a no-op. What other code left unfinished is named (`unfinished`).
 """
 
 import logging
@@ -13,36 +13,47 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from sonoray.errors import ConfigError, DataError, JobFailedError
+from sonoray.digests.code import module_digests
+from sonoray.errors import CheckpointError, JobFailedError
 from sonoray.stages import run_stage
-from sonoray.study.sample_order import Plan
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
 from sonoray_jobs.outputs.find import (
     CHECKPOINT,
+    TRAINING_CODE,
     Trained,
     find_parts,
     find_training,
-    open_stores,
     training_name,
     training_stage,
 )
 from sonoray_jobs.outputs.run_title import run_title
-from sonoray_jobs.outputs.stores import features_root, read_image_ids, tower_fingerprints
+from sonoray_jobs.outputs.stores import features_root, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+from sonoray_jobs.training.saving.position import Position
 from sonoray_jobs.training.stream import loader_room
 from sonoray_jobs.training.studies import iter_training_studies, training_index
+from sonoray_jobs.training.train_checks import (
+    check_cpus,
+    check_features,
+    check_steps,
+    warn_unjudged,
+)
 from sonoray_jobs.training.unfinished import (
     LOCK,
+    Record,
+    changed_code,
+    changed_modules,
     check_resumable,
     clear_working_folder,
     find_unfinished,
@@ -99,13 +110,17 @@ def run(
     parts = find_parts(workspace, road, dataset)
     stage = training_stage(road, output, parts)
     name = training_name(stage)
+    code = module_digests(*TRAINING_CODE)
     if stage.is_made(workspace.stages):
         _tidy(workspace.runs / (road.train.resume or name), road)
-        return find_training(workspace, road, dataset)
+        trained = find_training(workspace, road, dataset)
+        _tell_changed(name, "was trained", changed_modules(trained.code, code))
+        return trained
     check_steps(len(training_index(output.path, road.train)), road.train)
     record = record_of(stage, {"dataset": output, **parts})
     work = _working_folder(workspace, road, name, record)
-    _check_features(workspace, road, dataset)
+    check_features(workspace, road, dataset)
+    warn_unjudged(output.path, dataset, road.train)
     studies = iter_training_studies(output.path, road.train)
     check_lengths(
         read_tokenizer(parts["language"].path),
@@ -122,6 +137,7 @@ def run(
         features=features_root(workspace, road),
         fingerprints=fingerprints,
         towers={tower: parts[tower].path for tower in fingerprints},
+        checkpoints=str(work),
     )
 
     import ray
@@ -142,9 +158,11 @@ def run(
         if stage.is_made(workspace.stages):  # another process may just have ended it
             return find_training(workspace, road, dataset)
         if road.train.resume:  # another process may have finished, and cleared, what goes on here
-            check_resumable(workspace, road.train.resume, record)
-        write_record(work, record)
-        num_workers = road.train.num_workers
+            check_resumable(workspace, road.train.resume, record, road.train.allow_changed)
+        if has_checkpoint(work):
+            _tell_changed(work.name, "was begun", changed_code(work, code))
+        write_record(work, record, code)
+        num_workers = road.train.min_workers or road.train.num_workers
         room = loader_room(road.train, road.embed)
         require_cpus(
             num_workers * road.train.cpus_per_worker,
@@ -164,28 +182,39 @@ def run(
             callback = MlflowRunCallback(uri=tracking.uri, run_id=run_id)
             start = time.monotonic()
             result = _fit(job, workspace.runs, work.name, callback, board)
-            if result.error is not None or result.checkpoint is None:
-                raise JobFailedError(f"training {name!r} failed: {result.error}")
-            checkpoint = Path(result.checkpoint.path)
+            why = result.error or result.return_value  # type: ignore[attr-defined]
+            if why:
+                raise JobFailedError(f"training {name!r} failed: {why}")
+            checkpoint, position = _outcome(CheckpointStore(job.checkpoints), road.train)
             summary = {
                 "name": name,
                 "run_id": run_id,
-                "metrics": {
-                    key: float(value)
-                    for key, value in (result.metrics or {}).items()
-                    if isinstance(value, (int, float))
-                },
+                "metrics": position.metrics,
                 "elapsed_s": time.monotonic() - start,
                 "evaluate": road.evaluate.model_dump(mode="json"),
                 "dataset": dataset,
                 "road": road.model_dump(mode="json"),
                 "title": title,
+                "code": code,
             }
             made = run_stage(
                 stage, workspace.stages, lambda folder: _keep(checkpoint, folder, summary)
             )
         clear_working_folder(work, keep_run=not road.train.resume)
     return Trained.read(made)
+
+
+def _tell_changed(name: str, was: str, modules: Sequence[str]) -> None:
+    """Say that code changed under a training whose name it does not change."""
+    if modules:
+        told = ", ".join(modules[:5]) + (f" and {len(modules) - 5} more" if modules[5:] else "")
+        logger.warning(
+            "training %s %s by other code (%s) of the same version of what is learned; where your "
+            "change does change that, train anew with --set train.variant=NAME",
+            name,
+            was,
+            told,
+        )
 
 
 def _tidy(work: Path, road: RoadConfig) -> None:
@@ -195,40 +224,35 @@ def _tidy(work: Path, road: RoadConfig) -> None:
             clear_working_folder(work, keep_run=not road.train.resume)
 
 
-def check_steps(num_studies: int, settings: TrainConfig) -> None:
-    """Refuse a plan in which some worker would have a step without a study.
-
-    Raises:
-        ConfigError: the message says which settings to change.
-    """
-    Plan(
-        num_studies=num_studies,
-        seed=settings.seed,
-        studies_per_step=settings.studies_per_step,
-        epochs=range(1),
-        rank=0,
-        num_ranks=settings.num_workers,
-    )
-
-
-def _working_folder(
-    workspace: Workspace, road: RoadConfig, name: str, record: Mapping[str, str]
-) -> Path:
-    """Where the training's checkpoints are while it goes; says what other code left unfinished."""
+def _working_folder(workspace: Workspace, road: RoadConfig, name: str, record: Record) -> Path:
+    """Where the training's checkpoints are while it goes; says what others left unfinished."""
     if road.train.resume:
-        check_resumable(workspace, road.train.resume, record)
+        check_resumable(workspace, road.train.resume, record, road.train.allow_changed)
         return workspace.runs / road.train.resume
     work = workspace.runs / name
     others = [other for other in find_unfinished(workspace, record) if other != name]
     if others and not has_checkpoint(work):
         logger.warning(
-            "other code left training %s of this configuration unfinished; this one, %s, starts "
-            "anew. To go on with it: Ctrl-C, and here and in what follows --set %s",
+            "another version left training %s of this configuration unfinished; this one, %s, "
+            "starts anew. To go on with it: Ctrl-C, and here and in what follows --set %s",
             others[-1],
             name,
             "=".join(("train.resume", others[-1])),
         )
     return work
+
+
+def _outcome(store: CheckpointStore, settings: TrainConfig) -> tuple[Path, Position]:
+    """The checkpoint that the training ends with.
+
+    Raises:
+        CheckpointError: somebody damaged what the workers wrote.
+    """
+    last, best = len(settings.stages) - 1, settings.keep == "best"
+    name = (best and store.best_whole(last, logger.warning)) or store.newest(logger.warning)
+    if name is None:
+        raise CheckpointError(f"no checkpoint is left in {store.root}; run the command again")
+    return Path(store.root) / name, store.read_position(name)
 
 
 def _keep(checkpoint: Path, folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -244,23 +268,6 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _check_features(workspace: Workspace, road: RoadConfig, dataset: str) -> None:
-    """Refuse to start where features are missing that are read; holds nothing afterwards."""
-    output = workspace.dataset(dataset)
-    stores = open_stores(workspace, road, dataset)
-    image_ids: list[str] | None = None
-    for tower in road.embed.kept:
-        if stores[tower].num_sealed(output.key) is not None:
-            continue
-        image_ids = image_ids or read_image_ids(output.path)
-        lacking = len(stores[tower].missing(image_ids))
-        if lacking:
-            raise DataError(
-                f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
-                f"sonoray embed --dataset {dataset} with the same --config and --set"
-            )
-
-
 def _fit(
     job: TrainJob,
     storage: Path,
@@ -273,14 +280,19 @@ def _fit(
     from ray.train.torch import TorchTrainer
 
     from sonoray.cluster.step_board import StepBoard
+    from sonoray_jobs.training.saving.process_group import NoticingTorchConfig
 
     settings = job.train
+    num_workers: int | tuple[int, int] = settings.num_workers
+    if settings.min_workers:
+        num_workers = (settings.min_workers, settings.num_workers)
     shown = board or StepBoard.start()
     trainer = TorchTrainer(
-        _train_loop,
+        _train_loop,  # type: ignore[arg-type]
         train_loop_config={"job": job.model_dump(mode="json"), "board": shown},
+        torch_config=NoticingTorchConfig(timeout_s=math.ceil(settings.collective_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.num_workers,
+            num_workers=num_workers,  # type: ignore[arg-type]
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=_worker_resources(job.train),
         ),
@@ -292,7 +304,6 @@ def _fit(
                 max_failures=settings.max_failures,
                 controller_failure_limit=_MAX_FAILED_STARTS,  # type: ignore[call-arg]
             ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
     with ExitStack() as stack:
@@ -339,38 +350,11 @@ def restored_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_cpus(road: RoadConfig, num_cpus: float) -> None:
-    """Refuse a config whose workers would starve their own loading.
-
-    Ray Data shares what the workers leave among the running datasets, one per worker, in whole
-    CPUs. With less than a task needs it schedules only once the worker already waits, and polls all
-    the while.
-
-    Raises:
-        ConfigError: workers and their loading actors need more CPUs than the cluster has.
-    """
-    train = road.train
-    workers = train.num_workers * train.cpus_per_worker
-    share = (num_cpus - workers) // train.num_workers
-    room = loader_room(train, road.embed)
-    needed = room.num_cpus
-    if share < math.ceil(needed):
-        asked, less = "train.data_cpus", "train.data_cpus (0 takes what is idle)"
-        if room.streams:
-            asked, less = f"embed.actor_cpus (embed.keep {road.embed.keep!r})", "embed.actor_cpus"
-        raise ConfigError(
-            f"{train.num_workers} train workers of {train.cpus_per_worker:g} CPUs leave each "
-            f"{max(0, share):g} of the cluster's {num_cpus:g} to load its data, and "
-            f"{asked} is {needed:g}; lower {less}, train.cpus_per_worker or "
-            "train.num_workers, or add nodes"
-        )
-
-
-def _train_loop(config: dict[str, Any]) -> None:
+def _train_loop(config: dict[str, Any]) -> str:
     """Import the real loop on the worker: the driver never needs torch or DeepSpeed."""
     from sonoray_jobs.training.worker import train_loop_per_worker
 
-    train_loop_per_worker(config)
+    return train_loop_per_worker(config)
 
 
 def _worker_resources(train: TrainConfig) -> dict[str, float]:

@@ -1,69 +1,100 @@
-"""Trainings that were begun and not finished: which of them today's code may go on with.
+"""Trainings that were begun and not finished: which of them a configuration may go on with.
 
-A training's name holds its code, so that after a change of the code the same command is another
-training, which starts at zero. What an earlier one has reached is not lost: its checkpoints stay
-under `runs/`, beside a record of its configuration and of what its inputs hold. `train` names them,
-and `train.resume = "NAME"` goes on with one. The outcome then bears a name of its own: part of it
-was learned by other code.
+The same command finds its training by name, whatever became of the code: the name follows from the
+settings and the content of the inputs (`outputs.find.training_stage`). A training of another name,
+whose checkpoints stay under `runs/`, can be gone on with too: `train.resume = "NAME"`, for one of
+the same configuration by another version of the training, or of one that differs in settings which
+`train.allow_changed` names. The outcome then bears a name of its own: part of it was learned
+otherwise.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sonoray.config.canonical import content_hash
+from sonoray.config.canonical import changed_settings, content_hash
 from sonoray.errors import ConfigError
 from sonoray.files.json_files import write_json
 from sonoray.stages import Stage, StageOutput
 from sonoray.tracking.runs import RUN_ID_FILE
 from sonoray.workspace import Workspace
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+
+Record = Mapping[str, Any]
+"""`configuration`, the settings that decide the outcome, and `inputs`, a hash of what is read."""
 
 LOCK = ".lock"
 """File of a working folder that is held while the training runs."""
 _RECORD = "training.json"
-_CHECKPOINTS = "checkpoint_*"
-"""Folders of Ray Train."""
+_NO_SETTING = {"version", "resumed"}
+"""Of a stage's config."""
 
 
-def record_of(stage: Stage, inputs: Mapping[str, StageOutput]) -> dict[str, str]:
-    """What two trainings have in common that differ in code alone.
+def record_of(stage: Stage, inputs: Mapping[str, StageOutput]) -> Record:
+    """What a training is begun with; two that are equal here are the same training.
 
     Args:
         stage: the training.
         inputs: its dataset and parts by name; they count by the files that they hold.
     """
-    config = {name: value for name, value in stage.config.items() if name != "resumed"}
+    config = {name: value for name, value in stage.config.items() if name not in _NO_SETTING}
     contents = {name: output.manifest["files"] for name, output in inputs.items()}
-    return {"configuration": content_hash(config), "inputs": content_hash(contents)}
+    return {"configuration": config, "inputs": content_hash(contents)}
 
 
-def write_record(folder: Path, record: Mapping[str, str]) -> None:
-    """Leave the record in a training's working folder, for a later training by other code."""
-    write_json(folder / _RECORD, dict(record))
+def write_record(folder: Path, record: Record, code: Mapping[str, str]) -> None:
+    """Leave the record in a training's working folder, for whoever goes on with it.
+
+    Args:
+        folder: the working folder.
+        record: of the training.
+        code: digest of each module that it is learned with.
+    """
+    write_json(folder / _RECORD, {**record, "code": dict(code)})
 
 
-def find_unfinished(workspace: Workspace, record: Mapping[str, str]) -> list[str]:
+def changed_code(folder: Path, code: Mapping[str, str]) -> list[str]:
+    """Names of the modules that differ from those which a training in a folder was begun with."""
+    file = folder / _RECORD
+    return changed_modules(_read(file)["code"], code) if file.is_file() else []
+
+
+def changed_modules(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Names of the modules whose digests differ; none where nothing is known of before."""
+    names = sorted({*before, *now}) if before else []
+    return [name for name in names if before.get(name) != now.get(name)]
+
+
+def find_unfinished(workspace: Workspace, record: Record) -> list[str]:
     """Names of the unfinished trainings of this record that have a checkpoint, the newest last."""
     found = [
         file.parent
         for file in workspace.runs.glob(f"*/{_RECORD}")
-        if has_checkpoint(file.parent) and _read(file) == record
+        if has_checkpoint(file.parent) and _is_of(_read(file), record)
     ]
     return [folder.name for folder in sorted(found, key=lambda each: each.stat().st_mtime_ns)]
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a working folder holds one to go on from."""
-    return any(folder.glob(_CHECKPOINTS))
+    return bool(CheckpointStore(str(folder)).names())
 
 
-def check_resumable(workspace: Workspace, name: str, record: Mapping[str, str]) -> None:
+def check_resumable(
+    workspace: Workspace, name: str, record: Record, allowed: Sequence[str] = ()
+) -> None:
     """Make sure that a training may be gone on with under another name.
 
+    Args:
+        workspace: where it lies.
+        name: of the training.
+        record: what goes on with it is begun with.
+        allowed: settings in which they may differ.
+
     Raises:
-        ConfigError: there is no such unfinished training, or it has another configuration.
+        ConfigError: there is no such unfinished training, or it was begun with other settings.
     """
     folder = workspace.runs / name
     fitting = ", ".join(find_unfinished(workspace, record)) or "none"
@@ -74,16 +105,28 @@ def check_resumable(workspace: Workspace, name: str, record: Mapping[str, str]) 
             f"configuration: {fitting}); name one, or leave train.resume out to start anew"
         )
     known = _read(file)
-    if known != record:
-        what = "configuration" if known["configuration"] != record["configuration"] else "data"
+    if known["inputs"] != record["inputs"]:
         raise ConfigError(
-            f"train.resume {name!r} was begun with another {what} (of this one: {fitting}); give "
-            "its --config, --dataset and --set, or leave train.resume out to start anew"
+            f"train.resume {name!r} was begun with other data or other parts (of these: "
+            f"{fitting}); give its --dataset and --set, or leave train.resume out to start anew"
+        )
+    changed = {
+        key: values
+        for key, values in changed_settings(known["configuration"], record["configuration"]).items()
+        if not any(key == each or key.startswith(f"{each}.") for each in allowed)
+    }
+    if changed:
+        told = ", ".join(
+            f"{key} {before!r}, here {now!r}" for key, (before, now) in changed.items()
+        )
+        raise ConfigError(
+            f"train.resume {name!r} was begun with other settings: {told}; give the same, or go on "
+            f"with: {' '.join(f'--allow-changed {key}' for key in changed)}"
         )
 
 
 def clear_working_folder(folder: Path, *, keep_run: bool = True) -> None:
-    """Remove what Ray Train kept of a training that is finished.
+    """Remove what was kept of a training that is finished.
 
     Args:
         folder: the working folder.
@@ -94,6 +137,10 @@ def clear_working_folder(folder: Path, *, keep_run: bool = True) -> None:
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_of(known: Record, record: Record) -> bool:
+    return all(known.get(part) == record[part] for part in record)
 
 
 def _read(file: Path) -> dict[str, Any]:

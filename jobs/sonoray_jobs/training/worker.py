@@ -1,22 +1,19 @@
 """What one Ray Train worker does: two stages of DeepSpeed steps over cached features.
 
 Fusion and sampler learn in every stage, the LoRA adapters where the stage says so; the towers are
-not even loaded, and the language model's own weights are frozen. Every epoch ends with one report
-and one checkpoint. Reports, checkpoints and gathers are collective: all ranks make the same calls.
+not even loaded, and the language model's own weights are frozen. What happens between the steps of
+a stage is in `steps.stage_loop`; this module finds where to start, and builds what it needs. All
+ranks make the same collective calls.
 
 The driver and `sonoray describe` import this module too, so that all heavy libraries are imported
 where they are used; tests hold the modules and the libraries that importing it loads.
 """
 
-import hashlib
+import dataclasses
 import itertools
-import json
-import logging
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +21,20 @@ from llava_ultra.config import ModelConfig
 from sonoray.cluster.scratch import scratch_folder
 from sonoray.config.load import validate_config
 from sonoray.config.model import Config
-from sonoray.errors import JobFailedError
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.road.train_config import TrainConfig, TrainStage
+from sonoray_jobs.training.saving.position import Position
+from sonoray_jobs.training.steps.stage_loop import StageLoop, StoppedError
+from sonoray_jobs.training.steps.train_step import Stepper
+from sonoray_jobs.training.steps.validation import ValidationTimes, validation_plan
 
 if TYPE_CHECKING:
     from sonoray.cluster.step_board import StepBoard
     from sonoray.features.store import FeatureStore
     from sonoray.study.sample_order import Plan
-    from sonoray_jobs.training.checkpoint import Position
+    from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+    from sonoray_jobs.training.saving.saver import Saver
     from sonoray_jobs.training.step_loader import LoadedStep
-
-logger = logging.getLogger(__name__)
-
-_FLOOR_RATE = 0.1
-"""What the learning rate falls to, as a share of the stage's."""
 
 
 class TrainJob(Config):
@@ -60,6 +56,8 @@ class TrainJob(Config):
     """Tower fingerprints, `clip` and `sam`."""
     towers: dict[str, Path]
     """Folders of the towers, which run where their features are not stored."""
+    checkpoints: str
+    """Where this training's checkpoints lie, a folder or a URI."""
 
     def stores(self) -> "dict[str, FeatureStore]":
         """Open both feature stores."""
@@ -68,28 +66,20 @@ class TrainJob(Config):
         return stores_of(self.features, self.model, self.embed.dtype, self.fingerprints)
 
 
-@dataclass(slots=True)
-class _Meter:
-    """Means over an epoch's steps and all ranks, weighted by answers."""
+def train_loop_per_worker(config: dict[str, Any]) -> str:
+    """Train from the newest checkpoint, or from the start, to the end of the last stage.
 
-    sums: dict[str, float]
-    weight: float = 0.0
-
-    def add(self, values: Mapping[str, float], weight: float) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * weight
-        self.weight += weight
-
-    def means(self) -> dict[str, float]:
-        """Collective: every rank must call it."""
-        *sums, weight = _sum_over_ranks([*self.sums.values(), self.weight])
-        return {name: total / weight for name, total in zip(self.sums, sums, strict=True)}
+    Returns:
+        Why it ended where a restart could not mend it; empty where all is well.
+    """
+    try:
+        _train(validate_config(TrainJob, config["job"], "train job"), config["board"])
+    except StoppedError as error:
+        return str(error)
+    return ""
 
 
-def train_loop_per_worker(config: dict[str, Any]) -> None:
-    """Train from the latest checkpoint, or from the start, to the end of the last stage."""
-    job = validate_config(TrainJob, config["job"], "train job")
-    board: StepBoard = config["board"]
+def _train(job: TrainJob, board: "StepBoard") -> None:
     # DeepSpeed builds its CPU communication op with ninja, found on PATH only.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
@@ -100,11 +90,16 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
     from sonoray_jobs.towers.feature_source import feature_source
-    from sonoray_jobs.training.checkpoint import Position, check_frozen, load_weights
+    from sonoray_jobs.training.checkpoint import check_frozen, load_weights
+    from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+    from sonoray_jobs.training.saving.saver import Saver
     from sonoray_jobs.training.step_loader import StepSource
     from sonoray_jobs.training.stream import iter_loaded_steps, loader_room
-    from sonoray_jobs.training.studies import training_index
+    from sonoray_jobs.training.studies import training_index, validation_index
 
+    if job.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
     # More threads than the worker's share of the machine would wait for each other at every step.
     torch.set_num_threads(max(1, round(job.train.cpus_per_worker)))
     torch.manual_seed(job.train.seed)
@@ -112,16 +107,26 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     digests = {"language": language.digest, **job.fingerprints}
     model = LlavaUltra(job.model, add_lora(language.model, job.model.lora))
     position = Position(stage=0, epochs=0, steps=0, digests=digests)
-    checkpoint = ray.train.get_checkpoint()
+    store = CheckpointStore(job.checkpoints)
+    saver = None
+    if ray.train.get_context().get_world_rank() == 0:
+        saver = Saver(
+            store=store,
+            keep=job.train.keep_checkpoints,
+            keep_best=job.train.keep == "best",
+            say=board.say,
+        )
+    newest = _agree_on(lambda: _newest(store, board.say))
     with scratch_folder() as scratch:
         saved: Path | None = None
-        if checkpoint is not None:
-            saved = Path(checkpoint.to_directory(scratch / "checkpoint"))
+        if newest is not None:
+            saved = store.fetch(newest, scratch)
             position = check_frozen(saved, digests)
             load_weights(model, saved)
-        starts = _stage_starts(job, position)
+            if saver is not None:
+                board.say(f"goes on from {newest}, {_told(job, position)}")
         index = training_index(job.dataset, job.train)
-        plans = [_plan(job, start, len(index)) for start in starts]
+        judged = validation_index(job.dataset, job.train)
         source = StepSource(
             features=feature_source(
                 job.embed,
@@ -131,145 +136,196 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
                 stores=job.stores(),
             ),
             index=index,
-            plans=tuple(plans),
+            plans=(),
             turns_per_epoch=job.train.turns_per_epoch,
             site_cue=job.train.site_cue,
+            validation=judged,
         )
-        # one stream for all stages: the next one's data is ready before this one ends
-        stream = iter_loaded_steps(source, loader_room(job.train, job.embed))
-        for start, plan in zip(starts, plans, strict=True):
-            steps = itertools.islice(stream, len(plan))
-            moments = saved if start.epochs else None
-            _run_stage(
-                job, model, language.tokenizer, start, steps, plan.steps_per_epoch, moments, board
+        while starts := _stage_starts(job, position, len(index)):
+            plans = [_plans(job, start, len(index), len(judged or ())) for start in starts]
+            # one stream for all stages: the next one's data is ready before this one ends
+            stream = iter_loaded_steps(
+                dataclasses.replace(source, plans=tuple(itertools.chain(*plans))),
+                loader_room(job.train, job.embed),
             )
+            for start, of_stage in zip(starts, plans, strict=True):
+                position = _run_stage(
+                    job,
+                    model,
+                    language.tokenizer,
+                    start,
+                    itertools.islice(stream, sum(map(len, of_stage))),
+                    saved if start.steps else None,
+                    saver,
+                    board,
+                    len(judged or ()),
+                )
+                if position.stopped:  # the stream goes on with a stage that is over
+                    break
+    if saver is not None:
+        saver.close()
 
 
-def _stage_starts(job: TrainJob, position: "Position") -> list["Position"]:
+def _told(job: TrainJob, position: Position) -> str:
+    stage = job.train.stages[position.stage]
+    return f"after step {position.steps} of stage {stage.name!r}"
+
+
+def _newest(store: "CheckpointStore", say: Callable[[str], None]) -> str | None:
+    """Clear what killed writers left, and name the checkpoint to go on from."""
+    orphans = store.sweep()
+    if orphans:
+        say(f"removed incomplete checkpoints: {', '.join(orphans)}")
+    return store.newest(say)
+
+
+def _agree_on(find: Callable[[], str | None]) -> str | None:
+    """What rank 0 finds, on all ranks; collective."""
+    import torch
+
+    found = [find() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def _stage_starts(job: TrainJob, position: Position, num_studies: int) -> list[Position]:
     """Where each stage that is still to be done starts."""
+    from sonoray.study.sample_order import num_steps
+
+    per_epoch = num_steps(num_studies, job.train.studies_per_step)
     starts = []
     for index, stage in enumerate(job.train.stages):
         if index > position.stage:
-            starts.append(position.model_copy(update={"stage": index, "epochs": 0, "steps": 0}))
-        elif index == position.stage and position.epochs < stage.epochs:
-            starts.append(position)
+            starts.append(
+                Position(
+                    stage=index,
+                    epochs=0,
+                    steps=0,
+                    digests=position.digests,
+                    steps_per_epoch=per_epoch,
+                    metrics=position.metrics,
+                )
+            )
+        elif index == position.stage and not position.stopped:
+            start = position
+            if position.steps_per_epoch != per_epoch:  # another batch: the epoch begins again
+                steps = position.epochs * per_epoch
+                update = {"steps": steps, "steps_per_epoch": per_epoch, "sums": {}, "answers": 0}
+                start = position.model_copy(update=update)
+            if start.steps < stage.epochs * per_epoch:
+                starts.append(start)
     return starts
 
 
-def _plan(job: TrainJob, start: "Position", num_studies: int) -> "Plan":
-    """This worker's steps of a stage."""
+def _plans(job: TrainJob, start: Position, num_studies: int, num_judged: int) -> "list[Plan]":
+    """This worker's steps of a stage that are still to be done, and those that judge between."""
     import ray.train
 
     from sonoray.study.sample_order import Plan
 
     settings = job.train
+    stage = settings.stages[start.stage]
     context = ray.train.get_context()
-    return Plan(
+    rank, world = context.get_world_rank(), context.get_world_size()
+    whole = Plan(
         num_studies=num_studies,
         seed=settings.seed + 1000 * start.stage,  # stages see different orders
         studies_per_step=settings.studies_per_step,
-        epochs=range(start.epochs, settings.stages[start.stage].epochs),
-        rank=context.get_world_rank(),
-        num_ranks=context.get_world_size(),
+        epochs=range(stage.epochs),
+        rank=rank,
+        num_ranks=world,
+        begin=start.steps,
     )
+    if not num_judged:
+        return [whole]
+    judging = validation_plan(settings, num_judged, rank=rank, world=world)
+    cuts = ValidationTimes.of(settings, start.steps_per_epoch, stage.epochs).after(start.steps)
+    return [
+        plan
+        for begin, end in itertools.pairwise([start.steps, *cuts])
+        for plan in (dataclasses.replace(whole, begin=begin, end=end), judging)
+    ]
 
 
 def _run_stage(
     job: TrainJob,
     model: Any,  # noqa: ANN401 - LlavaUltra; torch stays out of this module's imports
     tokenizer: Any,  # noqa: ANN401 - a transformers tokenizer
-    start: "Position",
+    start: Position,
     stream: Iterator["LoadedStep"],
-    per_epoch: int,
     saved: Path | None,
+    saver: "Saver | None",
     board: "StepBoard",
-) -> None:
+    num_judged: int,
+) -> Position:
     import ray.train
-    import torch
 
-    from llava_ultra.batch import collate_features, collate_texts
-    from llava_ultra.parameters.precision import matmul_precision
-    from llava_ultra.parameters.schedule import cosine_rate
-    from sonoray_jobs.training.checkpoint import Position, place_moments, restore_moments
+    from sonoray_jobs.training.checkpoint import place_moments, restore_moments
 
     settings = job.train
     stage = settings.stages[start.stage]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    before = per_epoch * sum(earlier.epochs for earlier in settings.stages[: start.stage])
     set_trainable(model, stage)
+    _check_room(model, saver)
     engine, optimizer = build_engine(model, job.train, stage)
-    place_moments(model, optimizer, start.steps)
+    place_moments(model, optimizer, start.steps - start.skipped)
     if saved is not None:
         restore_moments(model, saved)
     model.train()
-    post = board.poster(f"train {stage.name}")
-    context_length = job.model.language.context_length
-    meter, done = _Meter({}), start.steps
-    for loaded in stream:
-        rate = cosine_rate(
-            done, stage.epochs * per_epoch, settings.warmup_fraction, floor=_FLOOR_RATE
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * rate
-        torch.manual_seed(_step_seed(settings.seed, start.stage, done, rank))
-        visual = collate_features(loaded.features)
-        if settings.feature_noise:
-            # of each study, so that it does not depend on how many workers share the step
-            seeds = [
-                _step_seed(settings.seed, start.stage, done, study) for study in loaded.step.studies
-            ]
-            visual = visual.with_noise(settings.feature_noise, seeds)
-        text = collate_texts(tokenizer, loaded.rows, max_tokens=context_length)
-        with matmul_precision(settings.matmul_precision, engine.device.type):
-            output = engine(visual.to(engine.device), text.to(engine.device))
-        # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the
-        # mean over the step's answers, however many ranks they are spread over.
-        num_answers = float(len(loaded.rows))
-        broken = not math.isfinite(float(output.loss.detach()))
-        step_answers, num_broken = _sum_over_ranks([num_answers, float(broken)])
-        if num_broken:  # on all ranks: DeepSpeed would skip the step and go on to the end
-            raise diverged(stage, done + 1, stage.learning_rate * rate)
-        with matmul_precision(settings.matmul_precision, engine.device.type):
-            engine.backward(output.loss * (num_answers * world / step_answers))
-        engine.step()
-        done += 1
-        if rank == 0:
-            post(done, stage.epochs * per_epoch, float(output.loss.detach()))
-        meter.add(
-            {
-                "loss": float(output.loss.detach()),
-                **{name: float(loss) for name, loss in output.losses.items()},
-            },
-            weight=num_answers,
-        )
-        if loaded.step.index == per_epoch - 1:
-            position = Position(
-                stage=start.stage,
-                epochs=loaded.step.epoch + 1,
-                steps=done,
-                digests=start.digests,
-            )
-            metrics = {
-                **meter.means(),
-                **connector_metrics(model),
-                "learning_rate": rate * stage.learning_rate,
-                "stage": position.stage,
-                "epoch": position.epochs,
-                "lora": int(stage.lora),
-                "step": before + done,
-            }
-            _report(model, position, metrics, rank)
-            meter = _Meter({})
-    engine.destroy()
-
-
-def diverged(stage: TrainStage, step: int, rate: float) -> JobFailedError:
-    """The error of a loss that is not finite at a step of a stage."""
-    return JobFailedError(
-        f"the loss of stage {stage.name!r} is not finite at its step {step}, learning rate "
-        f"{rate:.3g}; lower the learning_rate {stage.learning_rate:g} of this stage in train.stages"
+    stepper = Stepper(
+        engine=engine,
+        tokenizer=tokenizer,
+        settings=settings,
+        stage=start.stage,
+        rank=rank,
+        world=world,
+        context_length=job.model.language.context_length,
     )
+    loop = StageLoop(
+        stepper=stepper,
+        stage=stage,
+        optimizer=optimizer,
+        position=start,
+        steps_before=start.steps_per_epoch
+        * sum(earlier.epochs for earlier in settings.stages[: start.stage]),
+        saver=saver,
+        validation=len(validation_plan(settings, num_judged, rank=rank, world=world))
+        if num_judged
+        else 0,
+        post=board.poster(f"train {stage.name}"),
+        say=board.say,
+    )
+    position = loop.run(stream)
+    engine.destroy()
+    return position
+
+
+def _check_room(model: Any, saver: "Saver | None") -> None:  # noqa: ANN401 - LlavaUltra
+    """Refuse to begin a stage whose checkpoints would not fit; collective.
+
+    Raises:
+        StoppedError: the message says what is missing.
+    """
+    from llava_ultra.model import trainable_parameters
+
+    size = 3 * sum(4 * each.numel() for each in trainable_parameters(model).values())
+
+    def look() -> str | None:
+        assert saver is not None  # of rank 0, which looks
+        free = saver.store.free_bytes()
+        # one more than stay, while it is written
+        needed = (saver.keep + 1) * size
+        if free is None or free >= needed:
+            return None
+        return (
+            f"{saver.keep + 1} checkpoints of {size / 1e6:,.1f} MB, which are there at once, do "
+            f"not fit into {saver.store.root} ({free / 1e6:,.1f} MB free); make room, or lower "
+            "train.keep_checkpoints"
+        )
+
+    if short := _agree_on(look):
+        raise StoppedError(short)
 
 
 def set_trainable(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - LlavaUltra
@@ -299,9 +355,7 @@ def build_engine(
         model=model,
         optimizer=adamw,
         config={
-            "train_micro_batch_size_per_gpu": max(
-                1, settings.studies_per_step // settings.num_workers
-            ),
+            "train_micro_batch_size_per_gpu": 1,  # of no effect: steps count their answers
             "gradient_clipping": settings.clip_norm,
             "zero_optimization": {"stage": settings.zero_stage},
             # torch's own AdamW: DeepSpeed's fused one would compile a kernel per machine
@@ -311,46 +365,3 @@ def build_engine(
         },
     )
     return engine, optimizer.optimizer
-
-
-def _report(
-    model: Any,  # noqa: ANN401 - LlavaUltra
-    position: "Position",
-    metrics: Mapping[str, float],
-    rank: int,
-) -> None:
-    """Report an epoch with its checkpoint; collective."""
-    import ray.train
-
-    from sonoray_jobs.training.checkpoint import gather_state, write_checkpoint
-
-    weights, moments = gather_state(model)
-    if rank != 0:
-        ray.train.report(dict(metrics))
-        return
-    with scratch_folder() as folder:
-        saved = folder / "checkpoint"
-        write_checkpoint(saved, weights, moments, position)
-        ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(saved))
-
-
-def _sum_over_ranks(values: Sequence[float]) -> list[float]:
-    """Sum each value over all ranks; collective."""
-    import torch
-    from ray.train.torch import get_device
-
-    total = torch.tensor(values, dtype=torch.float64, device=get_device())
-    torch.distributed.all_reduce(total)
-    sums: list[float] = total.tolist()
-    return sums
-
-
-def connector_metrics(model: Any) -> dict[str, float]:  # noqa: ANN401 - LlavaUltra
-    """The blend's alpha, where the fusion has one: its mean over channels or tokens."""
-    alpha = getattr(model.fusion, "alpha", None)
-    return {} if alpha is None else {"alpha": float(alpha.mean().detach())}
-
-
-def _step_seed(*parts: int) -> int:
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return int.from_bytes(digest[:4], "little")

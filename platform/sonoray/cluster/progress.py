@@ -69,13 +69,14 @@ def progress(
         elif total and first_count < count < total and elapsed - first_s >= note_s:
             note_s = 2 * (elapsed - first_s)
             left_s = (total - count) * (elapsed - first_s) / (count - first_count)
-            note = f"{count} of {total} in {elapsed:.0f} s, about {_rough(left_s)} left"
+            note = f"{count} of {total} in {elapsed:.0f} s, about {rough_time(left_s)} left"
             console.print(f"{description}: {note}", soft_wrap=True, markup=False)
     elapsed = time.monotonic() - start
     console.print(f"{description}: {count} in {elapsed:.1f} s", soft_wrap=True, markup=False)
 
 
-def _rough(seconds: float) -> str:
+def rough_time(seconds: float) -> str:
+    """A time in words, to two digits or so, as in `5 min`."""
     for unit, unit_s in (("h", 3600), ("min", 60)):
         if seconds >= 2 * unit_s:
             return f"{seconds / unit_s:.0f} {unit}"

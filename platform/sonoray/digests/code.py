@@ -47,6 +47,11 @@ def code_modules(*entries: str) -> tuple[str, ...]:
     return _installed().modules(*entries)
 
 
+def module_digests(*entries: str) -> dict[str, str]:
+    """Sha256 (hex) of each of these modules alone, so that one can say which differ."""
+    return _installed().digests(*entries)
+
+
 class Sources:
     """The modules of some packages by name, each read once."""
 
@@ -74,9 +79,13 @@ class Sources:
                 waiting += self.imports(name)
         return tuple(sorted(found))
 
+    def digests(self, *entries: str) -> dict[str, str]:
+        """Sha256 (hex) of the syntax of each of `modules`."""
+        return {name: self._module(name).digest for name in self.modules(*entries)}
+
     def digest(self, *entries: str) -> str:
         """Sha256 (hex) over names and syntax of `modules`."""
-        told = [f"{name}\0{self._module(name).digest}\0" for name in self.modules(*entries)]
+        told = [f"{name}\0{digest}\0" for name, digest in self.digests(*entries).items()]
         return hashlib.sha256("".join(told).encode()).hexdigest()
 
     def imports(self, name: str) -> set[str]:

@@ -4,11 +4,11 @@ The same goes for the turns that are asked of it (`turns_of_epoch`).
 
 A `Plan` stores nothing: it computes each step when it is asked for, and keeps the permutations of
 two epochs, eight bytes a study each. The order depends on neither the number of workers nor on
-where a run was interrupted: a resumed run, on fewer or more workers, goes on at the start of the
-epoch after its last checkpoint and sees there what it would have seen. Each epoch is a new
-permutation cut into as few steps as hold it, of equal size give or take one study and none above
-the batch: every study once, none dropped, none repeated. (Ray Data's `streaming_split(equal=True)`
-drops the rest and repeats the order in every epoch.)
+where a run was interrupted: a resumed run, on fewer or more workers, goes on at the step after its
+last checkpoint and sees there what it would have seen. Each epoch is a new permutation cut into as
+few steps as hold it, of equal size give or take one study and none above the batch: every study
+once, none dropped, none repeated. (Ray Data's `streaming_split(equal=True)` drops the rest and
+repeats the order in every epoch.)
 """
 
 import functools
@@ -34,6 +34,8 @@ class Step:
     """This rank's share, by place in the order of study ids (`sonoray.study.study_index`)."""
     seed: int
     """The plan's."""
+    split: str = "train"
+    """Of the studies."""
 
 
 def num_steps(num_studies: int, studies_per_step: int) -> int:
@@ -59,6 +61,11 @@ class Plan(Sequence[Step]):
     """The epochs to go through."""
     rank: int
     num_ranks: int
+    begin: int = 0
+    """Steps of these epochs that are left out in front: those that were done before."""
+    end: int | None = None
+    """Number of the step before which it stops; None goes to the end."""
+    split: str = "train"
 
     def __post_init__(self) -> None:
         smallest = self.num_studies // max(1, self.steps_per_epoch)
@@ -75,7 +82,8 @@ class Plan(Sequence[Step]):
         return num_steps(self.num_studies, self.studies_per_step)
 
     def __len__(self) -> int:
-        return len(self.epochs) * self.steps_per_epoch
+        last = len(self.epochs) * self.steps_per_epoch
+        return max(0, (last if self.end is None else min(self.end, last)) - self.begin)
 
     @overload
     def __getitem__(self, number: int) -> Step: ...
@@ -86,12 +94,18 @@ class Plan(Sequence[Step]):
             return [self[each] for each in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        turn, index = divmod(number, self.steps_per_epoch)
+        turn, index = divmod(self.begin + number, self.steps_per_epoch)
         epoch = self.epochs[turn]
         order = _order(self.seed, epoch, self.num_studies)
         chunk = _part(order, index, self.steps_per_epoch)
         share = _part(chunk, self.rank, self.num_ranks)
-        return Step(epoch=epoch, index=index, studies=tuple(share.tolist()), seed=self.seed)
+        return Step(
+            epoch=epoch,
+            index=index,
+            studies=tuple(share.tolist()),
+            seed=self.seed,
+            split=self.split,
+        )
 
 
 @functools.lru_cache(maxsize=2)

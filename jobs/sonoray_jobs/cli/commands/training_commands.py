@@ -1,6 +1,6 @@
 """Training on the command line."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+AllowChangedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-changed",
+        metavar="FIELD",
+        help="Setting in which the training that train.resume names may differ; repeatable.",
+    ),
+]
+
 
 @job_command(app, panel=PANEL)
 def train(
@@ -23,6 +32,7 @@ def train(
     workspace: "Workspace",
     road: "RoadConfig",
     address: AddressOption = None,
+    allow_changed: AllowChangedOption = None,
 ) -> Result:
     """Train both stages; run it again to resume.
 
@@ -31,7 +41,15 @@ def train(
     Examples:
         sonoray train
         sonoray train --set train.num_workers=1
+        sonoray train --set train.resume=NAME --allow-changed train.stages.1.epochs
     """
     from sonoray_jobs.training.train import run
 
-    return run(workspace=workspace, road=road, dataset=dataset or road.dataset, address=address)
+    allowed = (*road.train.allow_changed, *(allow_changed or ()))
+    settings = road.train.model_copy(update={"allow_changed": allowed})
+    return run(
+        workspace=workspace,
+        road=road.model_copy(update={"train": settings}),
+        dataset=dataset or road.dataset,
+        address=address,
+    )

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from sonoray.config.canonical import content_hash
-from sonoray.digests.code import code_digest
 from sonoray.tracking.connection import open_store
 from sonoray.tracking.runs import child_tags, held_run, nest, terminate
 from sonoray.workspace import Workspace
@@ -29,7 +28,7 @@ from sonoray_jobs.evaluation.ablation.choice import Choice
 from sonoray_jobs.evaluation.ablation.parallel import num_at_once, place, reason_of, run_children
 from sonoray_jobs.evaluation.ablation.report_stage import read_report, write_report
 from sonoray_jobs.evaluation.ablation.variants import Ablation
-from sonoray_jobs.outputs.find import TRAINING_CODE
+from sonoray_jobs.outputs.find import TRAINING_VERSION
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 
@@ -186,7 +185,7 @@ def _parent_name(choice: Choice, road: RoadConfig) -> str:
         "dataset": choice.dataset,
         "split": choice.split,
         "road": road.model_dump(mode="json"),
-        "code": code_digest(*TRAINING_CODE),
+        "version": TRAINING_VERSION,
     }
     return f"ablate-{choice.name}-{content_hash(decisive)[:12]}"
 

@@ -12,7 +12,7 @@ from sonoray.study.sample_order import Plan, num_steps, turns_of_epoch
 COUNT = 37
 
 
-def plan(rank, num_ranks, count=COUNT, size=8, epochs=range(2), seed=0):
+def plan(rank, num_ranks, count=COUNT, size=8, epochs=range(2), seed=0, **part):
     return list(
         Plan(
             num_studies=count,
@@ -21,6 +21,7 @@ def plan(rank, num_ranks, count=COUNT, size=8, epochs=range(2), seed=0):
             epochs=epochs,
             rank=rank,
             num_ranks=num_ranks,
+            **part,
         )
     )
 
@@ -69,6 +70,14 @@ def test_epochs_differ_in_order_and_repeat_with_the_seed():
 def test_resuming_goes_on_after_the_last_whole_epoch():
     whole = plan(1, 2)
     assert plan(1, 2, epochs=range(1, 2)) == [step for step in whole if step.epoch == 1]
+
+
+def test_a_part_of_a_plan_is_those_of_its_steps():
+    whole = plan(1, 2)
+    for begin in range(len(whole) + 1):
+        assert plan(1, 2, begin=begin) == whole[begin:]
+        assert plan(1, 2, begin=begin, end=begin + 3) == whole[begin : begin + 3]
+    assert plan(1, 2, begin=len(whole) + 1) == []
 
 
 @settings(max_examples=60)

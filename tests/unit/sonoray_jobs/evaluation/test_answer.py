@@ -21,8 +21,10 @@ from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.outputs.find import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.feature_source import FeatureSource
-from sonoray_jobs.training.checkpoint import Position, write_checkpoint
 from sonoray_jobs.training.restore import load_trained
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+from sonoray_jobs.training.saving.position import Position
+from sonoray_jobs.training.saving.saver import checkpoint_files
 
 SAMPLINGS = (
     AdaptiveSampling(num_selected=2, inference_score="balanced"),
@@ -135,11 +137,11 @@ def parts(config: ModelConfig, folder: Path) -> TrainedParts:
         if parameter.requires_grad
     }
     position = Position(stage=1, epochs=1, steps=1, digests=digests)
-    write_checkpoint(folder / "checkpoint", weights, {}, position)
+    name = CheckpointStore(str(folder)).write(position, checkpoint_files(weights, {}))
     road = RoadConfig.model_validate({"model": config.model_dump(), "evaluate": {"max_tokens": 12}})
     return TrainedParts(
         road=road,
-        checkpoint=folder / "checkpoint",
+        checkpoint=folder / name,
         language=folder / "language",
         fingerprints=fingerprints,
     )

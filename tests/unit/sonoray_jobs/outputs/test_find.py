@@ -23,7 +23,10 @@ ROAD = RoadConfig()
 
 
 def output(path, key="d", name="ingest-phantom"):
-    return StageOutput(path=path, manifest={"key": key * 64, "name": name}, reused=True)
+    files = {"data": key * 64}
+    return StageOutput(
+        path=path, manifest={"key": key * 64, "name": name, "files": files}, reused=True
+    )
 
 
 @pytest.fixture
@@ -46,6 +49,8 @@ def trained(path, name="phantom-1"):
         ("train.seed", 7),
         ("train.site_cue", True),
         ("train.resume", "phantom-0123456789ab"),
+        ("train.variant", "other-loss"),
+        ("train.studies_per_step", 8),
         ("model.lora.rank", 3),
         ("embed.dtype", "int8"),
     ],
@@ -62,6 +67,10 @@ def test_a_setting_that_decides_what_is_learned_makes_another_training(
     [
         ("train.num_workers", 3),
         ("train.cpus_per_worker", 0.25),
+        ("train.min_workers", 1),
+        ("train.save_every", "50 steps"),
+        ("train.collective_timeout_s", 60),
+        ("train.allow_changed", ["train.seed"]),
         ("model.language.source", "/some/where"),
         ("serve.limits.max_images", 8),
         ("evaluate.max_tokens", 8),
@@ -73,14 +82,24 @@ def test_where_it_runs_and_what_comes_after_makes_no_other_training(dataset, par
     assert stage.key == training_stage(ROAD, dataset, parts).key
 
 
-def test_other_inputs_or_code_make_another_training(tmp_path, dataset, parts, monkeypatch):
+def test_other_inputs_or_another_version_make_another_training(
+    tmp_path, dataset, parts, monkeypatch
+):
     known = training_stage(ROAD, dataset, parts)
     assert training_name(known) == f"phantom-{known.key[:12]}"
     before = known.key
     assert training_stage(ROAD, output(tmp_path, "e"), parts).key != before
     assert training_stage(ROAD, dataset, parts | {"sam": output(tmp_path, "t")}).key != before
-    monkeypatch.setattr("sonoray.stages.code_digest", lambda *entries: "other code")
-    assert known.key != before
+    same = StageOutput(
+        path=tmp_path, manifest={**dataset.manifest, "key": "made by other code"}, reused=True
+    )
+    assert training_stage(ROAD, same, parts).key == before  # it holds the same files
+    monkeypatch.setattr("sonoray_jobs.outputs.find.TRAINING_VERSION", 0)
+    assert training_stage(ROAD, dataset, parts).key != before
+
+
+def test_no_text_of_the_code_is_part_of_a_trainings_key(dataset, parts):
+    assert not training_stage(ROAD, dataset, parts).code
 
 
 def test_an_evaluation_follows_from_its_training_its_data_and_its_settings(tmp_path, dataset):

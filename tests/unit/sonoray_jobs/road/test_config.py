@@ -7,7 +7,7 @@ from sonoray.errors import ConfigError
 from sonoray_jobs.cli.options import ConfigOption
 from sonoray_jobs.road.config import RoadConfig, load_road, packaged_roads
 from sonoray_jobs.road.train_config import TrainConfig
-from sonoray_jobs.training.train import check_cpus
+from sonoray_jobs.training.train_checks import check_cpus
 
 
 @pytest.mark.parametrize("name", sorted(packaged_roads()))
@@ -52,6 +52,10 @@ def test_overrides_reach_nested_values():
         (["train.epoch=3"], "unknown key 'train.epoch'"),
         (["train.num_workers=0"], "train.num_workers = 0"),
         (["train.studies_per_step=1"], "less than num_workers"),
+        (["train.min_workers=3"], "train.min_workers 3 is more than train.num_workers 2"),
+        (["train.save_every=often"], "train.save_every"),
+        (["train.keep=best"], "train.validate_every is 'never'; set it to 'epoch'"),
+        (["train.patience=2"], "train.validate_every is 'never'; set it to 'epoch'"),
         (
             [
                 "train.stages=[{name='a', epochs=1, learning_rate=1, lora=true}, "

@@ -8,7 +8,10 @@ from llava_ultra.model import trainable_parameters
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
 from sonoray_jobs.road.train_config import TrainStage
-from sonoray_jobs.training.checkpoint import Position, load_weights, read_position, write_checkpoint
+from sonoray_jobs.training.checkpoint import load_weights, read_position
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+from sonoray_jobs.training.saving.position import Position
+from sonoray_jobs.training.saving.saver import checkpoint_files
 from sonoray_jobs.training.worker import set_trainable
 
 STAGE = TrainStage(name="instruct", epochs=1, learning_rate=1e-3, lora=True)
@@ -24,18 +27,25 @@ def build(variant, seed):
     return model
 
 
+def write(folder, model):
+    """The folder of a checkpoint of the model."""
+    store = CheckpointStore(str(folder))
+    weights = {name: tensor.detach() for name, tensor in trainable_parameters(model).items()}
+    return folder / store.write(POSITION, checkpoint_files(weights, {}))
+
+
 @pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
 def test_a_checkpoint_holds_all_of_an_adapter(variant, tmp_path):
     model, other = build(variant, 1), build(variant, 2)
     learned = trainable_parameters(model)
     magnitudes = [name for name in learned if "lora_magnitude_vector" in name]
     assert len(magnitudes) == (14 if variant == "dora" else 0)  # 7 layers in each of 2 blocks
-    write_checkpoint(tmp_path, learned, {}, POSITION)
-    assert read_position(tmp_path) == POSITION
+    saved = write(tmp_path, model)
+    assert read_position(saved).steps == POSITION.steps
     ids = torch.arange(12)[None]
     with torch.no_grad():
         before = other.language_model(ids).logits
-        load_weights(other, tmp_path)
+        load_weights(other, saved)
         after, wanted = other.language_model(ids).logits, model.language_model(ids).logits
     assert not torch.allclose(before, wanted, atol=1e-3)
     assert torch.equal(after, wanted)
@@ -44,6 +54,6 @@ def test_a_checkpoint_holds_all_of_an_adapter(variant, tmp_path):
 
 
 def test_a_checkpoint_of_another_kind_of_adapter_is_refused(tmp_path):
-    write_checkpoint(tmp_path, trainable_parameters(build("dora", 1)), {}, POSITION)
+    saved = write(tmp_path, build("dora", 1))
     with pytest.raises(CheckpointError, match="lora_magnitude_vector"):
-        load_weights(build("lora", 1), tmp_path)
+        load_weights(build("lora", 1), saved)

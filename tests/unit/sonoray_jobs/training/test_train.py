@@ -3,13 +3,14 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from llava_ultra.batch import collate_texts
 from llava_ultra.config import AdaptiveSampling, KeepAllSampling, SamplingConfig
 from llava_ultra.testing import tiny_config
-from sonoray.errors import ConfigError, DataError, JobFailedError
+from sonoray.errors import CheckpointError, ConfigError, DataError, JobFailedError
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
@@ -18,12 +19,14 @@ from sonoray_jobs.outputs import find as outputs
 from sonoray_jobs.outputs import part_keys as parts_of
 from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.road.train_config import TrainConfig
+from sonoray_jobs.road.train_config import TrainConfig, TrainStage
 from sonoray_jobs.towers import bootstrap, feature_source
 from sonoray_jobs.towers.embed_pipeline import TowerActor, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
 from sonoray_jobs.towers.learning_texts import conversations_of, make_tokenizer
-from sonoray_jobs.training import train
+from sonoray_jobs.training import train, train_checks
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+from sonoray_jobs.training.saving.position import Position
 from sonoray_jobs.training.train import restored_interrupt, sole_training
 from sonoray_jobs.training.unfinished import has_checkpoint
 
@@ -148,16 +151,56 @@ def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_p
 
 def test_workers_without_a_study_in_some_step_are_refused_before_anything_starts():
     settings = TrainConfig(studies_per_step=8, num_workers=8)
-    train.check_steps(16, settings)
+    train_checks.check_steps(16, settings)
     with pytest.raises(ConfigError, match="9 studies in steps of at most 8 leave 4 to a step"):
-        train.check_steps(9, settings)
+        train_checks.check_steps(9, settings)
 
 
 def test_what_a_killed_process_left_of_a_finished_training_is_cleared(tmp_path, tiny_road):
     work = tmp_path / "phantom-1"
-    (work / "checkpoint_000001").mkdir(parents=True)
+    position = Position(stage=0, epochs=0, steps=1, digests={})
+    CheckpointStore(str(work)).write(position, {})
     with train.sole_training(work):  # held by whoever ends it
         train._tidy(work, tiny_road)
     assert has_checkpoint(work)
     train._tidy(work, tiny_road)
     assert not has_checkpoint(work)
+
+
+def test_a_training_ends_with_its_last_checkpoint_or_with_the_best_of_its_last_stage(
+    tmp_path, caplog
+):
+    store = CheckpointStore(str(tmp_path))
+    found = ((0, 9, 0.1), (1, 1, 3.0), (1, 2, 2.0), (1, 3, 2.5))
+    for stage, steps, loss in found:
+        position = Position(stage=stage, epochs=0, steps=steps, digests={}, validation_loss=loss)
+        store.write(position, {"weights": b"w"})
+    stages = [
+        TrainStage(name=name, epochs=1, learning_rate=1, lora=name == "b") for name in ("a", "b")
+    ]
+    best = TrainConfig(stages=stages, keep="best", validate_every="epoch")
+    for settings, steps in ((best, 2), (best.model_copy(update={"keep": "last"}), 3)):
+        folder, position = train._outcome(store, settings)
+        assert position.steps == steps
+        assert folder == tmp_path / f"checkpoint_01_{steps:08}"
+    (tmp_path / "checkpoint_01_00000002" / "weights").write_bytes(b"v")
+    assert train._outcome(store, best)[1].steps == 3  # the next best
+    assert "checkpoint_01_00000002 is refused and removed, the next best one is used" in caplog.text
+    for name in store.names():
+        (tmp_path / name / "weights").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint is left"):
+        train._outcome(store, best)
+
+
+def test_a_dataset_that_cannot_judge_a_training_is_said_before_it_starts(tmp_path, caplog):
+    workspace = Workspace.open(tmp_path)
+    splits = {"train": 0.9, "validation": 0.0, "test": 0.1}
+    road = RoadConfig.model_validate(
+        {"phantom": {"num_patients": 4, "image_size": 64}, "ingest": {"splits": splits}}
+    )
+    folder = ingest.run(workspace=workspace, road=road, dataset="phantom").path
+    folder = Path(folder)
+    train_checks.warn_unjudged(folder, "phantom", TrainConfig())
+    assert not caplog.text
+    train_checks.warn_unjudged(folder, "phantom", TrainConfig(validate_every="epoch"))
+    assert "dataset phantom has fewer than 2 validation studies" in caplog.text

@@ -1,7 +1,7 @@
 """The workers' own loop in real processes over gloo and DeepSpeed, without a Ray cluster.
 
 Ray Train's local mode gives each process its rank. Left out are the ways in and out: the loader
-runs in the process itself, and what is reported is kept in a folder.
+runs in the process itself, and what is reported and said is kept in a folder.
 """
 
 import json
@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from llava_ultra.language.decoder import save_language
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
+from sonoray_jobs.outputs.find import TRAINING_VERSION
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training.checkpoint import read_position
 from sonoray_jobs.training.worker import TrainJob
 
 pytestmark = pytest.mark.slow
@@ -43,9 +45,16 @@ from sonoray_jobs.training import stream as loading
 from sonoray_jobs.training import worker as training
 
 
-class Silent:
+class Board:
+    def __init__(self, target):
+        self.target = target
+
     def poster(self, part):
         return lambda *_: None
+
+    def say(self, line):
+        with (self.target / "said").open("a") as file:
+            print(line, file=file)
 
 
 def iter_loaded_here(source, _):
@@ -54,31 +63,32 @@ def iter_loaded_here(source, _):
         yield from step_loader.unpack_steps(source, load(row))
 
 
-def train(job, target, rank, num_ranks, port, resume_from):
-    def keep(metrics, checkpoint=None):
-        if checkpoint is not None:
-            kept = Path(target) / f"epoch {metrics['epoch']}"
-            shutil.copytree(checkpoint.path, kept)
-            (kept / "metrics.json").write_text(json.dumps(metrics))
+def train(job, target, rank, num_ranks, port):
+    def keep(metrics):
+        if rank == 0 and "epoch" in metrics:
+            (target / f"epoch {metrics['epoch']}.json").write_text(json.dumps(metrics))
 
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     values = (rank, rank, num_ranks, num_ranks, port)
     os.environ.update(zip(names, map(str, values)), MASTER_ADDR="127.0.0.1")
     loading.iter_loaded_steps = iter_loaded_here
     ray.train.report = keep
-    if resume_from:
-        ray.train.get_checkpoint = lambda: ray.train.Checkpoint.from_directory(resume_from)
-    TorchTrainer(
+    result = TorchTrainer(
         training.train_loop_per_worker,
-        train_loop_config={"job": job, "board": Silent()},
+        train_loop_config={"job": job, "board": Board(target)},
         scaling_config=ray.train.ScalingConfig(num_workers=0),
     ).fit()
+    (target / "error").write_text(result.return_value)
 
 
 fork = multiprocessing.get_context("fork")
-for job, target, num_ranks, port, resume_from in json.loads(sys.argv[1]):
+for job, resumed, num_ranks, port in json.loads(sys.argv[1]):
+    target = Path(job["checkpoints"])
+    target.mkdir()
+    if resumed:
+        shutil.copytree(resumed, target / Path(resumed).name)
     ranks = [
-        fork.Process(target=train, args=(job, target, rank, num_ranks, port, resume_from))
+        fork.Process(target=train, args=(job, target, rank, num_ranks, port))
         for rank in range(num_ranks)
     ]
     for process in ranks:
@@ -91,19 +101,24 @@ for job, target, num_ranks, port, resume_from in json.loads(sys.argv[1]):
 
 NUM_TURNS = (1, 2, 6)
 """Of each study: however two ranks share the three, studies and answers weigh them differently."""
+BROKEN = "broken"
+"""Folder of features that overflow in the model."""
 ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结节", "肝脏", "乳腺")
 
 
-def road_of(**train: object) -> RoadConfig:
+def road_of(dropout: float = 0, **train: object) -> RoadConfig:
     """A single step with the losses of the defaults, without dropout: its masks belong to ranks."""
+    model = tiny_config().model_dump()
+    model["lora"]["dropout"] = dropout
     return RoadConfig.model_validate(
         {
-            "model": tiny_config().model_dump(),
+            "model": model,
             "embed": {"dtype": "float32"},
             "train": {
                 "stages": [{"name": "instruct", "epochs": 1, "learning_rate": 1e-2, "lora": True}],
                 "studies_per_step": 3,
                 "clip_norm": 1e6,  # a clipped gradient would hide its size
+                "keep_checkpoints": 100,
                 **train,
             },
         }
@@ -122,17 +137,17 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
         Study(
             study_id=f"s{number}",
             patient_key=f"p{number}",
-            split="train",
+            split="train" if number < 3 else "validation",
             dataset="d",
             images=tuple(
                 StudyImage(image_id=f"{number}-{place}", uri="", width=8, height=8)
-                for place in range(1 + number)
+                for place in range(1 + number % 3)
             ),
             turns=tuple(
                 Turn(question=f"器官{turn}?", answer=ANSWERS[turn]) for turn in range(num_turns)
             ),
         )
-        for number, num_turns in enumerate(NUM_TURNS)
+        for number, num_turns in enumerate((*NUM_TURNS, 3, 1))
     ]
     (folder / "dataset").mkdir()
     write_studies(folder / "dataset", studies)
@@ -144,11 +159,17 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
         features=str(folder / "features"),
         fingerprints={"clip": "clip", "sam": "sam"},
         towers={},
+        checkpoints="",
     )
     ids = [image.image_id for study in studies for image in study.images]
-    for seed, store in enumerate(job.stores().values()):
+    broken = job.model_copy(update={"features": str(folder / BROKEN)})
+    pairs = zip(job.stores().values(), broken.stores().values(), strict=True)
+    for seed, (store, other) in enumerate(pairs):
         generator = np.random.default_rng(seed)
-        store.write(ids, generator.standard_normal((len(ids), *store.shape), dtype=np.float32))
+        values = generator.standard_normal((len(ids), *store.shape), dtype=np.float32)
+        store.write(ids, values)
+        values[ids.index("1-0")] = 3e38  # of the second study: its mean overflows
+        other.write(ids, values)
     return job
 
 
@@ -162,22 +183,51 @@ def free_port() -> int:
 def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the loop makes of all answers on one rank and on others, and of noisy features."""
     folder = tmp_path_factory.mktemp("runs")
-    two_epochs = [{"name": "instruct", "epochs": 2, "learning_rate": 1e-2, "lora": True}]
+    two_epochs = {
+        "stages": [{"name": "instruct", "epochs": 2, "learning_rate": 1e-2, "lora": True}]
+    }
+    stepwise = {"num_workers": 1, "studies_per_step": 1, "save_every": "1 steps", **two_epochs}
+    random = {"dropout": 0.1, "feature_noise": 0.5}
+    judged = {"validate_every": "2 steps", "keep": "best"}
+    idle = {"name": "align", "epochs": 2, "learning_rate": 1e-30}
     roads = {
-        "one": road_of(num_workers=1),
-        "two": road_of(num_workers=2, stages=two_epochs),
+        "one": road_of(num_workers=1, validate_every="epoch"),
+        "two": road_of(num_workers=2, validate_every="epoch", **two_epochs),
         "three": road_of(num_workers=3),
-        "resumed": road_of(num_workers=3, stages=two_epochs),
+        "resumed": road_of(num_workers=3, **two_epochs),
         "noisy": road_of(num_workers=1, feature_noise=5.0),
         "noisy on two": road_of(num_workers=2, feature_noise=5.0),
+        "stepwise": road_of(**stepwise, **random, **judged),
+        "interrupted": road_of(**stepwise, **random, **judged),
+        "not judged": road_of(**stepwise, **random),
+        "stopped": road_of(
+            **stepwise | {"stages": [idle, *two_epochs["stages"]]},
+            validate_every="1 steps",
+            patience=1,
+        ),
+        "broken": road_of(**stepwise),
+        "broken and resumed": road_of(**stepwise),
+        "diverged": road_of(**stepwise, max_skipped=0),
+    }
+    resumed = {
+        "resumed": "two/checkpoint_00_00000001",
+        "interrupted": "stepwise/checkpoint_00_00000002",
+        "broken and resumed": "broken/checkpoint_00_00000004",
     }
     plans = [
         (
-            job.model_copy(update=sections(road)).model_dump(mode="json"),
-            str(folder / name),
+            job.model_copy(
+                update={
+                    **sections(road),
+                    "checkpoints": str(folder / name),
+                    "features": job.features.replace("features", BROKEN)
+                    if name.startswith(("broken", "diverged"))
+                    else job.features,
+                }
+            ).model_dump(mode="json"),
+            name in resumed and str(folder / resumed[name]),
             road.train.num_workers,
             free_port(),
-            str(folder / "two" / "epoch 1") if name == "resumed" else None,
         )
         for name, road in roads.items()
     ]
@@ -193,18 +243,23 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 def metrics(run: Path, epoch: int = 1) -> dict[str, float]:
     """What was reported of an epoch."""
-    file = run / f"epoch {epoch}" / "metrics.json"
-    values: dict[str, float] = json.loads(file.read_text())
+    values: dict[str, float] = json.loads((run / f"epoch {epoch}.json").read_text())
+    assert values.pop("epoch_s") >= values.pop("saving_s") >= 0
     return values
 
 
-def weights(run: Path, epoch: int = 1) -> dict[str, torch.Tensor]:
-    return load_file(run / f"epoch {epoch}" / "weights.safetensors")
+def saved(run: Path, step: int = 1) -> Path:
+    """The checkpoint of a step."""
+    return run / f"checkpoint_00_{step:08}"
+
+
+def weights(run: Path, step: int = 1) -> dict[str, torch.Tensor]:
+    return load_file(saved(run, step) / "weights.safetensors")
 
 
 def gradients(run: Path) -> dict[str, torch.Tensor]:
     """By parameter; Adam's first moment after one step is a tenth of the gradient."""
-    moments = load_file(run / "epoch 1" / "optimizer.safetensors")
+    moments = load_file(saved(run) / "optimizer.safetensors")
     suffix = "|exp_avg"
     return {
         name.removesuffix(suffix): 10 * moment
@@ -257,10 +312,10 @@ def test_a_studys_noise_is_the_same_on_any_number_of_ranks(runs):
 def test_three_ranks_go_on_where_two_stopped(runs):
     """Adam's second step is that of the moments of the first, whoever held them."""
     whole, resumed = runs["two"], runs["resumed"]
-    assert not (resumed / "epoch 1").exists()
+    assert not (resumed / "epoch 1.json").exists()
     assert metrics(resumed, 2)["loss"] == pytest.approx(metrics(whole, 2)["loss"], rel=1e-5)
     start, expected, found = weights(whole, 1), weights(whole, 2), weights(resumed, 2)
-    moments = [load_file(run / "epoch 2" / "optimizer.safetensors") for run in (whole, resumed)]
+    moments = [load_file(saved(run, 2) / "optimizer.safetensors") for run in (whole, resumed)]
     assert set(expected) == set(found)
     for name, tensor in expected.items():
         for moment in ("exp_avg", "exp_avg_sq"):
@@ -269,3 +324,88 @@ def test_three_ranks_go_on_where_two_stopped(runs):
         real = moments[0][f"{name}|exp_avg"].abs() > 1e-4
         assert not torch.equal(tensor, start[name]), name
         torch.testing.assert_close(found[name][real], tensor[real], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_training_goes_on_in_the_middle_of_an_epoch_to_the_same_bits(runs):
+    """Dropout, noise, the order of the studies and the means of the epoch: all go on."""
+    whole, resumed = runs["stepwise"], runs["interrupted"]
+    assert [path.name for path in sorted(whole.glob("checkpoint_*"))] == [
+        saved(whole, step).name for step in range(1, 7)
+    ]
+    for step in range(3, 7):
+        expected, found = (read_position(saved(run, step)) for run in (whole, resumed))
+        assert found == expected  # with the digests of all files
+    assert not saved(resumed, 1).exists()
+    for epoch in (1, 2):
+        assert metrics(resumed, epoch) == metrics(whole, epoch)
+    assert weights(whole, 2).keys() == weights(whole, 6).keys()
+
+
+def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_said(runs):
+    broken, resumed = runs["broken"], runs["broken and resumed"]
+    skipped = [read_position(saved(broken, step)).skipped for step in range(1, 7)]
+    assert skipped[2] == 1
+    assert skipped[5] == 2
+    (first, second) = (skipped.index(1) + 1, skipped.index(2) + 1)
+    assert (broken / "said").read_text().splitlines() == [
+        f"step {step} of stage 'instruct' is skipped: its loss or a gradient is not finite "
+        f"({count} skipped in this stage)"
+        for count, step in enumerate((first, second), 1)
+    ]
+    before, after = weights(broken, second - 1), weights(broken, second)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    (line,) = (resumed / "said").read_text().splitlines()[:1]
+    assert line == "goes on from checkpoint_00_00000004, after step 4 of stage 'instruct'"
+    # Adam counts the steps that it made
+    assert read_position(saved(resumed, 6)) == read_position(saved(broken, 6))
+    assert metrics(broken, 2)["skipped_steps"] == 2
+    assert np.isfinite(metrics(broken, 2)["loss"])
+
+
+def test_one_more_such_step_than_is_allowed_ends_the_training(runs):
+    message = (runs["diverged"] / "error").read_text()
+    assert "the loss or a gradient of stage 'instruct' is not finite at its step" in message
+
+
+def test_workers_judge_the_same_studies_however_many_they_are(runs):
+    one, two = metrics(runs["one"]), metrics(runs["two"])
+    assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-4)
+    assert one["validation_loss"] > 0.5
+    assert one["validation_hit"] == two["validation_hit"] == 0  # after one step
+    assert one["validation_loss"] != pytest.approx(one["answer_loss"], rel=1e-2)
+
+
+def test_judging_changes_nothing_of_what_is_learned(runs):
+    judged, other = runs["stepwise"], runs["not judged"]
+    assert not set(metrics(other)) & {"validation_loss", "validation_hit"}
+    for step in (2, 6):
+        assert read_position(saved(judged, step)).validation_loss is not None
+        for name, tensor in weights(other, step).items():
+            assert torch.equal(weights(judged, step)[name], tensor), name
+    assert read_position(saved(judged, 3)).validation_loss is None
+
+
+def test_a_stage_that_gets_no_better_ends_early_and_the_next_one_begins(runs):
+    run = runs["stopped"]
+    first, *_ = (run / "said").read_text().splitlines()
+    assert first.startswith("stage 'align' ends at step 2 of 6: 1 validations without a lower loss")
+    names = [path.name for path in sorted(run.glob("checkpoint_*"))]
+    assert names[:3] == [
+        f"checkpoint_{stage:02}_{step:08}" for stage, step in ((0, 1), (0, 2), (1, 1))
+    ]
+    stopped, begun = (read_position(run / name) for name in names[1:3])
+    assert (stopped.stopped, stopped.stale, stopped.best_loss) == (True, 1, stopped.validation_loss)
+    assert (begun.stopped, begun.stale) == (False, 0)
+
+
+OUTCOMES = {1: {"two": 0.0, "noisy": 0.0}}
+"""By `TRAINING_VERSION`: the losses that are learned, by run."""
+
+
+def test_what_is_learned_is_that_of_the_version(runs):
+    found = {"two": metrics(runs["two"], 2)["loss"], "noisy": metrics(runs["noisy"])["loss"]}
+    assert found == pytest.approx(OUTCOMES.get(TRAINING_VERSION), rel=1e-4), (
+        "other losses are learned from the same: finished trainings would be taken for what this "
+        "code makes; raise TRAINING_VERSION in sonoray_jobs.outputs.find and write them down here"
+    )

@@ -9,8 +9,11 @@ from sonoray.errors import ConfigError
 from sonoray.stages import Stage, StageOutput
 from sonoray.tracking.runs import RUN_ID_FILE
 from sonoray.workspace import Workspace
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+from sonoray_jobs.training.saving.position import Position
 from sonoray_jobs.training.unfinished import (
     LOCK,
+    changed_code,
     check_resumable,
     clear_working_folder,
     find_unfinished,
@@ -20,10 +23,10 @@ from sonoray_jobs.training.unfinished import (
 
 STAGE = Stage(
     name="train-phantom",
-    config={"train": {"seed": 0}, "model": {}},
-    inputs=["made by some code"],
-    code=["sonoray.study.prompt"],
+    config={"train": {"seed": 0, "stages": [{"epochs": 4}, {"epochs": 8}]}, "version": 1},
+    inputs=["of some content"],
 )
+CODE = {"sonoray_jobs.training.worker": "1", "llava_ultra.model": "2"}
 
 
 def inputs(**files):
@@ -36,8 +39,11 @@ def inputs(**files):
 
 def begin(workspace, name, record, *, checkpoint=True, at=0):
     folder = workspace.runs / name
-    (folder / "checkpoint_1" if checkpoint else folder).mkdir(parents=True)
-    write_record(folder, record)
+    folder.mkdir(parents=True)
+    if checkpoint:
+        position = Position(stage=0, epochs=0, steps=1, digests={})
+        CheckpointStore(str(folder)).write(position, {})
+    write_record(folder, record, CODE)
     os.utime(folder, (at, at))
     return folder
 
@@ -47,11 +53,19 @@ def workspace(tmp_path) -> Workspace:
     return Workspace.open(tmp_path)
 
 
-def test_other_code_and_equal_inputs_of_other_code_are_the_same_record():
+def test_another_version_and_what_is_resumed_are_the_same_record():
     record = record_of(STAGE, inputs())
-    other = dataclasses.replace(STAGE, code=["sonoray.study.splits"], inputs=["made by other code"])
+    other = dataclasses.replace(STAGE, config={**STAGE.config, "version": 2}, inputs=["others"])
     resumed = dataclasses.replace(STAGE, config={**STAGE.config, "resumed": "phantom-1"})
     assert record_of(other, inputs()) == record_of(resumed, inputs()) == record
+
+
+def test_the_modules_that_differ_from_those_of_the_beginning_are_named(workspace):
+    folder = begin(workspace, "phantom-1", record_of(STAGE, inputs()))
+    assert changed_code(folder, CODE) == []
+    now = {"sonoray_jobs.training.worker": "1", "llava_ultra.model": "3", "llava_ultra.new": "4"}
+    assert changed_code(folder, now) == ["llava_ultra.model", "llava_ultra.new"]
+    assert changed_code(workspace.runs / "phantom-2", now) == []
 
 
 @pytest.mark.parametrize(
@@ -78,8 +92,12 @@ def test_those_with_a_checkpoint_are_found_the_newest_last(workspace):
     [
         ("phantom-9", "no unfinished training with a checkpoint .*: phantom-1"),
         ("phantom-none", "no unfinished training with a checkpoint"),
-        ("phantom-data", "was begun with another data"),
-        ("phantom-config", "was begun with another configuration .*: phantom-1"),
+        ("phantom-data", "was begun with other data or other parts .*: phantom-1"),
+        (
+            "phantom-config",
+            "was begun with other settings: train.seed 0, here 7, train.stages.1.epochs 8, here "
+            "9; .*: --allow-changed train.seed --allow-changed train.stages.1.epochs$",
+        ),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_refused(workspace, name, message):
@@ -87,15 +105,30 @@ def test_what_cannot_be_gone_on_with_is_refused(workspace, name, message):
     begin(workspace, "phantom-1", record)
     begin(workspace, "phantom-none", record, checkpoint=False)
     begin(workspace, "phantom-data", record | {"inputs": "0"})
-    begin(workspace, "phantom-config", record | {"configuration": "0"})
+    if name == "phantom-config":
+        begin(workspace, name, record)
+    config = {"train": {"seed": 7, "stages": [{"epochs": 4}, {"epochs": 9}]}}
+    here = record | {"configuration": config} if name == "phantom-config" else record
     with pytest.raises(ConfigError, match=message):
-        check_resumable(workspace, name, record)
+        check_resumable(workspace, name, here)
+
+
+def test_a_training_goes_on_with_the_settings_that_may_have_changed(workspace):
+    record = record_of(STAGE, inputs())
+    begin(workspace, "phantom-1", record)
+    here = record | {"configuration": {"train": {"seed": 7, "stages": [{"epochs": 4}]}}}
+    check_resumable(workspace, "phantom-1", here, ["train.stages", "train.seed"])
+    check_resumable(workspace, "phantom-1", here, ["train"])
+    with pytest.raises(ConfigError, match=r"other settings: train.seed 0, here 7; "):
+        check_resumable(workspace, "phantom-1", here, ["train.stages"])
+    with pytest.raises(ConfigError, match="other settings"):
+        check_resumable(workspace, "phantom-1", here, ["train.s"])
 
 
 def test_a_finished_training_leaves_its_mlflow_run_alone(workspace):
     record = record_of(STAGE, inputs())
     folder = begin(workspace, "phantom-1", record)
-    for name in ("mlflow_run_id", ".lock", "checkpoint_manager_snapshot.json"):
+    for name in ("mlflow_run_id", ".lock", "snapshot.json"):
         (folder / name).touch()
     clear_working_folder(folder)
     assert {path.name for path in folder.iterdir()} == {"mlflow_run_id", ".lock"}

@@ -1,0 +1,1 @@
+"""When a training is saved, by whom, and where its checkpoints lie until it is finished."""

@@ -1,0 +1,96 @@
+"""What a training refuses, or says, before any worker starts."""
+
+import logging
+import math
+from pathlib import Path
+
+from sonoray.errors import ConfigError, DataError
+from sonoray.study.sample_order import Plan
+from sonoray.workspace import Workspace
+from sonoray_jobs.outputs.find import open_stores
+from sonoray_jobs.outputs.stores import read_image_ids
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.train_config import TrainConfig
+from sonoray_jobs.training.stream import loader_room
+from sonoray_jobs.training.studies import validation_index
+
+logger = logging.getLogger(__name__)
+
+
+def check_steps(num_studies: int, settings: TrainConfig) -> None:
+    """Refuse a plan in which some worker would have a step without a study.
+
+    Raises:
+        ConfigError: the message says which settings to change.
+    """
+    Plan(
+        num_studies=num_studies,
+        seed=settings.seed,
+        studies_per_step=settings.studies_per_step,
+        epochs=range(1),
+        rank=0,
+        num_ranks=settings.num_workers,
+    )
+
+
+def check_features(workspace: Workspace, road: RoadConfig, dataset: str) -> None:
+    """Refuse to start where features are missing that are read; holds nothing afterwards."""
+    output = workspace.dataset(dataset)
+    stores = open_stores(workspace, road, dataset)
+    image_ids: list[str] | None = None
+    for tower in road.embed.kept:
+        if stores[tower].num_sealed(output.key) is not None:
+            continue
+        image_ids = image_ids or read_image_ids(output.path)
+        lacking = len(stores[tower].missing(image_ids))
+        if lacking:
+            raise DataError(
+                f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
+                f"sonoray embed --dataset {dataset} with the same --config and --set"
+            )
+
+
+def warn_unjudged(folder: Path, dataset: str, settings: TrainConfig) -> None:
+    """Say that a training will not be judged on the way though it should be, for want of studies.
+
+    Args:
+        folder: of the dataset.
+        dataset: its name.
+        settings: of the training.
+    """
+    if settings.validate_every != "never" and validation_index(folder, settings) is None:
+        logger.warning(
+            "dataset %s has fewer than %d validation studies (train.num_workers): the training is "
+            "not judged on the way, no stage ends early, and the last checkpoint is kept",
+            dataset,
+            settings.num_workers,
+        )
+
+
+def check_cpus(road: RoadConfig, num_cpus: float) -> None:
+    """Refuse a config whose workers would starve their own loading.
+
+    Ray Data shares what the workers leave among the running datasets, one per worker, in whole
+    CPUs. With less than a task needs it schedules only once the worker already waits, and polls all
+    the while.
+
+    Raises:
+        ConfigError: workers and their loading actors need more CPUs than the cluster has.
+    """
+    train = road.train
+    workers = train.num_workers * train.cpus_per_worker
+    share = (num_cpus - workers) // train.num_workers
+    room = loader_room(train, road.embed)
+    needed = room.num_cpus
+    if train.min_workers and not needed:  # as many as there is room for
+        return
+    if share < math.ceil(needed):
+        asked, less = "train.data_cpus", "train.data_cpus (0 takes what is idle)"
+        if room.streams:
+            asked, less = f"embed.actor_cpus (embed.keep {road.embed.keep!r})", "embed.actor_cpus"
+        raise ConfigError(
+            f"{train.num_workers} train workers of {train.cpus_per_worker:g} CPUs leave each "
+            f"{max(0, share):g} of the cluster's {num_cpus:g} to load its data, and "
+            f"{asked} is {needed:g}; lower {less}, train.cpus_per_worker or "
+            "train.num_workers, or add nodes"
+        )
