@@ -125,6 +125,8 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
             load_weights(model, saved)
             if saver is not None:
                 board.say(f"goes on from {newest}, {_told(job, position)}")
+            if position.reported:
+                ray.train.report(dict(position.reported))
         index = training_index(job.dataset, job.train)
         judged = validation_index(job.dataset, job.train)
         source = StepSource(
@@ -204,6 +206,7 @@ def _stage_starts(job: TrainJob, position: Position, num_studies: int) -> list[P
                     digests=position.digests,
                     steps_per_epoch=per_epoch,
                     metrics=position.metrics,
+                    reported=position.reported,
                 )
             )
         elif index == position.stage and not position.stopped:

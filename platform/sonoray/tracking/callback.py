@@ -37,7 +37,9 @@ class MlflowRunCallback(UserCallback):
 
     The metrics of rank 0 count (reduce over the ranks before reporting). Their `step` is the MLflow
     step; a report without one is numbered on from the last report of the run. The newest checkpoint
-    is linked by the tag `checkpoint` and never uploaded.
+    is linked by the tag `checkpoint` and never uploaded. Steps that were told before are not told
+    again: a training that goes on from a checkpoint comes by them a second time, with the same
+    values, and tells the last report anew, which may have been lost with its worker.
     """
 
     def __init__(self, *, uri: str, run_id: str) -> None:
@@ -45,6 +47,7 @@ class MlflowRunCallback(UserCallback):
         self.run_id = run_id
         self._store: Store | None = None
         self._reports = 0
+        self._last_step = -1
         self._failures = 0
         self._pending: deque[tuple[str, float, int, int]] = deque(maxlen=_MAX_PENDING)
         self._tags: dict[str, str] = {}
@@ -63,11 +66,13 @@ class MlflowRunCallback(UserCallback):
         """Log the metrics of rank 0 and the link to the checkpoint."""
         self._connect()
         numbers = scalar_metrics(metrics[0])
-        self._reports += 1
-        step = int(numbers.pop("step", self._reports))
-        now_ms = int(time.time() * 1000)
-        numbers[REPORTS_METRIC] = float(self._reports)
-        self._pending.extend((key, value, now_ms, step) for key, value in numbers.items())
+        step = int(numbers.pop("step", self._reports + 1))
+        if step > self._last_step:
+            self._last_step = step
+            self._reports += 1
+            now_ms = int(time.time() * 1000)
+            numbers[REPORTS_METRIC] = float(self._reports)
+            self._pending.extend((key, value, now_ms, step) for key, value in numbers.items())
         if checkpoint is not None:
             self._tags |= {"checkpoint": checkpoint.path, "checkpoint.step": str(step)}
         self._flush()
@@ -94,11 +99,13 @@ class MlflowRunCallback(UserCallback):
             store = connect(self.uri)
             with impatient(_TIMEOUT_S), store.guard(f"cannot give run {self.run_id!r}"):
                 run = store.client.get_run(self.run_id)
+                told = store.client.get_metric_history(self.run_id, REPORTS_METRIC)
         except TrackingError as error:
             self._postpone(error)
             return
         self._store = store
         self._reports += int(run.data.metrics.get(REPORTS_METRIC, 0))
+        self._last_step = max([self._last_step, *(point.step for point in told)])
         self._failures += int(run.data.tags.get(FAILURES_TAG, 0))
 
     def _flush(self) -> None:

@@ -41,7 +41,10 @@ class Position(Config):
     stopped: bool = False
     """Whether the stage ended here, before its last step."""
     metrics: dict[str, float] = Field(default_factory=dict)
-    """What was reported last."""
+    """The newest value of all that was reported."""
+    reported: dict[str, float] = Field(default_factory=dict)
+    """The last report. It may have been lost with the worker, so that whoever goes on tells it
+    again."""
     files: dict[str, str] = Field(default_factory=dict)
     """Sha256 of the checkpoint's other files, by name."""
     seal: str = ""

@@ -146,7 +146,7 @@ class StageLoop:
         if metrics:
             metrics["step"] = self.steps_before + done
             self.position = self.position.model_copy(
-                update={"metrics": self.position.metrics | metrics}
+                update={"metrics": self.position.metrics | metrics, "reported": metrics}
             )
             self._report(metrics | times)
         leaving = Wish.LEAVE in outcome.wishes

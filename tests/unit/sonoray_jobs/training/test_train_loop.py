@@ -65,7 +65,7 @@ def iter_loaded_here(source, _):
 
 def train(job, target, rank, num_ranks, port):
     def keep(metrics):
-        if rank == 0 and "epoch" in metrics:
+        if rank == 0 and "epoch_s" in metrics:  # else a validation alone, or told again
             (target / f"epoch {metrics['epoch']}.json").write_text(json.dumps(metrics))
 
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -373,7 +373,7 @@ def test_workers_judge_the_same_studies_however_many_they_are(runs):
     assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-4)
     assert one["validation_loss"] > 0.5
     assert one["validation_hit"] == two["validation_hit"] == 0  # after one step
-    assert one["validation_loss"] != pytest.approx(one["answer_loss"], rel=1e-2)
+    assert one["validation_loss"] != pytest.approx(one["answer_loss"], rel=1e-3)  # of others
 
 
 def test_judging_changes_nothing_of_what_is_learned(runs):
