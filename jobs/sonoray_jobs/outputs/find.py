@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manifest
@@ -18,7 +17,7 @@ from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.outputs.part_keys import PARTS, stage_of
 from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, NOT_DECISIVE, TRAINING_PLACEMENT
+from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
 
 CHECKPOINT = "checkpoint"
 """Folder of a finished training's checkpoint, in its output."""
@@ -189,22 +188,21 @@ def training_stage(
 ) -> Stage:
     """The stage that trains the road's model on a dataset.
 
-    Its key follows from what decides the outcome: settings, the content of the inputs, and
-    `TRAINING_VERSION`. One that goes on with another training (`train.resume`) is another stage.
+    Its key follows from what decides the outcome: settings, inputs and `TRAINING_VERSION`. One
+    that goes on with another training (`train.resume`) is another stage.
     """
     resumed = {"resumed": road.train.resume} if road.train.resume else {}
-    inputs = [dataset, *(parts[part] for part in sorted(parts))]
     return Stage(
         name=f"train-{training_source(dataset)}",
         config={
-            "train": road.train.model_dump(mode="json", exclude=set(NOT_DECISIVE)),
+            "train": road.train.model_dump(mode="json", exclude={*TRAINING_PLACEMENT, "resume"}),
             # where the parts' weights lie is not decisive: the parts are inputs, by content
             "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
             "dtype": road.embed.dtype,
             "version": TRAINING_VERSION,
             **resumed,
         },
-        inputs=[content_hash(output.manifest["files"]) for output in inputs],
+        inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],
     )
 
 

@@ -12,13 +12,11 @@ TRAINING_PLACEMENT = frozenset(
         "max_failures",
         "save_every",
         "keep_checkpoints",
+        "allow_changed",
     }
 )
 """Of section `train`. They may change when a training is resumed: checkpoints fit any number of
 workers."""
-
-NOT_DECISIVE = TRAINING_PLACEMENT | {"resume", "allow_changed"}
-"""Of section `train`, what is no part of a training's key as it stands."""
 
 EVALUATION_PLACEMENT = frozenset(
     {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}

@@ -1,7 +1,7 @@
 """Trainings that were begun and not finished: which of them a configuration may go on with.
 
 The same command finds its training by name, whatever became of the code: the name follows from the
-settings and the content of the inputs (`outputs.find.training_stage`). A training of another name,
+settings and the inputs (`outputs.find.training_stage`). A training of another name,
 whose checkpoints stay under `runs/`, can be gone on with too: `train.resume = "NAME"`, for one of
 the same configuration by another version of the training, or of one that differs in settings which
 `train.allow_changed` names. The outcome then bears a name of its own: part of it was learned

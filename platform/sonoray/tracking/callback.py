@@ -37,9 +37,9 @@ class MlflowRunCallback(UserCallback):
 
     The metrics of rank 0 count (reduce over the ranks before reporting). Their `step` is the MLflow
     step; a report without one is numbered on from the last report of the run. The newest checkpoint
-    is linked by the tag `checkpoint` and never uploaded. Steps that were told before are not told
-    again: a training that goes on from a checkpoint comes by them a second time, with the same
-    values, and tells the last report anew, which may have been lost with its worker.
+    is linked by the tag `checkpoint` and never uploaded. A report of the step that was told last is
+    left out: a training that goes on tells its last report again, which may have been lost with the
+    worker, or comes by that step a second time, with the same values.
     """
 
     def __init__(self, *, uri: str, run_id: str) -> None:
@@ -67,7 +67,7 @@ class MlflowRunCallback(UserCallback):
         self._connect()
         numbers = scalar_metrics(metrics[0])
         step = int(numbers.pop("step", self._reports + 1))
-        if step > self._last_step:
+        if step != self._last_step:
             self._last_step = step
             self._reports += 1
             now_ms = int(time.time() * 1000)
@@ -105,7 +105,8 @@ class MlflowRunCallback(UserCallback):
             return
         self._store = store
         self._reports += int(run.data.metrics.get(REPORTS_METRIC, 0))
-        self._last_step = max([self._last_step, *(point.step for point in told)])
+        if told and self._last_step < 0:
+            self._last_step = max(told, key=lambda point: (point.timestamp, point.value)).step
         self._failures += int(run.data.tags.get(FAILURES_TAG, 0))
 
     def _flush(self) -> None:
