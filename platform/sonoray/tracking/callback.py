@@ -25,6 +25,7 @@ from sonoray.tracking.params import MAX_METRICS_PER_CALL, scalar_metrics
 REPORTS_METRIC = "reports"
 FAILURES_TAG = "sonoray.failures"
 
+_STEP = "step"
 _MAX_PENDING = 100_000
 _RETRY_AFTER_S = 30.0
 _TIMEOUT_S = 10
@@ -37,9 +38,9 @@ class MlflowRunCallback(UserCallback):
 
     The metrics of rank 0 count (reduce over the ranks before reporting). Their `step` is the MLflow
     step; a report without one is numbered on from the last report of the run. The newest checkpoint
-    is linked by the tag `checkpoint` and never uploaded. A report of the step that was told last is
-    left out: a training that goes on tells its last report again, which may have been lost with the
-    worker, or comes by that step a second time, with the same values.
+    is linked by the tag `checkpoint` and never uploaded. A report of the step and the
+    values that were told last is left out: a training that goes on tells its last report again,
+    which may have been lost with its worker.
     """
 
     def __init__(self, *, uri: str, run_id: str) -> None:
@@ -47,7 +48,7 @@ class MlflowRunCallback(UserCallback):
         self.run_id = run_id
         self._store: Store | None = None
         self._reports = 0
-        self._last_step = -1
+        self._last: dict[str, float] = {}
         self._failures = 0
         self._pending: deque[tuple[str, float, int, int]] = deque(maxlen=_MAX_PENDING)
         self._tags: dict[str, str] = {}
@@ -67,8 +68,9 @@ class MlflowRunCallback(UserCallback):
         self._connect()
         numbers = scalar_metrics(metrics[0])
         step = int(numbers.pop("step", self._reports + 1))
-        if step != self._last_step:
-            self._last_step = step
+        told = {**numbers, _STEP: float(step)}
+        if any(self._last.get(key) != value for key, value in told.items()):
+            self._last = told
             self._reports += 1
             now_ms = int(time.time() * 1000)
             numbers[REPORTS_METRIC] = float(self._reports)
@@ -105,8 +107,9 @@ class MlflowRunCallback(UserCallback):
             return
         self._store = store
         self._reports += int(run.data.metrics.get(REPORTS_METRIC, 0))
-        if told and self._last_step < 0:
-            self._last_step = max(told, key=lambda point: (point.timestamp, point.value)).step
+        if told and not self._last:
+            newest = max(told, key=lambda point: (point.timestamp, point.value))
+            self._last = {**run.data.metrics, _STEP: float(newest.step)}
         self._failures += int(run.data.tags.get(FAILURES_TAG, 0))
 
     def _flush(self) -> None:

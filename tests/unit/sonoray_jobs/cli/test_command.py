@@ -80,6 +80,7 @@ VALUES = {
     "--study": "s1",
     "--run": "phantom-3f2a",
     "--alias": "canary",
+    "--allow-changed": "train.seed",
     "--despite": "reason",
     "--url": "http://127.0.0.1:9/v1",
 }
