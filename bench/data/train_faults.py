@@ -37,7 +37,7 @@ from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers import bootstrap, embedding
+from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.training.saving.checkpoint_store import PREFIX, CheckpointStore
 from sonoray_jobs.training.saving.position import POSITION, Position
 
@@ -204,7 +204,7 @@ def prepare(cluster: "Cluster", folder: Path, road: RoadConfig) -> Training:
     os.environ["RAY_ADDRESS"] = cluster.address
     ingest.run(**common)
     bootstrap.run(**common)
-    embedding.run(**common)
+    embed.run(**common)
     del os.environ["RAY_ADDRESS"]
     return Training(cluster=cluster, workspace=workspace, road=road)
 
