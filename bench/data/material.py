@@ -26,7 +26,7 @@ from sonoray.study.image_table import ImageTableWriter, PreparedImage
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.stores import TOWERS, stores_of
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage
+from sonoray_jobs.towers.embed_pipeline import Encoder, Look, TowerStage
 from sonoray_jobs.towers.feature_source import tower_stages
 
 IMAGES_PER_STUDY = 5
@@ -77,7 +77,7 @@ def null_towers(features: Workspace) -> list[TowerStage]:
     return [
         TowerStage(
             name=name,
-            image_size=NULL_SIDE,
+            look=Look(image_size=NULL_SIDE),
             store=FeatureStore(features.features, f"null-{name}", *NULL_SHAPE),
             load=partial(_load_null, NULL_SHAPE),
         )

@@ -93,8 +93,8 @@ def _load_encoders(towers: list[TowerStage]) -> None:
 
 
 def _embed_piece(piece: Piece, *, folder: Path, towers: list[TowerStage], batch_size: int) -> int:
-    sizes = {tower.name: tower.image_size for tower in towers}
-    row = decode_piece({"piece": piece}, folder=folder, sizes=sizes, batch_size=batch_size)
+    looks = {tower.name: tower.look for tower in towers}
+    row = decode_piece({"piece": piece}, folder=folder, looks=looks, batch_size=batch_size)
     for tower in towers:
         ids, batches = take_batches(row, tower.name)
         encode = _encoders[tower.name]

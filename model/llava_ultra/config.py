@@ -13,7 +13,9 @@ from llava_ultra.objectives.answer import AnswerObjective
 from llava_ultra.objectives.distillation import DistillationObjective
 from llava_ultra.objectives.grounding import GroundingObjective
 from llava_ultra.objectives.objective import Need
+from llava_ultra.perturbations.gallery import PerturbationConfig
 from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
+from llava_ultra.towers.tower_config import IntensityName as IntensityName
 from llava_ultra.towers.tower_config import ModelPart
 from llava_ultra.towers.tower_config import SamConfig as SamConfig
 
@@ -259,6 +261,9 @@ class TowerPretrainConfig(PretrainConfig):
 
     mirror: bool = False
     """Swap left and right in half of the views: not where the texts name a side."""
+    perturbations: tuple[PerturbationConfig, ...] = ()
+    """What else happens to an image before the tower sees it, in this order, drawn anew each time:
+    see `llava_ultra.perturbations`."""
 
 
 class ClipPretrainConfig(TowerPretrainConfig):

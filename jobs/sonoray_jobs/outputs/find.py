@@ -192,6 +192,8 @@ def training_stage(
     that goes on with another training (`train.resume`) is another stage.
     """
     resumed = {"resumed": road.train.resume} if road.train.resume else {}
+    # without views, what would happen to them decides nothing
+    seen = road.embed.model_dump(mode="json", include={"views", "perturbations"})
     return Stage(
         name=f"train-{training_source(dataset)}",
         config={
@@ -200,6 +202,7 @@ def training_stage(
             "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
             "dtype": road.embed.dtype,
             "version": TRAINING_VERSION,
+            **(seen if road.embed.views else {}),
             **resumed,
         },
         inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],

@@ -61,7 +61,7 @@ def read_out(
         tower = SamTower.load(trained.path).read_as(model.sam, target_grid=model.clip.grid)
     image_ids = json.loads((trained.path / _FIT).read_text(encoding="utf-8"))
     images = [image for image, _ in read_images(dataset, image_ids).values()]
-    fit_standardiser(tower, to_canvases(images, tower.image_size))
+    fit_standardiser(tower, to_canvases(images, tower.image_size, tower.intensity))
     tower.save(folder)
     return {**trained.manifest["summary"], "fingerprint": tower.fingerprint}
 

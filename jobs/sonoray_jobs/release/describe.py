@@ -94,6 +94,8 @@ class Description:
     tokens: Tokens
     feature_bytes_per_image: int
     """Of both towers in the feature store."""
+    embeddings_per_training_image: int
+    """How often a training image is embedded: itself and its views."""
     flops: Flops
     training: tuple[TrainingMemory, ...]
     serving: ServingMemory
@@ -111,7 +113,7 @@ class Description:
             f"tokens: {tokens.per_image:,} per image, {tokens.per_study:,} per study; the language "
             f"model reads {study.images_read} image(s): {tokens.images_read:,} and the text, "
             f"{tokens.prompt:,} of its {tokens.context_length:,}",
-            f"feature store: {self.feature_bytes_per_image / 1e6:.2f} MB per image",
+            f"feature store: {self._stored()}",
             "",
             *self._flops_table().text(),
             "",
@@ -120,6 +122,14 @@ class Description:
             "",
             *self._serving_table().text(),
         ]
+
+    def _stored(self) -> str:
+        each = f"{self.feature_bytes_per_image / 1e6:.2f} MB per image"
+        times = self.embeddings_per_training_image
+        if times == 1:
+            return each
+        of_training = f"{times * self.feature_bytes_per_image / 1e6:.2f} MB"
+        return f"{each}, {of_training} per training image, which is embedded {times} times"
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads; bytes and FLOPs as integers."""
@@ -262,6 +272,7 @@ def run(
         parts=described,
         tokens=tokens,
         feature_bytes_per_image=feature_bytes,
+        embeddings_per_training_image=1 + road.embed.views,
         flops=Flops(
             clip_tower=clip.flops,
             sam_tower=sam.flops,

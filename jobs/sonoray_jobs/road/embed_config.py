@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from llava_ultra.perturbations.gallery import GALLERY, PerturbationConfig
 from sonoray.config.model import Config
 from sonoray.features.format_names import FormatName
 
@@ -43,6 +44,12 @@ class EmbedConfig(Config):
     behind the other. On the same kind of device a model is the same either way."""
     dtype: FormatName = "float16"
     """How features are stored; int8 takes half of float16's space (`sonoray.features.formats`)."""
+    views: int = Field(default=0, ge=0, le=64)
+    """Perturbed views of each training image that are embedded beside it, each at its cost in time
+    and space; a training goes through image and views in a cycle, an epoch each."""
+    perturbations: tuple[PerturbationConfig, ...] = GALLERY
+    """What happens to an image in its views, in this order, each with its `rate` and at most its
+    strength: `zoom`, `blur`, `gain`, `speckle`, `gamma`, `jpeg`."""
 
     @property
     def kept(self) -> tuple[str, ...]:

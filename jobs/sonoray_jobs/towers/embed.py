@@ -14,6 +14,7 @@ from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.embedding import Embedded, embed_dataset
 from sonoray_jobs.towers.feature_source import tower_stages
+from sonoray_jobs.towers.views import views_of
 
 
 def run(
@@ -33,7 +34,9 @@ def run(
     folders = {tower: parts[tower].path for tower in TOWERS}
     towers = {stage.name: stage for stage in tower_stages(road.embed, road.model, folders, stores)}
     kept = [towers.pop(tower) for tower in road.embed.kept]
-    embedded = embed_dataset(output, kept, road.embed, address)
+    embedded = embed_dataset(
+        output, kept, road.embed, address, views=views_of(road.embed) if road.embed.views else None
+    )
     if not towers:
         return embedded
     index = index_studies(

@@ -30,9 +30,12 @@ from typing import TYPE_CHECKING, Any
 from sonoray.features.store import FeatureStore
 from sonoray.images.decode import decode_stored
 from sonoray_jobs.towers.embed_plan import Piece, read_piece
+from sonoray_jobs.towers.views import Views
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from llava_ultra.config import IntensityName
 
 Encoder = Callable[["np.ndarray"], "np.ndarray"]
 """Canvases uint8 (N, S, S, 3) to features (N, P, C)."""
@@ -40,12 +43,27 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How a tower is shown an image."""
+
+    image_size: int
+    """S, side of its canvases in pixels."""
+    intensity: "IntensityName" = "none"
+    """How the greys are standardised."""
+
+    def canvas(self, image: "np.ndarray") -> "np.ndarray":
+        """An image, uint8 (H, W) or (H, W, 3), as uint8 (S, S, 3)."""
+        from llava_ultra.towers.pixels import to_canvas
+
+        return to_canvas(image, self.image_size, self.intensity)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TowerStage:
     """One tower's place in the pipeline; goes to its actors."""
 
     name: str
-    image_size: int
-    """S, side of its canvases in pixels."""
+    look: Look
     store: FeatureStore
     load: Callable[[], Encoder]
     """Loads the tower; called once in each actor."""
@@ -90,14 +108,15 @@ def run_pipeline(
     towers: Sequence[TowerStage],
     batch_size: int,
     room: Room,
+    views: Views | None = None,
 ) -> Iterator[Done]:
     """Embed pieces in the running Ray session and yield what became of each, in any order."""
     import ray
 
     names = [tower.name for tower in towers]
-    sizes = {tower.name: tower.image_size for tower in towers}
+    looks = {tower.name: tower.look for tower in towers}
     rows = ray.data.from_items([{"piece": piece} for piece in pieces]).map(
-        partial(decode_piece, folder=folder, sizes=sizes, batch_size=batch_size),
+        partial(decode_piece, folder=folder, looks=looks, batch_size=batch_size, views=views),
         num_cpus=room.decode_cpus,
     )
     fewest, most = (min(number, len(pieces)) for number in room.actors)
@@ -118,24 +137,35 @@ def run_pipeline(
         )
 
 
-def decode_piece(row: Row, *, folder: Path, sizes: Mapping[str, int], batch_size: int) -> Row:
-    """Read, decode and letterbox the images of a piece, for each tower those that it lacks.
+def decode_piece(
+    row: Row,
+    *,
+    folder: Path,
+    looks: Mapping[str, Look],
+    batch_size: int,
+    views: Views | None = None,
+) -> Row:
+    """Read and decode the images of a piece, and make canvases for each tower that lacks them.
 
     A tower's ids are one text, with a line for each forward batch (`take_batches`).
     """
     import numpy as np
 
-    from llava_ultra.towers.pixels import letterbox
-
     start, piece = time.perf_counter(), row["piece"]
-    ids, pngs = zip(*read_piece(folder, piece), strict=True)
-    pixels = [decode_stored(png) for png in pngs]
+    rows = list(read_piece(folder, piece))
+    ids, pngs = [image_id for image_id, _ in rows], [png for _, png in rows]
+    used = {place for tower in looks for place in piece.places(tower)}
+    pixels = {place: decode_stored(png) for place, png in enumerate(pngs) if place in used}
+    if piece.view:
+        assert views is not None
+        ids = views.keys(ids, piece.view)
+        pixels = {place: views.draw(image, ids[place]) for place, image in pixels.items()}
     out: Row = {"num_images": len(ids)}
-    for tower, size in sizes.items():
-        places = piece.places(tower)
+    for tower, look in looks.items():
+        places, size = piece.places(tower), look.image_size
         canvases = np.zeros((len(places), size, size, 3), dtype=np.uint8)
         for row_of, place in enumerate(places):
-            canvases[row_of] = letterbox(pixels[place], size)
+            canvases[row_of] = look.canvas(pixels[place])
         out[f"ids.{tower}"] = "\n".join(
             " ".join(ids[place] for place in batch) for batch in piece.batches(tower, batch_size)
         )

@@ -25,6 +25,7 @@ from sonoray_jobs.outputs.stores import TOWERS, read_image_ids
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.towers.embed_pipeline import Done, Room, TowerStage, run_pipeline
 from sonoray_jobs.towers.embed_plan import Plan, make_plan
+from sonoray_jobs.towers.views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,15 @@ class Embedded:
 
     num_images: int
     num_computed: Mapping[str, int]
-    """By tower: images that were computed now; the others stood in the store."""
+    """By tower: images and views that were computed now; the others stood in the store."""
     predicted_bytes: int
     """Size of both stores for this dataset, as predicted before the job."""
     busy_s: Mapping[str, float]
     """By step, `decode`, the towers' forward passes and `write`: seconds of work, of all its
     processes together."""
     elapsed_s: float
+    num_views: int = 0
+    """Perturbed views of training images, of all together."""
     streamed: Mapping[str, int] = field(default_factory=dict)
     """By tower that is not stored: images that a training runs it over, in all its epochs."""
 
@@ -57,10 +60,13 @@ class Embedded:
     def _stored(self) -> list[str]:
         computed = ", ".join(f"{tower} {count}" for tower, count in self.num_computed.items())
         busy = ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.busy_s.items())
+        what = f"{self.num_images} images"
+        if self.num_views:
+            what += f" and {self.num_views} views of training images"
         if not any(self.num_computed.values()):
-            return [f"all {self.num_images} images were embedded before"]
+            return [f"all {what} were embedded before"]
         return [
-            f"embedded {self.num_images} images in {self.elapsed_s:.1f} s "
+            f"embedded {what} in {self.elapsed_s:.1f} s "
             f"(computed: {computed}; the rest was cached)",
             *([f"seconds of work: {busy}"] if busy else []),
         ]
@@ -69,6 +75,7 @@ class Embedded:
         """What a script reads."""
         return {
             "num_images": self.num_images,
+            "num_views": self.num_views,
             "num_computed": dict(self.num_computed),
             "predicted_bytes": self.predicted_bytes,
             "busy_s": dict(self.busy_s),
@@ -77,11 +84,23 @@ class Embedded:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What a dataset has, and what was done about it."""
+
+    num_images: int
+    num_views: int
+    computed: Mapping[str, int]
+    busy_s: Mapping[str, float]
+
+
 def embed_dataset(
     output: StageOutput,
     towers: Sequence[TowerStage],
     config: EmbedConfig,
     address: str | None = None,
+    *,
+    views: Views | None = None,
 ) -> Embedded:
     """Run any towers over an ingested dataset, each into its own store.
 
@@ -90,6 +109,7 @@ def embed_dataset(
         towers: what to run; a tower is whatever its `load` returns.
         config: batches and room.
         address: the cluster, as for every job.
+        views: what else is embedded of the images of training patients.
 
     Raises:
         DataError: the disk is too small.
@@ -97,20 +117,30 @@ def embed_dataset(
     """
     start = time.monotonic()
     stores = [tower.store for tower in towers]
-    sealed = [store.num_sealed(output.key) for store in stores]
-    if None in sealed:
-        done = _compute(output.path, towers, config, address)
+    seals = [output.key, *([views.seal(output.key)] if views else [])]
+    sealed = [[store.num_sealed(seal) for seal in seals] for store in stores]
+    if any(None in counts for counts in sealed):
+        found = _compute(output.path, towers, config, address, views)
         for store in stores:
-            store.seal(output.key, done.num_images)
+            for seal, count in zip(seals, (found.num_images, found.num_views), strict=False):
+                store.seal(seal, count)
     else:
         names = [tower.name for tower in towers]
-        num_images = sealed[0] if sealed else len(read_image_ids(output.path))
-        done = Done(num_images=num_images or 0, computed=dict.fromkeys(names, 0), busy_s={})
+        counts = sealed[0] if sealed else [len(read_image_ids(output.path))]
+        num_images, num_views = (*(count or 0 for count in counts), 0)[:2]
+        found = _Found(
+            num_images=num_images,
+            num_views=num_views,
+            computed=dict.fromkeys(names, 0),
+            busy_s={},
+        )
+    total = found.num_images + found.num_views
     return Embedded(
-        num_images=done.num_images,
-        num_computed=done.computed,
-        predicted_bytes=sum(store.predict_bytes(done.num_images) for store in stores),
-        busy_s=done.busy_s,
+        num_images=found.num_images,
+        num_views=found.num_views,
+        num_computed=found.computed,
+        predicted_bytes=sum(store.predict_bytes(total) for store in stores),
+        busy_s=found.busy_s,
         elapsed_s=time.monotonic() - start,
     )
 
@@ -120,8 +150,9 @@ def _compute(
     towers: Sequence[TowerStage],
     config: EmbedConfig,
     address: str | None,
-) -> Done:
-    """Plan and compute; the sum over all pieces, and all the dataset's images."""
+    views: Views | None,
+) -> "_Found":
+    """Plan and compute; the sum over all pieces."""
     import ray
 
     from sonoray.cluster.progress import progress
@@ -137,7 +168,8 @@ def _compute(
             num_gpus=pools * room.actor_gpus,
         )
         planning = ray.remote(num_cpus=0)(make_plan)
-        plan: Plan = ray.get(planning.remote(folder, stores, config.images_per_file))
+        asked = planning.remote(folder, stores, config.images_per_file, views)  # type: ignore[call-arg]
+        plan: Plan = ray.get(asked)
         to_write = sum(
             store.predict_bytes(plan.num_lacking(tower)) for tower, store in stores.items()
         )
@@ -148,14 +180,16 @@ def _compute(
         if plan.pieces:
             for store in stores.values():
                 store.make()
-            pipeline = run_pipeline(plan.pieces, folder, towers, config.batch_size, room)
+            pipeline = run_pipeline(plan.pieces, folder, towers, config.batch_size, room, views)
             for done in progress(pipeline, "embed images", plan.num_rows, size=_num_images):
                 computed.update(done.computed)
                 busy_s.update(done.busy_s)
                 num_rows += done.num_images
     if num_rows != plan.num_rows:
         raise DataError(f"{num_rows} of {plan.num_rows} images came through; run: sonoray embed")
-    return Done(num_images=plan.num_images, computed=computed, busy_s=busy_s)
+    return _Found(
+        num_images=plan.num_images, num_views=plan.num_views, computed=computed, busy_s=busy_s
+    )
 
 
 def _num_images(done: Done) -> int:

@@ -25,7 +25,8 @@ from sonoray.features.store import FeatureStore
 from sonoray.study.contract import StudyImage
 from sonoray.study.image_reader import ImageReader
 from sonoray_jobs.road.embed_config import EmbedConfig
-from sonoray_jobs.towers.embed_pipeline import Encoder, TowerStage, encode_in_batches
+from sonoray_jobs.towers.embed_pipeline import Encoder, Look, TowerStage, encode_in_batches
+from sonoray_jobs.towers.views import Views, views_of
 
 if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
@@ -45,6 +46,8 @@ class FeatureSource:
     """Towers whose features are computed."""
     batch_size: int = 1
     """Images of each of their forward passes."""
+    views: Views | None = None
+    """What else there is of training images."""
 
     @property
     def image_bytes(self) -> int:
@@ -62,17 +65,25 @@ class FeatureReader:
         self._encoders = [(stage, stage.load()) for stage in source.streamed]
         self._images = ImageReader(source.dataset)
 
-    def read(self, images: Sequence[StudyImage]) -> dict[str, Features]:
-        """Return by tower the features of these images, `(N, P, C)` in the store's dtype."""
+    def read(self, images: Sequence[StudyImage], views: Sequence[int] = ()) -> dict[str, Features]:
+        """Return by tower the features of these images, `(N, P, C)` in the store's dtype.
+
+        Args:
+            images: N images.
+            views: which view of each; by default the images themselves.
+        """
         streamed = {stage.name for stage in self.source.streamed}
-        ids = [image.image_id for image in images]
+        ids = [
+            self._key(image.image_id, view)
+            for image, view in zip(images, views or [0] * len(images), strict=True)
+        ]
         features = {
             tower: store.read(ids)
             for tower, store in self.source.stores.items()
             if tower not in streamed
         }
         if streamed:
-            features |= self._compute(images)
+            features |= self._compute(images, ids)
         return {tower: features[tower] for tower in self.source.stores}
 
     def read_studies(self, studies: Sequence[Sequence[StudyImage]]) -> "list[StudyFeatures]":
@@ -80,18 +91,28 @@ class FeatureReader:
         features = self.read([image for images in studies for image in images])
         return split_by_study(features, [len(images) for images in studies])
 
-    def _compute(self, images: Sequence[StudyImage]) -> dict[str, Features]:
-        """Each image once, however often it is asked for."""
-        unique = {image.image_id: image for image in images}
-        places = {image_id: place for place, image_id in enumerate(unique)}
-        rows = [places[image.image_id] for image in images]
+    def _key(self, image_id: str, view: int) -> str:
+        return self.source.views.keys([image_id], view)[0] if self.source.views else image_id
+
+    def _draw(self, key: str, image: StudyImage) -> np.ndarray:
+        pixels = self._images.read(image)
+        if key == image.image_id:
+            return pixels
+        assert self.source.views is not None
+        return self.source.views.draw(pixels, key)
+
+    def _compute(self, images: Sequence[StudyImage], keys: Sequence[str]) -> dict[str, Features]:
+        """Each image, or view of one, once, however often it is asked for."""
+        unique = dict(zip(keys, images, strict=True))
+        places = {key: place for place, key in enumerate(unique)}
+        rows = [places[key] for key in keys]
         computed: dict[str, list[Features]] = {stage.name: [] for stage, _ in self._encoders}
-        waiting = list(unique.values())
+        waiting = list(unique.items())
         size = self.source.batch_size
         for start in range(0, len(waiting), size):  # pixels of one batch at a time
-            pixels = [self._images.read(image) for image in waiting[start : start + size]]
+            pixels = [self._draw(key, image) for key, image in waiting[start : start + size]]
             for stage, encode in self._encoders:
-                canvases = _canvases(pixels, stage.image_size)
+                canvases = np.stack([stage.look.canvas(image) for image in pixels])
                 features = encode_in_batches(encode, [canvases], size)
                 computed[stage.name].append(stage.store.as_read(features))
         return {tower: np.concatenate(parts)[rows] for tower, parts in computed.items()}
@@ -108,12 +129,6 @@ def split_by_study(
     return [StudyFeatures(clip=one, sam=other) for one, other in zip(clip, sam, strict=True)]
 
 
-def _canvases(pixels: Sequence[np.ndarray], size: int) -> np.ndarray:
-    from llava_ultra.towers.pixels import letterbox
-
-    return np.stack([letterbox(image, size) for image in pixels])
-
-
 def feature_source(
     embed: EmbedConfig,
     *,
@@ -127,7 +142,7 @@ def feature_source(
 
     Args:
         embed: how towers run, and whose features are stored.
-        model: sizes of the towers' images.
+        model: how the towers are shown images.
         dataset: dataset folder.
         folders: where the towers lie, by tower.
         stores: feature stores by tower.
@@ -139,6 +154,7 @@ def feature_source(
         stores=stores,
         streamed=tuple(tower_stages(embed, model, streamed, stores, device)),
         batch_size=embed.batch_size,
+        views=views_of(embed) if embed.views else None,
     )
 
 
@@ -150,12 +166,15 @@ def tower_stages(
     device: str | None = None,
 ) -> list[TowerStage]:
     """The pipeline's stages of saved towers, by tower: its folder and its store."""
-    sizes = {"clip": model.clip.image_size, "sam": model.sam.image_size}
+    looks = {
+        tower: Look(image_size=shown.image_size, intensity=shown.intensity)
+        for tower, shown in (("clip", model.clip), ("sam", model.sam))
+    }
     device = device or ("cuda" if embed.actor_gpus else "cpu")
     return [
         TowerStage(
             name=tower,
-            image_size=sizes[tower],
+            look=looks[tower],
             store=stores[tower],
             load=partial(load_encoder, tower, folders[tower], stores[tower], device),
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sonoray.study.contract import Study, StudyImage
+from sonoray.study.contract import SPLITS, Study, StudyImage
 from sonoray.study.prompt import with_site_cue
 from sonoray.study.sample_order import Plan, Step, turns_of_epoch
 from sonoray.study.study_index import StudyIndex, StudyReader
@@ -100,16 +100,18 @@ class StepLoader:
     def __call__(self, row: Row) -> Row:
         """Read a row; see `unpack_steps` for what becomes of it."""
         images: list[StudyImage] = []
+        views: list[int] = []
         counts, asked, questions, answers = [], [], [], []
         for step in self._source.steps(row):
             for study in self._read(step):
                 turns = [study.turns[number] for number in self._chosen(study, step)]
                 images += study.images
+                views += self._views(study, step)
                 counts.append(len(study.images))
                 asked.append(len(turns))
                 questions += [turn.question for turn in turns]
                 answers += [turn.answer for turn in turns]
-        features = self._features.read(images)
+        features = self._features.read(images, views)
         return {
             **row,
             "counts": counts,
@@ -123,6 +125,14 @@ class StepLoader:
         """Studies as they are trained on."""
         studies = self._studies[step.split].read(step.studies)
         return [with_site_cue(study) for study in studies] if self._source.site_cue else studies
+
+    def _views(self, study: Study, step: Step) -> list[int]:
+        """Which view of each image to read; of those that judge the model, the image itself."""
+        views = self._source.features.views if step.split == SPLITS[0] else None
+        return [
+            views.of_epoch(image.image_id, seed=step.seed, epoch=step.epoch) if views else 0
+            for image in study.images
+        ]
 
     def _chosen(self, study: Study, step: Step) -> list[int]:
         return turns_of_epoch(

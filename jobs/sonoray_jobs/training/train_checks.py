@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 from sonoray.errors import ConfigError, DataError
@@ -11,6 +12,8 @@ from sonoray_jobs.outputs.find import open_stores
 from sonoray_jobs.outputs.stores import read_image_ids
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
+from sonoray_jobs.towers.embed_plan import view_keys
+from sonoray_jobs.towers.views import views_of
 from sonoray_jobs.training.stream import loader_room
 from sonoray_jobs.training.studies import validation_index
 
@@ -37,17 +40,19 @@ def check_features(workspace: Workspace, road: RoadConfig, dataset: str) -> None
     """Refuse to start where features are missing that are read; holds nothing afterwards."""
     output = workspace.dataset(dataset)
     stores = open_stores(workspace, road, dataset)
-    image_ids: list[str] | None = None
-    for tower in road.embed.kept:
-        if stores[tower].num_sealed(output.key) is not None:
-            continue
-        image_ids = image_ids or read_image_ids(output.path)
-        lacking = len(stores[tower].missing(image_ids))
-        if lacking:
-            raise DataError(
-                f"{lacking} of {len(image_ids)} images have no {tower} features; run: "
-                f"sonoray embed --dataset {dataset} with the same --config and --set"
-            )
+    views = views_of(road.embed) if road.embed.views else None
+    wanted = {output.key: ("images", partial(read_image_ids, output.path))}
+    if views:
+        wanted[views.seal(output.key)] = ("views", partial(view_keys, output.path, views))
+    for seal, (what, read_keys) in wanted.items():
+        unsealed = [each for each in road.embed.kept if stores[each].num_sealed(seal) is None]
+        keys = read_keys() if unsealed else []
+        for tower in unsealed:
+            if lacking := len(stores[tower].missing(keys)):
+                raise DataError(
+                    f"{lacking} of {len(keys)} {what} have no {tower} features; run: "
+                    f"sonoray embed --dataset {dataset} with the same --config and --set"
+                )
 
 
 def warn_unjudged(folder: Path, dataset: str, settings: TrainConfig) -> None:

@@ -16,8 +16,8 @@ from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.language.chat import encode_text
 from llava_ultra.objectives.contrast import info_nce
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
+from llava_ultra.pretrain.views import ViewMaker
 from llava_ultra.towers.clip import ClipTower
-from llava_ultra.towers.pixels import normalise, random_views, to_canvases
 
 _TOKEN_STD = 0.3
 """Standard deviation of the token embeddings at the start."""
@@ -65,15 +65,16 @@ def pretrain_clip(
     # open_clip's 0.02 leaves all captions of a small model alike at first, and some seeds never get
     # away from there
     nn.init.normal_(tower.clip.token_embedding.weight, std=_TOKEN_STD)
-    canvases = to_canvases(images, model_config.image_size)
     ids = encode_captions(tokenizer, captions, model_config.context_length)
     generator = torch.Generator().manual_seed(config.seed)
     batches = shuffled_batches(len(images), config.batch_size, generator)
+    maker = ViewMaker(
+        images, model_config.image_size, config, generator, intensity=model_config.intensity
+    )
 
     def step_loss() -> Tensor:
         index = next(batches)
-        pixels = normalise(canvases[index.numpy()])
-        views, _ = random_views(pixels, generator, mirror=config.mirror)
+        views, _ = maker.draw(index)
         image_features = tower.clip.encode_image(views, normalize=True)
         text_features = tower.clip.encode_text(ids[index], normalize=True)
         logits = tower.clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llava_ultra.config import SamConfig, SamPretrainConfig
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.towers.pixels import normalise, random_views, to_canvases, to_masks
+from llava_ultra.pretrain.views import ViewMaker
 from llava_ultra.towers.sam import SamTower
 
 _SUBGRID = 4
@@ -114,17 +114,22 @@ def pretrain_sam(
     tower = SamTower(model_config, target_grid=target_grid)
     num_words = 0 if words is None else words.shape[1]
     segmenter = _Segmenter(tower, 1 + len(config.mask_levels), num_words)
-    canvases = to_canvases(images, model_config.image_size)
     generator = torch.Generator().manual_seed(config.seed)
     batches = shuffled_batches(len(images), config.batch_size, generator)
+    maker = ViewMaker(
+        images,
+        model_config.image_size,
+        config,
+        generator,
+        intensity=model_config.intensity,
+        masks=masks,
+        mask_size=model_config.grid * _SUBGRID,
+        mask_levels=config.mask_levels,
+    )
 
     def step_loss() -> Tensor:
         index = next(batches)
-        pixels = normalise(canvases[index.numpy()])
-        targets = to_masks(
-            [masks[number] for number in index], model_config.grid * _SUBGRID, config.mask_levels
-        )
-        views, moved = random_views(pixels, generator, targets, mirror=config.mirror)
+        views, moved = maker.draw(index)
         assert moved is not None
         mask_logits, word_logits = segmenter(views)
         loss = mask_loss(mask_logits, moved)

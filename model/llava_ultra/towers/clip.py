@@ -26,7 +26,7 @@ from llava_ultra.towers.tower import (
     read_tower,
     save_tower,
 )
-from llava_ultra.towers.tower_config import ChannelStatistics, ClipConfig
+from llava_ultra.towers.tower_config import ChannelStatistics, ClipConfig, IntensityName
 
 
 class ClipTower(nn.Module):
@@ -90,6 +90,11 @@ class ClipTower(nn.Module):
     def image_size(self) -> int:
         """Side of the square input (S), pixels."""
         return self.config.image_size
+
+    @property
+    def intensity(self) -> IntensityName:
+        """How the greys are standardised."""
+        return self.config.intensity
 
     @property
     def pixel_statistics(self) -> tuple[ChannelStatistics, ChannelStatistics]:

@@ -2,7 +2,8 @@
 
 Both towers letterbox: the longer side is resized to the input size and the rest padded with black
 at the right and bottom, as SAM does. CLIP's own centre crop would cut away image and, worse, shift
-its patch grid against SAM's, so that the fusion would add tokens of different places.
+its patch grid against SAM's, so that the fusion would add tokens of different places. Then the
+greys are standardised, where a tower's configuration says so (`llava_ultra.towers.intensity`).
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from llava_ultra.towers.intensity import standardise_intensity
+from llava_ultra.towers.tower_config import IntensityName
 
 PREPROCESSING = "letterbox-bilinear-v1"
 """Name of what is done to pixels, part of a tower's fingerprint and so of its features' place.
@@ -72,9 +76,19 @@ def normalise(
     return (values.float() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
-def to_canvases(images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Letterbox images of any sizes: to uint8 (N, size, size, 3), a quarter of pixels' memory."""
-    return np.stack([letterbox(image, size) for image in images])
+def to_canvas(image: np.ndarray, size: int, intensity: IntensityName) -> np.ndarray:
+    """What a tower is shown of an image: letterboxed, its greys standardised; as `letterbox`.
+
+    In this order, because the greys of speckle depend on the size that it is brought to.
+    """
+    return standardise_intensity(letterbox(image, size), intensity)
+
+
+def to_canvases(
+    images: Sequence[np.ndarray], size: int, intensity: IntensityName = "none"
+) -> np.ndarray:
+    """Canvases of images of any sizes: to uint8 (N, size, size, 3), a quarter of pixels' memory."""
+    return np.stack([to_canvas(image, size, intensity) for image in images])
 
 
 def to_pixels(images: Sequence[np.ndarray], size: int) -> Tensor:

@@ -21,7 +21,7 @@ from llava_ultra.towers.tower import (
     read_tower,
     save_tower,
 )
-from llava_ultra.towers.tower_config import ChannelStatistics, SamConfig
+from llava_ultra.towers.tower_config import ChannelStatistics, IntensityName, SamConfig
 
 
 class SamTower(nn.Module):
@@ -65,6 +65,11 @@ class SamTower(nn.Module):
     def image_size(self) -> int:
         """Side of the square input (S), pixels."""
         return self.config.image_size
+
+    @property
+    def intensity(self) -> IntensityName:
+        """How the greys are standardised."""
+        return self.config.intensity
 
     @property
     def pixel_statistics(self) -> tuple[ChannelStatistics, ChannelStatistics]:

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llava_ultra.digests.state_digest import check_digest, state_digest
-from llava_ultra.towers.pixels import PREPROCESSING, letterbox, normalise
-from llava_ultra.towers.tower_config import ChannelStatistics
+from llava_ultra.towers.pixels import PREPROCESSING, normalise, to_canvas, to_canvases
+from llava_ultra.towers.tower_config import ChannelStatistics, IntensityName
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "tower.json"
@@ -90,6 +90,11 @@ class Tower(Protocol):
         ...
 
     @property
+    def intensity(self) -> IntensityName:
+        """How the greys are standardised."""
+        ...
+
+    @property
     def pixel_statistics(self) -> tuple[ChannelStatistics, ChannelStatistics]:
         """Mean and standard deviation that the pixels are normalised with."""
         ...
@@ -111,7 +116,7 @@ def encode_canvases(tower: Tower, canvases: np.ndarray, device: torch.device | s
 
 def encode_images(tower: Tower, images: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
     """Encode uint8 images of any sizes to features (N, P, C), float32."""
-    canvases = np.stack([letterbox(image, tower.image_size) for image in images])
+    canvases = to_canvases(images, tower.image_size, tower.intensity)
     return encode_canvases(tower, canvases, device)
 
 
@@ -124,7 +129,8 @@ def fit_standardiser(tower: Tower, canvases: np.ndarray) -> None:
 
 def fit_adopted(tower: Tower, images: Sequence[np.ndarray]) -> None:
     """Fit an adopted tower's standardiser on uint8 images of any sizes, one by one."""
-    canvases = (letterbox(image, tower.image_size)[None] for image in images)
+    size, intensity = tower.image_size, tower.intensity
+    canvases = (to_canvas(image, size, intensity)[None] for image in images)
     _fit(tower, (normalise(canvas, *tower.pixel_statistics) for canvas in canvases))
 
 
@@ -139,7 +145,12 @@ def _fit(tower: Tower, batches: Iterable[Tensor]) -> None:
 
 
 def fingerprint_of(kind: str, config: dict[str, object], state: dict[str, Tensor]) -> str:
-    """Sha256 (hex) over kind, preprocessing, configuration and weights of a tower."""
+    """Sha256 (hex) over kind, preprocessing, configuration and weights of a tower.
+
+    Without a standardisation of greys it is that of a tower from before there were any.
+    """
+    if config["intensity"] == "none":
+        config = {name: value for name, value in config.items() if name != "intensity"}
     parts = json.dumps([kind, PREPROCESSING, config, state_digest(state)], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()
 

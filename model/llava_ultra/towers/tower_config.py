@@ -19,6 +19,10 @@ class ModelPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+IntensityName = Literal["none", "quantile", "clahe"]
+"""`quantile` bends the grey curve, one for the whole image, so that its quantiles are always the
+same; `clahe` spreads the greys of each part of the image."""
+
 ChannelStatistics = tuple[float, float, float]
 """One value for red, green and blue, for pixels in 0..1."""
 
@@ -56,6 +60,9 @@ class ClipConfig(ModelPart):
     class_token: bool = False
     """Whether CLIP's class token stands in front of the patches. SAM has none: there the mean of
     its tokens takes that place, so that both streams keep the same P."""
+    intensity: IntensityName = "none"
+    """How the greys of an image are standardised before this tower sees them, while it is trained
+    and whenever it is used: see `llava_ultra.towers.intensity`."""
     pixel_mean: ChannelStatistics | None = None
     """What is taken from the pixels before `weights` see them; empty takes that of a pretrained
     tag, and OpenAI's for a file."""
@@ -148,6 +155,8 @@ class SamConfig(ModelPart):
     feature_layers: tuple[int, ...] = ()
     """Blocks, from the first to the last, read side by side as channels (`width` of each) in place
     of the neck. Empty reads the neck's output."""
+    intensity: IntensityName = "none"
+    """As for CLIP."""
     pixel_mean: ChannelStatistics | None = None
     """What is taken from the pixels; empty takes SAM's own with `weights`, or B-mode's where the
     tower is trained here."""

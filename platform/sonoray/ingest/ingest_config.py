@@ -5,7 +5,7 @@ from pydantic import Field
 from sonoray.images.decode import ImageLimits
 from sonoray.privacy.deidentify import DeidentifyConfig
 from sonoray.study.near_duplicates import MIN_CORRELATION, NUM_BITS
-from sonoray.study.splits import SplitFractions
+from sonoray.study.splits import HoldOut, SplitFractions
 
 INGEST_PLACEMENT = frozenset({"workers"})
 """Settings that say where work runs and not what comes out: no key of a dataset holds them."""
@@ -16,6 +16,8 @@ class IngestConfig(DeidentifyConfig):
 
     splits: SplitFractions = SplitFractions()
     """Share of the patients in each split."""
+    hold_out: HoldOut | None = None
+    """Patients of a scanner, a site or another label's value that are kept out of the training."""
     images: ImageLimits = ImageLimits()
     """What is accepted as an image."""
     near_duplicate_distance: int = Field(default=24, ge=0, lt=NUM_BITS // 2)

@@ -11,10 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.study.contract import SPLITS, Study
 from sonoray.study.splits import (
     MAX_SEARCHED,
+    HoldOut,
     SeedChoice,
     assign_split,
     class_shares,
@@ -59,10 +61,53 @@ def place_studies(
         studies: all of them; can be iterated several times.
         published: by study id, where the set's publisher put it; empty where ingest draws.
         groups: by patient key, the smallest key of its group.
-        config: fractions and seed of a draw.
+        config: fractions and seed of a draw, and who is held out of it.
+
+    Raises:
+        DataError: nobody, or everybody, would be held out, or the split is a published one.
     """
-    drawn = {key: assign_split(group, config.splits, config.seed) for key, group in groups.items()}
+    hold = config.hold_out
+    fractions = hold.fractions(config.splits) if hold else config.splits
+    drawn = {key: assign_split(group, fractions, config.seed) for key, group in groups.items()}
+    if hold:
+        held = _held_groups(studies, published, groups, hold)
+        drawn = {
+            key: hold.place(split, is_held=groups[key] in held) for key, split in drawn.items()
+        }
     return PlacedStudies(studies=studies, published=published, drawn=drawn)
+
+
+def _held_groups(
+    studies: Iterable[Study],
+    published: Mapping[str, str],
+    groups: Mapping[str, str],
+    hold: HoldOut,
+) -> set[str]:
+    """The groups of patients with a study that is held out."""
+    if published:
+        raise DataError(
+            "ingest.hold_out draws a split, and --split published takes one as it is; give one"
+        )
+    held, known, labels = set[str](), set[str](), set[str]()
+    for study in studies:
+        labels.update(study.labels)
+        value = study.labels.get(hold.label)
+        if value is not None:
+            known.add(value)
+        if value in hold.values:
+            held.add(groups[study.patient_key])
+    if unknown := sorted(set(hold.values).difference(known)):
+        there = f"its values are {sorted(known)}" if known else f"the labels are {sorted(labels)}"
+        raise DataError(
+            f"ingest.hold_out: no study has label {hold.label!r} with {unknown[0]!r}; {there}"
+        )
+    if held == set(groups.values()):
+        raise DataError(
+            f"ingest.hold_out: all patients have label {hold.label!r} with one of "
+            f"{list(hold.values)}, or are linked to one who has, so that none is left to train "
+            "on; hold out fewer values"
+        )
+    return held
 
 
 def describe_parts(
@@ -96,7 +141,8 @@ def describe_parts(
     label = tally.asked_label([share.label for share in shares])
     choice = None
     is_uneven = bool(empty) or any(s.label == label and s.gap > _WIDE_GAP for s in shares)
-    if is_uneven and not is_published and len(set(groups.values())) <= MAX_SEARCHED:
+    is_drawn = not is_published and config.hold_out is None
+    if is_uneven and is_drawn and len(set(groups.values())) <= MAX_SEARCHED:
         by_patient = {
             each.patient_key: each.labels[label] for each in studies if label in each.labels
         }
@@ -108,7 +154,9 @@ def describe_parts(
             "dataset %s: split %s is empty; %s",
             dataset,
             split,
-            _advice(choice, groups, is_published=is_published),
+            "ingest.hold_out and the fractions of ingest.splits leave nobody for it"
+            if config.hold_out
+            else _advice(choice, groups, is_published=is_published),
         )
     if parted["groups"]:
         logger.warning(

@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -45,6 +46,37 @@ class SplitFractions(Config):
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train + validation + test = {total:g}, they must add up to 1")
         return self
+
+
+class HoldOut(Config):
+    """Patients with some values of a label, all of them in one split and none of them in training.
+
+    So that what is learned is judged on a scanner, or a site, that it has not seen.
+    """
+
+    label: str = Field(min_length=1)
+    """Of studies, as `device`."""
+    values: tuple[str, ...] = Field(min_length=1)
+    """Its values; a patient with a study of one of them is held out, with all that is linked."""
+    split: Literal["validation", "test"] = "test"
+    """`test`: all others are drawn to train and validation. `validation`: those whom the draw puts
+    into the test stay there, whatever their label, and all others train; so settings are chosen
+    on the values left out, and the test patients are still unseen."""
+
+    def place(self, drawn: str, *, is_held: bool) -> str:
+        """The split of a patient whom a draw put into `drawn`."""
+        if self.split == "test":
+            return self.split if is_held else drawn
+        if drawn == SPLITS[2]:
+            return drawn
+        return self.split if is_held else SPLITS[0]
+
+    def fractions(self, given: SplitFractions) -> SplitFractions:
+        """What is drawn with: where the held out are the test, the others share the rest."""
+        if self.split != "test":
+            return given
+        train = given.train / (given.train + given.validation or 1)
+        return SplitFractions(train=train, validation=1 - train, test=0)
 
 
 def assign_split(patient_key: str, fractions: SplitFractions, seed: int = 0) -> str:

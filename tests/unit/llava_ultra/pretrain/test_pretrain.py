@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
+from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.objectives.contrast import info_nce
 from llava_ultra.parameters.schedule import cosine_rate
+from llava_ultra.perturbations.gallery import GALLERY
 from llava_ultra.pretrain.causal import _hints, clauses, pretrain_language
 from llava_ultra.pretrain.contrastive import encode_captions, pretrain_clip
 from llava_ultra.pretrain.loop import optimise, shuffled_batches
@@ -279,3 +281,27 @@ def test_a_mask_level_changes_what_sam_learns():
         for levels in ((), (128,))
     ]
     assert prints[0] != prints[1]
+
+
+def test_both_towers_learn_from_standardised_and_perturbed_images():
+    images, masks, captions = pictures()
+    tokenizer = train_tokenizer([*TEXTS, *captions], 400)
+
+    def train(**changes):
+        views = {"perturbations": changes.pop("perturbations", ())}
+        sam_config, clip_config = (
+            part.model_copy(update=changes) for part in (CONFIG.sam, CONFIG.clip)
+        )
+        settings = {"steps": 2, "batch_size": 8, **views}
+        sam, _ = pretrain_sam(
+            images, masks, sam_config, SamPretrainConfig(**settings), target_grid=2
+        )
+        clip, _ = pretrain_clip(
+            images, captions, tokenizer, clip_config, ClipPretrainConfig(**settings)
+        )
+        return state_digest(sam.state_dict()), state_digest(clip.state_dict())
+
+    plain, gained, bent = train(), train(perturbations=GALLERY), train(intensity="quantile")
+    assert train(perturbations=GALLERY) == gained
+    for place in range(2):
+        assert len({each[place] for each in (plain, gained, bent)}) == 3

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_ultra.config import ClipConfig
+from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.testing import tiny_config, tiny_image, tiny_language, tiny_towers
 from llava_ultra.towers.clip import ClipTower
-from llava_ultra.towers.pixels import normalise
-from llava_ultra.towers.tower import encode_images, fit_standardiser
+from llava_ultra.towers.intensity import standardise_intensity
+from llava_ultra.towers.pixels import PREPROCESSING, letterbox, normalise
+from llava_ultra.towers.tower import encode_images, fingerprint_of, fit_standardiser
 
 
 def random_canvases(count, size):
@@ -128,3 +131,32 @@ def test_one_tower_is_imported_without_the_library_of_the_other(module, own, oth
     loaded = set(child.stdout.split())
     assert own <= loaded
     assert not other & loaded
+
+
+@pytest.mark.parametrize("which", ["clip", "sam"])
+def test_a_standardisation_of_greys_is_part_of_the_tower_and_goes_where_it_goes(which, tmp_path):
+    values = tiny_config().model_dump()
+    values[which]["intensity"] = "quantile"
+    config = type(tiny_config()).model_validate(values)
+    place = ("clip", "sam").index(which)
+    plain = tiny_towers(tiny_config(), tiny_language(tiny_config()))[place]
+    bent = tiny_towers(config, tiny_language(config))[place]
+    assert bent.fingerprint != plain.fingerprint
+    image = tiny_image(0)
+    bent.save(tmp_path)
+    loaded = type(bent).load(tmp_path)
+    assert (loaded.intensity, loaded.fingerprint) == ("quantile", bent.fingerprint)
+    shown = encode_images(loaded, [image], "cpu")
+    seen = standardise_intensity(letterbox(image, plain.image_size), "quantile")
+    assert torch.equal(shown, encode_images(plain, [seen], "cpu"))
+    assert not torch.equal(shown, encode_images(plain, [image], "cpu"))
+
+
+def test_without_it_a_tower_has_the_fingerprint_that_it_always_had():
+    config = {"image_size": 32}
+    state = {"w": torch.ones(2)}
+    old = hashlib.sha256(
+        json.dumps(["sam", PREPROCESSING, config, state_digest(state)], sort_keys=True).encode()
+    ).hexdigest()
+    assert fingerprint_of("sam", {**config, "intensity": "none"}, state) == old
+    assert fingerprint_of("sam", {**config, "intensity": "clahe"}, state) != old

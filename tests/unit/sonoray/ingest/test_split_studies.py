@@ -1,9 +1,10 @@
 import pytest
 
+from sonoray.errors import DataError
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.ingest.split_studies import describe_parts, place_studies
 from sonoray.study.contract import Study, Task, Turn
-from sonoray.study.splits import SplitFractions
+from sonoray.study.splits import HoldOut, SplitFractions
 
 CONFIG = IngestConfig()
 
@@ -79,3 +80,66 @@ def test_the_shares_of_every_class_are_in_the_summary(label):
     _, parts = described(PILOT, ALONE)
     (found,) = [each for each in parts["class_shares"] if each["label"] == label]
     assert found["shares"].keys() == {"train", "validation", "test"}
+
+
+MANY = [study(n, device="abc"[n % 3], kind="bm"[n % 2]) for n in range(90)]
+EACH = {each.patient_key: each.patient_key for each in MANY}
+
+
+def splits_of(studies, groups=EACH, **hold):
+    config = IngestConfig(hold_out=HoldOut(label="device", **hold))
+    placed = place_studies(studies, {}, groups, config)
+    return {each.patient_key: each.split for each in placed}
+
+
+def test_patients_of_a_held_out_scanner_are_the_test_and_the_others_share_the_rest():
+    split = splits_of(MANY, values=("b",))
+    assert {key for key, part in split.items() if part == "test"} == {
+        each.patient_key for each in MANY if each.labels["device"] == "b"
+    }
+    drawn = [part for part in split.values() if part != "test"]
+    assert 0.7 < drawn.count("train") / len(drawn) < 0.97  # of 0.6 and 0.1: six sevenths
+
+
+def test_a_scanner_that_is_held_out_to_choose_by_leaves_the_test_patients_alone():
+    usual = {each.patient_key: each.split for each in place_studies(MANY, {}, EACH, CONFIG)}
+    split = splits_of(MANY, values=("a", "b"), split="validation")
+    device = {each.patient_key: each.labels["device"] for each in MANY}
+    for key, part in split.items():
+        if usual[key] == "test":
+            assert part == "test"
+        else:
+            assert part == ("validation" if device[key] in "ab" else "train")
+
+
+def test_who_is_linked_to_a_held_out_patient_is_held_out_too(caplog):
+    groups = {**EACH, "p0": "p0", "p1": "p0"}  # of a and b
+    split = splits_of(MANY, groups, values=("b",))
+    assert (split["p0"], split["p1"], split["p4"]) == ("test", "test", "test")
+    assert "test" not in {split[f"p{n}"] for n in range(3, 90, 3)}
+    config = IngestConfig(hold_out=HoldOut(label="device", values=("b",)))
+    parts = describe_parts("d", place_studies(MANY, {}, groups, config), groups, config,
+                           is_published=False)  # fmt: skip
+    assert parts["splits"]["test"]["patients"] == 31
+    assert parts["seed"] is None  # no seed mends what was asked for
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("hold", "message"),
+    [
+        ({"label": "device", "values": ("x",)}, r"label 'device' with 'x'; its values are \['a'"),
+        ({"label": "scanner", "values": ("a",)}, r"with 'a'; the labels are \['device', 'kind'\]"),
+        ({"label": "device", "values": ("a", "b", "c")}, "none is left to train on"),
+    ],
+)
+def test_holding_out_nobody_or_everybody_is_refused(hold, message):
+    config = IngestConfig(hold_out=HoldOut(**hold))
+    with pytest.raises(DataError, match=message):
+        place_studies(MANY, {}, EACH, config)
+
+
+def test_a_published_split_holds_out_whom_its_publisher_did():
+    config = IngestConfig(hold_out=HoldOut(label="device", values=("a",)))
+    with pytest.raises(DataError, match="--split published takes one as it is"):
+        place_studies(MANY, {"s0": "train"}, EACH, config)

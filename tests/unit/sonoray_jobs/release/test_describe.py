@@ -111,6 +111,7 @@ def test_the_json_keeps_its_shape(tiny):
             ("per_image", "per_study", "images_read", "prompt", "context_length"), "int"
         ),
         "feature_bytes_per_image": "int",
+        "embeddings_per_training_image": "int",
         "flops": dict.fromkeys(
             (
                 "clip_tower",
@@ -184,3 +185,17 @@ def test_the_command_describes_the_overridden_configuration(capsys):
     model = load_road("tiny").model.language
     width, inner = model.hidden_size, model.intermediate_size
     assert lora["parameters"] == model.num_layers * 4 * (8 * width + 3 * (width + inner))
+
+
+def test_views_cost_what_as_many_images_cost(tiny):
+    views = run(
+        road=load_road("tiny", ["embed.views=3"]),
+        config="tiny", images=5, text_tokens=40, dtype="float32",
+    )  # fmt: skip
+    stored = next(line for line in views.lines() if line.startswith("feature store"))
+    each = views.feature_bytes_per_image / 1e6
+    assert stored == (
+        f"feature store: {each:.2f} MB per image, {4 * each:.2f} MB per training image, which is "
+        "embedded 4 times"
+    )
+    assert "embedded" not in "".join(tiny.lines())

@@ -26,7 +26,7 @@ from sonoray_jobs.data import ingest
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, learn_sam
-from sonoray_jobs.towers.embed_pipeline import decode_piece
+from sonoray_jobs.towers.embed_pipeline import Look, decode_piece
 from sonoray_jobs.towers.embed_plan import Piece
 
 STEPS = {"steps": 1, "batch_size": 2}
@@ -255,7 +255,9 @@ def test_images_beyond_the_default_limits_are_read_back(tmp_path):
     assert np.array_equal(image, large)
     assert np.array_equal(mask, large)
     piece = Piece(file="images/part-00000.parquet", start=0, stop=1, lacking={"clip": 1})
-    row = decode_piece({"piece": piece}, folder=tmp_path, sizes={"clip": 32}, batch_size=1)
+    row = decode_piece(
+        {"piece": piece}, folder=tmp_path, looks={"clip": Look(image_size=32)}, batch_size=1
+    )
     assert row["canvases.clip"].shape == (1, 32, 32, 3)
 
 

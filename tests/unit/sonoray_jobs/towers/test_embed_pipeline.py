@@ -11,10 +11,11 @@ from llava_ultra.testing import tiny_image
 from llava_ultra.towers.pixels import letterbox
 from sonoray.features.store import FeatureStore
 from sonoray.images.decode import encode_png
-from sonoray_jobs.towers.embed_pipeline import Row, TowerActor, TowerStage, decode_piece
+from sonoray_jobs.towers.embed_pipeline import Look, Row, TowerActor, TowerStage, decode_piece
 from sonoray_jobs.towers.embed_plan import Piece, make_plan
 
 SIZES = {"clip": 32, "sam": 48}
+LOOKS = {name: Look(image_size=size) for name, size in SIZES.items()}
 IMAGES = [tiny_image(number) for number in range(3)]
 PIECE = Piece(file="images/part-00000.parquet", start=0, stop=3, lacking={"clip": 0b101, "sam": 2})
 
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def decode(folder: Path, piece: Piece, batch_size: int = 2) -> Row:
-    return decode_piece({"piece": piece}, folder=folder, sizes=SIZES, batch_size=batch_size)
+    return decode_piece({"piece": piece}, folder=folder, looks=LOOKS, batch_size=batch_size)
 
 
 def actor(folder: Path, calls: list[np.ndarray]) -> TowerActor:
@@ -37,7 +38,7 @@ def actor(folder: Path, calls: list[np.ndarray]) -> TowerActor:
         return canvases.mean(axis=(1, 2, 3)).reshape(-1, 1, 1)
 
     store = FeatureStore(folder / "features", "clip", 1, 1, "float32")
-    stage = TowerStage(name="clip", image_size=32, store=store, load=lambda: encode)
+    stage = TowerStage(name="clip", look=Look(image_size=32), store=store, load=lambda: encode)
     return TowerActor(stage, batch_size=2)
 
 
@@ -69,7 +70,7 @@ def test_one_actor_runs_all_its_towers(folder):
     stages = [
         TowerStage(
             name=name,
-            image_size=size,
+            look=Look(image_size=size),
             store=FeatureStore(folder / "features", name, 1, 1, "float32"),
             load=lambda: lambda canvases: canvases.mean(axis=(1, 2, 3)).reshape(-1, 1, 1),
         )
@@ -79,7 +80,7 @@ def test_one_actor_runs_all_its_towers(folder):
     assert (row["computed.clip"], row["computed.sam"]) == (2, 1)
     assert not [key for key in row if key.startswith(("ids.", "canvases."))]
     for stage, places in zip(stages, ((0, 2), (1,)), strict=True):
-        means = [letterbox(IMAGES[place], stage.image_size).mean() for place in places]
+        means = [letterbox(IMAGES[place], stage.look.image_size).mean() for place in places]
         assert stage.store.read(["abc"[place] for place in places]).ravel() == pytest.approx(means)
 
 
@@ -101,7 +102,7 @@ def test_a_file_of_several_forward_batches_holds_the_same_bits(folder, tmp_path)
     read = []
     for images_per_file in (2, 4):
         store = FeatureStore(tmp_path / f"{images_per_file}", "clip", 1, 2, "float32")
-        stage = TowerStage(name="clip", image_size=32, store=store, load=lambda: encode)
+        stage = TowerStage(name="clip", look=Look(image_size=32), store=store, load=lambda: encode)
         clip = TowerActor(stage, batch_size=2)
         for piece in make_plan(folder, {"clip": store}, images_per_file).pieces:
             clip(decode(folder, piece))

@@ -14,7 +14,7 @@ MAKES_FEATURES = (
     "sonoray.features.formats",
 )
 PINNED = {
-    "letterbox-bilinear-v1": "78e41863896f512b29d7c108c757040bba794c1b25c1f4ba42ff769d20a929f7"
+    "letterbox-bilinear-v1": "519243b1026c867148848f676c552b85111ce1fbc956ae0925f1e4ea50d44104"
 }
 """By `PREPROCESSING`: the digest of the code that makes features of that name."""
 

@@ -18,7 +18,7 @@ from sonoray.study.contract import StudyImage
 from sonoray.study.image_table import ImageTableWriter, PreparedImage
 from sonoray_jobs.outputs.stores import TOWERS, stores_of
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.towers.embed_pipeline import TowerActor, TowerStage, decode_piece
+from sonoray_jobs.towers.embed_pipeline import Look, TowerActor, TowerStage, decode_piece
 from sonoray_jobs.towers.embed_plan import make_plan
 from sonoray_jobs.towers.feature_source import (
     FeatureReader,
@@ -59,7 +59,7 @@ def stages_of(folder: Path, calls: list[int], kept_as: str = "float16") -> list[
     return [
         TowerStage(
             name=name,
-            image_size=tower.image_size,
+            look=Look(image_size=tower.image_size),
             store=FeatureStore(folder, name, config.num_tokens, tower.num_channels, kept_as),
             load=lambda tower=tower: partial(encode, tower, calls),
         )
@@ -81,10 +81,10 @@ def source_of(dataset: Path, stages: list[TowerStage], *streamed: str) -> Featur
 def test_streamed_features_are_the_stored_ones_to_the_bit(images, tmp_path, streamed, kept_as):
     stages = stages_of(tmp_path / "features", [], kept_as)
     actor = TowerActor(*stages, batch_size=BATCH)
-    sizes = {stage.name: stage.image_size for stage in stages}
+    looks = {stage.name: stage.look for stage in stages}
     stores = {stage.name: stage.store for stage in stages}
     for piece in make_plan(tmp_path, stores, images_per_file=6).pieces:
-        actor(decode_piece({"piece": piece}, folder=tmp_path, sizes=sizes, batch_size=BATCH))
+        actor(decode_piece({"piece": piece}, folder=tmp_path, looks=looks, batch_size=BATCH))
     stored = FeatureReader(source_of(tmp_path, stages))
     reader = FeatureReader(source_of(tmp_path, stages, *streamed))
     for order in ([4], [6, 0], [0, 1, 2], [5, 3, 1, 5, 0, 6, 2, 4]):

@@ -1,16 +1,19 @@
 """What a loader makes of the rows of a stream; Ray Data itself is met in tests/ray."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llava_ultra.perturbations.echo import GainPerturbation
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray.study.sample_order import Plan
 from sonoray.study.study_index import index_studies
 from sonoray_jobs.towers.feature_source import FeatureSource
+from sonoray_jobs.towers.views import Views
 from sonoray_jobs.training.step_loader import StepLoader, StepSource, unpack_steps
 
 TURNS = 5
@@ -143,3 +146,52 @@ def test_a_study_without_the_site_of_the_cue_is_named(stores, tmp_path):
     write(tmp_path, s0={"site": "肝脏"}, s2={"site": "肾"})
     with pytest.raises(DataError, match=r"study 's1' .* has no label 'site'"):
         loaded(source_of(tmp_path, stores, site_cue=True))
+
+
+def test_every_epoch_reads_the_view_that_is_its_own(stores, tmp_path):
+    write(tmp_path)
+    views = Views(number=1, perturbations=(GainPerturbation(),))
+    ids = [f"{study}-{number}" for study, count in COUNTS.items() for number in range(count)]
+    for store in stores.values():
+        store.write(views.keys(ids, 1), (-store.read(ids)).astype(store.dtype))
+    plan = Plan(num_studies=3, seed=7, studies_per_step=3, epochs=range(4), rank=0, num_ranks=1)
+    source = source_of(tmp_path, stores, plans=(plan,))
+    source = dataclasses.replace(source, features=dataclasses.replace(source.features, views=views))
+    steps = loaded(source)
+    negative = [
+        [(features.clip < 0).any(axis=(1, 2)).tolist() for features in step.features]
+        for step in steps
+    ]
+    names = sorted(COUNTS)
+    for step, seen in zip(steps, negative, strict=True):
+        for place, of_study in zip(step.step.studies, seen, strict=True):
+            expected = [
+                views.of_epoch(f"{names[place]}-{n}", seed=7, epoch=step.step.epoch) == 1
+                for n in range(COUNTS[names[place]])
+            ]
+            assert of_study == expected
+    assert len({str(seen) for seen in negative}) > 1
+    again = loaded(source)
+    assert all(
+        np.array_equal(one.clip, other.clip)
+        for step, same in zip(steps, again, strict=True)
+        for one, other in zip(step.features, same.features, strict=True)
+    )
+
+
+def test_what_judges_the_model_is_read_as_it_is(stores, tmp_path):
+    """No view of a validation image is embedded; in some epoch of these each would be read."""
+    write(tmp_path)
+    views = Views(number=3, perturbations=(GainPerturbation(),))
+    plan = Plan(
+        num_studies=3, seed=7, studies_per_step=3, epochs=range(4), rank=0, num_ranks=1,
+        split="validation",
+    )  # fmt: skip
+    index = index_studies(tmp_path, split="train", only={})
+    source = source_of(tmp_path, stores, plans=(plan,), validation=index)
+    source = dataclasses.replace(source, features=dataclasses.replace(source.features, views=views))
+    names = sorted(COUNTS)
+    for step in loaded(source):
+        for place, features in zip(step.step.studies, step.features, strict=True):
+            ids = [f"{names[place]}-{number}" for number in range(COUNTS[names[place]])]
+            assert np.array_equal(features.clip, stores["clip"].read(ids))

@@ -110,9 +110,9 @@ def make_parts_and_features(workspace: Workspace, road: RoadConfig) -> None:
     stages = feature_source.tower_stages(road.embed, road.model, folders, stores)
     actor = TowerActor(*stages, batch_size=road.embed.batch_size)
     for piece in make_plan(dataset.path, stores, road.embed.images_per_file).pieces:
-        sizes = {stage.name: stage.image_size for stage in stages}
+        looks = {stage.name: stage.look for stage in stages}
         size = road.embed.batch_size
-        actor(decode_piece({"piece": piece}, folder=dataset.path, sizes=sizes, batch_size=size))
+        actor(decode_piece({"piece": piece}, folder=dataset.path, looks=looks, batch_size=size))
 
 
 def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_path):
