@@ -132,7 +132,9 @@ def _on_difference(verdict: TopicVerdict) -> Iterable[Remark]:
             f"{verdict.topic}: {name} {found.second:.3f}, in the internal test {found.first:.3f}; "
             f"difference {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
         )
-        yield Remark(kind="warning" if found.high < 0 else "clear", message=text)
+        if found.value < 0 <= found.high:  # few patients show little, which is no good news
+            text += ", which includes none: more patients would tell"
+        yield Remark(kind="warning" if found.value < 0 else "clear", message=text)
 
 
 def _on_groups(verdict: TopicVerdict) -> Iterable[Remark]:

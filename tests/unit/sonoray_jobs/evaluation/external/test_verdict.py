@@ -1,5 +1,6 @@
 """One topic judged: the figures are those of the metrics, here and in the internal test."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -170,6 +171,24 @@ def test_a_clean_set_says_what_was_compared(verdict):
     found = remarks(verdict)
     (told,) = [text for text, kind in found.items() if kind == "clear" and "1,234" in text]
     assert "at most 24 of 256 bits" in told
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "kind", "told"),
+    [
+        (-0.2, -0.3, -0.1, "warning", "[-0.300, -0.100]"),
+        (-0.1, -0.3, 0.1, "warning", "[-0.300, +0.100], which includes none: more patients would"),
+        (0.1, -0.1, 0.3, "clear", "[-0.100, +0.300]"),
+    ],
+)
+def test_a_drop_that_few_patients_cannot_show_is_no_good_news(
+    verdict, value, low, high, kind, told
+):
+    change = dataclasses.replace(verdict.differences["auc"], value=value, low=low, high=high)
+    found = remarks(dataclasses.replace(verdict, differences={"auc": change}))
+    ((text, shown),) = [each for each in found.items() if each[0].startswith("pathology: AUC")]
+    assert shown == kind
+    assert told in text
 
 
 def test_the_page_and_the_table_escape_and_show_what_was_found(verdict, tmp_path):
