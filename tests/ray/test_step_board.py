@@ -41,19 +41,28 @@ def test_a_workers_posts_reach_the_board_at_most_twice_a_second(ray_local):
 
 def test_a_part_that_takes_long_says_how_it_goes_every_while(ray_local, capsys, monkeypatch):
     monkeypatch.setattr("sonoray.cluster.step_board._LINE_EVERY_S", 0.6)
+    said: list[str] = []
+
+    def wait_for_line(pattern: str) -> None:
+        deadline = time.monotonic() + 60
+        while not any(re.fullmatch(pattern, line) for line in said):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+            said.extend(capsys.readouterr().err.splitlines())
+
     board = StepBoard.start()
     clip, sam = board.poster("clip"), board.poster("sam")
     with board.watching():
         sam(1, 9, 0.5)
         clip(10, 100, 2.0)
-        time.sleep(1.2)
+        wait_for_line(r"sam: step 1 of 9, none in \d+ s, loss 0\.500")
+        wait_for_line(r"clip: step 10 of 100, none in \d+ s, loss 2\.000")
         clip(60, 100, 1.0)
-        time.sleep(1.5)
+        wait_for_line(
+            r"clip: step 60 of 100, \d[\d.e+]* steps/s, about \d+ (s|min) left, loss 1\.000"
+        )
         board.say("something to know")
         clip(100, 100, 0.5)
-    lines = capsys.readouterr().err.splitlines()
-    long = r"clip: step 60 of 100, \d[\d.e+]* steps/s, about \d+ s left, loss 1\.000"
-    assert [line for line in lines if re.fullmatch(long, line)]
-    assert [line for line in lines if line.startswith("sam: step 1 of 9, none in ")]
-    assert "something to know" in lines
-    assert lines[-1].startswith("clip: 100 steps after ")
+    said.extend(capsys.readouterr().err.splitlines())
+    assert "something to know" in said
+    assert said[-1].startswith("clip: 100 steps after ")

@@ -5,7 +5,6 @@ runs in the process itself, and what is reported and said is kept in a folder.
 """
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +30,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -81,8 +81,15 @@ def train(job, target, rank, num_ranks, port):
     (target / "error").write_text(result.return_value)
 
 
+def free_port():  # right before use: another process may take it at any time
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 fork = multiprocessing.get_context("fork")
-for job, resumed, num_ranks, port in json.loads(sys.argv[1]):
+for job, resumed, num_ranks in json.loads(sys.argv[1]):
+    port = free_port()
     target = Path(job["checkpoints"])
     target.mkdir()
     if resumed:
@@ -173,12 +180,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
     return job
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the loop makes of all answers on one rank and on others, and of noisy features."""
@@ -227,7 +228,6 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             ).model_dump(mode="json"),
             name in resumed and str(folder / resumed[name]),
             road.train.num_workers,
-            free_port(),
         )
         for name, road in roads.items()
     ]
