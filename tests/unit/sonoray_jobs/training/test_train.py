@@ -134,10 +134,16 @@ def test_what_does_not_fit_the_context_is_refused_before_any_worker_starts(tmp_p
     (turn, *_) = studies[0].turns
     long = dataclasses.replace(turn, question="?" * context)
     asked = [*studies[1:], dataclasses.replace(studies[0], turns=(long,))]
+    tight = road_of(AdaptiveSampling(), context)
+    made = outputs.Made(
+        road=tight,
+        dataset="phantom",
+        output=workspace.dataset("phantom"),
+        parts=outputs.find_parts(workspace, tight, "phantom"),
+        trained=trained,
+    )
     with pytest.raises(DataError, match=f"images: 1; the longest, '{studies[0].study_id}'"):
-        evaluate._answer(
-            workspace, road_of(AdaptiveSampling(), context), "phantom", trained, asked, NOWHERE
-        )
+        evaluate._answer(workspace, made, asked, NOWHERE)
 
 
 def test_workers_without_a_study_in_some_step_are_refused_before_anything_starts():
