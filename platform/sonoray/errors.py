@@ -34,6 +34,10 @@ class TrackingError(SonoError):
     """An MLflow server or store that cannot be used."""
 
 
+class TrackingAwayError(TrackingError):
+    """An MLflow server that does not answer: what it should hold can wait for it."""
+
+
 class ServingError(SonoError):
     """A service that cannot start or does not answer."""
 

@@ -31,6 +31,7 @@ from sonoray_jobs.outputs.find import (
     trained_elsewhere,
 )
 from sonoray_jobs.outputs.named_runs import made_by
+from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 
@@ -139,7 +140,7 @@ def run(
             f"another ({', '.join(names)}), export it and run: sonoray validate --run {names[-1]} "
             f"--dataset {dataset}"
         )
-    made = made_by(workspace, road, dataset, run)
+    made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     studies = asked_studies(output.path, road, split)
     result = run_stage(
         evaluation_stage(road, dataset, output, made.trained, split),
@@ -170,10 +171,12 @@ def _evaluate(
     import pyarrow.parquet as pq
 
     from sonoray.tracking.connection import open_store
+    from sonoray.tracking.delivery import deliver_waiting
     from sonoray.tracking.runs import log_results, metric_history, require_run
 
     road, trained = made.road, made.trained
     store = open_store(workspace, tracking_uri)  # first: it may be down or another
+    deliver_waiting(store, workspace.runs)
     require_run(store, trained.run_id)
     predictions = _answer(workspace, made, studies, address)
     pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")

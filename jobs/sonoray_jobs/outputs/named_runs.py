@@ -15,7 +15,7 @@ from sonoray.config.canonical import changed_settings
 from sonoray.config.load import apply_overrides, validate_config
 from sonoray.errors import ConfigError, DataError
 from sonoray.stages import MANIFEST, StageOutput, read_manifest
-from sonoray.tracking.runs import RUN_ID_FILE
+from sonoray.tracking.run_id import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import Made, Trained, find_made
 from sonoray_jobs.outputs.part_keys import PARTS

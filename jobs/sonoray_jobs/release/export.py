@@ -21,6 +21,7 @@ from sonoray_jobs.outputs.find import (
     learned_from,
 )
 from sonoray_jobs.outputs.named_runs import made_by
+from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.release.collect_record import RecordSources
 from sonoray_jobs.release.dataset_card import dataset_card
 from sonoray_jobs.release.model_card import CARD, DATASET_CARD, CardSources, model_card
@@ -118,12 +119,14 @@ def run(
     """
     from sonoray.tracking.aliases import CHAMPION, aliased_version, move_alias
     from sonoray.tracking.connection import open_store
+    from sonoray.tracking.delivery import deliver_waiting
     from sonoray.tracking.registry import check_name, register
 
     name = road.export.name_for(dataset)
     check_name(name)
-    made = made_by(workspace, road, dataset, run)
+    made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     store = open_store(workspace, tracking_uri)
+    deliver_waiting(store, workspace.runs)
     test = find_internal_test(workspace, dataset, made.trained)
     digest = test.manifest["files"][_PREDICTIONS] if test else ""
     stage = export_stage(name, made.output, made.trained, made.parts, digest)

@@ -34,6 +34,7 @@ from sonoray_jobs.outputs.find import (
     training_name,
     training_stage,
 )
+from sonoray_jobs.outputs.recorded import recorded_settings, run_dataset
 from sonoray_jobs.outputs.run_title import run_title
 from sonoray_jobs.outputs.stores import features_root, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
@@ -103,7 +104,7 @@ def run(
         ConfigError: the workers would leave no CPU for Ray Data, or `train.resume` names none that
             may be gone on with.
         ClusterError: the cluster cannot be reached or is too small.
-        TrackingError: MLflow cannot be reached.
+        TrackingError: MLflow refuses the run; one that is away stops nothing.
         JobFailedError: the training itself failed, or another process is at it.
     """
     output = workspace.dataset(dataset)
@@ -145,12 +146,17 @@ def run(
     from sonoray.cluster.session import ray_session, require_cpus
     from sonoray.tracking.callback import MlflowRunCallback
     from sonoray.tracking.connection import open_store
-    from sonoray.tracking.runs import held_run
+    from sonoray.tracking.origin import origin_tags
+    from sonoray.tracking.runs import current_run_id, held_run
 
     title = run_title(road, dataset, name)
-    tracking = open_store(workspace, tracking_uri)
-    all_tags = {"sonoray.dataset": output.key[:16], "sonoray.run": name, **(tags or {})} | {
-        f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()
+    tracking = open_store(workspace, tracking_uri, may_be_away=True)
+    all_tags = {
+        **origin_tags(),
+        "sonoray.dataset": output.key[:16],
+        "sonoray.run": name,
+        **{f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()},
+        **(tags or {}),
     }
     with ray_session(address), ExitStack() as stack:
         check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
@@ -175,11 +181,15 @@ def run(
             workspace.runs,
             work.name,
             config=road.model_dump(mode="json"),
+            params=recorded_settings(workspace, road, dataset, output),
             tags=all_tags,
+            dataset=run_dataset(workspace, dataset, output),
             title=title,
             experiment=road.experiment,
-        ) as run_id:
-            callback = MlflowRunCallback(uri=tracking.uri, run_id=run_id)
+        ):
+            callback = MlflowRunCallback(
+                store=tracking, storage_path=workspace.runs, name=work.name
+            )
             start = time.monotonic()
             result = _fit(job, workspace.runs, work.name, callback, board)
             why = result.error or result.return_value  # type: ignore[attr-defined]
@@ -188,7 +198,7 @@ def run(
             checkpoint, position = _outcome(CheckpointStore(job.checkpoints), road.train)
             summary = {
                 "name": name,
-                "run_id": run_id,
+                "run_id": current_run_id(workspace.runs, work.name),
                 "metrics": position.metrics,
                 "elapsed_s": time.monotonic() - start,
                 "evaluate": road.evaluate.model_dump(mode="json"),

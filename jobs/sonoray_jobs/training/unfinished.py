@@ -18,7 +18,8 @@ from sonoray.config.canonical import changed_settings, content_hash
 from sonoray.errors import ConfigError
 from sonoray.files.json_files import write_json
 from sonoray.stages import Stage, StageOutput
-from sonoray.tracking.runs import RUN_ID_FILE
+from sonoray.tracking.outbox import OUTBOX, Outbox
+from sonoray.tracking.run_id import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 
@@ -126,14 +127,16 @@ def check_resumable(
 
 
 def clear_working_folder(folder: Path, *, keep_run: bool = True) -> None:
-    """Remove what was kept of a training that is finished.
+    """Remove what was kept of a training that is finished; what waits for MLflow stays.
 
     Args:
         folder: the working folder.
         keep_run: whether the MLflow run's id stays. Where the training was finished under another
             name it goes: the code that began it would continue a run that is another training's.
     """
-    kept = {LOCK, RUN_ID_FILE} if keep_run else {LOCK}
+    kept = {LOCK}
+    if keep_run or Outbox(folder / OUTBOX).num_waiting():
+        kept |= {RUN_ID_FILE, OUTBOX}
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

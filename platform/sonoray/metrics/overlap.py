@@ -16,7 +16,8 @@ those of the COCO caption evaluation (Chen et al., arXiv:1504.00325):
 - CIDEr (Vedantam et al., CVPR 2015), which is its variant CIDEr-D here as there: clipped tf-idf,
   n = 1 to 4, Gaussian length penalty of sigma 6, times 10. Document frequencies come from the
   references of all answers at hand, so that a value belongs to its test set, and a draw of the
-  bootstrap keeps them. One answer alone has no frequencies and scores 0.
+  bootstrap keeps them. One answer alone, or truths that are all the same, have no frequencies that
+  could weigh anything: CIDEr is undefined there (NaN), where nlg-eval says 0 of a perfect answer.
 """
 
 import math
@@ -135,12 +136,14 @@ def meteor(references: Sequence[Tokens], answer: Tokens) -> float:
 
 
 def cider(references: References, answers: Sequence[Tokens]) -> list[float]:
-    """CIDEr-D of each answer."""
+    """CIDEr-D of each answer; NaN of all where no word tells one reference from another."""
     wanted = [[_orders(reference) for reference in refs] for refs in references]
     frequency: Counter[tuple[str, ...]] = Counter()
     for counts in wanted:
         frequency.update({gram for one in counts for order in one for gram in order})
     rarest = math.log(len(references)) if references else 0.0
+    if all(count >= len(references) for count in frequency.values()):
+        return [math.nan] * len(references)
 
     def vectors(counts: list[Counter[tuple[str, ...]]]) -> list[dict[tuple[str, ...], float]]:
         return [

@@ -115,7 +115,7 @@ def text_table(metrics: Sequence[TextMetrics]) -> Table:
                 _cell(item.exact_match),
                 _cell(item.char_f1),
                 *(
-                    _value(item.overlap[name])
+                    _value(item.overlap.get(name))
                     for name in ("char_bleu_4", "char_rouge_l", "char_cider")
                 ),
                 f"{_value(item.constant['exact_match'])}, F1 {_value(item.constant['char_f1'])}"
@@ -247,8 +247,8 @@ _MOST_DIGITS = 9
 """Below lies what floating point leaves of equal numbers."""
 
 
-def _value(value: Estimate) -> str:
-    return f"{value.value:.3f}"
+def _value(value: Estimate | None) -> str:
+    return "-" if value is None else f"{value.value:.3f}"
 
 
 def _signed(difference: Difference) -> str:

@@ -1,34 +1,36 @@
-"""The MLflow end of a training: one batch of metrics per report, from Ray Train's controller.
+"""The MLflow end of a training: the values of each report, from Ray Train's controller.
 
 Ray Train v2 rejects MLflow's old logger and calls a `UserCallback` on the controller, which
 outlives its worker groups: that is why a retried training stays one run. The driver makes the run
-and closes it (`runs.held_run`); this class only adds to it. It travels as two strings, since
+and closes it (`runs.held_run`); this class only adds to it. It travels as plain values, since
 Ray sends the run configuration, and with it the callback, to every new worker group.
 
-An MLflow that goes away does not stop a training. Reports are kept (up to 100,000 values), a try
-ends after 10 s and the next one waits 30 s, so that the controller is not stalled at each report,
-and what came late carries its own time and step. What is still kept when the training ends is lost.
+A report is written to the outbox, which takes milliseconds, and a thread sends it. A server that is
+slow or away is not noticed by the training. The thread tries again after 5 s, then after twice as
+long each time, up to a minute; what is left when the controller ends is sent by the driver.
+
+What a training has told is not told again: after a restart from a checkpoint it comes by the same
+steps a second time, with the same values, and a curve has each point once. Where it goes on with
+another number of workers, a step that is done again has values of its own, and the curve both.
 """
 
 import logging
+import threading
 import time
-from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, UserCallback
 
 from sonoray.errors import TrackingError
-from sonoray.tracking.connection import Store, connect, impatient
-from sonoray.tracking.params import MAX_METRICS_PER_CALL, scalar_metrics
+from sonoray.tracking.connection import Store, shown_uri
+from sonoray.tracking.delivery import deliver, outbox_of
+from sonoray.tracking.outbox import Outbox, Point, num_failures, told_points
+from sonoray.tracking.params import not_finite, scalar_metrics
 
-REPORTS_METRIC = "reports"
-FAILURES_TAG = "sonoray.failures"
-
-_STEP = "step"
-_MAX_PENDING = 100_000
-_RETRY_AFTER_S = 30.0
-_TIMEOUT_S = 10
+RATE_METRIC = "steps_per_s"
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -38,25 +40,24 @@ class MlflowRunCallback(UserCallback):
 
     The metrics of rank 0 count (reduce over the ranks before reporting). Their `step` is the MLflow
     step; a report without one is numbered on from the last report of the run. The newest checkpoint
-    is linked by the tag `checkpoint` and never uploaded. A report of the step and the
-    values that were told last is left out: a training that goes on tells its last report again,
-    which may have been lost with its worker.
+    is linked by the tag `checkpoint` and never uploaded. Values that are not finite are left out
+    and named by the tag `not_finite`.
     """
 
-    def __init__(self, *, uri: str, run_id: str) -> None:
-        self.uri = uri
-        self.run_id = run_id
-        self._store: Store | None = None
-        self._reports = 0
-        self._last: dict[str, float] = {}
-        self._failures = 0
-        self._pending: deque[tuple[str, float, int, int]] = deque(maxlen=_MAX_PENDING)
-        self._tags: dict[str, str] = {}
-        self._retry_at = 0.0
+    def __init__(self, *, store: Store, storage_path: str | Path, name: str) -> None:
+        self._uri = store.uri
+        self._artifact_root = store.artifact_root
+        self._storage_path = str(storage_path)
+        self._name = name
+        self._outbox = outbox_of(storage_path, name)
+        self._courier: _Courier | None = None
+        self._told: set[Point] | None = None
+        self._step = -1
+        self._told_at: tuple[int, float] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as (uri, run id): connections and what is pending stay in their process."""
-        return _rebuild, (self.uri, self.run_id)
+        """Travel as plain values: connections and threads stay in their process."""
+        return _rebuild, (self._uri, self._artifact_root, self._storage_path, self._name)
 
     def after_report(
         self,
@@ -64,20 +65,27 @@ class MlflowRunCallback(UserCallback):
         metrics: list[dict[str, Any]],
         checkpoint: Checkpoint | None,
     ) -> None:
-        """Log the metrics of rank 0 and the link to the checkpoint."""
-        self._connect()
+        """Add the metrics of rank 0 and the link to the checkpoint."""
+        if self._told is None:
+            self._told = told_points(entry for entry, _ in self._outbox.entries())
+            self._step = max((step for _, step, _ in self._told), default=-1)
         numbers = scalar_metrics(metrics[0])
-        step = int(numbers.pop("step", self._reports + 1))
-        told = {**numbers, _STEP: float(step)}
-        if any(self._last.get(key) != value for key, value in told.items()):
-            self._last = told
-            self._reports += 1
-            now_ms = int(time.time() * 1000)
-            numbers[REPORTS_METRIC] = float(self._reports)
-            self._pending.extend((key, value, now_ms, step) for key, value in numbers.items())
+        step = int(numbers.pop("step", self._step + 1))
+        tags = {}
         if checkpoint is not None:
-            self._tags |= {"checkpoint": checkpoint.path, "checkpoint.step": str(step)}
-        self._flush()
+            tags = {"checkpoint": checkpoint.path, "checkpoint.step": str(step)}
+        if wrong := not_finite(metrics[0]):
+            tags["not_finite"] = f"{', '.join(wrong)} at step {step}"
+        new = {(key, step, value) for key, value in numbers.items()} - self._told
+        rate = self._rate(step)
+        if new:
+            new |= rate
+        self._told |= new
+        self._step = max(self._step, step)
+        now_ms = int(time.time() * 1000)
+        points = [[key, value, now_ms, step] for key, step, value in sorted(new)]
+        if points or tags:
+            self._add({"kind": "metrics", "points": points, "tags": tags})
 
     def after_exception(
         self,
@@ -85,66 +93,72 @@ class MlflowRunCallback(UserCallback):
         worker_exceptions: Mapping[int, Exception],
     ) -> None:
         """Count a failed attempt and name its kind (never its text, which may quote data)."""
-        self._connect()
-        self._failures += 1
+        number = 1 + num_failures(entry for entry, _ in self._outbox.entries())
         kinds = ", ".join(
             f"rank {rank}: {_kind(error)}" for rank, error in sorted(worker_exceptions.items())
         )
-        self._tags |= {FAILURES_TAG: str(self._failures), "sonoray.last_failure": kinds[:500]}
-        self._flush()
+        self._told_at = None  # the time of a restart is no time of steps
+        self._add({"kind": "failure", "number": number, "kinds": kinds[:500]})
 
-    def _connect(self) -> None:
-        """Connect where it was not done; the run itself knows how far it had come."""
-        if self._store is not None or time.monotonic() < self._retry_at:
-            return
-        try:
-            store = connect(self.uri)
-            with impatient(_TIMEOUT_S), store.guard(f"cannot give run {self.run_id!r}"):
-                run = store.client.get_run(self.run_id)
-                told = store.client.get_metric_history(self.run_id, REPORTS_METRIC)
-        except TrackingError as error:
-            self._postpone(error)
-            return
+    def _rate(self, step: int) -> set[Point]:
+        """Steps a second since the report before, in this process."""
+        before, now = self._told_at, time.monotonic()
+        self._told_at = (step, now)
+        if before is None or now <= before[1] or step <= before[0]:
+            return set()
+        return {(RATE_METRIC, step, (step - before[0]) / (now - before[1]))}
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        self._outbox.add(entry)
+        if self._courier is None:
+            store = Store(uri=self._uri, client=None, artifact_root=self._artifact_root)
+            self._courier = _Courier(self._outbox, store)
+            self._courier.start()
+        self._courier.wake()
+
+
+class _Courier(threading.Thread):
+    """Sends an outbox whenever something was added, and again where that failed."""
+
+    def __init__(self, outbox: Outbox, store: Store) -> None:
+        super().__init__(name="mlflow courier", daemon=True)
+        self._outbox = outbox
         self._store = store
-        self._reports += int(run.data.metrics.get(REPORTS_METRIC, 0))
-        if told and not self._last:
-            newest = max(told, key=lambda point: (point.timestamp, point.value))
-            self._last = {**run.data.metrics, _STEP: float(newest.step)}
-        self._failures += int(run.data.tags.get(FAILURES_TAG, 0))
+        self._added = threading.Event()
 
-    def _flush(self) -> None:
-        """Send what is pending; keep it where MLflow does not take it."""
-        if self._store is None or time.monotonic() < self._retry_at:
-            return
-        from mlflow.entities import Metric, RunTag
+    def wake(self) -> None:
+        """Say that something was added."""
+        self._added.set()
 
-        tags = [RunTag(key, value) for key, value in self._tags.items()]
-        try:
-            while self._pending or tags:
-                size = min(len(self._pending), MAX_METRICS_PER_CALL)
-                metrics = [Metric(*self._pending[index]) for index in range(size)]
-                with impatient(_TIMEOUT_S), self._store.guard("does not take metrics"):
-                    self._store.client.log_batch(self.run_id, metrics=metrics, tags=tags)
-                for _ in range(size):
-                    self._pending.popleft()
-                tags = []
-        except TrackingError as error:
-            self._postpone(error)
-        else:
-            self._tags.clear()
-
-    def _postpone(self, error: TrackingError) -> None:
-        self._retry_at = time.monotonic() + _RETRY_AFTER_S
-        _logger.warning(
-            "training goes on without MLflow, %d values kept, next try in %.0f s: %s",
-            len(self._pending),
-            _RETRY_AFTER_S,
-            error,
-        )
+    def run(self) -> None:
+        """Send for as long as the process lives."""
+        wait_s = _FIRST_WAIT_S
+        while True:
+            self._added.wait()
+            self._added.clear()
+            try:
+                self._store = self._store.again()
+                deliver(self._outbox, self._store)
+            except TrackingError as error:
+                _logger.warning(
+                    "training goes on without MLflow %s, %d entries wait, next try in %.0f s: %s",
+                    shown_uri(self._store.uri),
+                    self._outbox.num_waiting(),
+                    wait_s,
+                    error,
+                )
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                self._added.set()
+            else:
+                wait_s = _FIRST_WAIT_S
 
 
-def _rebuild(uri: str, run_id: str) -> MlflowRunCallback:
-    return MlflowRunCallback(uri=uri, run_id=run_id)
+def _rebuild(
+    uri: str, artifact_root: Path | None, storage_path: str, name: str
+) -> MlflowRunCallback:
+    store = Store(uri=uri, client=None, artifact_root=artifact_root)
+    return MlflowRunCallback(store=store, storage_path=storage_path, name=name)
 
 
 def _kind(error: Exception) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sonoray.errors import TrackingError
+from sonoray.errors import TrackingAwayError, TrackingError
 from sonoray.tracking.relocate import relocate_artifacts
 from sonoray.workspace import Workspace
 
@@ -42,14 +42,25 @@ def shown_uri(uri: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Store:
-    """An MLflow store that has answered."""
+    """An MLflow store that has answered, or one that is away and may come back."""
 
     uri: str = field(repr=False)
     """May hold a password; show `shown_uri(uri)`."""
     client: Any = field(repr=False)
-    """The `mlflow.MlflowClient` for tracking and registry, which mypy cannot see."""
+    """The `mlflow.MlflowClient` for tracking and registry, which mypy cannot see; None of a store
+    that is away."""
     artifact_root: Path | None
     """Folder for the artifacts of new experiments; None where a server decides."""
+
+    def again(self) -> "Store":
+        """The store itself, or where it was away another try to reach it.
+
+        Raises:
+            TrackingAwayError: it still is.
+        """
+        if self.client is not None:
+            return self
+        return connect(self.uri, artifact_root=self.artifact_root)
 
     @property
     def how_to_open(self) -> str:
@@ -71,8 +82,14 @@ class Store:
             yield
 
 
-def open_store(workspace: Workspace, uri: str | None = None) -> Store:
+def open_store(workspace: Workspace, uri: str | None = None, *, may_be_away: bool = False) -> Store:
     """Open the store at `uri`, else `MLFLOW_TRACKING_URI`, else SQLite in the workspace.
+
+    Args:
+        workspace: holds the default store.
+        uri: a server, a database or a SQLite file.
+        may_be_away: whether a server that does not answer is returned as one that is away, with a
+            warning, rather than refused.
 
     Raises:
         TrackingError: the store does not answer; within 10 s, naming it and the fix.
@@ -83,7 +100,13 @@ def open_store(workspace: Workspace, uri: str | None = None) -> Store:
     if uri == own:
         workspace.require()
     artifacts = workspace.root / "artifacts"
-    store = connect(uri, artifact_root=artifacts)
+    try:
+        store = connect(uri, artifact_root=artifacts)
+    except TrackingAwayError as error:
+        if not may_be_away:
+            raise
+        logger.warning("%s", error)
+        return Store(uri=uri, client=None, artifact_root=None if _is_server(uri) else artifacts)
     if uri == own:
         with store.guard("cannot be brought to where its workspace lies now"):
             moved = relocate_artifacts(workspace.root / "mlflow.db", artifacts)
@@ -144,7 +167,8 @@ def _translated(what: str, uri: str) -> Iterator[None]:
     except Exception as error:
         if not _is_expected(error):
             raise
-        raise TrackingError(
+        kind = TrackingAwayError if _is_away(error, uri) else TrackingError
+        raise kind(
             f"MLflow store {shown_uri(uri)!r} {what}: {shown_uri(_reason(error))}; {_fix(uri)}"
         ) from error
 
@@ -159,11 +183,23 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, kinds | OSError | ModuleNotFoundError)
 
 
+def _is_away(error: BaseException, uri: str) -> bool:
+    """Whether the way to a server, or the server for a while, is what failed."""
+    if uri.startswith(_SQLITE):
+        return False
+    code = getattr(error, "error_code", "")
+    return code == "TEMPORARILY_UNAVAILABLE" or isinstance(_root(error), OSError)
+
+
+def _root(error: BaseException) -> BaseException:
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return error
+
+
 def _reason(error: BaseException) -> str:
     """One line: the system's word where the network or the disk failed, else MLflow's own."""
-    root = error
-    while (below := root.__cause__ or root.__context__) is not None:
-        root = below
+    root = _root(error)
     if isinstance(root, OSError) and root.strerror:
         return root.strerror
     if isinstance(root, ModuleNotFoundError):  # the driver of a database that is named directly

@@ -7,6 +7,7 @@ artifact beside them; parameters are for comparing runs in its tables.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
@@ -23,17 +24,33 @@ T = TypeVar("T")
 def flatten_params(values: Mapping[str, Any]) -> dict[str, str]:
     """Flatten nested values to MLflow parameters.
 
-    Tables become dotted names (`train.optimizer.lr`), lists and `None` their JSON text. A name that
-    is too long keeps its head and ends in a hash, so that two long names stay two.
+    Tables become dotted names (`train.optimizer.lr`), and so do lists of tables, by place
+    (`train.stages.1.epochs`); other lists and `None` become their JSON text. A name that is too
+    long keeps its head and ends in a hash, so that two long names stay two. A value that is too
+    long is told by its hash: the file of the configuration has it whole.
     """
     return {_key(name): _value(value) for name, value in _walk(values, "")}
 
 
 def scalar_metrics(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among `values`, nested tables by dotted name; the rest is no metric."""
+    """Return the finite numbers among `values`, nested tables by dotted name.
+
+    The rest is no metric. MLflow would keep an infinite value as 1.8e308, which sorts as the best.
+    """
     return {
-        _key(name): float(value) for name, value in _walk(values, "") if isinstance(value, Real)
+        _key(name): float(value)
+        for name, value in _walk(values, "")
+        if isinstance(value, Real) and math.isfinite(value)
     }
+
+
+def not_finite(values: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers among `values` that are infinite or none, which are no metrics."""
+    return [
+        _key(name)
+        for name, value in _walk(values, "")
+        if isinstance(value, Real) and not math.isfinite(value)
+    ]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -46,6 +63,8 @@ def _walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _walk(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            yield from _walk({str(n): item for n, item in enumerate(value)}, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
@@ -60,4 +79,7 @@ def _key(name: str) -> str:
 
 def _value(value: Any) -> str:  # noqa: ANN401 - any JSON value
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 3]}..."
+    if len(text) > MAX_VALUE_LENGTH:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return f"sha256 {digest}, {len(text):,} characters, whole in the file of the configuration"
+    return text.replace("\0", "\\0")  # PostgreSQL takes no NUL

@@ -1,65 +1,42 @@
 """MLflow runs: one per training, found again by the id that lies with its checkpoints.
 
-A training is its Ray Train storage path and name, so the run's id is kept there
-(`<storage_path>/<name>/mlflow_run_id`) and shares the fate of the checkpoints: copied with them,
-deleted with them. An id that the store does not know (another server, a deleted run) starts a new
-run rather than stop the training.
+What a run shall hold goes to an outbox on disk (`outbox`) and from there to MLflow (`delivery`), so
+that a training neither waits for a server nor loses anything to it. `held_run` is the driver's end:
+it begins the run and ends it. The values in between come from Ray Train's controller (`callback`).
 """
 
 import logging
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sonoray.config.canonical import content_hash
-from sonoray.errors import TrackingError
+from sonoray.errors import TrackingAwayError, TrackingError
 from sonoray.tracking.connection import TRACKING_URI_VARIABLE, Store, shown_uri
-from sonoray.tracking.params import (
-    MAX_METRICS_PER_CALL,
-    MAX_PARAMS_PER_CALL,
-    batches,
-    flatten_params,
-    scalar_metrics,
-)
+from sonoray.tracking.delivery import deliver, experiment_id, find_run, outbox_of
+from sonoray.tracking.outbox import Outbox
+from sonoray.tracking.params import MAX_METRICS_PER_CALL, batches, scalar_metrics
+from sonoray.tracking.run_id import RunIdFile
 
 DEFAULT_EXPERIMENT = "sonoray"
-RUN_ID_FILE = "mlflow_run_id"
-CONFIG_TAG = "sonoray.config"
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own name: its tables show the run below the one that this tag names."""
+PENDING = "pending-"
+"""Beginning of what stands for the id of a run that MLflow does not have yet."""
 
 _logger = logging.getLogger(__name__)
 
 
-class RunIdFile:
-    """The file beside a training's checkpoints that names its MLflow run; local or remote."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDataset:
+    """The dataset that a run works on, as MLflow's pages show it."""
 
-    def __init__(self, storage_path: str | Path, name: str) -> None:
-        from pyarrow.fs import FileSystem
-
-        self._filesystem, root = FileSystem.from_uri(str(storage_path))
-        self._folder = f"{root.rstrip('/')}/{name}"
-        self.path = f"{self._folder}/{RUN_ID_FILE}"
-
-    def read(self) -> str | None:
-        """Return the run's id, None where the training never ran."""
-        try:
-            with self._filesystem.open_input_stream(self.path) as stream:
-                text: str = stream.read().decode()
-        except FileNotFoundError:
-            return None
-        return text.strip() or None
-
-    def write(self, run_id: str) -> None:
-        """Record the run's id, all or nothing."""
-        partial = f"{self.path}.{uuid.uuid4().hex[:8]}.partial"
-        self._filesystem.create_dir(self._folder, recursive=True)
-        with self._filesystem.open_output_stream(partial) as stream:
-            stream.write(run_id.encode())
-        self._filesystem.move(partial, self.path)
+    name: str
+    digest: str
+    source: str
+    """What read it, as `sonoray ingest SOURCE` names it."""
 
 
 @contextmanager
@@ -69,7 +46,9 @@ def held_run(
     name: str,
     *,
     config: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    dataset: RunDataset | None = None,
     title: str = "",
     experiment: str = DEFAULT_EXPERIMENT,
 ) -> Iterator[str]:
@@ -77,42 +56,109 @@ def held_run(
 
     ```python
     with held_run(store, storage, name, config=resolved, tags=digests) as run_id:
-        callback = MlflowRunCallback(uri=store.uri, run_id=run_id)
+        callback = MlflowRunCallback(store=store, storage_path=storage, name=name)
         run_config = RunConfig(storage_path=storage, name=name, callbacks=[callback])
         TorchTrainer(..., run_config=run_config).fit()
     ```
 
     The run ends as FINISHED, as FAILED where the block raises, as KILLED where it is interrupted.
-    The same path and name continue the same run.
+    The same path and name continue the same run. A store that is away stops nothing: what it should
+    hold waits in the outbox.
 
     Args:
-        store: where the run is kept.
-        storage_path: Ray Train's `storage_path`, local or a URI.
+        store: where the run is kept; may be away.
+        storage_path: Ray Train's `storage_path`, a folder.
         name: Ray Train's run name; of a group, the name of its folder beside the trainings.
-        config: the resolved configuration, as JSON values.
+        config: the resolved configuration, as JSON values; kept as a file.
+        params: what of it made the run, as JSON values; by default all. They become parameters.
         tags: digests of the dataset and the towers, and the like.
+        dataset: what it works on.
         title: what MLflow's pages call the run; by default its name.
         experiment: name of the MLflow experiment.
 
     Yields:
-        The id of the run.
+        The id of the run; where the store is away and never had it, `PENDING` with an identity by
+        which `settled_run_id` finds it later.
 
     Raises:
-        TrackingError: the store fails before or after the block, or the experiment was deleted. A
-            failing block keeps its own error; the status that could not be set is logged.
+        TrackingError: the store refuses the run before the block, as where the experiment was
+            deleted.
     """
-    id_file = RunIdFile(storage_path, name)
-    run_id = _begin(store, id_file, title or name, config, tags or {}, experiment)
+    outbox = outbox_of(storage_path, name)
+    outbox.identity()
+    begun = outbox.size()
+    outbox.add(
+        {"kind": "begin", "experiment": experiment, "title": title or name, "time_ms": _now_ms()},
+        {"kind": "config", "config": dict(config), "params": dict(params or config)},
+        *([{"kind": "dataset", **asdict(dataset)}] if dataset else []),
+        {"kind": "tags", "tags": dict(tags or {})},
+    )
     try:
-        yield run_id
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        try:
-            terminate(store, run_id, status)
-        except TrackingError as second:
-            _logger.warning("run %s stays open, it should be %s: %s", run_id, status, second)
+        _try_to_deliver(outbox, store)
+    except TrackingError:
+        outbox.retract(begun)
         raise
-    terminate(store, run_id, "FINISHED")
+    try:
+        yield current_run_id(storage_path, name)
+    except BaseException as error:
+        _end(outbox, store, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    _end(outbox, store, "FINISHED")
+
+
+def current_run_id(storage_path: str | Path, name: str) -> str:
+    """The id of a training's run, or what stands for it until MLflow has it."""
+    known = RunIdFile(storage_path, name).read()
+    return known or f"{PENDING}{outbox_of(storage_path, name).identity()}"
+
+
+def settled_run_id(store: Store, storage_path: str | Path, name: str, run_id: str) -> str:
+    """The id of a training's run, after what waits of it was sent.
+
+    Args:
+        store: where it belongs.
+        storage_path: folder of the trainings.
+        name: of the training.
+        run_id: what is known of it.
+
+    Raises:
+        TrackingError: the store does not take what waits.
+    """
+    outbox = outbox_of(storage_path, name)
+    if outbox.num_waiting():
+        deliver(outbox, store)
+        outbox.clear()
+    if run_id.startswith(PENDING):
+        return RunIdFile(storage_path, name).read() or run_id
+    return run_id
+
+
+def _end(outbox: Outbox, store: Store, status: str) -> None:
+    """Close the run; where the store is away or fails, later."""
+    outbox.add({"kind": "end", "status": status, "time_ms": _now_ms()})
+    try:
+        _try_to_deliver(outbox, store)
+    except TrackingError as error:
+        _logger.warning("the run should be %s in MLflow and waits to be: %s", status, error)
+    if status == "FINISHED":
+        outbox.clear()
+
+
+def _try_to_deliver(outbox: Outbox, store: Store) -> None:
+    """Send what waits; a store that is away gets it later, and a line says so.
+
+    Raises:
+        TrackingError: the store is there and fails.
+    """
+    try:
+        deliver(outbox, store.again())
+    except TrackingAwayError as error:
+        _logger.warning(
+            "%s; %d entries wait in %s for the next sonoray command that reaches MLflow",
+            error,
+            outbox.num_waiting(),
+            outbox.folder,
+        )
 
 
 def child_tags(parent_run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
@@ -151,7 +197,7 @@ def require_run(store: Store, run_id: str) -> None:
         TrackingError: it does not, or the store fails.
     """
     with store.guard(f"cannot give run {run_id!r}"):
-        if _find_run(store, run_id) is None:
+        if find_run(store, run_id) is None:
             raise TrackingError(
                 f"MLflow store {shown_uri(store.uri)!r} has no run {run_id!r}, which made this "
                 f"model; set {TRACKING_URI_VARIABLE} to the store that it was trained with"
@@ -177,14 +223,12 @@ def run_of_model(
         TrackingError: the store fails, or the experiment was deleted.
     """
     with store.guard(f"cannot give a run for the results of model {name!r}"):
-        if _find_run(store, run_id) is not None:
+        if find_run(store, run_id) is not None:
             return run_id
-        experiment_id = _experiment_id(store, experiment)
+        place = experiment_id(store, experiment)
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = store.client.search_runs([experiment_id], filter_string=wanted, max_results=1)
-        run = (
-            found[0] if found else store.client.create_run(experiment_id, run_name=name, tags=tags)
-        )
+        found = store.client.search_runs([place], filter_string=wanted, max_results=1)
+        run = found[0] if found else store.client.create_run(place, run_name=name, tags=tags)
         made: str = run.info.run_id
         store.client.set_terminated(made, "FINISHED")
     return made
@@ -232,7 +276,7 @@ def log_results(
     with store.guard(f"cannot add results to run {run_id!r}"):
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
+        now_ms = _now_ms()
         items = [Metric(key, value, now_ms, 0) for key, value in scalar_metrics(metrics).items()]
         for batch in batches(items, MAX_METRICS_PER_CALL):
             store.client.log_batch(run_id, metrics=batch)
@@ -257,97 +301,5 @@ def terminate(store: Store, run_id: str, status: str) -> None:
         store.client.set_terminated(run_id, status)
 
 
-def _begin(
-    store: Store,
-    id_file: RunIdFile,
-    name: str,
-    config: Mapping[str, Any],
-    tags: Mapping[str, str],
-    experiment: str,
-) -> str:
-    """Continue the run that the file names or begin one; log its configuration."""
-    with store.guard(f"cannot hold the run of training {name!r}"):
-        run = _recorded_run(store, id_file)
-        if run is None:
-            experiment_id = _experiment_id(store, experiment)
-            run = store.client.create_run(experiment_id, run_name=name)
-            id_file.write(run.info.run_id)
-        run_id: str = run.info.run_id
-        store.client.update_run(run_id, status="RUNNING")
-        _log_config(store, run, config, tags)
-    return run_id
-
-
-def _recorded_run(store: Store, id_file: RunIdFile) -> Any:  # noqa: ANN401 - an mlflow Run
-    """Return the run that the file names, None where there is none to continue."""
-    run_id = id_file.read()
-    if run_id is None:
-        return None
-    run = _find_run(store, run_id)
-    if run is None:
-        _logger.warning("MLflow has no run %s, named by %s; a new one", run_id, id_file.path)
-    return run
-
-
-def _find_run(store: Store, run_id: str) -> Any | None:  # noqa: ANN401 - an mlflow Run
-    """Return a run, None where the store does not know it or it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = store.client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
-
-
-def _experiment_id(store: Store, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = store.client.get_experiment_by_name(name)
-    if experiment is None:
-        root = store.artifact_root
-        location = None if root is None else (root / name).as_uri()
-        try:
-            return str(store.client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:  # another process was first
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        experiment = store.client.get_experiment_by_name(name)
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(
-            f"MLflow experiment {name!r} was deleted; restore it with: "
-            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-        )
-    return str(experiment.experiment_id)
-
-
-def _log_config(
-    store: Store,
-    run: Any,  # noqa: ANN401 - an mlflow Run
-    config: Mapping[str, Any],
-    tags: Mapping[str, str],
-) -> None:
-    """Log the configuration as parameters, as an artifact and as a hash among the tags.
-
-    MLflow's parameters cannot change, so a continued run keeps those of its first attempt and gets
-    a further `config-<hash>.json`; the tag names the newest.
-    """
-    from mlflow.entities import Param, RunTag
-
-    run_id = run.info.run_id
-    digest = content_hash(config)[:12]
-    if run.data.tags.get(CONFIG_TAG) != digest:
-        store.client.log_dict(run_id, dict(config), f"config-{digest}.json")
-    known = run.data.params
-    params = flatten_params(config)
-    changed = sorted(key for key, value in params.items() if known.get(key, value) != value)
-    if changed:
-        _logger.warning("run %s continues with other values of %s", run_id, ", ".join(changed))
-    new = [Param(key, value) for key, value in params.items() if key not in known]
-    for batch in batches(new, MAX_PARAMS_PER_CALL):
-        store.client.log_batch(run_id, params=batch)
-    labels = [RunTag(key, value) for key, value in ({**tags, CONFIG_TAG: digest}).items()]
-    for tag_batch in batches(labels, MAX_PARAMS_PER_CALL):
-        store.client.log_batch(run_id, tags=tag_batch)
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -29,6 +29,7 @@ from sonoray_jobs.evaluation.ablation.parallel import num_at_once, place, reason
 from sonoray_jobs.evaluation.ablation.report_stage import read_report, write_report
 from sonoray_jobs.evaluation.ablation.variants import Ablation
 from sonoray_jobs.outputs.find import TRAINING_VERSION
+from sonoray_jobs.outputs.settled import settle_training
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 
@@ -100,7 +101,8 @@ def run(
             if outcome is None:  # it ended well, under another key
                 failures[child.label] = "the code changed while it ran; run the command again"
                 continue
-            nest(store, outcome.trained.run_id, tags[child.label])
+            trained = settle_training(workspace, outcome.trained, store)
+            nest(store, trained.run_id, tags[child.label])
             outcomes.append((child, outcome))
         output = None
         if outcomes:

@@ -146,4 +146,10 @@ def test_cider_by_hand():
     # what an answer repeats counts no more often than the truth has it
     _, third = cider(references, [["a", "b"], ["c", "c", "c"]])
     assert third == pytest.approx(10 * (4 / 6 + 1 / (2 * math.sqrt(2))) / 4)
-    assert cider([[["a"]]], [["a"]]) == [0.0]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_cider_is_undefined_where_no_word_tells_one_truth_from_another(number):
+    text = ["a", "b"]
+    assert np.isnan(cider([[text]] * number, [text] * number)).all()
+    assert cider([[text], [["c"]]], [text, ["c"]]) == pytest.approx([5, 2.5])

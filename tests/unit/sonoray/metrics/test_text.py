@@ -75,7 +75,9 @@ def test_text_metrics_leave_closed_questions_out() -> None:
     assert (metrics.constant, metrics.seen) == ({}, {})
     assert metrics.constant_answer is None
     assert metrics.unseen["exact_match"] == metrics.exact_match
-    assert ("exact_match", "char_f1", *metrics.overlap) == TEXT_METRICS
+    undefined = ("char_cider", "word_cider")  # the truths do not differ
+    known = tuple(name for name in TEXT_METRICS if name not in undefined)
+    assert ("exact_match", "char_f1", *metrics.overlap) == known
 
 
 TRUTHS = ["左叶见低回声结节。", "未见异常。", "右叶见高回声结节。", "左叶见囊肿。"]
@@ -170,14 +172,14 @@ def test_tables_show_value_interval_and_constant_answer() -> None:
             "1 (1)",
             "1.000",
             "1.000",
-            *("0.000", "1.000", "0.000"),
+            *("0.000", "1.000", "-"),
             "1.000, F1 1.000",
             "100%",
         ),
     )
     assert seen_table(free).rows[1:] == (
-        ("report", "constant answer", "1", "1.000", "1.000", "0.000", "1.000", "0.000"),
-        ("report", "truth seen in training", "1", "1.000", "1.000", "0.000", "1.000", "0.000"),
+        ("report", "constant answer", "1", "1.000", "1.000", "0.000", "1.000", "-"),
+        ("report", "truth seen in training", "1", "1.000", "1.000", "0.000", "1.000", "-"),
         ("report", "truth not seen", "0", "-", "-", "-", "-", "-"),
     )
     assert overlap_table(free).rows[0] == ("report", "BLEU-1", "1.000", "1.000")

@@ -27,13 +27,14 @@ def store(workspace: Workspace) -> Store:
 @pytest.fixture
 def training(
     store: Store, workspace: Workspace
-) -> Callable[..., AbstractContextManager[MlflowRunCallback]]:
-    """Holds the run of a training open and gives the callback that reports to it."""
+) -> Callable[..., AbstractContextManager[tuple[MlflowRunCallback, str]]]:
+    """Holds the run of a training open and gives the callback that reports to it, and its id."""
 
     @contextmanager
-    def hold(name: str, **options: Any) -> Iterator[MlflowRunCallback]:
+    def hold(name: str, **options: Any) -> Iterator[tuple[MlflowRunCallback, str]]:
         with held_run(store, workspace.runs, name, **options) as run_id:
-            yield MlflowRunCallback(uri=store.uri, run_id=run_id)
+            callback = MlflowRunCallback(store=store, storage_path=workspace.runs, name=name)
+            yield callback, run_id
 
     return hold
 

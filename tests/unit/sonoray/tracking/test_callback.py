@@ -1,62 +1,59 @@
-import os
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import pytest
-
 from sonoray.tracking.callback import MlflowRunCallback
 from sonoray.tracking.connection import Store
 
-Training = Callable[..., AbstractContextManager[MlflowRunCallback]]
+Training = Callable[..., AbstractContextManager[tuple[MlflowRunCallback, str]]]
 
 
-def test_callback_travels_as_two_strings_even_after_use(store: Store, training: Training) -> None:
-    with training("pickled", config={}) as callback:
+def test_callback_travels_as_plain_values_even_after_use(store: Store, training: Training) -> None:
+    with training("pickled", config={}) as (callback, run_id):
         callback.after_report(None, [{"loss": 1.0}], None)
         copy = pickle.loads(pickle.dumps(callback))
         copy.after_report(None, [{"loss": 0.5}], None)
-    assert (copy.uri, copy.run_id) == (callback.uri, callback.run_id)
-    run = store.client.get_run(callback.run_id)
-    assert run.data.metrics == {"loss": 0.5, "reports": 2.0}
+    history = store.client.get_metric_history(run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.5)]
 
 
 def test_failure_is_counted_without_its_text(store: Store, training: Training) -> None:
-    with training("failing", config={}) as callback:
+    with training("failing", config={}) as (callback, run_id):
         callback.after_exception(None, {1: ValueError("name of a patient")})
         copy = pickle.loads(pickle.dumps(callback))
         copy.after_exception(None, {0: OSError("x"), 1: ValueError("y")})
-    tags = store.client.get_run(callback.run_id).data.tags
+    tags = store.client.get_run(run_id).data.tags
     assert tags["sonoray.failures"] == "2"
     assert tags["sonoray.last_failure"] == "rank 0: OSError, rank 1: ValueError"
     assert "patient" not in str(tags)
 
 
-def test_outage_keeps_the_reports_and_sends_them_later(
-    store: Store,
-    training: Training,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_a_report_is_told_once_and_one_of_other_values_beside_it(
+    store: Store, training: Training
 ) -> None:
-    from mlflow.exceptions import MlflowException
+    def history(run_id: str, name: str) -> list[tuple[int, float]]:
+        return [(p.step, p.value) for p in store.client.get_metric_history(run_id, name)]
 
-    with training("outage", config={}) as callback:
-        callback.after_report(None, [{"loss": 3.0, "step": 1}], None)
-        client = callback._store.client
-        real, calls = client.log_batch, []
+    with training("again", config={}) as (callback, run_id):
+        callback.after_report(None, [{"loss": 1.0, "step": 10}], None)
+        callback.after_report(None, [{"loss": 0.5, "step": 20}], None)
+        callback.after_exception(None, {0: OSError("x")})
+        copy = pickle.loads(pickle.dumps(callback))
+        copy.after_report(None, [{"loss": 0.5, "step": 20}], None)  # the last one, told again
+        copy.after_report(None, [{"loss": 0.25, "step": 15}], None)  # with a larger batch
+        copy.after_report(None, [{"loss": 0.75, "step": 20}], None)  # with other workers
+    assert sorted(history(run_id, "loss")) == [(10, 1.0), (15, 0.25), (20, 0.5), (20, 0.75)]
+    rates = history(run_id, "steps_per_s")
+    assert [step for step, _ in rates] == [20, 20]
+    assert all(rate > 0 for _, rate in rates)
 
-        def down(*args: object, **kwargs: object) -> None:
-            calls.append(args)
-            raise MlflowException("gone")
 
-        monkeypatch.setattr(client, "log_batch", down)
-        for step in range(2, 1202):
-            callback.after_report(None, [{"loss": 1.0 / step, "step": step}], None)
-        assert len(calls) == 1  # the controller is not stalled at every report
-        assert "goes on without MLflow" in caplog.text
-        monkeypatch.setattr(client, "log_batch", real)
-        callback._retry_at = 0.0
-        callback.after_report(None, [{"loss": 0.0, "step": 1202}], None)
-    history = store.client.get_metric_history(callback.run_id, "loss")
-    assert sorted(point.step for point in history) == list(range(1, 1203))
-    assert not any(name.startswith("MLFLOW_HTTP_REQUEST") for name in os.environ)
+def test_a_value_that_is_not_finite_is_named_and_not_logged(
+    store: Store, training: Training
+) -> None:
+    with training("infinite", config={}) as (callback, run_id):
+        callback.after_report(None, [{"loss": float("inf"), "alpha": 0.5, "step": 1}], None)
+    run = store.client.get_run(run_id)
+    assert "loss" not in run.data.metrics
+    assert run.data.metrics["alpha"] == 0.5
+    assert run.data.tags["not_finite"] == "loss at step 1"

@@ -4,7 +4,7 @@ import pytest
 
 from sonoray.errors import ConfigError, DataError
 from sonoray.stages import Stage, run_stage
-from sonoray.tracking.runs import RunIdFile
+from sonoray.tracking.run_id import RunIdFile
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.outputs.find import training_stage

@@ -7,7 +7,7 @@ import pytest
 
 from sonoray.errors import ConfigError
 from sonoray.stages import Stage, StageOutput
-from sonoray.tracking.runs import RUN_ID_FILE
+from sonoray.tracking.run_id import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 from sonoray_jobs.training.saving.position import Position
