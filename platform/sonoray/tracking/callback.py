@@ -136,6 +136,8 @@ class _Courier(threading.Thread):
         while True:
             self._added.wait()
             self._added.clear()
+            if not self._outbox.num_waiting():  # the driver was first
+                continue
             try:
                 self._store = self._store.again()
                 deliver(self._outbox, self._store)

@@ -34,7 +34,7 @@ def test_a_report_is_told_once_and_one_of_other_values_beside_it(
     def history(run_id: str, name: str) -> list[tuple[int, float]]:
         return [(p.step, p.value) for p in store.client.get_metric_history(run_id, name)]
 
-    with training("again", config={}) as (callback, run_id):
+    with training("told-again", config={}) as (callback, run_id):
         callback.after_report(None, [{"loss": 1.0, "step": 10}], None)
         callback.after_report(None, [{"loss": 0.5, "step": 20}], None)
         callback.after_exception(None, {0: OSError("x")})
