@@ -68,6 +68,12 @@ class Evaluated:
             lines += [""]
         if self.summary["text"]:
             lines += (self.output.path / "text.txt").read_text(encoding="utf-8").splitlines()
+        if said := self.summary["consistency"]:
+            topics = ", ".join(f"{k} {Estimate(**v)}" for k, v in said["topics"].items())
+            lines += [
+                f"reports that say what the closed answer is: {Estimate(**said['agreement'])} of "
+                f"{said['num_compared']} ({topics}); {said['num_silent']} say nothing of it"
+            ]
         if cut := self.summary["num_cut"]:
             lines += [
                 f"cut: {cut} of {self.summary['num_questions']} free answers reached "

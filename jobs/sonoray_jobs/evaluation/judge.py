@@ -19,7 +19,8 @@ from sonoray.metrics import (
 )
 from sonoray.metrics.picks import Pick, chance_rate, hit_rate
 from sonoray.metrics.plots import plot_closed, plot_roc
-from sonoray.metrics.tables import Table, f1_table, overlap_table, seen_table
+from sonoray.metrics.tables import Table, clinical_table, f1_table, overlap_table, seen_table
+from sonoray_jobs.evaluation.consistency import measure_consistency
 from sonoray_jobs.evaluation.predictions import (
     to_pick,
     to_record,
@@ -56,12 +57,16 @@ def write_report(
     )
     overall = all_closed_metrics(records, training_answers=training_answers, bootstrap=bootstrap)
     free = text_metrics(records, training_answers=training_answers, bootstrap=bootstrap)
-    _write_tables(folder / "closed", closed_table(closed, overall), {"F1": f1_table(closed)})
+    _write_tables(
+        folder / "closed",
+        (closed_table(closed, overall), clinical_table(closed)),
+        {"F1": f1_table(closed)},
+    )
     details = {
         "Constant answer, and truths seen in training": seen_table(free),
         "Overlap by character and by word": overlap_table(free),
     }
-    _write_tables(folder / "text", text_table(free), details)
+    _write_tables(folder / "text", (text_table(free),), details)
     write_json(folder / "constant_texts.json", {item.topic: item.constant_answer for item in free})
     if closed:
         plot_closed(closed, folder / "scores.png")
@@ -69,6 +74,7 @@ def write_report(
     generated_right = [
         row["generated"] == row["truth"] for row in predictions if row["task"] == "closed"
     ]
+    consistency = measure_consistency(predictions, bootstrap)
     metrics = {
         "num_studies": len({row["study_id"] for row in predictions}),
         "num_questions": len(predictions),
@@ -83,6 +89,7 @@ def write_report(
             for topic, told in sorted(_told_picks(predictions).items())
             if (rate := hit_rate(told, bootstrap)) is not None
         },
+        "consistency": consistency.to_json() if consistency else None,
         "generated_exact": float(np.mean(generated_right)) if generated_right else None,
     }
     write_json(folder / "metrics.json", metrics)
@@ -102,10 +109,13 @@ def _told_picks(predictions: Sequence[Mapping[str, Any]]) -> dict[str, list[Pick
     return told
 
 
-def _write_tables(path: Path, table: Table, details: Mapping[str, Table]) -> None:
-    """Write the compact table as text, and as Markdown with the detailed ones below it."""
-    page = table.markdown()
+def _write_tables(path: Path, tables: Sequence[Table], details: Mapping[str, Table]) -> None:
+    """Write compact tables as text, and as Markdown with the detailed ones below them."""
+    text, page = ([line for table in tables for line in (*form(table), "")] for form in _FORMS)
     for title, detail in details.items():
-        page += ["", f"{title}:", "", *detail.markdown()]
-    for suffix, lines in ((".txt", table.text()), (".md", page)):
-        path.with_suffix(suffix).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        page += [f"{title}:", "", *detail.markdown(), ""]
+    for suffix, lines in ((".txt", text), (".md", page)):
+        path.with_suffix(suffix).write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+
+
+_FORMS = (Table.text, Table.markdown)

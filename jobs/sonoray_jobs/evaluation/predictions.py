@@ -68,6 +68,8 @@ def headlines(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
         prefix: first part of the names, as `test`; MLflow draws the charts of a prefix together.
     """
     whole = {"hit_rate": metrics["hit_rate"], "chance_hit_rate": metrics["chance_hit_rate"]}
+    if metrics["consistency"]:
+        whole["consistency"] = metrics["consistency"]["agreement"]
     if metrics["all_closed"]:
         whole["accuracy"] = metrics["all_closed"]["accuracy"]
     names = {f"{prefix}/{name}": estimate for name, estimate in whole.items()}

@@ -1,4 +1,4 @@
-"""Closed questions: accuracy, balanced accuracy, F1 and AUC, beside the constant answer.
+"""Closed questions: accuracy, recalls, F1, AUC and calibration, beside the constant answer.
 
 A closed question names its options; the model answers with the likeliest and leaves the
 log-likelihood of each. Every number comes with an interval over patients (`bootstrap`).
@@ -7,9 +7,11 @@ Choices. Balanced accuracy is the mean recall over the classes that occur. Macro
 over the options that occur as truth or answer, as in scikit-learn; an answer that is no option
 misses its truth and makes no class of its own. AUC of two options ranks by the difference of their
 log-likelihoods, which orders like the probability of the positive one; of more options it is the
-mean one-against-the-rest AUC of the softmax probabilities, over the classes that occur. The
-constant answer is the most frequent answer of the *training* split: what a model reaches that never
-looks at an image, and the number that accuracy must be read against.
+mean one-against-the-rest AUC of the softmax probabilities, over the classes that occur. Sensitivity
+and specificity are the recalls of two options; Brier score and ECE are those of
+`external.calibration`. The constant answer is the most frequent answer of the *training* split:
+what a model reaches that never looks at an image, and the number that accuracy must be read
+against.
 """
 
 from collections import defaultdict
@@ -19,14 +21,29 @@ from typing import Any
 
 import numpy as np
 
-from sonoray.metrics.answers import AnswerRecord, check, class_scores, most_frequent, topic_options
+from sonoray.metrics.answers import (
+    AnswerRecord,
+    check,
+    class_probabilities,
+    class_scores,
+    most_frequent,
+    topic_options,
+)
 from sonoray.metrics.class_rates import (
     accuracy_metric,
     auc_metric,
     balanced_accuracy_metric,
     f1_metric,
 )
-from sonoray.metrics.resampling import Bootstrap, Estimate, Metric, estimates, mean_metric
+from sonoray.metrics.external.calibration import calibration_metrics
+from sonoray.metrics.resampling import (
+    Bootstrap,
+    Estimate,
+    Metric,
+    among,
+    estimates,
+    mean_metric,
+)
 
 ALL_CLOSED = "all closed questions"
 """What reports call the questions of all closed topics together."""
@@ -51,6 +68,13 @@ class ClosedMetrics:
     """F1 of the positive option; None where the configuration names none for the topic."""
     auc: Estimate | None
     """None where an option has no score or all questions have the same true answer."""
+    sensitivity: Estimate | None
+    """Recall of the positive option; None for more than two options, or where it is never true."""
+    specificity: Estimate | None
+    """Recall of the other option of two; None as for the sensitivity."""
+    brier: Estimate | None
+    """None where an option has no score; so is the ECE."""
+    ece: Estimate | None
     constant_answer: str | None
     """Most frequent training answer; None where training has no such question."""
     constant_accuracy: Estimate | None
@@ -189,6 +213,13 @@ def _topic_metrics(
     patients = [record.patient_key for record in records]
     constant = most_frequent(training_answers)
     metrics = answer_metrics(records, options, positive)
+    truth = np.array([options.index(record.truth) for record in records])
+    if len(options) == 2:
+        for name, number in (("sensitivity", 1), ("specificity", 0)):
+            metrics[name] = among(accuracy_metric(records), truth == number)
+    probabilities = class_probabilities(records, options)
+    if probabilities is not None:
+        metrics |= calibration_metrics(probabilities, truth)
     if constant is not None:
         is_constant = np.array([float(record.truth == constant) for record in records])
         metrics["constant_accuracy"] = mean_metric(is_constant)
@@ -210,6 +241,10 @@ def _topic_metrics(
         macro_f1=macro_f1,
         positive_f1=found.get("positive_f1"),
         auc=found.get("auc"),
+        sensitivity=found.get("sensitivity"),
+        specificity=found.get("specificity"),
+        brier=found.get("brier"),
+        ece=found.get("ece"),
         constant_answer=constant,
         constant_accuracy=found.get("constant_accuracy"),
     )

@@ -90,6 +90,25 @@ def f1_table(metrics: Sequence[ClosedMetrics]) -> Table:
     )
 
 
+def clinical_table(metrics: Sequence[ClosedMetrics]) -> Table:
+    """Lay out what a clinician asks of two options, and how far the probabilities can be believed.
+
+    Topics without two options have no sensitivity; those without scores of all options no
+    calibration.
+    """
+    return Table(
+        header=("topic", "positive option", "sensitivity", "specificity", "Brier score", "ECE"),
+        rows=tuple(
+            (
+                item.topic,
+                item.positive or "-",
+                *map(_cell, (item.sensitivity, item.specificity, item.brier, item.ece)),
+            )
+            for item in metrics
+        ),
+    )
+
+
 def text_table(metrics: Sequence[TextMetrics]) -> Table:
     """Lay out free-text questions, compactly: one row per topic, two intervals.
 

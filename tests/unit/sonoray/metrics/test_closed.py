@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from sonoray.errors import DataError
 from sonoray.metrics import (
@@ -90,7 +97,22 @@ def test_estimates_equal_scikit_learn(options: tuple[str, ...], seed: int) -> No
     macro = f1_score(truth, answer, average="macro")
     assert metrics.macro_f1.value == pytest.approx(macro, abs=1e-12)
     assert metrics.positive_f1 is None
+    calibration = (metrics.brier, metrics.ece)
+    assert all(each is not None and each.low <= each.high for each in calibration)  # type: ignore[operator,union-attr]
+    if len(options) == 2:
+        for found, option in ((metrics.sensitivity, options[1]), (metrics.specificity, options[0])):
+            assert found is not None
+            recall = recall_score(truth, answer, pos_label=option)
+            assert found.value == pytest.approx(recall, abs=1e-12)
+        chances = 1 / (1 + np.exp(scores[:, 0] - scores[:, 1]))
+        brier = brier_score_loss([t == options[1] for t in truth], chances)
+        assert metrics.brier is not None
+        assert metrics.brier.value == pytest.approx(brier, abs=1e-12)
+    else:
+        assert (metrics.sensitivity, metrics.specificity) == (None, None)
     named = only(records, positive={"pathology": options[0]})
+    if len(options) == 2:  # the other way round
+        assert (named.sensitivity, named.specificity) == (metrics.specificity, metrics.sensitivity)
     of_it = f1_score(truth, answer, labels=[options[0]], average="macro")
     assert named.positive_f1 is not None
     assert named.positive_f1.value == pytest.approx(of_it, abs=1e-12)
@@ -256,7 +278,11 @@ def test_equal_seeds_give_equal_intervals_and_blocks_do_not_matter(
     first = only(records)
     assert only(records) == first
     monkeypatch.setattr(bootstrap, "_MAX_WEIGHTS", 40 * 7)
-    assert only(records) == first
+    blocks = only(records)
+    assert first.brier is not None
+    assert blocks.brier is not None
+    assert blocks.brier.high == pytest.approx(first.brier.high, abs=1e-12)  # a sum of fractions
+    assert replace(blocks, brier=None) == replace(first, brier=None)
     assert only(records, bootstrap=Bootstrap(num_resamples=1000, seed=1)) != first
 
 

@@ -19,6 +19,7 @@ from sonoray.metrics import (
 )
 from sonoray.metrics.paired import Difference, McNemar, TopicComparison
 from sonoray.metrics.tables import (
+    clinical_table,
     comparison_table,
     disagreement_table,
     f1_table,
@@ -146,6 +147,7 @@ def test_tables_show_value_interval_and_constant_answer() -> None:
         positive=MALIGNANT, num_off_option=0, accuracy=exact,
         balanced_accuracy=Estimate(value=0.5, low=None, high=None), auc=None,
         macro_f1=Estimate(value=0.4, low=0.2, high=0.6), positive_f1=exact,
+        sensitivity=exact, specificity=None, brier=exact, ece=None,
         constant_answer=BENIGN, constant_accuracy=exact,
     )  # fmt: skip
     assert closed_table([metrics]).rows == (
@@ -161,6 +163,9 @@ def test_tables_show_value_interval_and_constant_answer() -> None:
     )
     assert f1_table([metrics]).rows == (
         ("pathology", "0.400 [0.200, 0.600]", "0.500 [0.250, 0.750]"),
+    )
+    assert clinical_table([metrics]).rows == (
+        ("pathology", MALIGNANT, "0.500 [0.250, 0.750]", "-", "0.500 [0.250, 0.750]", "-"),
     )
     free = text_metrics(
         [AnswerRecord(study_id="s", patient_key="p", topic="report", truth="abc", answer="abc")],

@@ -26,7 +26,7 @@ def test_an_evaluation_is_reused_wherever_it_runs_and_not_for_other_answers(tmp_
 def test_answers_that_were_cut_are_said(tmp_path, num_cut):
     summary = {
         "num_questions": 10, "num_studies": 5, "num_cut": num_cut, "closed": {}, "text": {},
-        "hit_rate": None, "chance_hit_rate": None, "attention_hit_rates": {},
+        "consistency": None, "hit_rate": None, "chance_hit_rate": None, "attention_hit_rates": {},
     }  # fmt: skip
     output = StageOutput(path=tmp_path, manifest={"summary": summary}, reused=False)
     said = [

@@ -94,7 +94,7 @@ def test_mlflow_gets_the_headlines_alone(report):
     }  # fmt: skip
     assert shown["test/pathology/auc"] == metrics["closed"]["pathology"]["auc"]["value"]
     assert shown["test/report/exact_match"] == pytest.approx(1 / 3)
-    nothing = {"closed": {}, "text": {}, "all_closed": None}
+    nothing = {"closed": {}, "text": {}, "all_closed": None, "consistency": None}
     assert headlines({**nothing, "hit_rate": None, "chance_hit_rate": None}, "test") == {}
 
 
@@ -137,7 +137,11 @@ def test_the_terminal_gets_the_compact_tables_and_markdown_all(report):
         "topic",
         "pathology",
         "all closed questions",
+        "",
+        "topic",
+        "pathology",
     ]
+    assert "sensitivity" in closed[4]
     page = (folder / "text.md").read_text(encoding="utf-8")
     for name in ("METEOR", "ROUGE-2", "constant answer", "truth not seen"):
         assert f"| {name} |" in page
