@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from sonoray.digests.code import module_digests
 from sonoray.errors import CheckpointError, JobFailedError
 from sonoray.stages import run_stage
+from sonoray.tracking.outbox import OUTBOX, Outbox
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
 from sonoray_jobs.outputs.find import (
@@ -115,6 +116,7 @@ def run(
     if stage.is_made(workspace.stages):
         _tidy(workspace.runs / (road.train.resume or name), road)
         trained = find_training(workspace, road, dataset)
+        _deliver_rest(workspace, road.train.resume or name, tracking_uri)
         _tell_changed(name, "was trained", changed_modules(trained.code, code))
         return trained
     check_steps(len(training_index(output.path, road.train)), road.train)
@@ -155,6 +157,7 @@ def run(
         **origin_tags(),
         "sonoray.dataset": output.key[:16],
         "sonoray.run": name,
+        "sonoray.language": parts["language"].key[:16],
         **{f"sonoray.{tower}": fingerprint[:16] for tower, fingerprint in fingerprints.items()},
         **(tags or {}),
     }
@@ -232,6 +235,15 @@ def _tidy(work: Path, road: RoadConfig) -> None:
     if has_checkpoint(work):
         with suppress(JobFailedError), sole_training(work):  # held: whoever ends it clears it
             clear_working_folder(work, keep_run=not road.train.resume)
+
+
+def _deliver_rest(workspace: Workspace, name: str, tracking_uri: str | None) -> None:
+    """Send what a finished training, or a process that was killed right after it, left unsent."""
+    if Outbox(workspace.runs / name / OUTBOX).num_waiting():
+        from sonoray.tracking.connection import open_store
+        from sonoray.tracking.delivery import deliver_waiting
+
+        deliver_waiting(open_store(workspace, tracking_uri, may_be_away=True), workspace.runs)
 
 
 def _working_folder(workspace: Workspace, road: RoadConfig, name: str, record: Record) -> Path:

@@ -57,8 +57,10 @@ def deliver(outbox: Outbox, store: Store) -> None:
 def deliver_waiting(store: Store, runs: Path) -> None:
     """Send what the trainings of a workspace have left, those that run now too.
 
+    Where nothing waits the store is not asked.
+
     Args:
-        store: where they belong.
+        store: where they belong; may be away.
         runs: folder that holds one folder a training.
     """
     for folder in sorted(runs.glob(f"*/{OUTBOX}")):
@@ -67,7 +69,7 @@ def deliver_waiting(store: Store, runs: Path) -> None:
             continue
         try:
             with outbox.sending().acquire(timeout=_PATIENCE_S):
-                _send(outbox, store, may_begin_anew=True)
+                _send(outbox, store.again(), may_begin_anew=True)
         except Timeout:
             continue
         except TrackingError as error:

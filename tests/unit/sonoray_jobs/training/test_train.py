@@ -12,6 +12,9 @@ from llava_ultra.config import AdaptiveSampling, KeepAllSampling, SamplingConfig
 from llava_ultra.testing import tiny_config
 from sonoray.errors import CheckpointError, ConfigError, DataError, JobFailedError
 from sonoray.study.contract import iter_studies
+from sonoray.tracking.connection import open_store
+from sonoray.tracking.delivery import deliver, outbox_of
+from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
 from sonoray_jobs.evaluation import evaluate
@@ -165,6 +168,25 @@ def test_what_a_killed_process_left_of_a_finished_training_is_cleared(tmp_path, 
     assert has_checkpoint(work)
     train._tidy(work, tiny_road)
     assert not has_checkpoint(work)
+
+
+def test_what_a_process_killed_at_the_end_left_unsent_is_sent(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = Workspace.open(tmp_path)
+    store = open_store(workspace)
+    with held_run(store, workspace.runs, "phantom-0", config={"a": 1}) as run_id:
+        outbox = outbox_of(workspace.runs, "phantom-0")
+    outbox.add({"kind": "begin", "experiment": "sonoray", "title": "t", "time_ms": 1})
+    deliver(outbox, store)
+    assert store.client.get_run(run_id).info.status == "RUNNING"
+    outbox.add({"kind": "end", "status": "FINISHED", "time_ms": 2})
+
+    train._deliver_rest(workspace, "phantom-0", "http://127.0.0.1:1")  # away: it waits on
+    assert outbox.num_waiting() == 1
+    assert "still wait" in caplog.text
+    train._deliver_rest(workspace, "phantom-0", None)
+    assert store.client.get_run(run_id).info.status == "FINISHED"
+    assert outbox.num_waiting() == 0
 
 
 def test_a_training_ends_with_its_last_checkpoint_or_with_the_best_of_its_last_stage(
