@@ -131,6 +131,60 @@ def compare(
 
 
 @job_command(app, panel=PANEL)
+def runs(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME...]",
+            help="Runs to put side by side: MLflow name, training or run id, or a beginning.",
+        ),
+    ] = None,
+    *,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="'KEY OP VALUE'",
+            help="Only those that are so, with = != > >= < <= or ~ (contains); repeatable.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option("--sort", metavar="KEY", help="Low to high; -KEY: high to low; else by time."),
+    ] = "",
+    columns: Annotated[
+        str, typer.Option("--columns", metavar="KEY,KEY", help="What is shown of each run.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="Most runs.", min=1)] = 50,
+    experiment: Annotated[
+        str, typer.Option("--experiment", help="MLflow experiment; default: all.")
+    ] = "",
+    workspace: "Workspace",
+) -> Result:
+    """List what MLflow has: trainings with their evaluations, ablations; or compare some.
+
+    A KEY is a fact (state, started, minutes, dataset, user), a metric, a setting or a tag.
+
+    Examples:
+        sonoray runs
+        sonoray runs --where 'test/accuracy > 0.8' --sort -test/accuracy
+        sonoray runs --where dataset=phantom --columns state,train.seed,validation_loss
+        sonoray runs phantom-3f2a phantom-91bc
+    """
+    from sonoray_jobs.evaluation.recorded.list_runs import run
+
+    return run(
+        workspace=workspace,
+        names=names or (),
+        where=where or (),
+        sort=sort,
+        columns=[key.strip() for key in columns.split(",") if key.strip()],
+        limit=limit,
+        experiment=experiment,
+    )
+
+
+@job_command(app, panel=PANEL)
 def ablate(
     name: Annotated[
         str,

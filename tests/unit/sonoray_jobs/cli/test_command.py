@@ -33,6 +33,7 @@ JOBS = {
         ["model", "--dataset", "other"],
     ),
     "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
+    "runs": ("sonoray_jobs.evaluation.recorded.list_runs:run", []),
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
     "export": ("sonoray_jobs.release.export:run", []),
@@ -82,6 +83,10 @@ VALUES = {
     "--alias": "canary",
     "--allow-changed": "train.seed",
     "--despite": "reason",
+    "--where": "loss > 1",
+    "--sort": "loss",
+    "--limit": "7",
+    "--experiment": "other",
     "--url": "http://127.0.0.1:9/v1",
 }
 """By option that takes a value: one that is not its default."""
@@ -215,6 +220,7 @@ def test_every_command_can_print_json_and_shows_examples(outcome, capsys, comman
         ("quarantine retry", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
         ("train", {"--workspace", "--config", "--set", "--dry-run", "--address"}),
         ("compare", {"--workspace"}),
+        ("runs", {"--workspace"}),
         ("describe", {"--config", "--set"}),
         ("export", {"--workspace", "--config", "--set", "--dry-run"}),
         ("serve", {"--workspace", "--config", "--set", "--dry-run", "--address"}),

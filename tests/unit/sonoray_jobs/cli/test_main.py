@@ -26,6 +26,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "compare",
+    "runs",
     "ablate",
     "export",
     "serve",

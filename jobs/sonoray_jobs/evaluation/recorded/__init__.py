@@ -1,0 +1,1 @@
+"""What MLflow records: runs listed, filtered, sorted and put side by side."""
