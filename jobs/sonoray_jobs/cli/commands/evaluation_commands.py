@@ -171,7 +171,7 @@ def runs(
         sonoray runs --where dataset=phantom --columns state,train.seed,validation_loss
         sonoray runs phantom-3f2a phantom-91bc
     """
-    from sonoray_jobs.evaluation.recorded.list_runs import run
+    from sonoray_jobs.evaluation.listing.list_runs import run
 
     return run(
         workspace=workspace,

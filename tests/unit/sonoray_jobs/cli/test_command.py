@@ -33,7 +33,7 @@ JOBS = {
         ["model", "--dataset", "other"],
     ),
     "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
-    "runs": ("sonoray_jobs.evaluation.recorded.list_runs:run", []),
+    "runs": ("sonoray_jobs.evaluation.listing.list_runs:run", []),
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
     "export": ("sonoray_jobs.release.export:run", []),

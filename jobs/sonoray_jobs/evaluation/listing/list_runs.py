@@ -12,8 +12,8 @@ from typing import Any
 from sonoray.errors import ConfigError, DataError
 from sonoray.metrics.tables import Table
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.recorded.recorded_run import RecordedRun, Value, read_runs
-from sonoray_jobs.evaluation.recorded.selection import (
+from sonoray_jobs.evaluation.listing.recorded_run import RecordedRun, Value, read_runs
+from sonoray_jobs.evaluation.listing.selection import (
     Condition,
     differing_settings,
     headline_metrics,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sonoray.errors import ConfigError
-from sonoray_jobs.evaluation.recorded.recorded_run import RecordedRun, Value
+from sonoray_jobs.evaluation.listing.recorded_run import RecordedRun, Value
 
 _OPERATORS: Mapping[str, Callable[[str | float, str | float], bool]] = {
     ">=": operator.ge,

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from sonoray.errors import ConfigError
-from sonoray_jobs.evaluation.recorded.recorded_run import RecordedRun
-from sonoray_jobs.evaluation.recorded.selection import (
+from sonoray_jobs.evaluation.listing.recorded_run import RecordedRun
+from sonoray_jobs.evaluation.listing.selection import (
     Condition,
     differing_settings,
     headline_metrics,

@@ -9,7 +9,7 @@ from sonoray.errors import ConfigError, DataError
 from sonoray.tracking.connection import open_store
 from sonoray.tracking.runs import RunDataset, child_tags, held_run, log_results
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.recorded.list_runs import run
+from sonoray_jobs.evaluation.listing.list_runs import run
 from sonoray_jobs.training.train import sole_training
 
 PARENT = "ablate-visual-0123"
