@@ -66,10 +66,9 @@ from sonoray_jobs.training.unfinished import (
 from sonoray_jobs.training.worker import TrainJob
 
 if TYPE_CHECKING:
-    from ray.train import Result
+    from ray.train import Result, UserCallback
 
     from sonoray.cluster.step_board import StepBoard
-    from sonoray.tracking.callback import MlflowRunCallback
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +86,7 @@ def run(
     tracking_uri: str | None = None,
     tags: Mapping[str, str] | None = None,
     board: "StepBoard | None" = None,
+    watchers: Sequence["UserCallback"] = (),
 ) -> Trained:
     """Train the road's model, or go on with it, or return it where it is finished.
 
@@ -98,6 +98,7 @@ def run(
         tracking_uri: MLflow store; by default that of the environment or of the workspace.
         tags: further tags of the MLflow run of a training that is not finished yet.
         board: where its steps are shown; by default on stderr.
+        watchers: Ray Train's callbacks, told each report besides MLflow's own.
 
     Raises:
         DataError: an earlier step is missing, a text does not fit the context, or `train.only` and
@@ -194,7 +195,7 @@ def run(
                 store=tracking, storage_path=workspace.runs, name=work.name
             )
             start = time.monotonic()
-            result = _fit(job, workspace.runs, work.name, callback, board)
+            result = _fit(job, workspace.runs, work.name, [callback, *watchers], board)
             why = result.error or result.return_value  # type: ignore[attr-defined]
             if why:
                 raise JobFailedError(f"training {name!r} failed: {why}")
@@ -294,7 +295,7 @@ def _fit(
     job: TrainJob,
     storage: Path,
     name: str,
-    callback: "MlflowRunCallback",
+    callbacks: Sequence["UserCallback"],
     board: "StepBoard | None",
 ) -> "Result":
     """Run the workers to the end of the last stage, from their latest checkpoint on."""
@@ -321,7 +322,7 @@ def _fit(
         run_config=ray.train.RunConfig(
             storage_path=str(storage),
             name=name,
-            callbacks=[callback],  # type: ignore[list-item]
+            callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(
                 max_failures=settings.max_failures,
                 controller_failure_limit=_MAX_FAILED_STARTS,  # type: ignore[call-arg]

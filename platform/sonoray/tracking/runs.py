@@ -190,6 +190,26 @@ def nest(store: Store, run_id: str, tags: Mapping[str, str]) -> str:
     return tags[PARENT_TAG]
 
 
+def end_killed(store: Store, storage_path: str | Path, name: str, tags: Mapping[str, str]) -> None:
+    """Close the run of a training whose process was ended from outside.
+
+    Args:
+        store: where the run is kept.
+        storage_path: folder of the trainings.
+        name: of the training.
+        tags: why it was.
+
+    Raises:
+        TrackingError: the store is there and fails.
+    """
+    outbox = outbox_of(storage_path, name)
+    outbox.add(
+        {"kind": "tags", "tags": dict(tags)},
+        {"kind": "end", "status": "KILLED", "time_ms": _now_ms()},
+    )
+    _try_to_deliver(outbox, store)
+
+
 def require_run(store: Store, run_id: str) -> None:
     """Check, before work on its model, that the store knows the run of a training.
 
