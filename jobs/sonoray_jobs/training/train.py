@@ -322,7 +322,7 @@ def _fit(
         run_config=ray.train.RunConfig(
             storage_path=str(storage),
             name=name,
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
             failure_config=ray.train.FailureConfig(
                 max_failures=settings.max_failures,
                 controller_failure_limit=_MAX_FAILED_STARTS,  # type: ignore[call-arg]

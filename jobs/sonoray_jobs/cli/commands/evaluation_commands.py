@@ -261,3 +261,86 @@ def ablate(
     if dry_run:
         return plan(workspace=workspace, road=road, choice=choice)
     return run(workspace=workspace, road=road, choice=choice, parallel=parallel, address=address)
+
+
+@job_command(app, panel=PANEL)
+def sweep(
+    *,
+    over: Annotated[
+        list[str],
+        typer.Option(
+            "--over",
+            metavar="KEY=SPEC",
+            help="A setting: KEY=[A, B], KEY=LOW..HIGH or KEY=log LOW..HIGH; repeatable.",
+        ),
+    ],
+    dataset: DatasetOption = None,
+    search: Annotated[
+        str, typer.Option("--search", help="optuna, random, or grid over lists.")
+    ] = "optuna",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="How many; of a grid, as many as it has.")
+    ] = 20,
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            help="validation_loss, validation_hit, or of an evaluation: validation/accuracy.",
+        ),
+    ] = "validation_loss",
+    mode: Annotated[
+        str, typer.Option("--mode", help="min or max; default: min of a loss, else max.")
+    ] = "",
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="End trials that fall behind (ASHA).")
+    ] = False,
+    grace: Annotated[
+        int, typer.Option("--grace", min=1, help="Validations before a trial may be ended.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the search.")] = 0,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, help="Most trials at once; default: fits.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the search, say what it would do, and stop.")
+    ] = False,
+    folder: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    address: AddressOption = None,
+) -> Result:
+    """Search settings for the best value of a metric, on the validation split, with Ray Tune.
+
+    Every trial is a training that --run takes. Run it again to go on after an interruption or with
+    the trials that failed. Table, JSON and pictures, also in a parent run in MLflow.
+
+    Examples:
+        sonoray sweep --over 'model.lora.rank=[4, 8]' --search grid --metric validation/accuracy
+        sonoray sweep --set train.validate_every=epoch --over train.seed=0..99 --trials 5
+        sonoray sweep --set train.validate_every=epoch --stop-early --trials 30
+            --over 'train.stages.1.learning_rate=log 1e-4..1e-2' --over 'model.lora.rank=[4, 8]'
+    """
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.evaluation.sweeping.search import Search
+    from sonoray_jobs.evaluation.sweeping.sweep import plan, run
+    from sonoray_jobs.road.config import load_road
+
+    # not `road`: --dry-run shows the search instead of the configuration, which a report names
+    road = load_road(config, overrides or [])
+    chosen = Search(
+        dataset=dataset or road.dataset,
+        over=tuple(over),
+        method=search,
+        trials=trials,
+        metric=metric,
+        mode=mode,
+        stop_early=stop_early,
+        grace=grace,
+        seed=seed,
+        config=config,
+        overrides=tuple(overrides or ()),
+    )
+    if dry_run:
+        return plan(road=road, search=chosen)
+    workspace = Workspace.open(folder, create=True)
+    return run(workspace=workspace, road=road, search=chosen, parallel=parallel, address=address)

@@ -61,11 +61,8 @@ class Field:
                 "1e-4..1e-2"
             ) from None
         is_log = bool(found and found["log"])
-        if (
-            not all(type(end) in (int, float) for end in (low, high))
-            or not low < high
-            or (is_log and low <= 0)
-        ):
+        are_numbers = all(type(end) in (int, float) for end in (low, high))
+        if not are_numbers or not low < high or (is_log and low <= 0):
             raise ConfigError(
                 f"--over {text!r} must go from a lower to a higher number"
                 f"{', both above 0' if is_log else ''}"
@@ -83,6 +80,14 @@ class Field:
         if self.choices:
             return list(self.choices)
         return [int(self.low), int(self.high)] if self.is_whole else [self.low, self.high]
+
+    @property
+    def shown(self) -> str:
+        """What it ranges over, as a person reads it."""
+        if self.choices:
+            return ", ".join(self.choices)
+        low, high = self.ends
+        return f"{low:g} to {high:g}{', by its logarithm' if self.is_log else ''}"
 
     def domain(self, *, grid: bool = False) -> Any:  # noqa: ANN401 - a Ray Tune domain
         """The same for Ray Tune."""

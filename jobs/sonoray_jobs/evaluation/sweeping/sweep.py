@@ -8,7 +8,9 @@ sweep is a parent run with the report; the trainings stand below it.
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +44,47 @@ if TYPE_CHECKING:
 
 _TUNE = "tune"
 """Folder in which Ray Tune keeps its state."""
+_NUMBER = re.compile(r"_(\d{5})(_|$)")
+"""Of a trial, in the name of its folder there."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedSweep:
+    """What a sweep would do."""
+
+    name: str
+    search: Search
+    fields: Sequence[Field]
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        number = self.search.num_trials(tuple(self.fields))
+        return [
+            f"{self.name}: {number} trials by {self.search.method} for the "
+            f"{self.search.direction}imum of {self.search.metric}",
+            *(f"  {field.key}: {field.shown}" for field in self.fields),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "name": self.name,
+            "command": self.search.command,
+            "trials": self.search.num_trials(tuple(self.fields)),
+            "over": {field.key: field.shown for field in self.fields},
+        }
+
+
+def plan(*, road: RoadConfig, search: Search) -> PlannedSweep:
+    """Check a sweep; starts nothing.
+
+    Raises:
+        ConfigError: the search does not fit the road.
+    """
+    road = place(road)
+    return PlannedSweep(name=search.name(road), search=search, fields=search.fields(road))
 
 
 def run(
@@ -155,17 +196,17 @@ def _fit(plan: TrialPlan, at_once: int) -> Sequence[Any]:
             tune_config=plan.search.tune_config(plan.fields, at_once),
             run_config=tune.RunConfig(name=_TUNE, storage_path=str(plan.folder), verbose=0),
         )
-    results: Sequence[Any] = list(tuner.fit())
-    return results
+    results = tuner.fit()
+    return [results[place] for place in range(len(results))]
 
 
 def _trial(result: Any, fields: tuple[Field, ...]) -> Trial:  # noqa: ANN401 - Ray Tune's Result
     """Read what Ray Tune knows of a trial."""
     told: Mapping[str, Any] = result.metrics or {}
     state = FAILED if result.error else FINISHED if told.get(IS_DONE) else STOPPED
-    number = Path(result.path).name.split("_")
+    number = _NUMBER.search(Path(result.path).name)
     return Trial(
-        number=next((part.lstrip("0") or "0" for part in number if part.isdecimal()), "?"),
+        number=str(int(number[1])) if number else "?",
         point=dict(result.config),
         settings=shown_point(fields, result.config),
         state=state,

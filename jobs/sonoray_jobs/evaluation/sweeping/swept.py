@@ -156,6 +156,7 @@ def draw(
     import matplotlib
 
     matplotlib.use("agg")
+    from matplotlib import pyplot
     from optuna import create_study
     from optuna import logging as optuna_logging
     from optuna.trial import create_trial
@@ -177,11 +178,9 @@ def draw(
         plots.append(pictures.plot_param_importances)
     drawn = []
     for plot, name in zip(plots if done else [], PICTURES, strict=False):
-        axes = plot(study, target_name=search.metric)
-        axes.figure.set_size_inches(9, 5)
-        axes.figure.savefig(
-            folder / name, dpi=120, bbox_inches="tight", metadata={"Software": None}
-        )
-        matplotlib.pyplot.close(axes.figure)
+        figure: Any = plot(study, target_name=search.metric).figure
+        figure.set_size_inches(9, 5)
+        figure.savefig(folder / name, dpi=120, bbox_inches="tight", metadata={"Software": None})
+        pyplot.close(figure)
         drawn.append(name)
     return drawn

@@ -116,7 +116,7 @@ def objective_watcher(metric: str, training: str) -> Any:  # noqa: ANN401 - Ray'
     """A callback for Ray Train that hands the values of a metric on to the Tune trial it is in."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    class Watcher(TuneReportCallback):  # type: ignore[misc]
+    class Watcher(TuneReportCallback):
         """Ray's own, for the reports that have the metric."""
 
         def after_report(
@@ -136,7 +136,7 @@ def objective_watcher(metric: str, training: str) -> Any:  # noqa: ANN401 - Ray'
                 }
                 super().after_report(run_context, [told], None)
 
-    return Watcher()
+    return Watcher()  # type: ignore[no-untyped-call]
 
 
 def trainable(plan: TrialPlan) -> Any:  # noqa: ANN401 - what Ray Tune takes
