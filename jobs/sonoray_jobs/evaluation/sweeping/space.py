@@ -51,18 +51,19 @@ class Field:
             if len(set(choices)) < max(2, len(choices)):
                 raise ConfigError(f"--over {text!r} must list two or more values, each once")
             return cls(key=key, choices=choices)
-        found = _RANGE.fullmatch(spec)
+        found = _RANGE.fullmatch(spec) if key else None
         try:
-            low, high = (json.loads(found[end]) for end in ("low", "high")) if key and found else ()
+            low, high = (_number(found[end]) if found else None for end in ("low", "high"))
         except ValueError:
+            low = high = None
+        if low is None or high is None:
             raise ConfigError(
                 f"--over {text!r} is no KEY=[A, B] and no KEY=LOW..HIGH; write it like "
                 "model.lora.rank=[4, 8], train.seed=0..9 or train.stages.1.learning_rate=log "
                 "1e-4..1e-2"
-            ) from None
-        is_log = bool(found and found["log"])
-        are_numbers = all(type(end) in (int, float) for end in (low, high))
-        if not are_numbers or not low < high or (is_log and low <= 0):
+            )
+        is_log = found is not None and bool(found["log"])
+        if not low < high or (is_log and low <= 0):
             raise ConfigError(
                 f"--over {text!r} must go from a lower to a higher number"
                 f"{', both above 0' if is_log else ''}"
@@ -113,6 +114,15 @@ class Field:
         if self.is_whole:
             return IntDistribution(int(self.low), int(self.high), log=self.is_log)
         return FloatDistribution(self.low, self.high, log=self.is_log)
+
+
+def _number(text: str) -> float | int:
+    """Read a number; whole where it is written so.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
 
 
 def read_fields(texts: Sequence[str], road: RoadConfig) -> tuple[Field, ...]:

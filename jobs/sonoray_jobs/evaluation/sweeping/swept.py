@@ -163,8 +163,7 @@ def draw(
     from optuna.visualization import matplotlib as pictures
 
     optuna_logging.set_verbosity(optuna_logging.ERROR)
-    direction = "minimize" if search.direction == "min" else "maximize"
-    study = create_study(direction=direction)
+    study = create_study(direction="minimize" if search.direction == "min" else "maximize")
     distributions = {field.key: field.distribution() for field in fields}
     done = [each for each in trials if each.state == FINISHED and each.objective is not None]
     for trial in done:
@@ -173,7 +172,7 @@ def draw(
                 params=dict(trial.point), distributions=distributions, value=trial.objective
             )
         )
-    plots = [pictures.plot_parallel_coordinate]
+    plots: list[Any] = [pictures.plot_parallel_coordinate]
     if len(done) >= _LEAST_TRIALS and len({trial.objective for trial in done}) > 1:
         plots.append(pictures.plot_param_importances)
     drawn = []

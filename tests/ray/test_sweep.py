@@ -1,0 +1,94 @@
+"""Sweeps through a real Ray Tune: trainings as trials, one MLflow parent, gone on with."""
+
+import json
+
+import pytest
+
+from sonoray.errors import ConfigError
+from sonoray.tracking.connection import open_store
+from sonoray.workspace import Workspace
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.evaluation.listing import list_runs
+from sonoray_jobs.evaluation.sweeping import sweep
+from sonoray_jobs.evaluation.sweeping.search import Search
+from sonoray_jobs.evaluation.sweeping.swept import FAILED, FINISHED, STOPPED
+from sonoray_jobs.outputs.named_runs import find_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace.open(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def road(tiny_road):
+    return with_values(tiny_road, {"train.validate_every": "epoch"})
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(
+    workspace, road, monkeypatch, capsys
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    search = Search(
+        dataset="phantom",
+        over=("train.stages.1.learning_rate=log 1e-5..1e-1", "model.lora.rank=[2, 4]"),
+        trials=4,
+        stop_early=True,
+        grace=1,
+    )
+    swept = sweep.run(workspace=workspace, road=road, search=search, parallel=1)
+    states = [trial.state for trial in swept.trials]
+    assert len(states) == 4
+    assert FAILED not in states, swept.lines()
+    assert states.count(FINISHED) >= 1
+    assert STOPPED in states, swept.lines()
+    best = swept.best
+    assert best.objective == min(t.objective for t in swept.trials if t.state == FINISHED)
+    # what --run takes, with the settings that were drawn
+    made = find_run(workspace, best.training)
+    assert made.trained.metrics["validation_loss"] == best.objective
+    rate = float(best.point["train.stages.1.learning_rate"])
+    assert made.road.train.stages[1].learning_rate == rate
+    assert str(made.road.model.lora.rank) == best.point["model.lora.rank"]
+
+    store = open_store(workspace)
+    parent = store.client.get_run(swept.parent_run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best/validation_loss"] == best.objective
+    names = {each.path for each in store.client.list_artifacts(swept.parent_run_id)}
+    assert {"sweep.md", "sweep.json", "parallel_coordinates.png"} <= names
+    listed = list_runs.run(workspace=workspace, where=[f"parent = {swept.parent_run_id}"])
+    told = {run.training: run.state for run in listed.runs}
+    assert told == {
+        trial.training: "finished" if trial.state == FINISHED else "killed"
+        for trial in swept.trials
+    }
+    again = sweep.run(workspace=workspace, road=road, search=search, parallel=1)
+    assert again.trials == swept.trials
+    assert again.parent_run_id == swept.parent_run_id
+    assert json.loads((again.folder / "sweep.json").read_text()) == again.to_json()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_trial_that_fails_is_told_and_tried_again_while_the_others_end(
+    workspace, road, monkeypatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    search = Search(
+        dataset="phantom",
+        over=("train.studies_per_step=[3, 1]",),  # seven studies in steps of 1: too few for none
+        method="grid",
+        metric="validation/nothing",
+    )
+    swept = sweep.run(workspace=workspace, road=road, search=search, parallel=2)
+    assert [trial.state for trial in swept.trials] == [FAILED, FAILED]
+    assert "--metric 'validation/nothing' is none of validation/" in swept.trials[0].reason
+    assert swept.exit_code == 1
+    with pytest.raises(ConfigError, match="validate_every=epoch"):
+        sweep.plan(
+            road=with_values(road, {"train.validate_every": "never"}),
+            search=Search(dataset="phantom", over=("train.seed=0..3",)),
+        )
