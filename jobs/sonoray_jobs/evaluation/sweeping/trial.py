@@ -143,7 +143,8 @@ def trainable(plan: TrialPlan) -> Any:  # noqa: ANN401 - what Ray Tune takes
     """The trial as Ray Tune starts it; its training's workers take the CPUs, it takes none."""
     from ray import tune
 
-    return tune.with_resources(partial(run_trial, plan=plan), {"cpu": 0})
+    # a byte, because Ray Tune refuses a trial that takes nothing
+    return tune.with_resources(partial(run_trial, plan=plan), {"cpu": 0, "memory": 1})
 
 
 def shown_point(fields: tuple[Field, ...], point: Point) -> dict[str, str]:
