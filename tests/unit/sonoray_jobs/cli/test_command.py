@@ -35,6 +35,7 @@ JOBS = {
     "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
     "runs": ("sonoray_jobs.evaluation.listing.list_runs:run", []),
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
+    "sweep": ("sonoray_jobs.evaluation.sweeping.sweep:run", ["--over", "train.seed=0..9"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
     "export": ("sonoray_jobs.release.export:run", []),
     "promote": ("sonoray_jobs.release.promote:run", ["models:/m/2"]),
@@ -84,6 +85,13 @@ VALUES = {
     "--allow-changed": "train.seed",
     "--despite": "reason",
     "--where": "loss > 1",
+    "--over": "model.lora.rank=[4, 8]",
+    "--search": "random",
+    "--trials": "7",
+    "--metric": "validation_hit",
+    "--mode": "max",
+    "--grace": "7",
+    "--seed": "7",
     "--sort": "loss",
     "--limit": "7",
     "--experiment": "other",
@@ -155,7 +163,7 @@ def outcome(monkeypatch, capsys, tmp_path):
         # which training and model a name means: test_named_runs.py, test_registered.py
         monkeypatch.setattr("sonoray_jobs.outputs.named_runs.road_of_run", named_road)
         monkeypatch.setattr("sonoray_jobs.outputs.registered.model_of", named_model)
-        if command == "ablate":
+        if command in ("ablate", "sweep"):
             monkeypatch.setattr(f"{module}.plan", record("plan"))
         with pytest.raises(SystemExit) as caught:
             main([*command.split(), *needed, *given])
