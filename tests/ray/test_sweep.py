@@ -34,7 +34,7 @@ def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     search = Search(
         dataset="phantom",
-        over=("train.stages.1.learning_rate=log 1e-5..1e-1", "model.lora.rank=[2, 4]"),
+        over=("train.stages.1.learning_rate:log 1e-5..1e-1", "model.lora.rank:[2, 4]"),
         trials=4,
         stop_early=True,
         grace=1,
@@ -79,7 +79,7 @@ def test_a_trial_that_fails_is_told_and_tried_again_while_the_others_end(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     search = Search(
         dataset="phantom",
-        over=("train.studies_per_step=[3, 1]",),  # seven studies in steps of 1: too few for none
+        over=("train.studies_per_step:[3, 1]",),  # seven studies in steps of 1: too few for none
         method="grid",
         metric="validation/nothing",
     )
@@ -90,5 +90,5 @@ def test_a_trial_that_fails_is_told_and_tried_again_while_the_others_end(
     with pytest.raises(ConfigError, match="validate_every=epoch"):
         sweep.plan(
             road=with_values(road, {"train.validate_every": "never"}),
-            search=Search(dataset="phantom", over=("train.seed=0..3",)),
+            search=Search(dataset="phantom", over=("train.seed:0..3",)),
         )

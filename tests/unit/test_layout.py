@@ -137,7 +137,12 @@ def test_jobs_are_run_by_others_and_never_their_libraries():
         if "sonoray_jobs" in path.parts
         and any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body)
     }
-    runners = ("sonoray_jobs.cli.", "sonoray_jobs.demo", "sonoray_jobs.evaluation.ablation.")
+    runners = (
+        "sonoray_jobs.cli.",
+        "sonoray_jobs.demo",
+        "sonoray_jobs.evaluation.ablation.",
+        "sonoray_jobs.evaluation.sweeping.",
+    )
     assert len(jobs) > 10
     borrowed = {
         (dotted_name(path), f"{node.module}.{alias.name}")

@@ -270,8 +270,8 @@ def sweep(
         list[str],
         typer.Option(
             "--over",
-            metavar="KEY=SPEC",
-            help="A setting: KEY=[A, B], KEY=LOW..HIGH or KEY=log LOW..HIGH; repeatable.",
+            metavar="KEY:SPEC",
+            help="A setting: KEY:[A, B], KEY:LOW..HIGH or KEY:log LOW..HIGH; repeatable.",
         ),
     ],
     dataset: DatasetOption = None,
@@ -315,10 +315,10 @@ def sweep(
     the trials that failed. Table, JSON and pictures, also in a parent run in MLflow.
 
     Examples:
-        sonoray sweep --over 'model.lora.rank=[4, 8]' --search grid --metric validation/accuracy
-        sonoray sweep --set train.validate_every=epoch --over train.seed=0..99 --trials 5
+        sonoray sweep --over 'model.lora.rank:[4, 8]' --search grid --metric validation/accuracy
+        sonoray sweep --set train.validate_every=epoch --over train.seed:0..99 --trials 5
         sonoray sweep --set train.validate_every=epoch --stop-early --trials 30
-            --over 'train.stages.1.learning_rate=log 1e-4..1e-2' --over 'model.lora.rank=[4, 8]'
+            --over 'train.stages.1.learning_rate:log 1e-4..1e-2' --over 'model.lora.rank:[4, 8]'
     """
     from sonoray.workspace import Workspace
     from sonoray_jobs.evaluation.sweeping.search import Search

@@ -36,7 +36,7 @@ class Search:
 
     dataset: str
     over: tuple[str, ...]
-    """`KEY=SPEC` each."""
+    """`KEY:SPEC` each."""
     method: str = "optuna"
     trials: int = 20
     """Of a grid as many as it has points."""

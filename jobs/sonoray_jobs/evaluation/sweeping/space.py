@@ -1,4 +1,4 @@
-"""The settings that a sweep searches, each with its values: `KEY=[A, B]` or `KEY=LOW..HIGH`.
+"""The settings that a sweep searches, each with its values: `KEY:[A, B]` or `KEY:LOW..HIGH`.
 
 A list is TOML and may hold anything that the setting takes. A range of whole numbers holds whole
 numbers, any other real ones; `log` before it spreads them by their logarithm, as learning rates
@@ -36,12 +36,12 @@ class Field:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read `KEY=SPEC`.
+        """Read `KEY:SPEC`.
 
         Raises:
             ConfigError: it is no such thing, or holds fewer than two values.
         """
-        key, _, spec = (part.strip() for part in text.partition("="))
+        key, _, spec = (part.strip() for part in text.partition(":"))
         if key and spec.startswith("["):
             try:
                 values = tomllib.loads(f"v = {spec}")["v"]
@@ -58,8 +58,8 @@ class Field:
             low = high = None
         if low is None or high is None:
             raise ConfigError(
-                f"--over {text!r} is no KEY=[A, B] and no KEY=LOW..HIGH; write it like "
-                "model.lora.rank=[4, 8], train.seed=0..9 or train.stages.1.learning_rate=log "
+                f"--over {text!r} is no KEY:[A, B] and no KEY:LOW..HIGH; write it like "
+                "model.lora.rank:[4, 8], train.seed:0..9 or train.stages.1.learning_rate:log "
                 "1e-4..1e-2"
             )
         is_log = found is not None and bool(found["log"])
@@ -134,7 +134,7 @@ def read_fields(texts: Sequence[str], road: RoadConfig) -> tuple[Field, ...]:
     fields = tuple(Field.read(text) for text in texts)
     keys = [field.key for field in fields]
     if not keys or len(set(keys)) < len(keys):
-        raise ConfigError("--over must name one or more settings, each once: --over KEY=[A, B]")
+        raise ConfigError("--over must name one or more settings, each once: --over KEY:[A, B]")
     for field in fields:
         for drawn in field.ends:
             road_at(road, (field,), {field.key: drawn})

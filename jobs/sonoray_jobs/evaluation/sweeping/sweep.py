@@ -8,10 +8,8 @@ sweep is a parent run with the report; the trainings stand below it.
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.workspace import Workspace
@@ -35,6 +33,7 @@ from sonoray_jobs.evaluation.sweeping.trial import (
     TrialPlan,
     shown_point,
     trainable,
+    trial_number,
 )
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 _TUNE = "tune"
 """Folder in which Ray Tune keeps its state."""
-_NUMBER = re.compile(r"_(\d{5})(_|$)")
-"""Of a trial, in the name of its folder there."""
 
 logger = logging.getLogger(__name__)
 
@@ -204,9 +201,8 @@ def _trial(result: Any, fields: tuple[Field, ...]) -> Trial:  # noqa: ANN401 - R
     """Read what Ray Tune knows of a trial."""
     told: Mapping[str, Any] = result.metrics or {}
     state = FAILED if result.error else FINISHED if told.get(IS_DONE) else STOPPED
-    number = _NUMBER.search(Path(result.path).name)
     return Trial(
-        number=str(int(number[1])) if number else "?",
+        number=trial_number(result.path),
         point=dict(result.config),
         settings=shown_point(fields, result.config),
         state=state,

@@ -7,6 +7,7 @@ for it. While it trains, its validations go to Ray Tune, which may end it early.
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 TRAINING, RUN_ID, STEP, IS_DONE = "training", "run_id", "step", "is_done"
 """What a trial reports besides the objective."""
+
+_NUMBER = re.compile(r"_(\d+)_(?=[a-z])")
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +62,7 @@ def run_trial(point: Point, plan: TrialPlan) -> None:
 
     road = road_at(plan.road, plan.fields, point)
     workspace, dataset = plan.workspace, plan.search.dataset
-    number = str(tune.get_context().get_trial_id()).rpartition("_")[2].lstrip("0") or "0"
-    board = plan.board.within(f"trial {number}")
+    board = plan.board.within(f"trial {trial_number(tune.get_context().get_trial_dir())}")
     with FileLock(plan.folder / f"{content_hash(dict(point))[:12]}.lock"):
         with FileLock(plan.folder / "prepare.lock"):  # towers and features of a point, made once
             shared = Shared(dataset=dataset, road=road, is_generated=plan.is_generated)
@@ -98,6 +100,12 @@ def run_trial(point: Point, plan: TrialPlan) -> None:
             IS_DONE: 1,
         }
     )
+
+
+def trial_number(folder: str) -> str:
+    """The number of a trial, from 1 on, as Ray Tune writes it into the name of its folder."""
+    found = _NUMBER.search(Path(folder).name)
+    return found[1] if found else "?"
 
 
 def objective_of(metrics: Mapping[str, Any], name: str) -> float:

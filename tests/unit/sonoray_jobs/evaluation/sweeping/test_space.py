@@ -14,12 +14,12 @@ ROAD = load_road("tiny", [])
 @pytest.mark.parametrize(
     ("text", "ends", "shown"),
     [
-        ("model.lora.rank=[4, 8]", ["4", "8"], "4, 8"),
-        ('train.variant=["a", "乙"]', ['"a"', '"乙"'], '"a", "乙"'),
-        ("train.seed=0..9", [0, 9], "0 to 9"),
-        ("train.weight_decay = 0 .. 0.1", [0, 0.1], "0 to 0.1"),
-        ("a=log 1e-4..1e-2", [1e-4, 1e-2], "0.0001 to 0.01, by its logarithm"),
-        ("a=-3..-1", [-3, -1], "-3 to -1"),
+        ("model.lora.rank:[4, 8]", ["4", "8"], "4, 8"),
+        ('train.variant:["a", "乙"]', ['"a"', '"乙"'], '"a", "乙"'),
+        ("train.seed:0..9", [0, 9], "0 to 9"),
+        ("train.weight_decay:0 .. 0.1", [0, 0.1], "0 to 0.1"),
+        ("a:log 1e-4..1e-2", [1e-4, 1e-2], "0.0001 to 0.01, by its logarithm"),
+        ("a:-3..-1", [-3, -1], "-3 to -1"),
     ],
 )
 def test_a_field_is_a_list_or_a_range(text, ends, shown):
@@ -31,16 +31,16 @@ def test_a_field_is_a_list_or_a_range(text, ends, shown):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train.seed", "is no KEY="),
-        ("=[1, 2]", "is no KEY="),
-        ("train.seed=4", "is no KEY="),
-        ("train.seed=a..b", "is no KEY="),
-        ("train.seed=[1]", "two or more values"),
-        ("train.seed=[1, 1]", "two or more values"),
-        ("train.seed=[1, ", "write it as"),
-        ("train.seed=3..3", "from a lower to a higher"),
-        ("train.seed=nan..3", "from a lower to a higher"),
-        ("a=log 0..1", "both above 0"),
+        ("train.seed", "is no KEY:"),
+        (":[1, 2]", "is no KEY:"),
+        ("train.seed=4", "is no KEY:"),
+        ("train.seed:a..b", "is no KEY:"),
+        ("train.seed:[1]", "two or more values"),
+        ("train.seed:[1, 1]", "two or more values"),
+        ("train.seed:[1, ", "write it as"),
+        ("train.seed:3..3", "from a lower to a higher"),
+        ("train.seed:nan..3", "from a lower to a higher"),
+        ("a:log 0..1", "both above 0"),
     ],
 )
 def test_what_is_none_is_refused_with_its_text(text, message):
@@ -50,7 +50,7 @@ def test_what_is_none_is_refused_with_its_text(text, message):
 
 
 @pytest.mark.parametrize(
-    "text", ["train.seed=0..9", "train.stages.1.learning_rate=log 1e-4..1e-2", "a=[1, 2, 3]"]
+    "text", ["train.seed:0..9", "train.stages.1.learning_rate:log 1e-4..1e-2", "a:[1, 2, 3]"]
 )
 def test_what_ray_tune_draws_lies_in_the_field_and_in_optunas_distribution(text):
     random.seed(0)
@@ -66,9 +66,9 @@ def test_what_ray_tune_draws_lies_in_the_field_and_in_optunas_distribution(text)
 def test_a_point_is_a_road_with_its_settings():
     fields = read_fields(
         [
-            "train.stages.1.epochs=1..3",
-            "model.lora.rank=[4, 8]",
-            "train.stages.0.lora=[true, false]",
+            "train.stages.1.epochs:1..3",
+            "model.lora.rank:[4, 8]",
+            "train.stages.0.lora:[true, false]",
         ],
         ROAD,
     )
@@ -83,12 +83,12 @@ def test_a_point_is_a_road_with_its_settings():
     ("over", "message"),
     [
         ([], "one or more settings"),
-        (["train.seed=0..1", "train.seed=2..3"], "each once"),
-        (["train.sed=0..9"], "train.sed"),
-        (["train.stages.9.epochs=1..2"], "no such setting"),
-        (["train.nothing.here=1..2"], "no such setting"),
-        (["train.clip_norm=-1..2"], "clip_norm"),
-        (["train.studies_per_step=[0, 8]"], "studies_per_step"),
+        (["train.seed:0..1", "train.seed:2..3"], "each once"),
+        (["train.sed:0..9"], "train.sed"),
+        (["train.stages.9.epochs:1..2"], "no such setting"),
+        (["train.nothing.here:1..2"], "no such setting"),
+        (["train.clip_norm:-1..2"], "clip_norm"),
+        (["train.studies_per_step:[0, 8]"], "studies_per_step"),
     ],
 )
 def test_what_does_not_fit_the_road_is_refused_before_anything_starts(over, message):

@@ -16,11 +16,11 @@ from sonoray_jobs.evaluation.sweeping.swept import (
     draw,
     ordered,
 )
-from sonoray_jobs.evaluation.sweeping.trial import objective_of, shown_point
+from sonoray_jobs.evaluation.sweeping.trial import objective_of, shown_point, trial_number
 from sonoray_jobs.road.config import load_road
 
 ROAD = load_road("tiny", ["train.validate_every=epoch"])
-OVER = ("train.stages.1.learning_rate=log 1e-4..1e-2", "model.lora.rank=[4, 8]")
+OVER = ("train.stages.1.learning_rate:log 1e-4..1e-2", "model.lora.rank:[4, 8]")
 FIELDS = read_fields(OVER, ROAD)
 
 
@@ -110,10 +110,10 @@ def test_the_name_is_the_sweeps_and_the_command_asks_for_it_again():
         for changed in ({}, {"trials": 3}, {"seed": 1}, {"metric": "validation_hit"})
     }
     assert len(names) == 4
-    assert "--over 'train.stages.1.learning_rate=log 1e-4..1e-2'" in search.command
+    assert "--over 'train.stages.1.learning_rate:log 1e-4..1e-2'" in search.command
     assert "--stop-early --grace 2" in search.command
     assert search.num_trials(FIELDS) == 20
-    grid = ("model.lora.rank=[4, 8]", "train.seed=[0, 1, 2]")
+    grid = ("model.lora.rank:[4, 8]", "train.seed:[0, 1, 2]")
     chosen = Search(dataset="phantom", over=grid, method="grid")
     assert chosen.num_trials(chosen.fields(ROAD)) == 6
 
@@ -122,3 +122,16 @@ def test_a_metric_that_there_is_not_names_those_that_there_are():
     assert objective_of({"a": 1, "b": 2.5}, "b") == 2.5
     with pytest.raises(ConfigError, match="--metric 'c' is none of a, b"):
         objective_of({"a": 1, "b": 2}, "c")
+
+
+@pytest.mark.parametrize(
+    ("folder", "number"),
+    [
+        ("tune/run_trial_bfd3509c_1_model_lora_rank=2,train_seed=3_2026-11-29_09-30-34", "1"),
+        ("tune/run_trial_12345678_12_train_seed=3_2026-11-29_09-30-34", "12"),
+        ("tune/run_trial_ab12c_00003_4_train_seed=3_2026-11-29_09-30-34", "4"),
+        ("tune/other", "?"),
+    ],
+)
+def test_a_trial_has_the_number_that_ray_tune_gave_it(folder, number):
+    assert trial_number(folder) == number
