@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.language.chat import IGNORED, encode_answer, encode_chat
+from llava_ultra.language.chat import IGNORED, as_messages, encode_answer, encode_chat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,11 +174,17 @@ def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
 
 def collate_texts(
     tokenizer: PreTrainedTokenizerFast,
-    rows: Sequence[tuple[int, str, str]],
+    rows: Sequence[tuple[int, str | Sequence[str], str]],
     *,
     max_tokens: int,
 ) -> TextBatch:
     """Encode and pad (study index, question, answer) rows.
+
+    Args:
+        tokenizer: the language model's.
+        rows: a question is a text, or a conversation that ends in one: texts by user and assistant
+            in turn. Of a conversation the last answer alone is learned.
+        max_tokens: most tokens of a row.
 
     Raises:
         ValueError: there is no row, or a question with its answer is longer than `max_tokens`.
@@ -188,8 +194,8 @@ def collate_texts(
     encoded = []
     images_at = 1
     for index, question, answer in rows:
-        # a lone question: what the chat form puts in front of it is the same in every row
-        prompt, images_at = encode_chat(tokenizer, [{"role": "user", "content": question}])
+        # what the chat form puts in front of a row's first question is the same in every row
+        prompt, images_at = encode_chat(tokenizer, as_messages(question))
         reply = encode_answer(tokenizer, answer)
         if len(prompt) + len(reply) > max_tokens:
             raise ValueError(

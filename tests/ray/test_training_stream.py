@@ -110,7 +110,7 @@ def test_both_modes_stream_the_same_steps_in_the_order_of_the_plans(dataset, tmp
         assert [loaded.step for loaded in steps] == planned
         for loaded in steps:
             numbers = loaded.step.studies  # the names' order is that of the numbers
-            assert [row[1] for row in loaded.rows] == [f"问{number}" for number in numbers]
+            assert [row[1] for row in loaded.rows] == [[f"问{number}"] for number in numbers]
             for number, features_of in zip(numbers, loaded.features, strict=True):
                 rows = [place_of[f"{number}-{place}"] for place in range(1 + number % 2)]
                 assert np.array_equal(features_of.clip, expected["clip"][rows])

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_ultra.config import ModelConfig, images_kept
-from llava_ultra.language.chat import encode_answer, encode_chat
+from llava_ultra.language.chat import as_messages, encode_answer, encode_chat
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, Turn
+from sonoray.study.prompt import dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,10 +61,14 @@ def check_lengths(
     Raises:
         DataError: with the number of such studies, and the name and the length of the longest.
     """
-    tokenizer = copy.deepcopy(tokenizer)
-    empty, _ = encode_chat(tokenizer, [{"role": "user", "content": ""}])
-    of_form = len(empty) + len(encode_answer(tokenizer, ""))
-    backend = tokenizer.backend_tokenizer
+    speaker, counter = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    end = len(encode_answer(speaker, ""))
+
+    @functools.cache
+    def of_form(num_texts: int) -> int:
+        return len(encode_chat(speaker, as_messages(("",) * num_texts))[0]) + end
+
+    backend = counter.backend_tokenizer
     backend.no_truncation()
     backend.encode_special_tokens = True  # written out in a text, they are plain characters
 
@@ -75,12 +80,13 @@ def check_lengths(
     too_long: list[tuple[int, str]] = []
     for study in studies:
         kept = images_kept(model.sampling, len(study.images))
+        told = [dialogue(study.turns, number) for number in range(len(study.turns))]
         longest = max(
-            num_tokens(turn.question) + num_tokens(answer)
-            for turn in study.turns
+            of_form(len(texts)) + sum(map(num_tokens, (*texts, answer)))
+            for turn, texts in zip(study.turns, told, strict=True)
             for answer in answers(turn)
         )
-        length = kept * model.num_tokens + of_form + longest
+        length = kept * model.num_tokens + longest
         if length >= limit:  # one token is left free, as `LlavaUltra.read` wants it
             too_long.append((length, study.study_id))
     if too_long:

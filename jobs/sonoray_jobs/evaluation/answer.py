@@ -2,8 +2,9 @@
 
 Closed questions are decided by likelihood: the answer is the option that the model finds likeliest,
 and its probabilities give the AUC. Every question is also answered freely, because that is what the
-service does; `generated` keeps that text. The decoder reads a question with its images once: the
-options are branches of that reading, and the free answer goes on from it. Questions are read
+service does; `generated` keeps that text. A question that needs those before it is asked with them
+and their true answers (`sonoray.study.prompt`). The decoder reads a question with its images once:
+the options are branches of that reading, and the free answer goes on from it. Questions are read
 together up to `evaluate.batch_tokens` of tokens, not by the number of studies.
 
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
@@ -32,7 +33,8 @@ from llava_ultra.language.chat import encode_answer
 from llava_ultra.language.decoder import Language
 from llava_ultra.model import LlavaUltra
 from sonoray.config.canonical import content_hash
-from sonoray.study.contract import Study, Turn
+from sonoray.study.contract import Study, Task, Turn
+from sonoray.study.prompt import dialogue
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
@@ -108,26 +110,31 @@ class AnswerActor:
             tokens, [study.study_id for study in studies]
         )
         fused = _Fused(tokens=tokens, image_mask=visual.image_mask, feature_scores=feature_scores)
-        questions = [(at, turn) for at, study in enumerate(studies) for turn in study.turns]
+        questions = [
+            (at, turn, dialogue(study.turns, number))
+            for at, study in enumerate(studies)
+            for number, turn in enumerate(study.turns)
+            if turn.task is not Task.CONTEXT
+        ]
         prompts = collate_texts(
             self._language.tokenizer,
-            [(at, turn.question, "") for at, turn in questions],
+            [(at, texts, "") for at, _, texts in questions],
             max_tokens=self._model.config.language.context_length,
         ).without_answers()
         options = [
             [encode_answer(self._language.tokenizer, option) for option in turn.options]
-            for _, turn in questions
+            for _, turn, _ in questions
         ]
         known = any(1 in showing_of(study) for study in studies)
         told = self._told_picks(fused, questions) if known else []
         found: dict[int, _Reply] = {}
-        lengths = self._lengths(prompts, [studies[at] for at, _ in questions], options)
+        lengths = self._lengths(prompts, [studies[at] for at, _, _ in questions], options)
         for group in batches_by_tokens(lengths, self._settings.batch_tokens):
             text = prompts.select(group).to(self._device)
             replies = self._answer(fused, text, [options[number] for number in group])
             found |= zip(group, replies, strict=True)
         rows = []
-        for number, (at, turn) in enumerate(questions):
+        for number, (at, turn, _) in enumerate(questions):
             study, reply = studies[at], found[number]
             scores = dict(zip(turn.options, reply.likelihoods, strict=True))
             showing = showing_of(study)
@@ -204,7 +211,9 @@ class AnswerActor:
             for row, answer in enumerate(answers)
         ]
 
-    def _told_picks(self, fused: "_Fused", questions: Sequence[tuple[int, Turn]]) -> list[int]:
+    def _told_picks(
+        self, fused: "_Fused", questions: Sequence[tuple[int, Turn, Sequence[str]]]
+    ) -> list[int]:
         """The image that the attention score picks for each question and its true answer.
 
         Empty where the model has no attention score. The text never meets the decoder, so that its
@@ -214,7 +223,7 @@ class AnswerActor:
             return []
         text = collate_texts(
             self._language.tokenizer,
-            [(at, turn.question, turn.answer) for at, turn in questions],
+            [(at, texts, turn.answer) for at, turn, texts in questions],
             max_tokens=_NO_LIMIT,
         )
         seen = fused.tokens[0, :, :, 0].numel()  # every text token attends to all of a study

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sonoray.errors import DataError
-from sonoray.study.contract import Study, iter_studies
+from sonoray.study.contract import Study, Task, Turn, iter_studies
 from sonoray.study.labels import describe_labels
-from sonoray.study.prompt import with_site_cue
+from sonoray.study.prompt import begins_at, with_site_cue
 from sonoray_jobs.training.studies import iter_training_studies
 
 if TYPE_CHECKING:
@@ -61,14 +61,22 @@ def asked_about(
         raise DataError(
             f"evaluate.topics {unknown} are asked of no study; use some of {sorted(known)}"
         )
-    kept = [
-        replace(study, turns=tuple(turn for turn in study.turns if turn.topic in topics))
-        for study in studies
-    ]
+    kept = [replace(study, turns=_with_context(study.turns, topics)) for study in studies]
     kept = [study for study in kept if study.turns]
     if not kept:
         raise DataError(f"none of the studies is asked about {sorted(topics)}; name other topics")
     return kept
+
+
+def _with_context(turns: Sequence[Turn], topics: Collection[str]) -> tuple[Turn, ...]:
+    """The turns of some topics, and those that these follow, which are told and not asked."""
+    kept: dict[int, Turn] = {}
+    for number, turn in enumerate(turns):
+        if turn.topic in topics:
+            for before in range(begins_at(turns, number), number):
+                kept.setdefault(before, replace(turns[before], task=Task.CONTEXT))
+            kept[number] = turn
+    return tuple(kept[number] for number in sorted(kept))
 
 
 def training_answers(dataset: Path, road: "RoadConfig") -> Mapping[str, Sequence[str]]:

@@ -25,7 +25,7 @@ CHECKPOINT = "checkpoint"
 TRAINING_CODE = ("sonoray_jobs.training.worker",)
 """Entry module of what decides what is learned."""
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """What is learned from the same settings and inputs. It is raised where a change of the code
 changes that, which `test_train_loop` notices. No text of the code is part of a training's key: who
 changes a comment or a message goes on with what he began."""

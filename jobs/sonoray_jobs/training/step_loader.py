@@ -7,14 +7,14 @@ each, and the row groups that it decoded last (`sonoray.study.study_index`).
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sonoray.study.contract import SPLITS, Study, StudyImage
-from sonoray.study.prompt import with_site_cue
+from sonoray.study.prompt import dialogue, with_site_cue
 from sonoray.study.sample_order import Plan, Step, turns_of_epoch
 from sonoray.study.study_index import StudyIndex, StudyReader
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource, split_by_study
@@ -80,8 +80,8 @@ class LoadedStep:
 
     step: Step
     features: list["StudyFeatures"]
-    rows: list[tuple[int, str, str]]
-    """(position in `features`, question, answer) of every question."""
+    rows: list[tuple[int, Sequence[str], str]]
+    """(position in `features`, conversation up to the question, answer) of every question."""
 
 
 class StepLoader:
@@ -104,13 +104,13 @@ class StepLoader:
         counts, asked, questions, answers = [], [], [], []
         for step in self._source.steps(row):
             for study in self._read(step):
-                turns = [study.turns[number] for number in self._chosen(study, step)]
+                chosen = self._chosen(study, step)
                 images += study.images
                 views += self._views(study, step)
                 counts.append(len(study.images))
-                asked.append(len(turns))
-                questions += [turn.question for turn in turns]
-                answers += [turn.answer for turn in turns]
+                asked.append(len(chosen))
+                questions += [dialogue(study.turns, number) for number in chosen]
+                answers += [study.turns[number].answer for number in chosen]
         features = self._features.read(images, views)
         return {
             **row,

@@ -53,6 +53,13 @@ def encode_text(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
     return ids
 
 
+def as_messages(question: str | Sequence[str]) -> list[dict[str, str]]:
+    """The messages of a lone question, or of texts by user and assistant in turn, user last."""
+    texts = (question,) if isinstance(question, str) else question
+    roles = ("user", "assistant")
+    return [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
 def encode_chat(
     tokenizer: "PreTrainedTokenizerFast", messages: Sequence[dict[str, str]]
 ) -> tuple[list[int], int]:

@@ -112,6 +112,8 @@ class Task(StrEnum):
     CLOSED = "closed"
     REPORT = "report"
     RECOGNITION = "recognition"
+    CONTEXT = "context"
+    """None: the turn is not asked, and stands where a later one needs it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

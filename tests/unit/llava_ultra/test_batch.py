@@ -113,3 +113,19 @@ def test_a_studys_noise_is_its_own_whatever_batch_it_is_in():
         assert torch.equal(together.clip[number, :count], alone.clip[0])
         assert torch.equal(together.sam[number, :count], alone.sam[0])
     assert not torch.equal(together.clip[0, 0], collate_features(studies).clip[0, 0])
+
+
+def test_of_a_conversation_the_last_answer_alone_is_learned():
+    tokenizer = tiny_language(tiny_config()).tokenizer
+    told = ["有无结节?", "有", "多大?"]
+    text = collate_texts(tokenizer, [(0, told, "8毫米"), (0, "多大?", "8毫米")], max_tokens=500)
+    messages = [
+        {"role": role, "content": content}
+        for role, content in zip(("user", "assistant", "user"), told, strict=True)
+    ]
+    prompt, _ = encode_chat(tokenizer, messages)
+    answer = encode_answer(tokenizer, "8毫米")
+    row = [*prompt, *answer]
+    assert text.ids[0, : len(row)].tolist() == row
+    assert text.num_answer_tokens().tolist() == [len(answer)] * 2
+    assert text.labels[0][text.labels[0] != IGNORED].tolist() == answer

@@ -57,14 +57,13 @@ from sonoray.ingest.sources.inputs import (
 )
 from sonoray.study.contract import Turn
 from sonoray.study.identifiers import Identifiers
+from sonoray.study.prompt import FOLLOW_UP
 from sonoray.study.raw import RawImage, RawStudy
 
 _MARKER = "<image>"
 _SPEAKERS = {"human": "person", "user": "person", "gpt": "assistant", "assistant": "assistant"}
 TOPIC = "conversation"
 """Topic of every turn that stands for itself: the format names none."""
-FOLLOW_UP = "follow_up"
-"""Topic of a turn whose question needs the turn before it."""
 
 _FOLLOWS = re.compile(
     r"""

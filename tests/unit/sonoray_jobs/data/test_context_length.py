@@ -15,6 +15,7 @@ from llava_ultra.language.tokenizer import PLACEHOLDERS
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Task, Turn
+from sonoray.study.prompt import FOLLOW_UP
 from sonoray_jobs.data.context_length import check_lengths, judged, read_tokenizer, taught
 
 LANGUAGE = tiny_language(tiny_config())
@@ -145,3 +146,13 @@ def test_counting_needs_no_torch(tmp_path):
     loaded = subprocess.run(child, check=True, capture_output=True, text=True).stdout.split()
     assert "tokenizers" in loaded
     assert "torch" not in loaded
+
+
+def test_a_follow_up_is_as_long_as_with_all_before_it():
+    told = (TURN.question, TURN.answer, "在哪里?")
+    needed = int(collate_texts(TOKENIZER, [(0, told, "左叶")], max_tokens=10_000).mask.sum())
+    asked = study(TURN, Turn(question=told[-1], answer="左叶", topic=FOLLOW_UP))
+    one_image = tiny_config().num_tokens
+    check_lengths(TOKENIZER, [asked], model(one_image + needed + 1))
+    with pytest.raises(DataError, match=f"has {one_image + needed};"):
+        check_lengths(TOKENIZER, [asked], model(one_image + needed))

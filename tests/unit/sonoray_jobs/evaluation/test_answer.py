@@ -17,6 +17,7 @@ from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
+from sonoray.study.prompt import FOLLOW_UP
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.outputs.find import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
@@ -256,3 +257,19 @@ def test_a_checkpoint_holds_all_that_was_trained(parts, actor):
     torch.manual_seed(99)
     again = actor_of(parts, actor._features.source)
     assert answers(again, STUDIES) == answers(actor, STUDIES)
+
+
+def test_a_follow_up_is_asked_with_what_was_said_before_it(actor):
+    number = 2
+    asked = replace(
+        study_of(number, COUNTS[number]), turns=(CLOSED, replace(ORGAN, topic=FOLLOW_UP))
+    )
+    alone = replace(asked, turns=(replace(ORGAN, topic="organ"),))
+    told = replace(asked, turns=(replace(CLOSED, task=Task.CONTEXT), asked.turns[1]))
+    (_, with_both), (with_context,), (by_itself,) = (
+        answers(actor, [each]) for each in (asked, told, alone)
+    )
+    assert with_context == with_both
+    assert with_both["prompt_hash"] != by_itself["prompt_hash"]
+    assert with_both["option_scores"] != by_itself["option_scores"]
+    assert with_both["question"] == by_itself["question"]

@@ -2,6 +2,7 @@ import pytest
 
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
+from sonoray.study.prompt import FOLLOW_UP
 from sonoray.study.splits import SplitFractions, assign_split
 from sonoray_jobs.evaluation.questions import asked_about, asked_studies, training_answers
 from sonoray_jobs.road.config import RoadConfig
@@ -26,6 +27,23 @@ def test_only_the_topics_that_are_named_are_asked():
         asked_about(studies, ("margin", "edge"), known)
     with pytest.raises(DataError, match=r"none of the studies is asked about \['margin'\]"):
         asked_about(studies[1:], ("margin",), known)
+
+
+def test_what_a_follow_up_needs_is_told_and_not_asked():
+    image = StudyImage(image_id="i", uri="", width=8, height=8)
+    topics = ("organ", "finding", FOLLOW_UP, FOLLOW_UP)
+    turns = tuple(
+        Turn(question=f"问{number}", answer=f"答{number}", topic=topic)
+        for number, topic in enumerate(topics)
+    )
+    study = Study(
+        study_id="a", patient_key="p", split="test", dataset="d", images=(image,), turns=turns
+    )
+    (kept,) = asked_about([study], (FOLLOW_UP,), set(topics))
+    assert [turn.question for turn in kept.turns] == ["问1", "问2", "问3"]
+    assert [turn.task for turn in kept.turns] == [Task.CONTEXT, Task.OPEN, Task.OPEN]
+    (kept,) = asked_about([study], ("finding",), set(topics))
+    assert kept.turns == (turns[1],)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from llava_ultra.perturbations.echo import GainPerturbation
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
+from sonoray.study.prompt import FOLLOW_UP
 from sonoray.study.sample_order import Plan
 from sonoray.study.study_index import index_studies
 from sonoray_jobs.towers.feature_source import FeatureSource
@@ -34,7 +35,7 @@ def stores(tmp_path: Path) -> dict[str, FeatureStore]:
     return made
 
 
-def write(folder: Path, **labels: dict[str, str]) -> None:
+def write(folder: Path, topic: str = "", **labels: dict[str, str]) -> None:
     studies = [
         Study(
             study_id=study,
@@ -46,7 +47,8 @@ def write(folder: Path, **labels: dict[str, str]) -> None:
                 for number in range(count)
             ),
             turns=tuple(
-                Turn(question=f"{study}问{i}", answer=f"{study}答{i}") for i in range(TURNS)
+                Turn(question=f"{study}问{i}", answer=f"{study}答{i}", topic=topic)
+                for i in range(TURNS)
             ),
             labels=labels.get(study, {}),
         )
@@ -118,7 +120,7 @@ def test_features_and_answers_stay_with_their_study(stores, tmp_path):
             assert np.array_equal(step.features[position].clip, stores["clip"].read(ids))
             assert np.array_equal(step.features[position].sam, stores["sam"].read(ids))
             asked = [row[1:] for row in step.rows if row[0] == position]
-            assert asked == [(f"{study}问{i}", f"{study}答{i}") for i in range(TURNS)]
+            assert asked == [((f"{study}问{i}",), f"{study}答{i}") for i in range(TURNS)]
 
 
 def test_an_epoch_asks_its_own_turns_of_every_study(stores, tmp_path):
@@ -126,7 +128,7 @@ def test_an_epoch_asks_its_own_turns_of_every_study(stores, tmp_path):
     plan = Plan(num_studies=3, seed=7, studies_per_step=3, epochs=range(TURNS), rank=0, num_ranks=1)
     steps = loaded(source_of(tmp_path, stores, plans=(plan,), turns_per_epoch=2))
     assert [len(step.rows) for step in steps] == TURNS * [2 * len(COUNTS)]
-    asked = [question for step in steps for _, question, _ in step.rows]
+    asked = [question for step in steps for _, (question,), _ in step.rows]
     # five epochs of two in a cycle of five: each twice
     assert sorted(asked) == sorted(2 * [f"{s}问{i}" for s in COUNTS for i in range(TURNS)])
     assert len({tuple(sorted(step.rows)) for step in steps}) > 1
@@ -137,7 +139,7 @@ def test_a_cued_training_reads_cued_questions(stores, tmp_path):
     sites = {"s0": "肝脏", "s1": "乳腺", "s2": "肾"}
     for cued in (True, False):
         for step in loaded(source_of(tmp_path, stores, site_cue=cued)):
-            for _, question, _ in step.rows:
+            for _, (question,), _ in step.rows:
                 cue = f"检查部位：{sites[question.split('。')[-1][:2]]}。" if cued else ""
                 assert question.startswith(cue or "s")
 
@@ -195,3 +197,14 @@ def test_what_judges_the_model_is_read_as_it_is(stores, tmp_path):
         for place, features in zip(step.step.studies, step.features, strict=True):
             ids = [f"{names[place]}-{number}" for number in range(COUNTS[names[place]])]
             assert np.array_equal(features.clip, stores["clip"].read(ids))
+
+
+def test_a_question_that_needs_those_before_it_comes_with_them(stores, tmp_path):
+    write(tmp_path, topic=FOLLOW_UP)
+    source = source_of(tmp_path, stores, turns_per_epoch=2)
+    for step in loaded(source):
+        for _, texts, answer in step.rows:
+            number = int(answer[-1])
+            study = answer[:2]
+            told = [f"{study}{said}{i}" for i in range(number) for said in "问答"]
+            assert list(texts) == [*told, f"{study}问{number}"]
