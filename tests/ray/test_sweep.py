@@ -1,6 +1,10 @@
 """Sweeps through a real Ray Tune: trainings as trials, one MLflow parent, gone on with."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -13,6 +17,22 @@ from sonoray_jobs.evaluation.sweeping import sweep
 from sonoray_jobs.evaluation.sweeping.search import Search
 from sonoray_jobs.evaluation.sweeping.swept import FAILED, FINISHED, STOPPED
 from sonoray_jobs.outputs.named_runs import find_run
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sonoray.workspace import Workspace
+from sonoray_jobs.evaluation.sweeping import sweep
+from sonoray_jobs.evaluation.sweeping.search import Search
+from sonoray_jobs.road.config import RoadConfig
+
+sweep.run(
+    workspace=Workspace.open(Path(sys.argv[1])),
+    road=RoadConfig.model_validate_json(sys.argv[2]),
+    search=Search(dataset="phantom", over=(sys.argv[3],), method="random", trials=3),
+    parallel=1,
+)
+"""
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -79,7 +99,7 @@ def test_a_trial_that_fails_is_told_and_tried_again_while_the_others_end(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     search = Search(
         dataset="phantom",
-        over=("train.studies_per_step:[3, 1]",),  # seven studies in steps of 1: too few for none
+        over=("train.studies_per_step:[3, 1]",),
         method="grid",
         metric="validation/nothing",
     )
@@ -92,3 +112,40 @@ def test_a_trial_that_fails_is_told_and_tried_again_while_the_others_end(
             road=with_values(road, {"train.validate_every": "never"}),
             search=Search(dataset="phantom", over=("train.seed:0..3",)),
         )
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_an_interrupted_sweep_goes_on_and_trains_nothing_twice(workspace, road, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    over = "train.seed:10..99"
+    before = set(workspace.stages.glob("train-*"))
+    command = [sys.executable, "-c", DRIVER, str(workspace.root), road.model_dump_json(), over]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        try:
+            deadline = time.monotonic() + 500
+            while not set(workspace.stages.glob("train-*/manifest.json")) - {
+                folder / "manifest.json" for folder in before
+            }:
+                assert driver.poll() is None, driver.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            driver.send_signal(signal.SIGINT)
+            _, said = driver.communicate(timeout=200)
+        finally:
+            driver.kill()
+    assert "KeyboardInterrupt" in said
+    done = {folder: folder.stat().st_mtime_ns for folder in workspace.stages.glob("train-*")}
+    search = Search(dataset="phantom", over=(over,), method="random", trials=3)
+    store = open_store(workspace)
+    (parent,) = [
+        run
+        for run in list_runs.run(workspace=workspace).runs
+        if run.name == search.name(sweep.place(road))
+    ]
+    assert parent.state == "killed"
+    swept = sweep.run(workspace=workspace, road=road, search=search, parallel=1)
+    assert [trial.state for trial in swept.trials] == [FINISHED] * 3
+    assert {folder: folder.stat().st_mtime_ns for folder in done} == done
+    assert len(set(workspace.stages.glob("train-*")) - before) == 3
+    assert swept.parent_run_id == parent.run_id
+    assert store.client.get_run(parent.run_id).info.status == "FINISHED"

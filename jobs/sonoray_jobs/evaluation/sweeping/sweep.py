@@ -6,9 +6,11 @@ and the same command goes on where it stopped, with the trials that failed too. 
 sweep is a parent run with the report; the trainings stand below it.
 """
 
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +183,11 @@ def _fit(plan: TrialPlan, at_once: int) -> Sequence[Any]:
     """Let Ray Tune run the trials, or those that its folder says are left; returns its results."""
     from ray import tune
 
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # MLflow has the values
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_SYNCER"] = "1"
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the values
+        # Ctrl-C ends the sweep here; Ray Tune would return what it has as if it were all
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    }
     place_of_state = str(plan.folder / _TUNE)
     if tune.Tuner.can_restore(place_of_state):
         tuner = tune.Tuner.restore(place_of_state, trainable(plan), restart_errored=True)
@@ -193,7 +198,8 @@ def _fit(plan: TrialPlan, at_once: int) -> Sequence[Any]:
             tune_config=plan.search.tune_config(plan.fields, at_once),
             run_config=tune.RunConfig(name=_TUNE, storage_path=str(plan.folder), verbose=0),
         )
-    results = tuner.fit()
+    with redirect_stdout(io.StringIO()):  # Ray Tune prints a head, however silent it shall be
+        results = tuner.fit()
     return [results[place] for place in range(len(results))]
 
 

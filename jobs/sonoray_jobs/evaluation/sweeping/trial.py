@@ -103,7 +103,7 @@ def run_trial(point: Point, plan: TrialPlan) -> None:
 
 
 def trial_number(folder: str) -> str:
-    """The number of a trial, from 1 on, as Ray Tune writes it into the name of its folder."""
+    """The number of a trial, as Ray Tune writes it into the name of its folder."""
     found = _NUMBER.search(Path(folder).name)
     return found[1] if found else "?"
 

@@ -15,6 +15,7 @@ from sonoray.tracking.connection import Store
 from sonoray.tracking.runs import (
     RunDataset,
     child_tags,
+    end_killed,
     held_run,
     log_results,
     metric_history,
@@ -278,3 +279,14 @@ def test_a_models_results_go_to_its_training_or_to_one_run_of_the_model(
     assert another not in (foreign, trained)
     run = store.client.get_run(foreign)
     assert (run.info.run_name, run.info.status) == ("model", "FINISHED")
+
+
+def test_a_training_that_was_ended_from_outside_is_killed_and_says_why(
+    store: Store, workspace: Workspace
+) -> None:
+    with held_run(store, workspace.runs, "ended-outside", config={"a": 1}) as run_id:
+        pass
+    store.client.update_run(run_id, status="RUNNING")
+    end_killed(store, workspace.runs, "ended-outside", {"why": "it fell behind"})
+    run = store.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["why"]) == ("KILLED", "it fell behind")
