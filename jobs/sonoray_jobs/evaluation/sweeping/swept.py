@@ -7,11 +7,13 @@ coordinates, and the importance of each setting (fANOVA, which needs a few trial
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sonoray.files.json_files import write_json
 from sonoray.metrics.tables import Table
+from sonoray_jobs.evaluation.listing.selection import short_names
 from sonoray_jobs.evaluation.sweeping.search import Search
 from sonoray_jobs.evaluation.sweeping.space import Field
 
@@ -159,26 +161,31 @@ def draw(
     from matplotlib import pyplot
     from optuna import create_study
     from optuna import logging as optuna_logging
+    from optuna.importance import FanovaImportanceEvaluator
     from optuna.trial import create_trial
     from optuna.visualization import matplotlib as pictures
 
     optuna_logging.set_verbosity(optuna_logging.ERROR)
     study = create_study(direction="minimize" if search.direction == "min" else "maximize")
-    distributions = {field.key: field.distribution() for field in fields}
+    keys = [field.key for field in fields]
+    shown = dict(zip(keys, short_names(keys), strict=True))
+    distributions = {shown[field.key]: field.distribution() for field in fields}
     done = [each for each in trials if each.state == FINISHED and each.objective is not None]
     for trial in done:
+        params = {shown[key]: value for key, value in trial.point.items()}
         study.add_trial(
-            create_trial(
-                params=dict(trial.point), distributions=distributions, value=trial.objective
-            )
+            create_trial(params=params, distributions=distributions, value=trial.objective)
         )
     plots: list[Any] = [pictures.plot_parallel_coordinate]
     if len(done) >= _LEAST_TRIALS and len({trial.objective for trial in done}) > 1:
-        plots.append(pictures.plot_param_importances)
+        evaluator = FanovaImportanceEvaluator(seed=search.seed)
+        plots.append(partial(pictures.plot_param_importances, evaluator=evaluator))
     drawn = []
     for plot, name in zip(plots if done else [], PICTURES, strict=False):
         figure: Any = plot(study, target_name=search.metric).figure
         figure.set_size_inches(9, 5)
+        for lines in (each for part in figure.axes for each in part.collections):
+            lines.set_cmap("viridis")  # Optuna's own ends in white, on white
         figure.savefig(folder / name, dpi=120, bbox_inches="tight", metadata={"Software": None})
         pyplot.close(figure)
         drawn.append(name)
