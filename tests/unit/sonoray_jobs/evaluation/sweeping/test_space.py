@@ -1,7 +1,5 @@
 """Which settings a sweep searches, read from text; nothing that does not fit the road starts."""
 
-import random
-
 import pytest
 
 from sonoray.errors import ConfigError
@@ -53,14 +51,19 @@ def test_what_is_none_is_refused_with_its_text(text, message):
     "text", ["train.seed:0..9", "train.stages.1.learning_rate:log 1e-4..1e-2", "a:[1, 2, 3]"]
 )
 def test_what_ray_tune_draws_lies_in_the_field_and_in_optunas_distribution(text):
-    random.seed(0)
     field = Field.read(text)
-    domain, distribution = field.domain(), field.distribution()
-    for drawn in domain.sample(size=50):
-        plain = drawn.item() if hasattr(drawn, "item") else drawn
-        assert distribution._contains(distribution.to_internal_repr(plain))
-        if not field.choices:
-            assert field.low <= plain <= field.high
+    distribution = field.distribution()
+    drawn = [
+        each.item() if hasattr(each, "item") else each
+        for each in field.domain().sample(size=200, random_state=0)
+    ]
+    assert all(distribution._contains(distribution.to_internal_repr(each)) for each in drawn)
+    if field.choices:
+        assert set(drawn) == set(field.choices)
+    elif field.is_whole:
+        assert set(drawn) == set(range(int(field.low), int(field.high) + 1))
+    else:
+        assert field.low <= min(drawn) < max(drawn) <= field.high
 
 
 def test_a_point_is_a_road_with_its_settings():
