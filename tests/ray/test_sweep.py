@@ -48,9 +48,7 @@ def road(tiny_road):
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(
-    workspace, road, monkeypatch, capsys
-):
+def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(workspace, road, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     search = Search(
         dataset="phantom",
