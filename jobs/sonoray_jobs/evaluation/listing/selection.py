@@ -111,11 +111,15 @@ def require_columns(runs: Sequence[RecordedRun], keys: Iterable[str], option: st
 
 
 def differing_settings(runs: Sequence[RecordedRun]) -> list[str]:
-    """Settings in which the trainings among runs differ, seeds last."""
+    """Settings in which the trainings among runs differ.
+
+    Seeds stand behind the others; last what some do not have, as the settings of another fusion.
+    """
     trainings = [run.settings for run in runs if run.kind == "training"]
     keys = sorted({key for settings in trainings for key in settings})
     differing = [key for key in keys if len({settings.get(key) for settings in trainings}) > 1]
-    return sorted(differing, key=lambda key: key.endswith("seed"))
+    lacking = {key for key in differing if any(key not in settings for settings in trainings)}
+    return sorted(differing, key=lambda key: (key in lacking, key.endswith("seed")))
 
 
 def headline_metrics(runs: Sequence[RecordedRun]) -> list[str]:

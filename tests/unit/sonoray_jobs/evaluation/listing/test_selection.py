@@ -91,8 +91,11 @@ def test_an_empty_list_refuses_no_column() -> None:
     require_columns([], ["loss"], "--columns")
 
 
-def test_settings_that_differ_are_those_of_trainings_with_seeds_last() -> None:
+def test_settings_that_differ_are_those_of_trainings_with_seeds_behind() -> None:
     assert differing_settings(RUNS) == ["model.lora.rank", "train.seed"]
+    other = make("e", {"train.seed": "9", "model.lora.rank": "8", "model.fusion.alpha": "token"})
+    wanted = ["model.lora.rank", "train.seed", "model.fusion.alpha"]
+    assert differing_settings([*RUNS, other]) == wanted
     assert differing_settings(RUNS[:1]) == []
 
 
