@@ -212,6 +212,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
         (["quarantine", "retry", "busbra"], "busbra PATH"),
         (["audit", "phantom"], "phantom"),
         (["compare", "a", "b"], "phantom"),
+        (["runs"], "phantom"),
         (["train"], "phantom"),
         (["ask", "--study", "x", "--question", "?"], "phantom"),
         (["serve", "--insecure-local"], "phantom"),
