@@ -5,6 +5,7 @@ coordinates, and the importance of each setting (fANOVA, which needs a few trial
 """
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -161,6 +162,7 @@ def draw(
     from matplotlib import pyplot
     from optuna import create_study
     from optuna import logging as optuna_logging
+    from optuna.exceptions import ExperimentalWarning
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.trial import create_trial
     from optuna.visualization import matplotlib as pictures
@@ -182,7 +184,9 @@ def draw(
         plots.append(partial(pictures.plot_param_importances, evaluator=evaluator))
     drawn = []
     for plot, name in zip(plots if done else [], PICTURES, strict=False):
-        figure: Any = plot(study, target_name=search.metric).figure
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of every picture of Optuna's
+            figure: Any = plot(study, target_name=search.metric).figure
         figure.set_size_inches(9, 5)
         for lines in (each for part in figure.axes for each in part.collections):
             lines.set_cmap("viridis")  # Optuna's own ends in white, on white
