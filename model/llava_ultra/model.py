@@ -64,6 +64,19 @@ class Reading:
     """(N, S) bool."""
 
 
+def fusion_sizes(config: ModelConfig, width: int) -> FusionSizes:
+    """The shapes that a model's fusion is built for, where its decoder is `width` wide."""
+    return FusionSizes(
+        clip_channels=config.clip.num_channels,
+        sam_channels=config.sam_channels,
+        num_tokens=config.num_tokens,
+        hidden=config.projector_hidden,
+        width=width,
+        clip_layers=len(config.clip.read_layers),
+        sam_layers=max(1, len(config.sam.read_layers)),
+    )
+
+
 class LlavaUltra(nn.Module):
     """Fusion, sampler and decoder; see the module's docstring."""
 
@@ -73,15 +86,7 @@ class LlavaUltra(nn.Module):
         super().__init__()
         self.config = config
         width: int = language_model.config.hidden_size  # type: ignore[union-attr, assignment]
-        self.feature_sizes = FusionSizes(
-            clip_channels=config.clip.num_channels,
-            sam_channels=config.sam_channels,
-            num_tokens=config.num_tokens,
-            hidden=config.projector_hidden,
-            width=width,
-            clip_layers=len(config.clip.read_layers),
-            sam_layers=max(1, len(config.sam.read_layers)),
-        )
+        self.feature_sizes = fusion_sizes(config, width)
         self.fusion = build_fusion(config.fusion, self.feature_sizes)
         self.sampler = Sampler(config.sampling, width=width)
         self.language_model = language_model

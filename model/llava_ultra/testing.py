@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from llava_ultra.config import (
     AdaptiveSampling,
@@ -115,16 +116,33 @@ def tiny_model(config: ModelConfig, language: Language, seed: int = 0) -> LlavaU
     return model
 
 
+def enliven(decoder: nn.Module) -> None:
+    """Scale a random decoder's matrices, so that each token of a prompt bears on the answer.
+
+    As initialised it repeats the prompt's last token, whatever stands before.
+    """
+    head: Tensor = decoder.get_output_embeddings().weight  # type: ignore[operator]
+    for weight in decoder.parameters():
+        if weight.dim() == 2 and weight is not head:
+            weight.data.mul_(8)
+
+
 def tiny_artifact(
     folder: Path,
     *,
+    lively: bool = False,
     name: str = "llava-ultra",
     sampling: SamplingConfig | None = None,
     config: ModelConfig | None = None,
 ) -> dict[str, Any]:
-    """Write a complete exported model with random weights; returns its manifest."""
+    """Write a complete exported model with random weights; returns its manifest.
+
+    Args: `lively` does to its decoder as `enliven`.
+    """
     config = config or tiny_config(sampling)
     base = tiny_language(config)
+    if lively:
+        enliven(base.model)
     save_language(base, folder / "language")
     clip, sam = tiny_towers(config, base)
     return save_artifact(

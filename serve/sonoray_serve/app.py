@@ -47,9 +47,10 @@ def build(args: AppArgs) -> "Application":
         _source(args, config.vision),
         num_threads=config.vision.max_ongoing,
         weights_check_period_s=config.weights_check_period_s,
+        image_bytes=config.encoded_image_bytes,
     )
     engine = serve.deployment(**_options("engine", config.engine, config))(Engine).bind(
-        _source(args, config.engine), num_slots=config.engine.max_ongoing
+        _source(args, config.engine), config.batching
     )
     ingress = serve.deployment(**_options("ingress", config.ingress, config))(
         serve.ingress()(Ingress)

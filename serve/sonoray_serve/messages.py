@@ -48,13 +48,15 @@ class Sampling:
 
     max_tokens: int
     temperature: float
+    top_p: float
+    """Share of the probability that is drawn from."""
     seed: int | None
     stop: tuple[str, ...]
     timeout_s: float
     """What is left of the request's time; decoding ends then even if nobody cancels it."""
     stream: bool
-    """Whether pieces are wanted as they come; else the answer is one piece, which saves one trip
-    between processes a token."""
+    """Whether pieces are wanted as they come; else the answer is one piece, which saves trips
+    between processes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +112,8 @@ class VisionPort(Protocol):
 class EnginePort(Protocol):
     """The language side as the ingress calls it.
 
-    This is the seam for other engines: continuous batching changes what lies behind `generate` and
-    nothing in front of it.
+    This is the seam for other engines: what batches, caches and schedules lies behind `generate`,
+    and nothing in front of it knows of it.
     """
 
     def generate(

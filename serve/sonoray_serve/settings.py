@@ -54,7 +54,8 @@ class Limits(Config):
     studies_in_memory: int = Field(default=2, gt=0)
     """Studies decoded at once per ingress replica; others wait undecoded."""
     retry_after_s: int = Field(default=2, ge=0)
-    """What a refused client is told to wait."""
+    """The least that a refused client is told to wait. It is told the time in which, at the pace
+    of the last answers, all requests in work will have been answered; at most the deadline."""
 
     @property
     def max_marks(self) -> int:
@@ -100,6 +101,27 @@ class Replicas(Config):
         return self
 
 
+class Batching(Config):
+    """How one engine replica decodes many answers together, and what is kept for the next ones.
+
+    Memory is counted before it is taken: an answer begins when there is room for its prompt and
+    its `max_tokens`, and then never has to give way.
+    """
+
+    max_answers: int = Field(default=16, gt=0)
+    """Answers that are decoded together, where the memory allows as many."""
+    key_value_bytes: int = Field(default=512_000_000, gt=0)
+    """Keys and values of all answers in decoding; at least one full context."""
+    prefix_bytes: int = Field(default=64_000_000, ge=0)
+    """Keys and values of prompts' beginnings, so that a second question about a study reads its
+    text alone; 0 keeps none."""
+    prompt_tokens_per_step: int = Field(default=512, gt=0)
+    """Prompt tokens that are read between two tokens of the answers in decoding."""
+    stream_interval_s: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    """Least time between two pieces of one streamed answer; the first comes at once. A piece costs
+    two trips between processes."""
+
+
 class ServeConfig(Config):
     """Everything about the service but its model and its keys."""
 
@@ -110,8 +132,14 @@ class ServeConfig(Config):
     can still answer a refused request with an OpenAI error and `/healthz` while it is full."""
     vision: Replicas = Replicas(num_cpus=0.25, max_ongoing=2, max_queued=32)
     """The encoders: `max_ongoing` studies are encoded at once."""
-    engine: Replicas = Replicas(num_cpus=0.5, max_ongoing=2, max_queued=16)
-    """The language model: `max_ongoing` answers are decoded at once."""
+    engine: Replicas = Replicas(num_cpus=0.5, max_ongoing=32, max_queued=16)
+    """The language model. Of `max_ongoing` requests, `batching.max_answers` are decoded together;
+    the others wait in the replica, where the next one is at hand when an answer ends."""
+    batching: Batching = Batching()
+    """How an engine replica decodes its answers."""
+    encoded_image_bytes: int = Field(default=64_000_000, ge=0)
+    """Encoded images that each vision replica keeps, so that a second question about them is not
+    encoded again; 0 keeps none."""
     start_timeout_s: float = Field(default=600.0, gt=0)
     """Time for all replicas to find a place and load the model."""
     health_check_period_s: float = Field(default=10.0, gt=0)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from llava_ultra.export.assistant import VisualStudy, load_assistant
+from llava_ultra.export.assistant import load_assistant
+from llava_ultra.export.encoder import VisualStudy
 from llava_ultra.language.decoder import load_language
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra, trainable_parameters

@@ -49,7 +49,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    tiny_artifact(folder)
+    tiny_artifact(folder, lively=True)
     return folder
 
 

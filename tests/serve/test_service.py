@@ -199,7 +199,7 @@ def test_a_crowd_is_answered_or_told_to_come_again(http: httpx2.Client):
     assert statuses == {200, 429}
     for answer in answers:
         if answer.status_code == 429:
-            assert answer.headers["Retry-After"] == "3"
+            assert int(answer.headers["Retry-After"]) >= 3
             assert answer.json()["error"]["code"] == "busy"
     texts = {a.json()["choices"][0]["message"]["content"] for a in answers if a.is_success}
     assert len(texts) == 1

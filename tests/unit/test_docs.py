@@ -188,11 +188,12 @@ def test_the_serving_page_names_the_variable_that_holds_the_key():
 
 
 def test_the_serving_page_has_every_limit_with_its_default():
-    from sonoray_serve.settings import Limits
+    from sonoray_serve.settings import Batching, Limits
 
-    rows = re.findall(r"^\| `([a-z_]+)` \| ([\d,]+) \|", SERVING, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([\d,.]+) \|", SERVING, re.MULTILINE)
     shown = {name: float(value.replace(",", "")) for name, value in rows}
-    assert shown == {name: field.default for name, field in Limits.model_fields.items()}
+    fields = {**Limits.model_fields, **Batching.model_fields}
+    assert shown == {name: field.default for name, field in fields.items()}
 
 
 def test_the_serving_page_names_every_status_of_an_error():

@@ -175,11 +175,11 @@ def _checked_args(
     folder = resolve_folder(model, workspace.root)
     logger.info("starting; loading %s", model)
     source = ModelSource(model=str(folder), digest="", workspace="", device="cpu")
-    loaded = load_model(source)
+    assistant, digest = load_model(source)
     pinned = {
         "model": str(folder),
-        "model_name": loaded.assistant.name,
-        "model_digest": loaded.digest,
+        "model_name": assistant.name,
+        "model_digest": digest,
     }
     return validate_config(AppArgs, {**values, **pinned}, "serve")
 

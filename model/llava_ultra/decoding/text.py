@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from llava_ultra.decoding.pieces import Pieces, find_stop
 from llava_ultra.decoding.step import Context, Decoding, iter_tokens, read_prompts
 from llava_ultra.language.chat import decode_text, end_id
 from llava_ultra.model import LlavaUltra
@@ -52,14 +53,14 @@ def generate(
         if stop:
             texts = _texts(tokenizer, columns, end)
             ended = (torch.stack(columns) == end).any(dim=0).tolist()
-            if all(e or _find_stop(t, stop) is not None for e, t in zip(ended, texts, strict=True)):
+            if all(e or find_stop(t, stop) is not None for e, t in zip(ended, texts, strict=True)):
                 break
     texts = texts if stop else _texts(tokenizer, columns, end)
     lengths = _lengths(columns, end)
     return [
         Generated(
-            text=text[: _find_stop(text, stop)],
-            is_cut=_find_stop(text, stop) is None and length >= min(decoding.max_tokens, limit),
+            text=text[: find_stop(text, stop)],
+            is_cut=find_stop(text, stop) is None and length >= min(decoding.max_tokens, limit),
         )
         for text, length, limit in zip(texts, lengths, room, strict=True)
     ]
@@ -76,8 +77,7 @@ def stream(
 ) -> Iterator[str]:
     """Answer one prompt piece by piece.
 
-    A piece is held back while it ends inside a character (byte-level tokens may split one) or
-    inside what may become a stop string, so pieces always join to the text that `generate` gives.
+    The pieces join to the text that `generate` gives; see `llava_ultra.decoding.pieces`.
 
     Args:
         model: in evaluation mode.
@@ -90,24 +90,16 @@ def stream(
     end = end_id(tokenizer)
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
     context = read_prompts(model, embeds, mask)
-    ids: list[int] = []
-    sent = ""
+    pieces = Pieces(tokenizer, stop)
     for token in iter_tokens(model, context, decoding, end_id=end):
-        if int(token) == end:
+        if int(token) == end or pieces.add(int(token)):
             break
-        ids.append(int(token))
-        text = decode_text(tokenizer, ids)
-        cut = _find_stop(text, stop)
-        if cut is not None:
-            yield from _piece(sent, text[:cut])
-            return
-        ready = text[: len(text) - _held_back(text, stop)]
-        if len(ready) > len(sent):
-            yield ready[len(sent) :]
-            sent = ready
+        if piece := pieces.take():
+            yield piece
         if should_stop is not None and should_stop():
             return
-    yield from _piece(sent, decode_text(tokenizer, ids))
+    if piece := pieces.rest():
+        yield piece
 
 
 def _texts(tokenizer: PreTrainedTokenizerFast, columns: Sequence[Tensor], end: int) -> list[str]:
@@ -120,20 +112,3 @@ def _lengths(columns: Sequence[Tensor], end: int) -> list[int]:
     """Tokens of each row before its end token."""
     ended = torch.stack(list(columns), dim=1) == end
     return ended.cummax(dim=1).values.logical_not().sum(dim=1).tolist()
-
-
-def _find_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop string begins; None where there is none."""
-    return min((at for at in map(text.find, stop) if at >= 0), default=None)
-
-
-def _piece(sent: str, text: str) -> Iterator[str]:
-    if len(text) > len(sent):
-        yield text[len(sent) :]
-
-
-def _held_back(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end may still change."""
-    broken = len(text) - len(text.rstrip("\ufffd"))
-    starts = [size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])]
-    return max([broken, *starts])

@@ -1,11 +1,11 @@
-"""The assistant: an exported model that answers questions about studies.
+"""An exported model that answers questions about studies, and its talking half alone.
 
 `encode` runs the towers, the fusion and the feature score on one study's images, `prepare` picks
-the images for the decoder and builds its input, `stream` generates. The service runs the first in
-its vision replica and the other two in its engine; plain tensors pass between them.
+the images for the decoder and builds its input, `stream` generates. A service runs the first in
+its vision replica (`llava_ultra.export.encoder`) and the second in its engine, each with its half
+of the weights; plain tensors pass between them.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from llava_ultra.config import ModelConfig
 from llava_ultra.decoding.rules import build_decoding
 from llava_ultra.decoding.text import stream
 from llava_ultra.digests.state_digest import check_digest
+from llava_ultra.export.encoder import MAX_IMAGES, StudyEncoder, VisualStudy, load_towers
 from llava_ultra.export.manifest import NOTICE, read_artifact_manifest
 from llava_ultra.export.weights import load_adapter, load_connector, read_weights
 from llava_ultra.language.chat import IGNORED, encode_chat
@@ -28,17 +29,6 @@ from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
-from llava_ultra.towers.tower import encode_images
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VisualStudy:
-    """What the towers and the fusion made of one study; plain CPU tensors."""
-
-    tokens: Tensor
-    """(K, P, D) float32 fused tokens."""
-    feature_scores: Tensor
-    """(K,) float32, before softmax."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +37,10 @@ class Prompt:
 
     inputs_embeds: Tensor
     """(1, S, D)."""
+    ids: list[int]
+    """Of its text."""
+    images_at: int
+    """How many of them stand in front of the images."""
     scores: list[float]
     """Share of each image in the sampling, K values that sum to 1."""
     selected: list[int]
@@ -58,21 +52,13 @@ class Prompt:
         return int(self.inputs_embeds.shape[1])
 
 
-class Assistant:
-    """An exported model that answers questions about studies."""
+class Answerer:
+    """The talking half of an exported model: it needs no tower."""
 
     def __init__(
-        self,
-        *,
-        manifest: Mapping[str, Any],
-        clip: ClipTower,
-        sam: SamTower,
-        language: Language,
-        model: LlavaUltra,
+        self, *, manifest: Mapping[str, Any], language: Language, model: LlavaUltra
     ) -> None:
         self.manifest = manifest
-        self.clip = clip
-        self.sam = sam
         self.tokenizer = language.tokenizer
         self.model = model
 
@@ -94,27 +80,12 @@ class Assistant:
     @property
     def max_images(self) -> int:
         """Most images of one study."""
-        return 32
+        return MAX_IMAGES
 
     @property
     def context_length(self) -> int:
         """Most tokens of images, question and answer together."""
         return self.model.config.language.context_length
-
-    @torch.no_grad()
-    def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
-        """Encode, fuse and score one study's images (uint8, (H, W) or (H, W, 3)).
-
-        Raises:
-            ValueError: there is no image, there are too many, or one is too small.
-        """
-        if not 1 <= len(images) <= self.max_images:
-            raise ValueError(f"{len(images)} images given; a study has 1 to {self.max_images}")
-        device = self.model.embedding_scale.device
-        clip = encode_images(self.clip, images, device)
-        tokens = self.model.fuse(clip, encode_images(self.sam, images, device))
-        scores = self.model.sampler.feature_scores(tokens, [_study_key(images)])
-        return VisualStudy(tokens=tokens.cpu(), feature_scores=scores.cpu())
 
     @torch.no_grad()
     def prepare(self, visual: VisualStudy, messages: Sequence[dict[str, str]]) -> Prompt:
@@ -140,6 +111,8 @@ class Assistant:
         selection = reading.selection
         return Prompt(
             inputs_embeds=reading.embeds,
+            ids=encoded,
+            images_at=images_at,
             scores=[float(share) for share in selection.probabilities[0]],
             selected=[int(index) for index in selection.indices[0] if index >= 0],
         )
@@ -169,11 +142,28 @@ class Assistant:
         )
 
 
-def _study_key(images: Sequence[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(f"{image.shape}|".encode() + image.tobytes())
-    return digest.hexdigest()
+class Assistant(Answerer):
+    """Both halves: an exported model that answers questions about studies."""
+
+    def __init__(
+        self,
+        *,
+        manifest: Mapping[str, Any],
+        clip: ClipTower,
+        sam: SamTower,
+        language: Language,
+        model: LlavaUltra,
+    ) -> None:
+        super().__init__(manifest=manifest, language=language, model=model)
+        self.clip = clip
+        self.sam = sam
+        self.encoder = StudyEncoder(
+            manifest=manifest, clip=clip, sam=sam, fusion=model.fusion, sampler=model.sampler
+        )
+
+    def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
+        """See `StudyEncoder.encode`."""
+        return self.encoder.encode(images)
 
 
 def load_assistant(folder: Path, device: str = "cpu") -> Assistant:
@@ -183,14 +173,27 @@ def load_assistant(folder: Path, device: str = "cpu") -> Assistant:
         ValueError: the folder is incomplete, of another format, or a part does not match.
     """
     manifest = read_artifact_manifest(folder)
-    digests = manifest["digests"]
-    clip, sam = ClipTower.load(folder / "clip"), SamTower.load(folder / "sam")
-    check_digest(str(folder / "clip"), found=clip.fingerprint, expected=digests["clip"])
-    check_digest(str(folder / "sam"), found=sam.fingerprint, expected=digests["sam"])
+    clip, sam = load_towers(folder)
     model, language = load_exported(folder)
     for part in (clip, sam, model):
         part.to(device)
     return Assistant(manifest=manifest, clip=clip, sam=sam, language=language, model=model)
+
+
+def load_answerer(folder: Path, device: str = "cpu") -> Answerer:
+    """Load an exported model without its towers, the adapter merged into the decoder.
+
+    Merging halves the products of a decoding step. It is done in float32, so its rounding is that
+    of another order of summation.
+
+    Raises:
+        ValueError: as `load_assistant` does.
+    """
+    model, language = load_exported(folder)
+    adapted: Any = model.language_model
+    model.language_model = adapted.merge_and_unload()
+    model.to(device)
+    return Answerer(manifest=read_artifact_manifest(folder), language=language, model=model)
 
 
 def load_exported(folder: Path) -> tuple[LlavaUltra, Language]:

@@ -3,7 +3,7 @@
 Requests are parsed from bytes by pydantic (its JSON reader refuses deep nesting and lone
 surrogates). A parameter that would change the answer and is not supported is refused instead of
 ignored; parameters that this server cannot vary are accepted at their neutral value, because
-clients send those unasked (`n` = 1, `top_p` = 1, penalties of 0). Images come as data: URLs in one
+clients send those unasked (`n` = 1, penalties of 0). Images come as data: URLs in one
 message; that message's images are the study.
 
 Answers add one object to OpenAI's shape: `sonoray`, with the images' scores, the selection, the
@@ -129,6 +129,8 @@ class ChatRequest(_Request):
     """The newer name of `max_tokens`; it wins where both are given."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """0 or absent: the most likely token each time, so equal requests give equal answers."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Draws from the likeliest tokens that together have this share; 1 or absent: from all."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: (
         Annotated[str, Field(min_length=1, max_length=64)]
@@ -136,7 +138,6 @@ class ChatRequest(_Request):
         | None
     ) = None
     n: Literal[1] | None = None
-    top_p: Literal[1] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logprobs: Literal[False] | None = None

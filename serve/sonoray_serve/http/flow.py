@@ -217,6 +217,7 @@ class Chat:
             sampling = Sampling(
                 max_tokens=question.max_tokens,
                 temperature=question.temperature,
+                top_p=question.top_p,
                 seed=question.seed,
                 stop=question.stop,
                 timeout_s=deadline.left_s,

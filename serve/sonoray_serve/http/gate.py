@@ -6,6 +6,8 @@ client's disconnect cancels the work.
 """
 
 import logging
+import math
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -23,14 +25,42 @@ HEALTH_PATH = "/healthz"
 CHAT_PATH = "/v1/chat/completions"
 
 
-def to_response(error: ApiError, retry_after_s: int) -> JSONResponse:
+_COME_AGAIN = (429, 503)
+"""Statuses that carry Retry-After."""
+
+_NEWEST = 0.2
+"""Weight of the latest answer in the pace; half of it rests on the last three."""
+
+
+def to_response(error: ApiError) -> JSONResponse:
     """The HTTP answer of an error: OpenAI's object and the headers that belong to its status."""
-    headers = {
-        429: {"Retry-After": str(retry_after_s)},
-        503: {"Retry-After": str(retry_after_s)},
-        401: {"WWW-Authenticate": "Bearer"},
-    }.get(error.problem.status)
+    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(error.problem.status)
     return JSONResponse(error.body(), status_code=error.problem.status, headers=headers)
+
+
+class Pace:
+    """How fast answers come, which tells a refused client when to try again.
+
+    An answer that took 8 s among 4 requests in work says that one leaves every 2 s. As many as are
+    in work now have left after so many times that, and then there is room for sure.
+    """
+
+    def __init__(self, *, least_s: float, most_s: float) -> None:
+        """Args: the bounds of what is told."""
+        self._least_s = least_s
+        self._most_s = most_s
+        self._answer_s = 0.0
+
+    def add(self, took_s: float, num_requests: float) -> None:
+        """Take note of an answer, and of how many requests were in work beside it."""
+        answer_s = took_s / num_requests
+        weight = _NEWEST if self._answer_s else 1.0
+        self._answer_s += weight * (answer_s - self._answer_s)
+
+    def wait_s(self, num_requests: int) -> int:
+        """Seconds after which the requests in work will have left."""
+        wait_s = min(max(self._answer_s * num_requests, self._least_s), self._most_s)
+        return math.ceil(wait_s)
 
 
 class Gate:
@@ -42,13 +72,13 @@ class Gate:
         *,
         key_digests: Sequence[str] | None,
         max_requests: int,
-        retry_after_s: int,
+        pace: Pace,
     ) -> None:
         """Args: `key_digests` of None admits everyone (loopback only)."""
         self._app = app
         self._key_digests = key_digests
         self._max_requests = max_requests
-        self._retry_after_s = retry_after_s
+        self._pace = pace
         self._num_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,15 +86,19 @@ class Gate:
         if scope["type"] != "http":  # the lifespan; there is no websocket route
             await self._app(scope, receive, send)
             return
-        started = False
+        started = is_answered = False
+        began, beside = time.monotonic(), self._num_requests
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started
+            nonlocal started, is_answered
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
                 headers["Cache-Control"] = "no-store"
                 headers["X-Content-Type-Options"] = "nosniff"
+                if message["status"] in _COME_AGAIN:
+                    headers["Retry-After"] = str(self._pace.wait_s(self._num_requests))
+                is_answered = message["status"] == 200
             await send(message)
 
         try:
@@ -75,17 +109,27 @@ class Gate:
         except InternalError:
             problem = ApiError(Problem.INTERNAL)
         else:
+            if is_answered and self._is_chat(scope):
+                num_requests = 1 + (beside + self._num_requests) / 2
+                self._pace.add(time.monotonic() - began, num_requests)
             return
         if not started:
-            await to_response(problem, self._retry_after_s)(scope, receive, send_guarded)
+            await to_response(problem)(scope, receive, send_guarded)
+
+    @staticmethod
+    def _path(scope: Scope) -> str:
+        path: str = scope["path"]
+        return path.removeprefix(scope.get("root_path", ""))
+
+    def _is_chat(self, scope: Scope) -> bool:
+        return self._path(scope) == CHAT_PATH
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path != HEALTH_PATH and self._key_digests is not None:
+        if self._path(scope) != HEALTH_PATH and self._key_digests is not None:
             authorization = Headers(scope=scope).get("authorization")
             if not is_admitted(authorization, self._key_digests):
                 raise ApiError(Problem.INVALID_API_KEY)
-        if path != CHAT_PATH:
+        if not self._is_chat(scope):
             await self._app(scope, receive, send)
             return
         if self._num_requests >= self._max_requests:

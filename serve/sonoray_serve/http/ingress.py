@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from sonoray.images.decode import Pixels
 from sonoray_serve.http import api
 from sonoray_serve.http.flow import Answer, Chat, Deadline
-from sonoray_serve.http.gate import CHAT_PATH, HEALTH_PATH, Gate, to_response
+from sonoray_serve.http.gate import CHAT_PATH, HEALTH_PATH, Gate, Pace, to_response
 from sonoray_serve.messages import EncodedStudy, Event, Failed, ModelCard, Sampling
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import AppArgs
@@ -72,18 +72,18 @@ def create_api(chat: Chat, args: AppArgs) -> FastAPI:
         Gate,
         key_digests=None if args.insecure_local else args.api_key_digests,
         max_requests=limits.max_requests,
-        retry_after_s=limits.retry_after_s,
+        pace=Pace(least_s=limits.retry_after_s, most_s=limits.deadline_s),
     )
 
     @app.exception_handler(ApiError)
     async def refuse(_request: Request, error: ApiError) -> Response:
-        return to_response(error, limits.retry_after_s)
+        return to_response(error)
 
     @app.exception_handler(HTTPException)
     async def refuse_route(_request: Request, error: HTTPException) -> Response:
         wrong_method = error.status_code == Problem.METHOD_NOT_ALLOWED.status
         problem = Problem.METHOD_NOT_ALLOWED if wrong_method else Problem.NOT_FOUND
-        return to_response(ApiError(problem), limits.retry_after_s)
+        return to_response(ApiError(problem))
 
     @app.get(HEALTH_PATH)
     async def health() -> dict[str, str]:

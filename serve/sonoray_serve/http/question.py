@@ -20,6 +20,9 @@ from sonoray_serve.settings import Limits
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 
+_LEAST_TOP_P = 1e-9
+"""A share of 0 means the likeliest token alone, and so does this one."""
+
 _REJECTIONS = {
     "too_many_bytes": Problem.IMAGE_TOO_LARGE,
     "too_many_pixels": Problem.IMAGE_TOO_MANY_PIXELS,
@@ -36,6 +39,7 @@ class Question:
     """`role` (system, user, assistant) and `content`."""
     max_tokens: int
     temperature: float
+    top_p: float
     seed: int | None
     stop: tuple[str, ...]
     stream: bool
@@ -77,6 +81,7 @@ def read_question(
         ),
         max_tokens=max_tokens,
         temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else max(request.top_p, _LEAST_TOP_P),
         seed=request.seed,
         stop=request.stop_texts,
         stream=bool(request.stream),

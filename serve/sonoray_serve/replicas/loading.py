@@ -4,12 +4,15 @@ Each replica resolves and loads on its own, because on a cluster it may be the f
 Loading hashes every part against the manifest; the manifest's own digest is the model's identity,
 which vision and engine compare on every study, so that a rolling update or a moved alias never
 lets one model's encoders feed another one's language model.
+
+A replica loads its half alone: vision the towers and the fusion, the engine the decoder.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sonoray.errors import CheckpointError
 from sonoray.tracking.connection import open_store
@@ -18,7 +21,10 @@ from sonoray.workspace import Workspace
 from sonoray_serve.messages import ModelCard
 
 if TYPE_CHECKING:
-    from llava_ultra.export.assistant import Assistant
+    from llava_ultra.export.assistant import Answerer, Assistant
+    from llava_ultra.export.encoder import StudyEncoder
+
+_Part = TypeVar("_Part")
 
 logger = logging.getLogger(__name__)
 
@@ -39,38 +45,30 @@ class ModelSource:
     """`cpu` or `cuda`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedModel:
-    """A model whose digests were checked."""
+def describe(answerer: "Answerer", digest: str) -> ModelCard:
+    """What the ingress needs to know of a model."""
+    return ModelCard(
+        notice=answerer.notice,
+        digest=digest,
+        max_images=answerer.max_images,
+        context_length=answerer.context_length,
+        site_cue=answerer.site_cue,
+    )
 
-    assistant: "Assistant"
-    digest: str
-    """Sha256 (hex) of its manifest."""
 
-    @property
-    def card(self) -> ModelCard:
-        """What the ingress needs to know of it."""
-        return ModelCard(
-            notice=self.assistant.notice,
-            digest=self.digest,
-            max_images=self.assistant.max_images,
-            context_length=self.assistant.context_length,
-            site_cue=self.assistant.site_cue,
-        )
+def check_towers(encoder: "StudyEncoder") -> None:
+    """Hash the encoders' weights as they lie in memory.
 
-    def check_towers(self) -> None:
-        """Hash the encoders' weights as they lie in memory.
-
-        Raises:
-            CheckpointError: they are no longer the exported ones.
-        """
-        expected = self.assistant.manifest["digests"]
-        for name, tower in (("clip", self.assistant.clip), ("sam", self.assistant.sam)):
-            if (found := tower.fingerprint) != expected[name]:
-                raise CheckpointError(
-                    f"the {name} tower in memory has digest {found[:16]}, its manifest says "
-                    f"{expected[name][:16]}; the replica must be replaced"
-                )
+    Raises:
+        CheckpointError: they are no longer the exported ones.
+    """
+    expected = encoder.manifest["digests"]
+    for name, tower in (("clip", encoder.clip), ("sam", encoder.sam)):
+        if (found := tower.fingerprint) != expected[name]:
+            raise CheckpointError(
+                f"the {name} tower in memory has digest {found[:16]}, its manifest says "
+                f"{expected[name][:16]}; the replica must be replaced"
+            )
 
 
 def resolve_folder(model: str, workspace: Path) -> Path:
@@ -88,16 +86,34 @@ def resolve_folder(model: str, workspace: Path) -> Path:
     return folder
 
 
-def load_model(source: ModelSource) -> LoadedModel:
-    """Resolve, check and load a model.
+def load_model(source: ModelSource) -> tuple["Assistant", str]:
+    """Resolve, check and load a whole model; gives its manifest's digest too.
 
     Raises:
         CheckpointError: it is not the expected model, or a part does not match its manifest; the
             message names the file, the expected and the found digest.
     """
-    from safetensors import SafetensorError
-
     from llava_ultra.export.assistant import load_assistant
+
+    return _load(source, load_assistant)
+
+
+def load_language_half(source: ModelSource) -> tuple["Answerer", str]:
+    """Load what the engine needs; see `load_model`."""
+    from llava_ultra.export.assistant import load_answerer
+
+    return _load(source, load_answerer)
+
+
+def load_vision_half(source: ModelSource) -> tuple["StudyEncoder", str]:
+    """Load what the vision replica needs; see `load_model`."""
+    from llava_ultra.export.encoder import load_encoder
+
+    return _load(source, load_encoder)
+
+
+def _load(source: ModelSource, load: Callable[[Path, str], _Part]) -> tuple[_Part, str]:
+    from safetensors import SafetensorError
 
     folder = resolve_folder(source.model, Path(source.workspace))
     digest = manifest_digest(folder)
@@ -107,8 +123,8 @@ def load_model(source: ModelSource) -> LoadedModel:
             "serve the version that was checked, by number instead of by alias"
         )
     try:
-        assistant = load_assistant(folder, source.device)
+        part = load(folder, source.device)
     except (ValueError, SafetensorError) as error:
         raise CheckpointError(f"model {str(folder)!r} is refused: {error}") from None
     logger.info("model %s loaded on %s", digest[:16], source.device)
-    return LoadedModel(assistant=assistant, digest=digest)
+    return part, digest

@@ -16,7 +16,7 @@ from sonoray_serve.http.ingress import create_api
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision
-from sonoray_serve.settings import AppArgs, Limits, ServeConfig
+from sonoray_serve.settings import AppArgs, Batching, Limits, ServeConfig
 
 KEY = "unit-test-key-0123456789"
 
@@ -30,7 +30,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    tiny_artifact(folder)
+    tiny_artifact(folder, lively=True)
     return folder
 
 
@@ -46,12 +46,12 @@ def assistant(model_folder: Path) -> Assistant:
 
 @pytest.fixture(scope="session")
 def vision(source: ModelSource) -> Vision:
-    return Vision(source, num_threads=1, weights_check_period_s=300)
+    return Vision(source, num_threads=1, weights_check_period_s=300, image_bytes=0)
 
 
 @pytest.fixture
 def engine(source: ModelSource) -> Engine:
-    return Engine(source, num_slots=1)
+    return Engine(source, Batching(max_answers=1, stream_interval_s=0))
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ def test_a_whole_request_is_read():
     "neutral",
     [
         {"n": 1},
-        {"top_p": 1.0},
+        {"top_p": 0.0},
+        {"top_p": 0.9},
         {"frequency_penalty": 0, "presence_penalty": 0.0},
         {"logprobs": False},
         {"user": "u", "metadata": {"k": "v"}, "safety_identifier": "s", "store": False},
@@ -81,7 +82,7 @@ def test_an_answer_can_be_sent_back_as_openai_clients_dump_it():
         (messages_of({"type": "text", "text": 1}), Problem.INVALID_VALUE, None),
         (messages_of({"type": "input_audio"}), Problem.INVALID_VALUE, None),
         (request(n=2), Problem.INVALID_VALUE, "n"),
-        (request(top_p=0.5), Problem.INVALID_VALUE, "top_p"),
+        (request(top_p=1.5), Problem.INVALID_VALUE, "top_p"),
         (request(max_tokens=0), Problem.INVALID_VALUE, "max_tokens"),
         (request(temperature=-1), Problem.INVALID_VALUE, "temperature"),
         (request(temperature=float("nan")), Problem.INVALID_VALUE, "temperature"),

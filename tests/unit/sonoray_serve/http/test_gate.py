@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from sonoray_serve.http.auth import digest_key
-from sonoray_serve.http.gate import CHAT_PATH, Gate
+from sonoray_serve.http.gate import CHAT_PATH, Gate, Pace
 from sonoray_serve.problems import ApiError, Problem
 
 KEY = "gate-test-key-0123456789"
@@ -39,7 +39,7 @@ def client(application: Application, **options: Any) -> httpx2.AsyncClient:
         **{
             "key_digests": (digest_key(KEY),),
             "max_requests": 1,
-            "retry_after_s": 7,
+            "pace": Pace(least_s=7, most_s=60),
             **options,
         },
     )
@@ -63,6 +63,39 @@ def test_full_house_is_refused_at_once_and_open_again_afterwards():
             assert (await http.post(CHAT_PATH, headers=ADMITTED)).status_code == 200
 
     asyncio.run(crowd())
+
+
+def test_who_is_refused_is_told_when_those_in_work_will_have_left():
+    pace = Pace(least_s=2, most_s=120)
+    assert pace.wait_s(32) == 2  # nothing is known yet
+    pace.add(8.0, 4)
+    assert pace.wait_s(32) == 64
+    for _ in range(50):
+        pace.add(0.5, 1)
+    assert pace.wait_s(32) == 17  # 16 s and a rest of what was before
+    assert pace.wait_s(1) == 2
+    for _ in range(50):
+        pace.add(600.0, 1)
+    assert pace.wait_s(32) == 120
+
+
+def test_the_pace_is_that_of_answers():
+    async def crowd() -> list[str]:
+        application = Application()
+        pace = Pace(least_s=0, most_s=60)
+        told = []
+        async with client(application, max_requests=1, pace=pace) as http:
+            for seconds in (0.3, 0.3):
+                application.go_on.clear()
+                first = asyncio.create_task(http.post(CHAT_PATH, headers=ADMITTED))
+                await asyncio.sleep(seconds)
+                refused = await http.post(CHAT_PATH, headers=ADMITTED)
+                told.append(refused.headers["Retry-After"])
+                application.go_on.set()
+                await first
+        return told
+
+    assert asyncio.run(crowd()) == ["0", "1"]
 
 
 def test_a_cancelled_request_gives_its_place_back():

@@ -14,16 +14,19 @@ from llava_ultra.decoding.rules import build_decoding
 from llava_ultra.decoding.step import iter_tokens, read_prompts
 from llava_ultra.export.assistant import Assistant
 from llava_ultra.language.chat import END, token_id
-from sonoray.errors import CheckpointError
+from sonoray.errors import CheckpointError, ServingError
 from sonoray_serve.http.testing import QUESTION, random_study
 from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, Piece, Sampling, Started
 from sonoray_serve.problems import InternalError, Problem
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision
+from sonoray_serve.settings import Batching
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
-GREEDY = Sampling(max_tokens=32, temperature=0.0, seed=None, stop=(), timeout_s=60.0, stream=True)
+GREEDY = Sampling(
+    max_tokens=32, temperature=0.0, top_p=1.0, seed=None, stop=(), timeout_s=60.0, stream=True
+)
 LONG = dataclasses.replace(GREEDY, max_tokens=100_000)
 
 
@@ -128,7 +131,7 @@ def test_stop_text_ends_the_answer_before_itself(vision: Vision, engine: Engine)
 def test_what_a_chat_template_refuses_is_said_and_not_taken_for_length(
     vision: Vision, engine: Engine
 ):
-    engine._model.assistant.tokenizer.chat_template = (
+    engine._answerer.tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     )
@@ -186,7 +189,7 @@ def test_cancelling_the_reader_frees_the_slot(vision: Vision, engine: Engine):
 
 def test_slots_bound_the_decoders(vision: Vision, source: ModelSource):
     study = encoded(vision)
-    engine = Engine(source, num_slots=2)
+    engine = Engine(source, Batching(max_answers=2))
 
     async def crowd() -> int:
         answers = [asyncio.create_task(collect(engine, study, GREEDY)) for _ in range(6)]
@@ -261,12 +264,45 @@ def test_vision_refuses_what_the_model_cannot_take(vision: Vision):
 
 
 def test_health_check_finds_changed_towers_and_does_not_forget_it(source: ModelSource):
-    vision = Vision(source, num_threads=1, weights_check_period_s=1e-9)
+    vision = Vision(source, num_threads=1, weights_check_period_s=1e-9, image_bytes=0)
     time.sleep(0.001)
     run(vision.check_health())
     with torch.no_grad():
-        next(vision._model.assistant.clip.parameters()).add_(1)
+        next(vision._encoder.clip.parameters()).add_(1)
     for period_s in (1e-9, 300, 300):  # Ray Serve acts on three failures in a row
         vision._weights_check_period_s = period_s
         with pytest.raises(CheckpointError, match="clip tower in memory has digest"):
             run(vision.check_health())
+
+
+def test_answers_that_are_decoded_together_are_each_its_own(
+    vision: Vision, source: ModelSource, assistant: Assistant
+):
+    engine = Engine(source, Batching(max_answers=4, prompt_tokens_per_step=24))
+    studies = {count: encoded(vision, count) for count in (1, 2, 4)}
+    asked = [
+        (count, QUESTION[: 3 + 5 * number], 8 + 7 * number)
+        for number, count in enumerate((1, 4, 2, 1, 2, 4, 1, 2, 4, 2))
+    ]
+
+    async def ask(number: int) -> str:
+        count, question, max_tokens = asked[number]
+        await asyncio.sleep(0.01 * number)
+        sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
+        messages = [{"role": "user", "content": question}]
+        return text_of(await collect(engine, studies[count], sampling, messages))
+
+    async def crowd() -> list[str]:
+        return await asyncio.gather(*(ask(number) for number in range(len(asked))))
+
+    texts = run(crowd())
+    for text, (count, question, max_tokens) in zip(texts, asked, strict=True):
+        visual = assistant.encode(random_study(count))
+        prompt = assistant.prepare(visual, [{"role": "user", "content": question}])
+        assert text == "".join(assistant.stream(prompt, max_tokens=max_tokens))
+    assert len(set(texts)) > 5
+
+
+def test_memory_that_holds_no_context_is_refused_in_one_line(source: ModelSource):
+    with pytest.raises(ServingError, match=r"serve\.batching does not fit .* give at least"):
+        Engine(source, Batching(key_value_bytes=1000))

@@ -1,0 +1,1 @@
+"""Many answers decoded together: rows of any length that begin and end at any step."""

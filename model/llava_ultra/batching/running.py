@@ -1,0 +1,206 @@
+"""The running batch: rows begin and end at any step, each with decoding of its own.
+
+A prompt is read in pieces (`read`), so that a long one does not hold up the rows that already
+answer; one at a time, since a batch of prompts takes as long as its members. What the store has of
+its beginning is copied, not read. Then the row joins the others, which get one token each a step
+(`step`). A row's room is counted for its whole answer before it begins (`fits`), so that no running
+row ever has to give way.
+
+Each row draws from its own generator and is chosen from by `llava_ultra.decoding.step.choose`, so
+its tokens are those that `llava_ultra.decoding.text.generate` gives it alone: equal in float32,
+save a tie within its rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llava_ultra.batching.prefix import BlockKey, PrefixStore
+from llava_ultra.batching.ragged import RaggedDecoder
+from llava_ultra.decoding.step import Decoding, choose
+
+EndReason = Literal["stop", "length", "failed"]
+"""The end token; no more tokens allowed; logits that are no numbers."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Row:
+    """One answer in the batch."""
+
+    decoding: Decoding
+    num_prompt_tokens: int
+    generator: torch.Generator | None
+    length: int = 0
+    """Tokens that it has in its slot."""
+    ids: list[int] = field(default_factory=list)
+    """Tokens chosen so far."""
+
+    @property
+    def full_length(self) -> int:
+        """Tokens that it may grow to."""
+        return self.num_prompt_tokens + self.decoding.max_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A token that a row got."""
+
+    row: Row
+    token: int
+    reason: EndReason | None
+    """Why the row ended with it, which has then left the batch; None where it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prompt:
+    """The prompt that is being read."""
+
+    row: Row
+    embeds: Tensor
+    """(S, D)."""
+    keys: Sequence[BlockKey]
+
+
+class Batch:
+    """The rows that are decoded together; for one thread."""
+
+    def __init__(self, decoder: RaggedDecoder, prefixes: PrefixStore, *, end_id: int) -> None:
+        self._decoder = decoder
+        self._prefixes = prefixes
+        self._end_id = end_id
+        self._rows: list[Row] = []  # a row's place here is its slot
+        self._prompt: _Prompt | None = None  # its slot is the one behind them
+        self.num_read = 0
+        """Prompt tokens that were read, of all prompts."""
+        self.num_shared = 0
+        """Prompt tokens that the store had."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that hold a slot."""
+        return len(self._rows) + (self._prompt is not None)
+
+    @property
+    def reading(self) -> Row | None:
+        """The row whose prompt is being read."""
+        return self._prompt.row if self._prompt else None
+
+    def could_fit(self, num_tokens: int) -> bool:
+        """Whether a row that grows to so many tokens may ever begin."""
+        return self._decoder.slots.fits([num_tokens])
+
+    def fits(self, num_tokens: int) -> bool:
+        """Whether a row that grows to so many tokens may begin now."""
+        return self._prompt is None and self._decoder.slots.fits([*self._lengths(), num_tokens])
+
+    def begin(self, embeds: Tensor, decoding: Decoding, *, keys: Sequence[BlockKey] = ()) -> Row:
+        """Give a prompt a row, and start from what the store has of its beginning.
+
+        Args:
+            embeds: (S, D); S and `decoding.max_tokens` must be what `fits` was asked about.
+            decoding: of the answer.
+            keys: the prompt's blocks.
+        """
+        assert self._prompt is None
+        generator = None
+        if decoding.seed is not None:
+            generator = torch.Generator(embeds.device).manual_seed(decoding.seed)
+        row = Row(decoding=decoding, num_prompt_tokens=len(embeds), generator=generator)
+        slots, slot = self._decoder.slots, len(self._rows)
+        slots.arrange([*self._lengths(), row.full_length], [row.length for row in self._rows])
+        # the last token is always read: what follows it is not in the store
+        usable = [key for key in keys if key.end < len(embeds)]
+        for key, block in zip(usable, self._prefixes.find(usable), strict=False):
+            slots.write(slot, key.start, block)
+            row.length = key.end
+        self.num_shared += row.length
+        self._prompt = _Prompt(row=row, embeds=embeds, keys=keys)
+        return row
+
+    def read(self, max_tokens: int) -> tuple[int, list[Step]]:
+        """Read on in the prompt that has begun.
+
+        Returns:
+            Tokens read, and the answer's first token where that was all of the prompt.
+        """
+        assert self._prompt is not None
+        prompt, row, slot = self._prompt, self._prompt.row, len(self._rows)
+        piece = prompt.embeds[row.length : row.length + max_tokens]
+        logits = self._decoder.read(slot, row.length, piece)
+        row.length += len(piece)
+        self.num_read += len(piece)
+        if row.length < len(prompt.embeds):
+            return len(piece), []
+        self._prompt = None
+        if bool(logits.max().isfinite()):
+            slots = self._decoder.slots
+            self._prefixes.put(prompt.keys, lambda key: slots.read(slot, key.start, key.end))
+        self._rows.append(row)
+        return len(piece), self._choose([row], logits[None])
+
+    def step(self) -> list[Step]:
+        """Decode one token of every row that has been read."""
+        if not self._rows:
+            return []
+        logits = self._decoder.step(
+            [row.ids[-1] for row in self._rows], [row.length for row in self._rows]
+        )
+        for row in self._rows:
+            row.length += 1
+        return self._choose(list(self._rows), logits)
+
+    def drop(self, row: Row) -> None:
+        """Take a row out at any time; nothing where it has ended."""
+        if row is self.reading:
+            self._prompt = None
+        elif row in self._rows:
+            self._leave(row)
+
+    def clear(self) -> None:
+        """Take all rows out and wipe their slots, after a failure that may have spoiled them."""
+        for slot in range(self.num_rows):
+            self._decoder.slots.clear(slot)
+        self._rows.clear()
+        self._prompt = None
+
+    def _lengths(self) -> list[int]:
+        return [row.full_length for row in self._rows]
+
+    def _leave(self, row: Row) -> None:
+        """Close the hole that a row leaves among the slots."""
+        slots, hole, last = self._decoder.slots, self._rows.index(row), len(self._rows) - 1
+        if hole != last:
+            slots.move(last, hole, self._rows[last].length)
+            self._rows[hole] = self._rows[last]
+        self._rows.pop()
+        if self._prompt is not None:
+            slots.move(last + 1, last, self._prompt.row.length)
+
+    def _choose(self, rows: Sequence[Row], logits: Tensor) -> list[Step]:
+        """Choose a token of each row from logits (N, V), and let go those that it ends."""
+        highest, likeliest = logits.max(dim=-1)  # a NaN anywhere in a row is its highest
+        is_number, tokens = highest.isfinite().tolist(), likeliest.tolist()
+        steps: list[Step] = []
+        for number, row in enumerate(rows):
+            if not is_number[number]:
+                steps.append(Step(row=row, token=self._end_id, reason="failed"))
+                self._decoder.slots.clear(self._rows.index(row))
+                self._leave(row)
+                continue
+            token = tokens[number]
+            if row.decoding.sample or row.decoding.rules:
+                token = int(choose(logits[number : number + 1], row.decoding, [row.generator]))
+            row.ids.append(token)
+            reason = self._reason(row, token)
+            steps.append(Step(row=row, token=token, reason=reason))
+            if reason is not None:
+                self._leave(row)
+        return steps
+
+    def _reason(self, row: Row, token: int) -> EndReason | None:
+        if token == self._end_id:
+            return "stop"
+        return "length" if len(row.ids) >= row.decoding.max_tokens else None

@@ -1,0 +1,1 @@
+"""Who is decoded when, on one thread, and what is kept for the next question."""

@@ -1,0 +1,72 @@
+"""What an engine replica does and has done, for the dashboard and for Prometheus.
+
+Ray's own metrics of Serve know requests; these know answers, tokens and what was not read again.
+Tokens a second are the rate of `sonoray_engine_answer_tokens`, as Prometheus computes it.
+"""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What one engine replica does and has done."""
+
+    num_waiting: int = 0
+    """Requests that have not begun."""
+    num_active: int = 0
+    """Requests that are read or decoded."""
+    num_ended: int = 0
+    """Requests that have ended, in any way."""
+    num_cancelled: int = 0
+    """Those of them whose client had gone before the end."""
+    num_answer_tokens: int = 0
+    """Tokens that were decoded."""
+    num_prompt_tokens: int = 0
+    """Prompt tokens that were read."""
+    num_shared_tokens: int = 0
+    """Prompt tokens that an earlier prompt had been read for."""
+
+
+_GAUGES = {
+    "num_waiting": "Requests that wait in the engine.",
+    "num_active": "Requests that the engine reads or decodes.",
+}
+_COUNTERS = {
+    "num_ended": "Requests that have ended, in any way.",
+    "num_cancelled": "Requests whose client had gone before the end.",
+    "num_answer_tokens": "Tokens that were decoded.",
+    "num_prompt_tokens": "Prompt tokens that were read.",
+    "num_shared_tokens": "Prompt tokens that needed no reading.",
+}
+
+
+def metric_name(field: str) -> str:
+    """The metric of a field of `Counts`: `num_waiting` is `sonoray_engine_waiting`."""
+    return f"sonoray_engine_{field.removeprefix('num_')}"
+
+
+class Meters:
+    """`Counts` as Ray's metrics, one series a replica."""
+
+    def __init__(self) -> None:
+        from ray.serve.metrics import Counter, Gauge
+
+        self._gauges = {
+            field: Gauge(metric_name(field), description=text) for field, text in _GAUGES.items()
+        }
+        self._counters = {
+            field: Counter(metric_name(field), description=text)
+            for field, text in _COUNTERS.items()
+        }
+        self._told = Counts()
+
+    def show(self, counts: Counts) -> None:
+        """Tell where the counts stand."""
+        now = asdict(counts)
+        for field, gauge in self._gauges.items():
+            gauge.set(now[field])
+        for field, counter in self._counters.items():
+            more = now[field] - getattr(self._told, field)
+            if more > 0:
+                counter.inc(more)
+        self._told = Counts(**now)

@@ -1,0 +1,72 @@
+"""The thread that owns the decoder and the tokenizer, and the way into it.
+
+A decoder cannot be shared between threads: an adapter's hooks are state of the model, and a fast
+tokenizer keeps settings that every call changes (two threads give about one prompt in a hundred
+other tokens). So all that touches either runs here, and other threads leave requests and
+cancellations, which are looked at before every step. The thread ends when there is nothing to do
+and comes back with the next request.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sonoray_serve.problems import InternalError, contained
+from sonoray_serve.schedule.meters import Counts
+from sonoray_serve.schedule.scheduler import Scheduler
+from sonoray_serve.schedule.ticket import Ticket
+
+logger = logging.getLogger(__name__)
+
+SHOW_PERIOD_S = 1.0
+"""How often the counts are shown while there is work; Prometheus asks every 15 seconds or so."""
+
+
+class Worker:
+    """Runs a scheduler in a thread of its own; its methods may be called from any other."""
+
+    def __init__(self, scheduler: Scheduler, *, show: Callable[[Counts], None]) -> None:
+        """Args: `show` is told the counts, now and then and whenever the work is done."""
+        self._scheduler = scheduler
+        self._show = show
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._lock = threading.Lock()
+        self._orders: list[Callable[[], None]] = []
+        self._is_running = False
+
+    def submit(self, ticket: Ticket) -> None:
+        """Take a request; its events go to `ticket.deliver`."""
+        self._order(lambda: self._scheduler.add(ticket))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Let a request go before the next step; nothing where it has ended."""
+        self._order(lambda: self._scheduler.cancel(ticket))
+
+    def _order(self, order: Callable[[], None]) -> None:
+        with self._lock:
+            self._orders.append(order)
+            if not self._is_running:
+                self._is_running = True
+                self._pool.submit(self._run)
+
+    def _run(self) -> None:
+        show_at = 0.0
+        while True:
+            with self._lock:
+                orders, self._orders = self._orders, []
+                if not orders and self._scheduler.is_idle:
+                    self._show(self._scheduler.counts)
+                    self._is_running = False
+                    return
+            try:
+                with contained(logger):
+                    for order in orders:
+                        order()
+                    self._scheduler.tick()
+            except InternalError as error:
+                self._scheduler.fail(error)
+            if time.monotonic() >= show_at:
+                self._show(self._scheduler.counts)
+                show_at = time.monotonic() + SHOW_PERIOD_S
