@@ -22,6 +22,8 @@ from torch import nn
 from llava_ultra.config import ModelConfig, images_kept
 from llava_ultra.cost.parts import build_parts
 from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill
+from llava_ultra.parameters.precision_names import Precision
+from llava_ultra.parameters.products import DTYPES
 from sonoray.metrics.tables import Table
 from sonoray_jobs.road.config import load_road
 
@@ -58,7 +60,7 @@ def main() -> None:
     rows = []
     for part in given.part or PARTS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            measured = pool.apply(measure, (part, config, getattr(torch, given.dtype)))
+            measured = pool.apply(measure, (part, config, given.dtype))
         rows.append(
             (
                 part,
@@ -74,9 +76,9 @@ def main() -> None:
 
 
 @torch.no_grad()
-def measure(part: str, config: ModelConfig, dtype: torch.dtype) -> Measured:
+def measure(part: str, config: ModelConfig, precision: Precision) -> Measured:
     """Describe a part, then build it with random weights and run it once."""
-    parts = build_parts(config, dtype)
+    parts = build_parts(config, precision=precision, tower_precision=precision)
     load = Load(studies=1, images=1, questions=1, text_tokens=TEXT_TOKENS)
     generator = torch.Generator().manual_seed(0)
     before = peak_bytes()
@@ -87,7 +89,7 @@ def measure(part: str, config: ModelConfig, dtype: torch.dtype) -> Measured:
         prompt = torch.randn(*expected[:2], config.language.hidden_size, generator=generator)
         model = fill(adapted, generator)
         start = time.perf_counter()
-        output = model(inputs_embeds=prompt.to(dtype), use_cache=True).logits
+        output = model(inputs_embeds=prompt.to(DTYPES[precision]), use_cache=True).logits
         peak = described.peak_bytes
         assert images_kept(config.sampling, 1) * config.num_tokens + TEXT_TOKENS == expected[1]
     else:
@@ -95,7 +97,7 @@ def measure(part: str, config: ModelConfig, dtype: torch.dtype) -> Measured:
         encoded = trace_encoder(tower, 1)
         expected, peak = encoded.features, encoded.peak_bytes
         size = tower.image_size
-        pixels = torch.randn(1, 3, size, size, generator=generator).to(dtype)
+        pixels = torch.randn(1, 3, size, size, generator=generator)
         model = fill(tower, generator)
         start = time.perf_counter()
         output = model(pixels)

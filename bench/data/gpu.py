@@ -3,7 +3,7 @@
 `python bench/data/gpu.py [--config paper] [--batches 1 4 16 64] [--seconds 10]`
 
 Random weights and random pixels that lie on the GPU already: the towers alone, an upper bound of
-what `sonoray embed` reaches there, which computes in float32 today and brings the pixels along.
+what `sonoray embed` reaches there at `embed.precision = "bfloat16"`, which brings the pixels along.
 FLOPs are those of `sonoray describe`; the peak is the data sheet's for dense bfloat16 products
 (`--peak-tflops` for a chip that is not in the list). The busy share is nvidia-smi's: the part of
 the time in which any kernel ran, however small.
@@ -60,7 +60,9 @@ def main() -> None:
     device = torch.device(given.device)
     name = torch.cuda.get_device_name(device) if given.device == "cuda" else "cpu"
     peak = given.peak_tflops or PEAK_TFLOPS.get(name)
-    parts = build_parts(load_road(given.config).model, torch.bfloat16)
+    parts = build_parts(
+        load_road(given.config).model, precision="bfloat16", tower_precision="bfloat16"
+    )
     towers = {"clip": parts.clip, "sam": parts.sam}
     flops = {tower: trace_encoder(module, 1).flops for tower, module in towers.items()}
     rows = []
@@ -100,7 +102,6 @@ def measure(
     size = tower.image_size
     generator = torch.Generator(device).manual_seed(0)
     pixels = torch.randn(batch, 3, size, size, generator=generator, device=device)
-    pixels = pixels.to(torch.bfloat16)
     try:
         for _ in range(WARM_UP):
             features = tower(pixels)

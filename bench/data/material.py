@@ -68,7 +68,7 @@ def open_towers(home: Workspace, features: Workspace, road: RoadConfig) -> list[
     """The saved towers of `home`, with their stores in `features`."""
     folder = home.root / "towers"
     fingerprints = json.loads((folder / "fingerprints.json").read_text())
-    stores = stores_of(features.features, road.model, road.embed.dtype, fingerprints)
+    stores = stores_of(features.features, road.model, road.embed, fingerprints)
     return tower_stages(road.embed, road.model, {tower: folder / tower for tower in TOWERS}, stores)
 
 

@@ -102,7 +102,7 @@ def main() -> None:
 def feature_bytes(road: RoadConfig) -> dict[str, int]:
     """Bytes of one image in each tower's store; opening a store touches no disk."""
     prints = {tower: tower for tower in TOWERS}
-    stores = stores_of(Path("nowhere"), road.model, road.embed.dtype, prints)
+    stores = stores_of(Path("nowhere"), road.model, road.embed, prints)
     return {tower: store.predict_bytes(1) for tower, store in stores.items()}
 
 

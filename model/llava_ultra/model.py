@@ -33,6 +33,13 @@ from llava_ultra.connector.scores import gather_studies
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.language.logits import logits_at
 from llava_ultra.objectives.states import States
+from llava_ultra.parameters.precision_names import Precision
+from llava_ultra.parameters.products import (
+    DTYPES,
+    fix_products,
+    round_frozen,
+    round_products,
+)
 
 LENGTH_GROUPS = 2
 """Groups of rows by length in one pass of the decoder. On a CPU core a step of the tiny road takes
@@ -82,19 +89,37 @@ class LlavaUltra(nn.Module):
 
     embedding_scale: Tensor
 
-    def __init__(self, config: ModelConfig, language_model: nn.Module) -> None:
+    def __init__(
+        self, config: ModelConfig, language_model: nn.Module, precision: Precision = "float32"
+    ) -> None:
+        """Build fusion and sampler around a decoder.
+
+        Args:
+            config: of all parts.
+            language_model: the decoder, with its adapters; its own weights are rounded in place.
+            precision: what fusion and decoder multiply in (`llava_ultra.parameters.products`).
+        """
         super().__init__()
         self.config = config
+        self.precision = precision
         width: int = language_model.config.hidden_size  # type: ignore[union-attr, assignment]
         self.feature_sizes = fusion_sizes(config, width)
         self.fusion = build_fusion(config.fusion, self.feature_sizes)
         self.sampler = Sampler(config.sampling, width=width)
         self.language_model = language_model
+        if precision != "float32":
+            round_products(self.fusion, DTYPES[precision])
+            round_frozen(language_model, DTYPES[precision])
         # Root mean square of the decoder's token embeddings: image tokens are scaled by it, so that
         # the frozen decoder meets vectors of the size that it knows.
         weight: Tensor = language_model.get_input_embeddings().weight  # type: ignore[operator]
         scale = weight.detach().float().pow(2).mean().sqrt()
         self.register_buffer("embedding_scale", scale, persistent=False)
+
+    def fix(self) -> None:
+        """Fix the model for answering: evaluation mode, its products' factors rounded for good."""
+        self.eval()
+        fix_products(self)
 
     def fuse(self, clip: Tensor, sam: Tensor) -> Tensor:
         """Fused tokens Hv: (..., P, C1) and (..., G, C2), G patches, to (..., P, D).
@@ -135,9 +160,8 @@ class LlavaUltra(nn.Module):
         """
         embedded = self.embed(text.ids)
         scored = text.mask if self.training else text.mask & (text.labels == IGNORED)
-        words = embedded.to(tokens.dtype)  # a decoder may be kept in half precision
         selection = self.sampler(
-            tokens, image_mask, text.study_index, words, scored, feature_scores
+            tokens, image_mask, text.study_index, embedded, scored, feature_scores
         )
         images = (selection.tokens * self.embedding_scale).to(embedded.dtype)
         at = text.images_at

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
+from llava_ultra.batch import TextBatch, VisualBatch, collate_texts
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
@@ -31,6 +33,7 @@ from llava_ultra.language.decoder import (
 from llava_ultra.language.lora import add_lora
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 
@@ -127,6 +130,21 @@ def enliven(decoder: nn.Module) -> None:
             weight.data.mul_(8)
 
 
+def tiny_batch(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0
+) -> tuple[VisualBatch, TextBatch]:
+    """Three studies of up to three images with random features, and a question of each."""
+    generator = torch.Generator().manual_seed(seed)
+    clip, sam = (
+        torch.randn(3, 3, config.num_tokens, channels, generator=generator)
+        for channels in (config.clip.num_channels, config.sam_channels)
+    )
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+    rows = [(0, TEXTS[0], TEXTS[1]), (1, TEXTS[3], TEXTS[4]), (2, TEXTS[5], TEXTS[6])]
+    text = collate_texts(tokenizer, rows, max_tokens=config.language.context_length)
+    return VisualBatch(clip=clip, sam=sam, image_mask=mask), text
+
+
 def tiny_artifact(
     folder: Path,
     *,
@@ -134,6 +152,7 @@ def tiny_artifact(
     name: str = "llava-ultra",
     sampling: SamplingConfig | None = None,
     config: ModelConfig | None = None,
+    tower_precision: Precision = "float32",
 ) -> dict[str, Any]:
     """Write a complete exported model with random weights; returns its manifest.
 
@@ -153,6 +172,7 @@ def tiny_artifact(
         clip=clip,
         sam=sam,
         provenance={"source": "random weights for tests"},
+        tower_precision=tower_precision,
     )
 
 

@@ -90,4 +90,5 @@ def _source(args: AppArgs, replicas: Replicas) -> "ModelSource":
         digest=args.model_digest,
         workspace=args.workspace,
         device="cuda" if replicas.num_gpus > 0 else "cpu",
+        precision=args.config.precision,
     )

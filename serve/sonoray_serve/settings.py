@@ -14,6 +14,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from llava_ultra.parameters.precision_names import AnswerPrecision
 from sonoray.config.model import Config
 
 APP_NAME = "sonoray"
@@ -140,6 +141,8 @@ class ServeConfig(Config):
     encoded_image_bytes: int = Field(default=64_000_000, ge=0)
     """Encoded images that each vision replica keeps, so that a second question about them is not
     encoded again; 0 keeps none."""
+    precision: AnswerPrecision = "trained"
+    """What towers and model multiply in; by default what they did when the model was trained."""
     start_timeout_s: float = Field(default=600.0, gt=0)
     """Time for all replicas to find a place and load the model."""
     health_check_period_s: float = Field(default=10.0, gt=0)

@@ -77,7 +77,7 @@ def test_both_modes_stream_the_same_steps_in_the_order_of_the_plans(dataset, tmp
     for keep in ("none", "both"):
         embed = {"keep": keep, "batch_size": 4, "images_per_file": 4, "actors": 2}
         road = RoadConfig.model_validate({"model": config.model_dump(), "embed": embed})
-        stores = stores_of(tmp_path / "features", road.model, road.embed.dtype, prints)
+        stores = stores_of(tmp_path / "features", road.model, road.embed, prints)
         folders = {name: tmp_path / name for name in towers}
         features = feature_source(
             road.embed, model=road.model, dataset=dataset, folders=folders, stores=stores

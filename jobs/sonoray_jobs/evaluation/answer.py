@@ -32,6 +32,7 @@ from llava_ultra.decoding.text import generate
 from llava_ultra.language.chat import encode_answer
 from llava_ultra.language.decoder import Language
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.products import check_precision
 from sonoray.config.canonical import content_hash
 from sonoray.study.contract import Study, Task, Turn
 from sonoray.study.prompt import dialogue
@@ -94,6 +95,8 @@ class AnswerActor:
         """
         self._settings = settings
         self._model, self._language = load()
+        check_precision(self._model.precision, torch.device(device).type, "evaluate.precision")
+        self._model.fix()
         self._model.to(device)
         self._features = FeatureReader(features)
         self._device = device

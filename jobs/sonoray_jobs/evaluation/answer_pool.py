@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from llava_ultra.language.decoder import Language
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.precision_names import Precision, answer_precision
 from sonoray.errors import DataError
 from sonoray.study.contract import Study
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
+from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.towers.feature_source import FeatureSource
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ def answer_studies(
     studies: Sequence[Study],
     *,
     load: Callable[[], tuple[LlavaUltra, Language]],
+    trained_in: Precision,
     settings: "EvaluateConfig",
     features: FeatureSource,
     address: str | None,
@@ -31,6 +34,7 @@ def answer_studies(
     Args:
         studies: with the questions that they are asked.
         load: returns the model; called once in each actor.
+        trained_in: the precision that the model was trained in.
         settings: how answers are made, and the room of the actors.
         features: where the images' features come from.
         address: the cluster, as for every job.
@@ -39,6 +43,7 @@ def answer_studies(
         The predictions, in the order of studies and their questions.
 
     Raises:
+        ConfigError: a node lacks the precision.
         DataError: not every question was answered.
         ClusterError: Ray cannot be reached, is too small or too busy.
     """
@@ -56,6 +61,10 @@ def answer_studies(
             "evaluation",
             num_gpus=num_actors * settings.actor_gpus,
         )
+        asked = {"evaluate.precision": str(answer_precision(settings.precision, trained_in))}
+        for stage in features.streamed:
+            asked["embed.precision"] = stage.store.computed_in
+        require_precisions(asked, uses_gpus=settings.actor_gpus > 0)
         answers = ray.data.from_items(
             pack_studies(list(studies)), override_num_blocks=num_batches
         ).map_batches(

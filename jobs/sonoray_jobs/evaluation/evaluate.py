@@ -227,7 +227,8 @@ def _answer(
     )
     return answer_studies(
         studies,
-        load=partial(load_trained, model),
+        load=partial(load_trained, model, settings.precision),
+        trained_in=road.train.precision,
         settings=settings,
         features=features,
         address=address,

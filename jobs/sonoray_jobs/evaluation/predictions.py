@@ -13,7 +13,7 @@ from typing import Any
 from sonoray.config.canonical import content_hash
 from sonoray.metrics import AnswerRecord
 from sonoray.metrics.picks import Pick
-from sonoray_jobs.road.placement import EVALUATION_PLACEMENT
+from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, without_neutral
 
 SETTINGS = "settings.json"
 """File of an evaluation: the settings behind its answers, for comparing it with another one."""
@@ -93,7 +93,7 @@ def shown_name(split: str, settings: Mapping[str, Any], of_training: Mapping[str
     """
     differing = {
         key: value
-        for key, value in settings.items()
+        for key, value in without_neutral("evaluate", settings).items()
         if key != "only" and key not in EVALUATION_PLACEMENT and value != of_training.get(key)
     }
     chosen = [f"{key}.{value}" for key, value in sorted(settings["only"].items())]

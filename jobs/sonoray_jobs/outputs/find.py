@@ -17,7 +17,11 @@ from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.outputs.part_keys import PARTS, stage_of
 from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, TRAINING_PLACEMENT
+from sonoray_jobs.road.placement import (
+    EVALUATION_PLACEMENT,
+    TRAINING_PLACEMENT,
+    without_neutral,
+)
 
 CHECKPOINT = "checkpoint"
 """Folder of a finished training's checkpoint, in its output."""
@@ -127,7 +131,7 @@ class Made:
         return stores_of(
             features_root(workspace, self.road),
             self.road.model,
-            self.road.embed.dtype,
+            self.road.embed,
             tower_fingerprints(self.parts),
         )
 
@@ -180,7 +184,7 @@ def open_stores(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[st
         DataError: the towers were not bootstrapped yet.
     """
     fingerprints = tower_fingerprints(find_parts(workspace, road, dataset))
-    return stores_of(features_root(workspace, road), road.model, road.embed.dtype, fingerprints)
+    return stores_of(features_root(workspace, road), road.model, road.embed, fingerprints)
 
 
 def training_stage(
@@ -194,15 +198,20 @@ def training_stage(
     resumed = {"resumed": road.train.resume} if road.train.resume else {}
     # without views, what would happen to them decides nothing
     seen = road.embed.model_dump(mode="json", include={"views", "perturbations"})
+    towers = without_neutral("embed", {"precision": road.embed.precision})
+    lowered = {f"tower_{name}": value for name, value in towers.items()}
     return Stage(
         name=f"train-{training_source(dataset)}",
         config={
-            "train": road.train.model_dump(mode="json", exclude={*TRAINING_PLACEMENT, "resume"}),
+            "train": without_neutral(
+                "train", road.train.model_dump(mode="json", exclude={*TRAINING_PLACEMENT, "resume"})
+            ),
             # where the parts' weights lie is not decisive: the parts are inputs, by content
             "model": road.model.model_dump(mode="json", exclude=_ORIGINS),
             "dtype": road.embed.dtype,
             "version": TRAINING_VERSION,
             **(seen if road.embed.views else {}),
+            **lowered,
             **resumed,
         },
         inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],
@@ -267,15 +276,16 @@ def answer_settings(road: RoadConfig) -> dict[str, Any]:
     sections: dict[str, bool | set[str]] = {
         "model": True,
         "bootstrap": True,
-        "embed": {"dtype"},
+        "embed": {"dtype", "precision"},
         "train": True,
         "evaluate": True,
     }
-    return road.model_dump(
+    values = road.model_dump(
         mode="json",
         include=sections,
         exclude={"train": set(TRAINING_PLACEMENT), "evaluate": set(EVALUATION_PLACEMENT)},
     )
+    return {section: without_neutral(section, inner) for section, inner in values.items()}
 
 
 def evaluation_stage(
@@ -284,7 +294,9 @@ def evaluation_stage(
     """The stage that evaluates a finished training on a split."""
     return Stage(
         name=f"evaluate-{dataset}-{split}",
-        config=road.evaluate.model_dump(mode="json", exclude=set(EVALUATION_PLACEMENT)),
+        config=without_neutral(
+            "evaluate", road.evaluate.model_dump(mode="json", exclude=set(EVALUATION_PLACEMENT))
+        ),
         inputs=[output.key, trained.name, trained.run_id],
         code=_EVALUATION_CODE,
     )

@@ -12,10 +12,10 @@ from sonoray.features.store import FeatureStore
 
 if TYPE_CHECKING:
     from llava_ultra.config import ModelConfig
-    from sonoray.features.format_names import FormatName
     from sonoray.stages import StageOutput
     from sonoray.workspace import Workspace
     from sonoray_jobs.road.config import RoadConfig
+    from sonoray_jobs.road.embed_config import EmbedConfig
 
 TOWERS = ("clip", "sam")
 
@@ -33,7 +33,7 @@ def tower_fingerprints(parts: Mapping[str, "StageOutput"]) -> dict[str, str]:
 def stores_of(
     root: Path | str,
     model: "ModelConfig",
-    kept_as: "FormatName",
+    embed: "EmbedConfig",
     fingerprints: Mapping[str, str],
 ) -> dict[str, FeatureStore]:
     """Open the stores of the towers with these fingerprints, in the model's shapes.
@@ -41,7 +41,7 @@ def stores_of(
     Args:
         root: what holds the stores of all towers.
         model: of what shapes the features are.
-        kept_as: the format of their values, `embed.dtype` of a road.
+        embed: the format of their values, and what the towers multiply in.
         fingerprints: by tower.
     """
     shapes = {
@@ -54,7 +54,8 @@ def stores_of(
             fingerprint,
             num_tokens=shapes[tower][0],
             num_channels=shapes[tower][1],
-            kept_as=kept_as,
+            kept_as=embed.dtype,
+            computed_in=embed.precision,
         )
         for tower, fingerprint in fingerprints.items()
     }

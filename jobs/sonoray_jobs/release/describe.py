@@ -5,14 +5,18 @@ how many studies a worker takes, and what a training or a server holds in memory
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_ultra.config import ModelConfig, images_kept
-from llava_ultra.cost.zero import BYTES, DTypeName, Part, TrainingMemory, training_memory
+from llava_ultra.cost.zero import BYTES, Part, TrainingMemory, training_memory
+from llava_ultra.parameters.precision_names import Precision, answer_precision
 from sonoray.errors import ConfigError
 from sonoray.features.formats import FORMATS
 from sonoray.metrics.tables import Table
 from sonoray_jobs.road.config import RoadConfig
+
+if TYPE_CHECKING:
+    from llava_ultra.cost.parts import Parts
 
 ZERO_STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 4, 8)
@@ -86,8 +90,9 @@ class Description:
     """All that `sonoray describe` prints."""
 
     config: str
-    dtype: DTypeName
-    """Of frozen weights; what learns is float32."""
+    precision: Precision
+    """Of fusion and decoder: of frozen weights and of products; what learns is float32."""
+    tower_precision: Precision
     studies_per_gpu: int
     study: StudyShape
     parts: tuple[Part, ...]
@@ -104,7 +109,8 @@ class Description:
         """What a person reads."""
         study, tokens = self.study, self.tokens
         return [
-            f"{self.config}: frozen weights in {self.dtype}, what learns in float32",
+            f"{self.config}: frozen weights and products in {self.precision}, towers in "
+            f"{self.tower_precision}, what learns in float32",
             f"a study: {study.images} images, {study.questions} question(s) of "
             f"{study.text_tokens} tokens",
             "",
@@ -216,9 +222,7 @@ class Description:
         )
 
 
-def run(
-    *, road: RoadConfig, config: str, images: int, text_tokens: int, dtype: DTypeName
-) -> Description:
+def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Description:
     """Describe a road's model.
 
     Args:
@@ -226,7 +230,6 @@ def run(
         config: its name, for the reader.
         images: images of a study.
         text_tokens: tokens of a question with its answer, at least 2.
-        dtype: of the frozen weights. Today's jobs compute in float32.
 
     Raises:
         ConfigError: images and text do not fit the language model's context.
@@ -239,19 +242,20 @@ def run(
     )
     tokens = _tokens(road.model, study)
 
-    import torch
-
     from llava_ultra.cost.parts import build_parts, part_sizes
     from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill, trace_training
     from sonoray_jobs.training.worker import set_trainable
 
-    parts = build_parts(road.model, getattr(torch, dtype))
+    precision = road.train.precision
+    parts = build_parts(road.model, precision=precision, tower_precision=road.embed.precision)
     set_trainable(parts.model, road.train.stages[-1])
     sizes = part_sizes(parts)
     studies = -(-road.train.studies_per_step // road.train.num_workers)
     load = Load(studies=studies, images=images, questions=study.questions, text_tokens=text_tokens)
     clip, sam = trace_encoder(parts.clip, images), trace_encoder(parts.sam, images)
-    step, prefill = trace_training(parts, load), trace_prefill(parts, load)
+    step = trace_training(parts, load)
+    served = _served_parts(road)
+    prefill = trace_prefill(served, load)
     described = tuple(
         Part(name=s.name, parameters=s.parameters, trainable=s.trainable, frozen=s.frozen)
         for s in sizes
@@ -266,7 +270,8 @@ def run(
     )
     return Description(
         config=config,
-        dtype=dtype,
+        precision=precision,
+        tower_precision=road.embed.precision,
         studies_per_gpu=studies,
         study=study,
         parts=described,
@@ -284,7 +289,7 @@ def run(
         training=tuple(
             training_memory(
                 described,
-                dtype=dtype,
+                precision=precision,
                 zero_stage=zero_stage,
                 num_gpus=num_gpus,
                 largest_layer=largest,
@@ -295,13 +300,31 @@ def run(
         ),
         serving=ServingMemory(
             weights=sum(
-                part.frozen * BYTES[dtype] + part.trainable * BYTES["float32"] for part in described
+                tensor.nbytes
+                for part in (served.clip, served.sam, served.model)
+                for tensor in part.parameters()
             ),
-            vision_activations=max(clip.peak_bytes, sam.peak_bytes),
+            vision_activations=max(
+                trace_encoder(tower, images).peak_bytes for tower in (served.clip, served.sam)
+            ),
             prefill_activations=prefill.peak_bytes,
             cache_per_1000_tokens=prefill.cache_bytes * 1000 // prefill.tokens,
         ),
     )
+
+
+def _served_parts(road: RoadConfig) -> "Parts":
+    """The parts as a server holds them, in `serve.precision`, their factors rounded for good."""
+    from llava_ultra.cost.parts import build_parts
+
+    asked = road.serve.precision
+    parts = build_parts(
+        road.model,
+        precision=answer_precision(asked, road.train.precision),
+        tower_precision=answer_precision(asked, road.embed.precision),
+    )
+    parts.model.fix()
+    return parts
 
 
 def _tokens(model: ModelConfig, study: StudyShape) -> Tokens:

@@ -184,6 +184,7 @@ def _write(
         {part: found.path for part, found in made.parts.items()},
         name=name,
         site_cue=road.train.site_cue,
+        tower_precision=road.embed.precision,
         provenance={key: value for key, value in stage.config.items() if key != "name"},
         record=RecordSources(
             dataset=output.path,

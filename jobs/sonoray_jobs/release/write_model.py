@@ -11,6 +11,7 @@ from sonoray_jobs.outputs.model_record import RECORD, write_record
 from sonoray_jobs.release.collect_record import RecordSources, collect_record
 
 if TYPE_CHECKING:
+    from llava_ultra.parameters.precision_names import Precision
     from sonoray_jobs.outputs.find import TrainedParts
 
 
@@ -21,6 +22,7 @@ def write_model(
     *,
     name: str,
     site_cue: bool,
+    tower_precision: "Precision",
     provenance: Mapping[str, Any],
     record: RecordSources,
 ) -> dict[str, str]:
@@ -32,6 +34,7 @@ def write_model(
         parts: folders of `language`, `clip` and `sam`.
         name: of the model.
         site_cue: whether its questions begin with the examination site.
+        tower_precision: what the towers multiply in.
         provenance: what the manifest says of its making, beside the digests of the record.
         record: where what the folder keeps of its making comes from.
 
@@ -59,6 +62,7 @@ def write_model(
         sam=SamTower.load(parts["sam"]),
         provenance={**provenance, RECORD: kept},
         site_cue=site_cue,
+        tower_precision=tower_precision,
     )
     digests: dict[str, str] = manifest["digests"]
     return digests

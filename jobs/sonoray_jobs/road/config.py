@@ -20,6 +20,7 @@ from llava_ultra.config import (
     ModelConfig,
     SamPretrainConfig,
 )
+from llava_ultra.parameters.precision_names import AnswerPrecision
 from sonoray.config.load import load_config
 from sonoray.config.model import Config
 from sonoray.errors import ConfigError
@@ -55,6 +56,8 @@ class EvaluateConfig(Config):
     actors: int = Field(default=2, ge=1)
     actor_cpus: float = Field(default=1, ge=0)
     actor_gpus: float = Field(default=0, ge=0)
+    precision: AnswerPrecision = "trained"
+    """What the model multiplies in; by default what it was trained in."""
     max_tokens: int = Field(default=96, ge=1)
     """Longest answer, tokens."""
     only: dict[str, str] = Field(default_factory=dict)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.perturbations.gallery import GALLERY, PerturbationConfig
 from sonoray.config.model import Config
 from sonoray.features.format_names import FormatName
@@ -42,6 +43,8 @@ class EmbedConfig(Config):
     evaluation's questions compute them, and those that load a training's steps, once an epoch, with
     `actor_cpus` and `actor_gpus` each; with half a GPU, two share one and the decoding of one hides
     behind the other. On the same kind of device a model is the same either way."""
+    precision: Precision = "float32"
+    """What the towers multiply in, when they are embedded, streamed or served."""
     dtype: FormatName = "float16"
     """How features are stored; int8 takes half of float16's space (`sonoray.features.formats`)."""
     views: int = Field(default=0, ge=0, le=64)

@@ -1,4 +1,11 @@
-"""Settings that say where work runs and not what comes out: no key of an output holds them."""
+"""Settings that no key of an output holds.
+
+They say where work runs and not what comes out, or, at the value that they have by default, what
+was done before they were there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 TRAINING_PLACEMENT = frozenset(
     {
@@ -22,3 +29,19 @@ EVALUATION_PLACEMENT = frozenset(
     {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}
 )
 """Of section `evaluate`."""
+
+NEUTRAL: Mapping[str, str] = {
+    "train.precision": "float32",
+    "embed.precision": "float32",
+    "evaluate.precision": "trained",
+}
+"""Settings that came later, with what was done before: outputs of before keep their names."""
+
+
+def without_neutral(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the settings of a section that change nothing."""
+    return {
+        name: value
+        for name, value in values.items()
+        if (key := f"{section}.{name}") not in NEUTRAL or value != NEUTRAL[key]
+    }

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llava_ultra.config import MatmulPrecision
+from llava_ultra.parameters.precision_names import Precision
 from sonoray.config.model import Config
 
 
@@ -85,7 +86,11 @@ class TrainConfig(Config):
     """Validations in a row without a lower loss that end a stage early; 0 never does."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay while the training goes."""
+    precision: Precision = "float32"
+    """`bfloat16` keeps frozen weights and activations in bfloat16 and what learns in float32: half
+    the memory of a large decoder. A model answers in the precision of its training."""
     matmul_precision: MatmulPrecision = "highest"
+    """How exactly float32 matrices are multiplied."""
     deterministic: bool = False
     """Whether only operations run that repeat to the bit on a GPU too, where they are slower. On
     CPUs all do."""

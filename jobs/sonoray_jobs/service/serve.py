@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sonoray.cluster.session import ray_session
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.service.deployment import deployed
 from sonoray_jobs.service.listening import check_port, reachable, wait_healthy
 from sonoray_serve.app import AppArgs, ServeConfig
@@ -85,7 +86,8 @@ def run(
         The service that was up.
 
     Raises:
-        ConfigError: no keys, a bad key file, or no keys on an address that others reach.
+        ConfigError: no keys, a bad key file, no keys on an address that others reach, or a
+            precision that a node lacks.
         CheckpointError: the model is missing, damaged or another one.
         ClusterError: the cluster is too small or too busy.
         ServingError: the port is taken, Ray Serve already runs on the cluster, or the service does
@@ -148,9 +150,11 @@ def serving(
         keys_required=not insecure_local,
     )
     shared_ray = _shares_ray(address)
-    with ray_session(address), deployed(args, host, port, shared_ray=shared_ray):
-        wait_healthy(f"http://{reachable(host)}:{port}/healthz")
-        yield service
+    with ray_session(address):
+        _check_devices(args)
+        with deployed(args, host, port, shared_ray=shared_ray):
+            wait_healthy(f"http://{reachable(host)}:{port}/healthz")
+            yield service
 
 
 def _checked_args(
@@ -174,7 +178,10 @@ def _checked_args(
     validate_config(AppArgs, values, "serve")  # keys first: the model takes seconds
     folder = resolve_folder(model, workspace.root)
     logger.info("starting; loading %s", model)
-    source = ModelSource(model=str(folder), digest="", workspace="", device="cpu")
+    # in float32, which every CPU has: what it is served in is for the nodes to have
+    source = ModelSource(
+        model=str(folder), digest="", workspace="", device="cpu", precision="float32"
+    )
     assistant, digest = load_model(source)
     pinned = {
         "model": str(folder),
@@ -182,6 +189,22 @@ def _checked_args(
         "model_digest": digest,
     }
     return validate_config(AppArgs, {**values, **pinned}, "serve")
+
+
+def _check_devices(args: AppArgs) -> None:
+    """Refuse nodes that lack the precision of the model, before a replica tries.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    from llava_ultra.export.manifest import PrecisePart, precision_of, read_artifact_manifest
+    from llava_ultra.parameters.precision_names import answer_precision
+
+    manifest = read_artifact_manifest(Path(args.model))
+    for part in get_args(PrecisePart):  # each replica loads all of them
+        asked = answer_precision(args.config.precision, precision_of(manifest, part))
+        for replicas in (args.config.vision, args.config.engine):
+            require_precisions({"serve.precision": asked}, uses_gpus=replicas.num_gpus > 0)
 
 
 def _shares_ray(address: str | None) -> bool:

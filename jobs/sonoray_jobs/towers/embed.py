@@ -29,7 +29,7 @@ def run(
     output = workspace.dataset(dataset)
     parts = find_parts(workspace, road, dataset)
     stores = stores_of(
-        features_root(workspace, road), road.model, road.embed.dtype, tower_fingerprints(parts)
+        features_root(workspace, road), road.model, road.embed, tower_fingerprints(parts)
     )
     folders = {tower: parts[tower].path for tower in TOWERS}
     towers = {stage.name: stage for stage in tower_stages(road.embed, road.model, folders, stores)}

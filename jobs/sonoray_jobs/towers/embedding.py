@@ -22,6 +22,7 @@ from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput
 from sonoray_jobs.outputs.stores import TOWERS, read_image_ids
+from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.towers.embed_pipeline import Done, Room, TowerStage, run_pipeline
 from sonoray_jobs.towers.embed_plan import Plan, make_plan
@@ -112,6 +113,7 @@ def embed_dataset(
         views: what else is embedded of the images of training patients.
 
     Raises:
+        ConfigError: a node lacks `embed.precision`.
         DataError: the disk is too small.
         ClusterError: Ray cannot be reached, is too small or too busy.
     """
@@ -167,6 +169,7 @@ def _compute(
             "embedding",
             num_gpus=pools * room.actor_gpus,
         )
+        require_precisions({"embed.precision": config.precision}, uses_gpus=room.actor_gpus > 0)
         planning = ray.remote(num_cpus=0)(make_plan)
         asked = planning.remote(folder, stores, config.images_per_file, views)  # type: ignore[call-arg]
         plan: Plan = ray.get(asked)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llava_ultra.config import ModelConfig
+from llava_ultra.parameters.precision_names import Precision
 from sonoray.features.formats import Features
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import StudyImage
@@ -176,23 +177,38 @@ def tower_stages(
             name=tower,
             look=looks[tower],
             store=stores[tower],
-            load=partial(load_encoder, tower, folders[tower], stores[tower], device),
+            load=partial(
+                load_encoder, tower, folders[tower], stores[tower], device, embed.precision
+            ),
         )
         for tower in folders
     ]
 
 
-def load_encoder(tower: str, folder: Path, store: FeatureStore, device: str) -> Encoder:
+def load_encoder(
+    tower: str,
+    folder: Path,
+    store: FeatureStore,
+    device: str,
+    precision: Precision = "float32",
+) -> Encoder:
     """Load a tower as a function from canvases to features.
 
     Raises:
-        ValueError: files are missing, or it is not the tower that the store belongs to.
+        ValueError: files are missing, it is not the tower that the store belongs to, or the device
+            lacks the precision.
     """
+    import torch
+
     from llava_ultra.digests.state_digest import check_digest
+    from llava_ultra.parameters.products import DTYPES, check_precision
+    from llava_ultra.towers.lowered import lower_tower
     from llava_ultra.towers.tower import encode_canvases
 
     loaded = _load_tower(tower, folder)
     check_digest(str(folder), found=loaded.fingerprint, expected=store.fingerprint)
+    check_precision(precision, torch.device(device).type, "embed.precision")
+    lower_tower(loaded, DTYPES[precision])
     loaded = loaded.to(device)
     return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
 

@@ -39,6 +39,7 @@ from sonoray_jobs.outputs.recorded import recorded_settings, run_dataset
 from sonoray_jobs.outputs.run_title import run_title
 from sonoray_jobs.outputs.stores import features_root, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
@@ -103,8 +104,8 @@ def run(
     Raises:
         DataError: an earlier step is missing, a text does not fit the context, or `train.only` and
             `train.site_cue` do not fit.
-        ConfigError: the workers would leave no CPU for Ray Data, or `train.resume` names none that
-            may be gone on with.
+        ConfigError: the workers would leave no CPU for Ray Data, a node lacks a precision, or
+            `train.resume` names none that may be gone on with.
         ClusterError: the cluster cannot be reached or is too small.
         TrackingError: MLflow refuses the run; one that is away stops nothing.
         JobFailedError: the training itself failed, or another process is at it.
@@ -179,6 +180,13 @@ def run(
             "training",
             num_gpus=num_workers * (road.train.gpus_per_worker + room.num_gpus),
         )
+        require_precisions(
+            {"train.precision": road.train.precision}, uses_gpus=road.train.gpus_per_worker > 0
+        )
+        if room.streams:
+            require_precisions(
+                {"embed.precision": road.embed.precision}, uses_gpus=room.num_gpus > 0
+            )
         prebuild_communication()
         with held_run(
             tracking,

@@ -63,7 +63,7 @@ class TrainJob(Config):
         """Open both feature stores."""
         from sonoray_jobs.outputs.stores import stores_of
 
-        return stores_of(self.features, self.model, self.embed.dtype, self.fingerprints)
+        return stores_of(self.features, self.model, self.embed, self.fingerprints)
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> str:
@@ -85,10 +85,12 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
 
     import ray.train
     import torch
+    from ray.train.torch import get_device
 
     from llava_ultra.language.decoder import load_language
     from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
+    from llava_ultra.parameters.products import check_precision
     from sonoray_jobs.towers.feature_source import feature_source
     from sonoray_jobs.training.checkpoint import check_frozen, load_weights
     from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
@@ -100,12 +102,15 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
     if job.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
         torch.use_deterministic_algorithms(True)
+    check_precision(job.train.precision, get_device().type, "train.precision")
     # More threads than the worker's share of the machine would wait for each other at every step.
     torch.set_num_threads(max(1, round(job.train.cpus_per_worker)))
     torch.manual_seed(job.train.seed)
     language = load_language(job.language)
     digests = {"language": language.digest, **job.fingerprints}
-    model = LlavaUltra(job.model, add_lora(language.model, job.model.lora))
+    model = LlavaUltra(
+        job.model, add_lora(language.model, job.model.lora), precision=job.train.precision
+    )
     position = Position(stage=0, epochs=0, steps=0, digests=digests)
     store = CheckpointStore(job.checkpoints)
     saver = None

@@ -84,7 +84,8 @@ class Scores(nn.Module):
         num_images, num_tokens = tokens.shape[1:3]
         keys = gather_studies(self.keys(tokens).flatten(1, 2), study_index)  # (N, K*P, D)
         image_mask = gather_studies(image_mask, study_index).to(tokens.device)
-        logits = self.queries(text) @ keys.transpose(1, 2)  # (N, L, K*P)
+        words = text.to(tokens.dtype)  # a decoder may be kept in half precision
+        logits = self.queries(words) @ keys.transpose(1, 2)  # (N, L, K*P)
         visible = image_mask.repeat_interleave(num_tokens, dim=1)[:, None]
         attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
         mass = attention.view(len(text), -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)

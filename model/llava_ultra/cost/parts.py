@@ -16,7 +16,10 @@ from llava_ultra.language.decoder import llama_config
 from llava_ultra.language.gguf_file import gguf_path
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.precision_names import Precision
+from llava_ultra.parameters.products import DTYPES
 from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.lowered import lower_tower
 from llava_ultra.towers.sam import SamTower
 
 META = torch.device("meta")
@@ -45,24 +48,30 @@ class PartSize:
         return self.parameters - self.trainable
 
 
-def build_parts(config: ModelConfig, dtype: torch.dtype) -> Parts:
+def build_parts(
+    config: ModelConfig,
+    *,
+    precision: Precision = "float32",
+    tower_precision: Precision = "float32",
+) -> Parts:
     """Build every part on the meta device; only towers and decoder are frozen here.
 
     Args:
         config: the model.
-        dtype: of what is frozen: towers and decoder. What learns stays in float32.
+        precision: of fusion and decoder (`llava_ultra.parameters.products`).
+        tower_precision: of both towers.
 
     Raises:
         ValueError: the decoder that `language.source` names cannot be read.
     """
     with META:
-        decoder = _build_decoder(config.language).to(dtype)  # type: ignore[arg-type]
-        vocab_size: int = decoder.get_input_embeddings().num_embeddings
+        decoder = _build_decoder(config.language)
+        vocab_size: int = decoder.get_input_embeddings().num_embeddings  # type: ignore[assignment]
         clip = ClipTower(config.clip, vocab_size=vocab_size, end_id=2, pad_id=0)
         sam = SamTower(config.sam, target_grid=config.clip.grid)
-        model = LlavaUltra(config, add_lora(decoder, config.lora))
+        model = LlavaUltra(config, add_lora(decoder, config.lora), precision=precision)
     for tower in (clip, sam):
-        tower.to(dtype).requires_grad_(False).eval()
+        lower_tower(tower.requires_grad_(False).eval(), DTYPES[tower_precision])
     return Parts(clip=clip, sam=sam, model=model)
 
 

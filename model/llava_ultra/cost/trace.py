@@ -88,7 +88,6 @@ class PrefillCost:
 def trace_encoder(tower: ClipTower | SamTower, images: int) -> EncoderCost:
     """Run a tower over the images of one study."""
     size = tower.image_size
-    dtype = next(tower.parameters()).dtype
     with (
         torch.no_grad(),
         FusedAttention(),
@@ -96,7 +95,7 @@ def trace_encoder(tower: ClipTower | SamTower, images: int) -> EncoderCost:
         LiveBytes(tower) as memory,
         META,
     ):
-        features = tower(torch.empty(images, 3, size, size, dtype=dtype))
+        features = tower(torch.empty(images, 3, size, size))
     return EncoderCost(
         features=tuple(features.shape),
         flops=flops.get_total_flops(),

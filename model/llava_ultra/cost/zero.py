@@ -7,11 +7,10 @@ parameter as trained.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-DTypeName = Literal["float32", "bfloat16"]
+from llava_ultra.parameters.precision_names import Precision
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2}
 TRAINED_PARTS = ("fusion", "sampler", "language model", "LoRA")
 """What a training worker loads; the towers' features are read from the store."""
 
@@ -47,7 +46,7 @@ class TrainingMemory:
 def training_memory(
     parts: Sequence[Part],
     *,
-    dtype: DTypeName,
+    precision: Precision,
     zero_stage: int,
     num_gpus: int,
     largest_layer: int,
@@ -61,7 +60,7 @@ def training_memory(
 
     Args:
         parts: the model's; those that training does not load are left out.
-        dtype: of frozen weights.
+        precision: of frozen weights.
         zero_stage: 1 to 3; a road trains with 1 or 2.
         num_gpus: how many share.
         largest_layer: parameters of the largest layer.
@@ -69,9 +68,9 @@ def training_memory(
     """
     loaded = [part for part in parts if part.name in TRAINED_PARTS]
     frozen, trained = (sum(getattr(p, key) for p in loaded) for key in ("frozen", "trainable"))
-    weights = frozen * BYTES[dtype] + trained * 4
+    weights = frozen * BYTES[precision] + trained * 4
     if zero_stage == 3:
-        weights = _share(weights, num_gpus) + largest_layer * BYTES[dtype]
+        weights = _share(weights, num_gpus) + largest_layer * BYTES[precision]
     gradients = trained * 4
     return TrainingMemory(
         zero_stage=zero_stage,

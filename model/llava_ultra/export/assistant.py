@@ -21,12 +21,14 @@ from llava_ultra.decoding.rules import build_decoding
 from llava_ultra.decoding.text import stream
 from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.encoder import MAX_IMAGES, StudyEncoder, VisualStudy, load_towers
-from llava_ultra.export.manifest import NOTICE, read_artifact_manifest
+from llava_ultra.export.manifest import NOTICE, precision_of, read_artifact_manifest
 from llava_ultra.export.weights import load_adapter, load_connector, read_weights
 from llava_ultra.language.chat import IGNORED, encode_chat
 from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
+from llava_ultra.parameters.products import check_precision
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 
@@ -153,12 +155,18 @@ class Assistant(Answerer):
         sam: SamTower,
         language: Language,
         model: LlavaUltra,
+        loaded: Mapping[str, str],
     ) -> None:
         super().__init__(manifest=manifest, language=language, model=model)
         self.clip = clip
         self.sam = sam
         self.encoder = StudyEncoder(
-            manifest=manifest, clip=clip, sam=sam, fusion=model.fusion, sampler=model.sampler
+            manifest=manifest,
+            clip=clip,
+            sam=sam,
+            fusion=model.fusion,
+            sampler=model.sampler,
+            loaded=loaded,
         )
 
     def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
@@ -166,38 +174,61 @@ class Assistant(Answerer):
         return self.encoder.encode(images)
 
 
-def load_assistant(folder: Path, device: str = "cpu") -> Assistant:
+def load_assistant(
+    folder: Path, device: str = "cpu", precision: AnswerPrecision = "trained"
+) -> Assistant:
     """Load an exported model and check every digest.
+
+    Args:
+        folder: the exported model.
+        device: `cpu` or `cuda`.
+        precision: what it computes in; by default the form in which it was trained.
 
     Raises:
         ValueError: the folder is incomplete, of another format, or a part does not match.
     """
     manifest = read_artifact_manifest(folder)
-    clip, sam = load_towers(folder)
-    model, language = load_exported(folder)
+    clip, sam, loaded = load_towers(folder, device, precision)
+    model, language = load_exported(folder, precision)
+    check_precision(model.precision, torch.device(device).type, "serve.precision")
+    model.fix()
     for part in (clip, sam, model):
         part.to(device)
-    return Assistant(manifest=manifest, clip=clip, sam=sam, language=language, model=model)
+    return Assistant(
+        manifest=manifest, clip=clip, sam=sam, language=language, model=model, loaded=loaded
+    )
 
 
-def load_answerer(folder: Path, device: str = "cpu") -> Answerer:
+def load_answerer(
+    folder: Path, device: str = "cpu", precision: AnswerPrecision = "trained"
+) -> Answerer:
     """Load an exported model without its towers, the adapter merged into the decoder.
 
     Merging halves the products of a decoding step. It is done in float32, so its rounding is that
-    of another order of summation.
+    of another order of summation. Into a decoder that is kept in bfloat16 nothing is merged: the
+    sum would be rounded as it never was in training.
 
     Raises:
         ValueError: as `load_assistant` does.
     """
-    model, language = load_exported(folder)
-    adapted: Any = model.language_model
-    model.language_model = adapted.merge_and_unload()
+    model, language = load_exported(folder, precision)
+    check_precision(model.precision, torch.device(device).type, "serve.precision")
+    model.fix()
+    if model.precision == "float32":
+        adapted: Any = model.language_model
+        model.language_model = adapted.merge_and_unload()
     model.to(device)
     return Answerer(manifest=read_artifact_manifest(folder), language=language, model=model)
 
 
-def load_exported(folder: Path) -> tuple[LlavaUltra, Language]:
+def load_exported(
+    folder: Path, precision: AnswerPrecision = "trained"
+) -> tuple[LlavaUltra, Language]:
     """Load an exported model without its towers, for features that were computed before.
+
+    Args:
+        folder: the exported model.
+        precision: what fusion and decoder multiply in; by default what it was trained in.
 
     Returns:
         The model, in evaluation mode, and the language side, whose decoder is inside the model.
@@ -210,7 +241,11 @@ def load_exported(folder: Path) -> tuple[LlavaUltra, Language]:
     config = ModelConfig.model_validate(manifest["config"])
     language = load_language(folder / "language")
     check_digest(str(folder / "language"), found=language.digest, expected=digests["language"])
-    model = LlavaUltra(config, add_lora(language.model, config.lora))
+    model = LlavaUltra(
+        config,
+        add_lora(language.model, config.lora),
+        precision=answer_precision(precision, precision_of(manifest, "model")),
+    )
     load_connector(model, read_weights(folder / "connector.safetensors", digests["connector"]))
     load_adapter(model, read_weights(folder / "adapter.safetensors", digests["adapter"]))
     model.eval()

@@ -15,10 +15,18 @@ from llava_ultra.config import ModelConfig
 from llava_ultra.connector.fusion import build_fusion, with_mean_token
 from llava_ultra.connector.pick import Sampler
 from llava_ultra.digests.state_digest import check_digest
-from llava_ultra.export.manifest import read_artifact_manifest
+from llava_ultra.export.manifest import precision_of, read_artifact_manifest
 from llava_ultra.export.weights import read_weights
 from llava_ultra.model import CONNECTOR_PARTS, fusion_sizes
+from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
+from llava_ultra.parameters.products import (
+    DTYPES,
+    check_precision,
+    fix_products,
+    round_products,
+)
 from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.lowered import lower_tower
 from llava_ultra.towers.sam import SamTower
 from llava_ultra.towers.tower import encode_images
 
@@ -47,12 +55,20 @@ class StudyEncoder:
         sam: SamTower,
         fusion: nn.Module,
         sampler: Sampler,
+        loaded: Mapping[str, str],
     ) -> None:
         self.manifest = manifest
         self.clip = clip
         self.sam = sam
+        self.loaded = loaded
+        """The towers' fingerprints as loaded; of one that is lowered, not the manifest's."""
         self._fusion = fusion
         self._sampler = sampler
+
+    @property
+    def towers(self) -> dict[str, ClipTower | SamTower]:
+        """Both towers, by name."""
+        return {"clip": self.clip, "sam": self.sam}
 
     def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
         """Encode, fuse and score one study's images (uint8, (H, W) or (H, W, 3)).
@@ -103,27 +119,52 @@ def _study_key(images: Sequence[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def load_towers(folder: Path) -> tuple[ClipTower, SamTower]:
+def load_towers(
+    folder: Path, device: str, precision: AnswerPrecision
+) -> tuple[ClipTower, SamTower, Mapping[str, str]]:
     """Load an exported model's towers and check their digests.
+
+    Args:
+        folder: the exported model.
+        device: where they will run.
+        precision: what they multiply in; by default what they did in training.
+
+    Returns:
+        Both towers, on the CPU, and their fingerprints as they are now, by name.
 
     Raises:
         ValueError: as `load_encoder` does.
     """
-    digests = read_artifact_manifest(folder)["digests"]
+    manifest = read_artifact_manifest(folder)
+    digests = manifest["digests"]
+    found = answer_precision(precision, precision_of(manifest, "towers"))
+    check_precision(found, torch.device(device).type, "serve.precision")
     clip, sam = ClipTower.load(folder / "clip"), SamTower.load(folder / "sam")
     check_digest(str(folder / "clip"), found=clip.fingerprint, expected=digests["clip"])
     check_digest(str(folder / "sam"), found=sam.fingerprint, expected=digests["sam"])
-    return clip, sam
+    if found == "float32":
+        return clip, sam, {name: digests[name] for name in ("clip", "sam")}
+    for tower in (clip, sam):
+        lower_tower(tower, DTYPES[found])
+    return clip, sam, {"clip": clip.fingerprint, "sam": sam.fingerprint}
 
 
-def load_encoder(folder: Path, device: str = "cpu") -> StudyEncoder:
+def load_encoder(
+    folder: Path, device: str = "cpu", precision: AnswerPrecision = "trained"
+) -> StudyEncoder:
     """Load an exported model without its decoder, of which the width alone is read.
 
+    Args:
+        folder: the exported model.
+        device: `cpu` or `cuda`.
+        precision: what it computes in; by default what it did in training.
+
     Raises:
-        ValueError: the folder is incomplete, of another format, or a part does not match.
+        ValueError: the folder is incomplete, of another format, or a part does not match; or the
+            device lacks the precision.
     """
     manifest = read_artifact_manifest(folder)
-    clip, sam = load_towers(folder)
+    clip, sam, loaded = load_towers(folder, device, precision)
     config = ModelConfig.model_validate(manifest["config"])
     width = AutoConfig.from_pretrained(folder / "language").hidden_size
     parts = nn.ModuleDict(
@@ -140,9 +181,16 @@ def load_encoder(folder: Path, device: str = "cpu") -> StudyEncoder:
         raise ValueError(
             f"connector weights do not fit this model's config: {str(error).splitlines()[-1]}"
         ) from None
+    fused_in = answer_precision(precision, precision_of(manifest, "model"))
+    check_precision(fused_in, torch.device(device).type, "serve.precision")
+    if fused_in != "float32":
+        round_products(parts["fusion"], DTYPES[fused_in])
+        fix_products(parts)
     parts.eval()
     for module in (clip, sam, parts):
         module.to(device)
     fusion, sampler = parts["fusion"], parts["sampler"]
     assert isinstance(sampler, Sampler)
-    return StudyEncoder(manifest=manifest, clip=clip, sam=sam, fusion=fusion, sampler=sampler)
+    return StudyEncoder(
+        manifest=manifest, clip=clip, sam=sam, fusion=fusion, sampler=sampler, loaded=loaded
+    )

@@ -1,7 +1,8 @@
 """The exported model on disk: one folder, one manifest.
 
 ```
-manifest.json            format, name, model config, site cue, digests of every part, provenance
+manifest.json            format, name, model config, site cue, digests of every part, provenance;
+                         where not all was trained in float32, the precision
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
 clip/ sam/               the towers (llava_ultra.towers.clip, llava_ultra.towers.sam)
@@ -18,7 +19,7 @@ read, never pickles.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safetensors.torch import save_file
 
@@ -26,8 +27,12 @@ from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.export.weights import adapter_state, connector_state
 from llava_ultra.language.decoder import Language, save_language
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
+
+PrecisePart = Literal["model", "towers"]
+"""What has a precision of its own: fusion with decoder, and both towers."""
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -49,6 +54,7 @@ def save_artifact(
     sam: SamTower,
     provenance: Mapping[str, Any],
     site_cue: bool = False,
+    tower_precision: Precision = "float32",
 ) -> dict[str, Any]:
     """Write the exported model and return its manifest.
 
@@ -61,7 +67,9 @@ def save_artifact(
         sam: the SAM tower that the features came from.
         provenance: where it came from: run id, dataset digest, config hash.
         site_cue: whether every question of the training began with the examination site.
+        tower_precision: what the towers multiplied in when they computed the training's features.
     """
+    precision = {"model": model.precision, "towers": tower_precision}
     connector, adapter = connector_state(model), adapter_state(model)
     save_file(connector, folder / "connector.safetensors")
     save_file(adapter, folder / "adapter.safetensors")
@@ -73,6 +81,7 @@ def save_artifact(
         "name": name,
         "config": model.config.model_dump(mode="json"),
         "site_cue": site_cue,
+        **({"precision": precision} if set(precision.values()) != {"float32"} else {}),
         "digests": {
             "connector": state_digest(connector),
             "adapter": state_digest(adapter),
@@ -86,6 +95,21 @@ def save_artifact(
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     (folder / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
+
+
+def precision_of(manifest: Mapping[str, Any], part: PrecisePart) -> Precision:
+    """What a part multiplied in when the model was trained; a manifest without it means float32.
+
+    Raises:
+        ValueError: this version knows no such precision.
+    """
+    found: Precision = manifest.get("precision", {}).get(part, "float32")
+    if found not in get_args(Precision):
+        raise ValueError(
+            f"the manifest's precision of its {part} is {found!r}, this version knows "
+            f"{', '.join(get_args(Precision))}; use the version that exported it"
+        )
+    return found
 
 
 def read_artifact_manifest(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ One place per tower fingerprint (which covers weights, preprocessing, layer and 
 (`sonoray.features.formats`), in a folder or an object store (`sonoray.features.places`):
 
 ```
-<root>/<fingerprint>-<format>/meta.json    shape and format, checked by everyone who opens it
+<root>/<fingerprint>-<format>/meta.json    shape and format, checked by everyone who opens it; of a
+                                           tower that computes in bfloat16 `-of-bfloat16` follows
             /batch-<ids>.arrow             one committed batch: image_id, features
             /seal-<dataset>.json           the batches that hold all of a dataset's images
 ```
@@ -67,7 +68,7 @@ _ID_BYTES = 68
 class FeatureStore:
     """Features of one tower, by image id.
 
-    Opening writes nothing, and a store pickles as its five arguments: Ray tasks open it for
+    Opening writes nothing, and a store pickles as its arguments: Ray tasks open it for
     themselves.
     """
 
@@ -78,6 +79,7 @@ class FeatureStore:
         num_tokens: int,
         num_channels: int,
         kept_as: FormatName = "float16",
+        computed_in: str = "float32",
     ) -> None:
         """Open the store of one tower; its place is made by the first write.
 
@@ -87,6 +89,8 @@ class FeatureStore:
             num_tokens: P, tokens per image.
             num_channels: C, channels per token.
             kept_as: how features are stored, one of `FORMATS`.
+            computed_in: what the tower multiplies in; features of another precision are others, and
+                lie elsewhere.
 
         Raises:
             ConfigError: an argument cannot be used.
@@ -102,7 +106,7 @@ class FeatureStore:
                 f"feature store of ({num_tokens}, {num_channels}) {kept_as} makes no sense; "
                 f"both sizes must be positive and the format one of {', '.join(FORMATS)}"
             )
-        self._args = (root, fingerprint, num_tokens, num_channels, kept_as)
+        self._args = (root, fingerprint, num_tokens, num_channels, kept_as, computed_in)
         self._format = FORMATS[kept_as]
         self.fingerprint = fingerprint
         self.shape = (num_tokens, num_channels)
@@ -110,7 +114,9 @@ class FeatureStore:
         self._meta = {"num_tokens": num_tokens, "num_channels": num_channels, "format": kept_as}
         self._index = IdIndex()
         self._indexed: set[str] = set()
-        self._files = self._place(root, f"{fingerprint}-{kept_as}")
+        self.computed_in = computed_in
+        lowered = "" if computed_in == "float32" else f"-of-{computed_in}"
+        self._files = self._place(root, f"{fingerprint}-{kept_as}{lowered}")
         self._made = False
         self._made = self._check_meta()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from llava_ultra.parameters.precision_names import AnswerPrecision
 from sonoray.errors import CheckpointError
 from sonoray.tracking.connection import open_store
 from sonoray.tracking.registry import manifest_digest, resolve_model
@@ -43,6 +44,8 @@ class ModelSource:
     """Where models given by URI are downloaded to."""
     device: str
     """`cpu` or `cuda`."""
+    precision: AnswerPrecision = "trained"
+    """What it computes in."""
 
 
 def describe(answerer: "Answerer", digest: str) -> ModelCard:
@@ -62,12 +65,12 @@ def check_towers(encoder: "StudyEncoder") -> None:
     Raises:
         CheckpointError: they are no longer the exported ones.
     """
-    expected = encoder.manifest["digests"]
-    for name, tower in (("clip", encoder.clip), ("sam", encoder.sam)):
-        if (found := tower.fingerprint) != expected[name]:
+    for name, tower in encoder.towers.items():
+        expected = encoder.loaded[name]
+        if (found := tower.fingerprint) != expected:
             raise CheckpointError(
-                f"the {name} tower in memory has digest {found[:16]}, its manifest says "
-                f"{expected[name][:16]}; the replica must be replaced"
+                f"the {name} tower in memory has digest {found[:16]}, as it was loaded it had "
+                f"{expected[:16]}; the replica must be replaced"
             )
 
 
@@ -112,7 +115,9 @@ def load_vision_half(source: ModelSource) -> tuple["StudyEncoder", str]:
     return _load(source, load_encoder)
 
 
-def _load(source: ModelSource, load: Callable[[Path, str], _Part]) -> tuple[_Part, str]:
+def _load(
+    source: ModelSource, load: Callable[[Path, str, AnswerPrecision], _Part]
+) -> tuple[_Part, str]:
     from safetensors import SafetensorError
 
     folder = resolve_folder(source.model, Path(source.workspace))
@@ -123,7 +128,7 @@ def _load(source: ModelSource, load: Callable[[Path, str], _Part]) -> tuple[_Par
             "serve the version that was checked, by number instead of by alias"
         )
     try:
-        part = load(folder, source.device)
+        part = load(folder, source.device, source.precision)
     except (ValueError, SafetensorError) as error:
         raise CheckpointError(f"model {str(folder)!r} is refused: {error}") from None
     logger.info("model %s loaded on %s", digest[:16], source.device)

@@ -1,6 +1,6 @@
 """Release on the command line: what a model costs, and the folder that it leaves in."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,10 +29,6 @@ def describe(
     text_tokens: Annotated[
         int, typer.Option("--text-tokens", help="Tokens of a question with its answer.", min=2)
     ] = 128,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option("--dtype", help="Of the frozen weights; the jobs compute in float32."),
-    ] = "float32",
     config: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
 ) -> Result:
@@ -42,13 +38,13 @@ def describe(
 
     Examples:
         sonoray describe --config paper
-        sonoray describe --config base --set model.lora.rank=64 --dtype bfloat16 --json
+        sonoray describe --config base --set train.precision=bfloat16 --json
     """
     from sonoray_jobs.release.describe import run
     from sonoray_jobs.road.config import load_road
 
     road = load_road(config, overrides or [])  # not `road`: the result names the configuration
-    return run(road=road, config=config, images=images, text_tokens=text_tokens, dtype=dtype)
+    return run(road=road, config=config, images=images, text_tokens=text_tokens)
 
 
 @job_command(app, panel=PANEL)

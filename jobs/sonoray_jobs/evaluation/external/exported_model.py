@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra.config import ModelConfig
+from llava_ultra.parameters.precision_names import Precision
 from sonoray.errors import CheckpointError
 from sonoray.tracking.connection import Store
 from sonoray.tracking.registry import manifest_digest, resolve_model
@@ -28,6 +29,10 @@ class ExportedModel:
     name: str
     config: ModelConfig
     site_cue: bool
+    precision: Precision
+    """What it multiplied in when it was trained."""
+    tower_precision: Precision
+    """What the towers of its training multiplied in."""
     digests: Mapping[str, str]
     """Of its parts; of a tower it is the fingerprint."""
     run_id: str
@@ -71,12 +76,14 @@ def open_exported(model: str, store: Store, workspace: Workspace) -> ExportedMod
         TrackingError: no such model, version or alias.
         CheckpointError: the folder is missing, of another format, or lacks its record.
     """
-    from llava_ultra.export.manifest import read_artifact_manifest
+    from llava_ultra.export.manifest import precision_of, read_artifact_manifest
 
     folder = resolve_model(store, model, workspace.models).resolve()
     try:
         manifest: dict[str, Any] = read_artifact_manifest(folder)
         config = ModelConfig.model_validate(manifest["config"])
+        precision = precision_of(manifest, "model")
+        tower_precision = precision_of(manifest, "towers")
     except ValueError as error:
         raise CheckpointError(f"model {model!r} is refused: {error}") from None
     provenance = manifest["provenance"]
@@ -86,6 +93,8 @@ def open_exported(model: str, store: Store, workspace: Workspace) -> ExportedMod
         name=manifest["name"],
         config=config,
         site_cue=manifest["site_cue"],
+        precision=precision,
+        tower_precision=tower_precision,
         digests=manifest["digests"],
         run_id=provenance["run_id"],
         training=provenance["training"],

@@ -40,7 +40,7 @@ from sonoray_jobs.evaluation.external.summary_tables import account_table, overv
 from sonoray_jobs.evaluation.external.validation_page import template_digest
 from sonoray_jobs.outputs.stores import features_root, stores_of
 from sonoray_jobs.road.config import ExternalConfig, RoadConfig
-from sonoray_jobs.road.placement import EVALUATION_PLACEMENT
+from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, without_neutral
 
 _CODE = (
     "llava_ultra.export.assistant",
@@ -117,11 +117,11 @@ def run(
     store = open_store(workspace, tracking_uri)
     exported = open_exported(model, store, workspace)
     maps = _maps(exported, road)
-    decisive = road.evaluate.model_dump(mode="json", exclude=set(EVALUATION_PLACEMENT))
+    evaluate = road.evaluate.model_dump(mode="json", exclude=set(EVALUATION_PLACEMENT))
     stage = Stage(
         name=f"validate-{dataset}-{split}",
         config={
-            "evaluate": decisive,
+            "evaluate": without_neutral("evaluate", evaluate),
             "external": road.external.model_dump(mode="json"),
             "template": template_digest(),
         },
@@ -191,9 +191,9 @@ def _answer(
     from sonoray_jobs.towers.feature_source import feature_source, tower_stages
 
     dtype = model.record.facts.dtype  # that of training, whatever the road says
-    embed = road.embed.model_copy(update={"dtype": dtype})
+    embed = road.embed.model_copy(update={"dtype": dtype, "precision": model.tower_precision})
     root = features_root(workspace, road)
-    stores = stores_of(root, model.config, dtype, model.fingerprints)
+    stores = stores_of(root, model.config, embed, model.fingerprints)
     folders = model.tower_folders
     kept = {tower: folders[tower] for tower in embed.kept}
     features = feature_source(
@@ -209,7 +209,8 @@ def _answer(
             embed_dataset(output, tower_stages(embed, model.config, kept, stores), embed, address)
         return answer_studies(
             studies,
-            load=partial(load_exported, model.folder),
+            load=partial(load_exported, model.folder, road.evaluate.precision),
+            trained_in=model.precision,
             settings=road.evaluate,
             features=features,
             address=address,
@@ -227,8 +228,9 @@ def _shown_name(dataset: str, split: str, road: RoadConfig) -> str:
     """What a validation is called in MLflow: other settings never overwrite it."""
     name = dataset if split == ALL else f"{dataset}-{split}"
     chosen = road.model_dump(
-        mode="json", include={"evaluate": {"only", "topics"}, "external": True}
+        mode="json", include={"evaluate": {"only", "topics", "precision"}, "external": True}
     )
+    chosen["evaluate"] = without_neutral("evaluate", chosen["evaluate"])
     usual = {
         "evaluate": {"only": {}, "topics": []},
         "external": ExternalConfig().model_dump(mode="json"),

@@ -1,5 +1,8 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ultra.batch import TextBatch, VisualBatch
@@ -18,8 +21,10 @@ from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill, trace_tra
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.language.decoder import save_language
 from llava_ultra.model import CONNECTOR_PARTS
+from llava_ultra.parameters.products import DTYPES
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model, tiny_towers
 from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.lowered import lower_tower
 
 LOAD = Load(studies=3, images=4, questions=1, text_tokens=20)
 
@@ -47,8 +52,8 @@ def let_learn(model):
     return model
 
 
-def described(config, dtype=torch.float32):
-    parts = build_parts(config, dtype)
+def described(config, precision="float32"):
+    parts = build_parts(config, precision=precision, tower_precision=precision)
     let_learn(parts.model)
     return parts
 
@@ -108,17 +113,19 @@ def test_nothing_has_a_value(built):
     assert all(tensor.is_meta for tensor in tensors)
 
 
+@pytest.mark.parametrize(("precision", "within"), [("float32", 0.02), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("index", [0, 1], ids=["clip", "sam"])
-def test_a_towers_shape_flops_and_bytes_are_those_of_a_real_run(built, index):
+def test_a_towers_shape_flops_and_bytes_are_those_of_a_real_run(built, index, precision, within):
     config, towers, _, _ = built
-    parts = described(config)
+    parts = described(config, precision)
     traced = trace_encoder((parts.clip, parts.sam)[index], 4)
-    real = towers[index]
+    real = deepcopy(towers[index])
+    lower_tower(real, DTYPES[precision])
     with torch.no_grad(), FlopCounterMode(display=False) as flops, LiveBytes(real) as memory:
         features = real(torch.zeros(4, 3, real.image_size, real.image_size))
     assert traced.features == tuple(features.shape) == (4, real.num_tokens, real.num_channels)
     assert traced.flops == flops.get_total_flops()
-    assert traced.peak_bytes == pytest.approx(memory.peak, rel=0.02)
+    assert traced.peak_bytes == pytest.approx(memory.peak, rel=within)
 
 
 def test_a_training_steps_flops_are_those_of_a_real_step(built):
@@ -200,9 +207,11 @@ def test_the_cache_holds_keys_and_values_of_every_layer(built):
 
 
 def test_half_precision_halves_what_is_frozen(built):
-    full, half = described(built[0]), described(built[0], torch.bfloat16)
-    assert {p.dtype for p in half.clip.parameters()} == {torch.bfloat16}
-    assert {p.dtype for p in half.sam.parameters()} == {torch.bfloat16}
+    full, half = described(built[0]), described(built[0], "bfloat16")
+    for tower in (half.clip, half.sam):
+        products = [module for module in tower.modules() if isinstance(module, nn.Linear)]
+        assert products
+        assert {module.weight.dtype for module in products} == {torch.bfloat16}
     for name, parameter in half.model.named_parameters():
         assert parameter.dtype is (torch.float32 if parameter.requires_grad else torch.bfloat16)
         assert name
@@ -245,12 +254,12 @@ def test_a_decoder_from_a_folder_has_the_size_of_its_weights(tmp_path, built):
     source = ModelConfig(
         **{**dict(config), "language": LanguageConfig(source=str(tmp_path), context_length=256)}
     )
-    sizes = {part.name: part for part in part_sizes(build_parts(source, torch.float32))}
+    sizes = {part.name: part for part in part_sizes(build_parts(source))}
     assert sizes["language model"].parameters == size(language.model)
 
 
 def test_a_decoder_that_is_not_there_is_one_line(built):
     source = built[0].model_copy(update={"language": LanguageConfig(source="no/such/folder")})
     with pytest.raises(ValueError, match="'no/such/folder' cannot be read") as caught:
-        build_parts(source, torch.float32)
+        build_parts(source)
     assert "\n" not in str(caught.value)

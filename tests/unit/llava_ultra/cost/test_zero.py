@@ -16,7 +16,7 @@ PARTS = (
 def test_zero_spreads_what_it_says_over_four_gpus(zero_stage, weights, gradients):
     memory = training_memory(
         PARTS,
-        dtype="bfloat16",
+        precision="bfloat16",
         zero_stage=zero_stage,
         num_gpus=4,
         largest_layer=100,
@@ -31,6 +31,6 @@ def test_where_everything_learns_deepspeeds_own_estimate_agrees():
 
     _, expected = estimate_zero2_model_states_mem_needs(80, num_gpus_per_node=1, cpu_offload=False)
     memory = training_memory(
-        PARTS[2:], dtype="bfloat16", zero_stage=2, num_gpus=1, largest_layer=0, activations=0
+        PARTS[2:], precision="bfloat16", zero_stage=2, num_gpus=1, largest_layer=0, activations=0
     )
     assert memory.total == expected

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_ultra.config import ModelConfig
 from llava_ultra.export.assistant import load_assistant
+from llava_ultra.export.manifest import precision_of, read_artifact_manifest
 from llava_ultra.testing import tiny_artifact, tiny_config
 
 
@@ -142,3 +143,14 @@ def test_every_kind_of_adapter_comes_through_export(tmp_path, variant, answer):
         for folder in (tmp_path, plain)
     ]
     assert not torch.allclose(*logits, atol=1e-3)
+
+
+def test_a_manifest_names_the_precision_of_what_was_not_trained_in_float32(folder, tmp_path):
+    plain = read_artifact_manifest(folder)
+    assert "precision" not in plain  # the digests of before stay
+    assert precision_of(plain, "model") == precision_of(plain, "towers") == "float32"
+    lowered = tiny_artifact(tmp_path, tower_precision="bfloat16")
+    assert lowered["precision"] == {"model": "float32", "towers": "bfloat16"}
+    assert precision_of(read_artifact_manifest(tmp_path), "towers") == "bfloat16"
+    with pytest.raises(ValueError, match="of its model is 'fp8', this version knows float32, bf"):
+        precision_of(lowered | {"precision": {"model": "fp8"}}, "model")

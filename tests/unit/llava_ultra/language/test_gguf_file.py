@@ -77,7 +77,7 @@ def test_what_a_gguf_file_costs_is_counted_from_its_header(tiny):
     model = ModelConfig.model_validate(
         CONFIG.model_dump() | {"language": {"source": str(tiny), "context_length": 256}}
     )
-    decoder = build_parts(model, torch.float32).model.language_model
+    decoder = build_parts(model).model.language_model
     weights = sum(p.numel() for n, p in decoder.named_parameters() if ".lora_" not in n)
     assert weights == sum(p.numel() for p in LANGUAGE.model.parameters())
 

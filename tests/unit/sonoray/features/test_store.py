@@ -320,3 +320,13 @@ def test_a_write_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch, f
     assert waits == sorted(waits)
     assert len(waits) == (3 if lasts else failures)
     assert not list(Path(store.place).glob(".*.partial"))
+
+
+def test_features_of_another_precision_lie_elsewhere(tmp_path):
+    full = FeatureStore(tmp_path, "tower", 1, 2)
+    half = FeatureStore(tmp_path, "tower", 1, 2, "float16", "bfloat16")
+    full.write(["a"], np.ones((1, 1, 2), np.float32))
+    assert half.missing(["a"]) == ["a"]
+    half.write(["a"], np.zeros((1, 1, 2), np.float32))
+    assert full.read(["a"]).max() == 1
+    assert pickle.loads(pickle.dumps(half)).read(["a"]).max() == 0

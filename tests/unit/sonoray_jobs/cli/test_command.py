@@ -73,7 +73,6 @@ VALUES = {
     "--label": "site",
     "--parallel": "3",
     "--text-tokens": "64",
-    "--dtype": "bfloat16",
     "--model": "folder",
     "--host": "::1",
     "--port": "9000",

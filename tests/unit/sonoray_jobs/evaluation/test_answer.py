@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llava_ultra.config import AdaptiveSampling, ModelConfig, RandomSampling
 from llava_ultra.language.decoder import save_language
+from llava_ultra.parameters.products import cpu_has_bfloat16
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
 from sonoray.features.store import FeatureStore
@@ -244,6 +245,21 @@ def test_a_row_says_what_was_seen_and_why(actor):
         assert all(value < 0 for value in scores.values())
         expected = max(scores, key=lambda option: scores[option]) if scores else row["generated"]
         assert row["answer"] == expected
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
+def test_a_model_in_half_precision_answers_nearly_the_same(actor, parts):
+    load = partial(load_trained, parts, "bfloat16")
+    half = AnswerActor(load, parts.road.evaluate, actor._features.source, "cpu")
+    assert half._model.precision == "bfloat16"
+    wanted, found = answers(actor, STUDIES), answers(half, STUDIES)
+    assert [row["option_scores"] for row in found] != [row["option_scores"] for row in wanted]
+    for row, expected in zip(found, wanted, strict=True):
+        assert (row["study_id"], row["question"]) == (expected["study_id"], expected["question"])
+        scores = json.loads(row["option_scores"])
+        assert scores == pytest.approx(json.loads(expected["option_scores"]), abs=0.5)
+        assert row["image_scores"] == pytest.approx(expected["image_scores"], abs=0.02)
+        assert (row["attention_pick"] >= 0) == (expected["attention_pick"] >= 0)
 
 
 def test_a_checkpoint_of_another_tower_is_refused(parts):

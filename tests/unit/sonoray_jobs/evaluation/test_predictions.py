@@ -23,6 +23,13 @@ def test_under_the_settings_of_the_training_a_name_is_the_split_and_the_chosen_l
     assert name(actors=9, actor_cpus=2) == "test"
 
 
+def test_a_training_of_before_a_setting_keeps_the_names_of_its_evaluations():
+    settings = EvaluateConfig().model_dump(mode="json")
+    before = {key: value for key, value in settings.items() if key != "precision"}
+    assert shown_name("test", settings, before) == "test"
+    assert shown_name("test", settings | {"precision": "bfloat16"}, before) != "test"
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -10,6 +10,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.outputs.find import (
     Trained,
+    answer_settings,
     evaluation_stage,
     export_stage,
     find_internal_test,
@@ -50,6 +51,8 @@ def trained(path, name="phantom-1"):
         ("train.studies_per_step", 8),
         ("model.lora.rank", 3),
         ("embed.dtype", "int8"),
+        ("embed.precision", "bfloat16"),
+        ("train.precision", "bfloat16"),
     ],
 )
 def test_a_setting_that_decides_what_is_learned_makes_another_training(
@@ -72,6 +75,8 @@ def test_a_setting_that_decides_what_is_learned_makes_another_training(
         ("serve.limits.max_images", 8),
         ("evaluate.max_tokens", 8),
         ("embed.batch_size", 32),
+        ("evaluate.precision", "bfloat16"),
+        ("serve.precision", "bfloat16"),
     ],
 )
 def test_where_it_runs_and_what_comes_after_makes_no_other_training(dataset, parts, setting, value):
@@ -107,8 +112,26 @@ def test_an_evaluation_follows_from_its_training_its_data_and_its_settings(tmp_p
         key(with_values(ROAD, {"evaluate.max_tokens": 7})),
         key(with_values(ROAD, {"evaluate.positive_options": {"pathology": "良性"}})),
         key(with_values(ROAD, {"evaluate.seed": 7})),
+        key(with_values(ROAD, {"evaluate.precision": "float32"})),
     ]
     assert len({key(), *others}) == 1 + len(others)
+
+
+def test_settings_that_came_later_are_in_no_key_while_they_change_nothing(tmp_path, dataset, parts):
+    """Else every training and evaluation of before would be made anew."""
+    stages = [
+        training_stage(ROAD, dataset, parts),
+        evaluation_stage(ROAD, "phantom", dataset, trained(tmp_path), "test"),
+    ]
+    told = json.dumps([stage.config for stage in stages] + [answer_settings(ROAD)])
+    assert '"matmul_precision": "highest"' in told
+    assert '"precision"' not in told
+    assert "tower_precision" not in told
+    lowered = with_values(ROAD, {"embed.precision": "bfloat16", "evaluate.precision": "float32"})
+    settings = answer_settings(lowered)
+    assert settings["embed"]["precision"] == "bfloat16"
+    assert settings["evaluate"]["precision"] == "float32"
+    assert settings["train"] == answer_settings(ROAD)["train"]
 
 
 def test_another_name_training_part_or_test_is_another_model(tmp_path, dataset, parts):

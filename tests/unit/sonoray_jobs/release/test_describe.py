@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from llava_ultra.cost.parts import build_parts, part_sizes
 from sonoray.errors import ConfigError
@@ -26,7 +25,7 @@ print(kibibytes * 1024, file=sys.stderr)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return run(road=load_road("tiny"), config="tiny", images=5, text_tokens=40, dtype="float32")
+    return run(road=load_road("tiny"), config="tiny", images=5, text_tokens=40)
 
 
 def test_the_paper_preset_is_described_without_its_weights():
@@ -58,7 +57,7 @@ def test_the_paper_preset_is_described_without_its_weights():
 @pytest.mark.parametrize(("name", "tokens"), [("tiny", 36), ("base", 256), ("paper", 1024)])
 def test_a_presets_grids_fit_and_nothing_is_allocated(name, tokens):
     road = load_road(name)
-    parts = build_parts(road.model, torch.float32)
+    parts = build_parts(road.model)
     assert parts.clip.num_tokens == parts.sam.num_tokens == tokens
     for part in (parts.clip, parts.sam, parts.model):
         assert all(parameter.is_meta for parameter in part.parameters())
@@ -69,10 +68,7 @@ def test_a_presets_grids_fit_and_nothing_is_allocated(name, tokens):
     [("base", 86e6, 90e6, 0.46e9), ("paper", 304e6, 308e6, 6.93e9)],
 )
 def test_the_presets_parts_have_their_published_sizes(name, clip, sam, language):
-    sizes = {
-        part.name: part.parameters
-        for part in part_sizes(build_parts(load_road(name).model, torch.float32))
-    }
+    sizes = {part.name: part.parameters for part in part_sizes(build_parts(load_road(name).model))}
     assert sizes["CLIP tower"] == pytest.approx(clip, rel=0.01)
     assert sizes["SAM tower"] == pytest.approx(sam, rel=0.01)
     assert sizes["language model"] == pytest.approx(language, rel=0.01)
@@ -85,9 +81,9 @@ def test_what_learns_is_what_the_last_stage_trains(tiny):
     align_only = road.model_copy(
         update={"train": road.train.model_copy(update={"stages": road.train.stages[:1]})}
     )
-    described = run(road=align_only, config="x", images=5, text_tokens=40, dtype="float32")
+    described = run(road=align_only, config="x", images=5, text_tokens=40)
     assert {part.name for part in described.parts if part.trainable} == {"fusion", "sampler"}
-    parts = build_parts(road.model, torch.float32)
+    parts = build_parts(road.model)
     set_trainable(parts.model, road.train.stages[-1])
     expected = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
     assert sum(part.trainable for part in tiny.parts) == expected
@@ -103,7 +99,8 @@ def test_the_json_keeps_its_shape(tiny):
 
     assert shape(found) == {
         "config": "str",
-        "dtype": "str",
+        "precision": "str",
+        "tower_precision": "str",
         "studies_per_gpu": "int",
         "study": dict.fromkeys(("images", "images_read", "questions", "text_tokens"), "int"),
         "parts": [{"name": "str", **dict.fromkeys(("parameters", "trainable", "frozen"), "int")}],
@@ -173,7 +170,6 @@ def test_a_text_that_does_not_fit_the_context_is_refused(text_tokens):
             config="tiny",
             images=5,
             text_tokens=text_tokens,
-            dtype="float32",
         )
 
 
@@ -190,7 +186,7 @@ def test_the_command_describes_the_overridden_configuration(capsys):
 def test_views_cost_what_as_many_images_cost(tiny):
     views = run(
         road=load_road("tiny", ["embed.views=3"]),
-        config="tiny", images=5, text_tokens=40, dtype="float32",
+        config="tiny", images=5, text_tokens=40,
     )  # fmt: skip
     stored = next(line for line in views.lines() if line.startswith("feature store"))
     each = views.feature_bytes_per_image / 1e6

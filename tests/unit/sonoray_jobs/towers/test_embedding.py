@@ -23,7 +23,7 @@ def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(t
     towers = dict(zip(("clip", "sam"), tiny_towers(config, language), strict=True))
     prints = {name: tower.fingerprint for name, tower in towers.items()}
     road = RoadConfig(model=config, embed={"dtype": "float32"})
-    stores = stores_of(tmp_path, road.model, road.embed.dtype, prints)
+    stores = stores_of(tmp_path, road.model, road.embed, prints)
     images, ids = [tiny_image(0), tiny_image(1)], ["a" * 64, "b" * 64]
     fresh = {}
     for name, tower in towers.items():

@@ -183,7 +183,7 @@ def test_an_actor_with_sam_alone_does_not_import_clips_library(tmp_path):
 def test_a_job_runs_the_towers_that_are_not_kept(keep, streamed, tmp_path):
     road = RoadConfig(embed={"keep": keep, "batch_size": 32, "images_per_file": 32})
     folders = {tower: tmp_path / tower for tower in TOWERS}
-    stores = stores_of(tmp_path, road.model, road.embed.dtype, {tower: tower for tower in TOWERS})
+    stores = stores_of(tmp_path, road.model, road.embed, {tower: tower for tower in TOWERS})
     source = feature_source(
         road.embed, model=road.model, dataset=Path("dataset"), folders=folders, stores=stores
     )

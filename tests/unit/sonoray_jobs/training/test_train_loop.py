@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_ultra.language.decoder import save_language
+from llava_ultra.parameters.products import cpu_has_bfloat16
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray_jobs.outputs.find import TRAINING_VERSION
@@ -210,6 +211,8 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "broken and resumed": road_of(**stepwise),
         "diverged": road_of(**stepwise, max_skipped=0),
     }
+    if cpu_has_bfloat16():
+        roads["half"] = road_of(num_workers=2, precision="bfloat16")
     resumed = {
         "resumed": "two/checkpoint_00_00000001",
         "interrupted": "stepwise/checkpoint_00_00000002",
@@ -285,6 +288,21 @@ def test_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answers(ru
         torch.testing.assert_close(
             after[name][real], before[name][real], rtol=1e-5, atol=1e-6, msg=name
         )
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
+def test_half_precision_learns_nearly_the_same_and_keeps_float32(runs):
+    one, half = runs["one"], runs["half"]
+    for name in ("answer_loss", "distillation_loss", "grounding_loss"):
+        assert metrics(half)[name] == pytest.approx(metrics(one)[name], rel=0.02, abs=1e-3), name
+        assert metrics(half)[name] != metrics(one)[name]
+    expected, found = gradients(one), gradients(half)
+    assert set(expected) == set(found)
+    for name, gradient in expected.items():
+        assert found[name].dtype == weights(half)[name].dtype == torch.float32
+        if gradient.norm() > 1e-3:
+            likeness = torch.cosine_similarity(gradient.flatten(), found[name].flatten(), dim=0)
+            assert likeness > 0.97, name
 
 
 def test_each_loss_counts_with_its_weight(runs):

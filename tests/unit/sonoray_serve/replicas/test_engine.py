@@ -14,6 +14,8 @@ from llava_ultra.decoding.rules import build_decoding
 from llava_ultra.decoding.step import iter_tokens, read_prompts
 from llava_ultra.export.assistant import Assistant
 from llava_ultra.language.chat import END, token_id
+from llava_ultra.parameters.precision_names import AnswerPrecision
+from llava_ultra.parameters.products import cpu_has_bfloat16
 from sonoray.errors import CheckpointError, ServingError
 from sonoray_serve.http.testing import QUESTION, random_study
 from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, Piece, Sampling, Started
@@ -263,8 +265,25 @@ def test_vision_refuses_what_the_model_cannot_take(vision: Vision):
     assert run(vision.encode([])) == Failed(problem=Problem.IMAGE_NOT_ACCEPTED)
 
 
-def test_health_check_finds_changed_towers_and_does_not_forget_it(source: ModelSource):
-    vision = Vision(source, num_threads=1, weights_check_period_s=1e-9, image_bytes=0)
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "trained",
+        pytest.param(
+            "bfloat16",
+            marks=pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16"),
+        ),
+    ],
+)
+def test_health_check_finds_changed_towers_and_does_not_forget_it(
+    source: ModelSource, precision: AnswerPrecision
+):
+    vision = Vision(
+        dataclasses.replace(source, precision=precision),
+        num_threads=1,
+        weights_check_period_s=1e-9,
+        image_bytes=0,
+    )
     time.sleep(0.001)
     run(vision.check_health())
     with torch.no_grad():
