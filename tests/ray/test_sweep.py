@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from sonoray.errors import ConfigError
 from sonoray.tracking.connection import open_store
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import with_values
@@ -16,7 +15,9 @@ from sonoray_jobs.evaluation.listing import list_runs
 from sonoray_jobs.evaluation.sweeping import sweep
 from sonoray_jobs.evaluation.sweeping.search import Search
 from sonoray_jobs.evaluation.sweeping.swept import FAILED, FINISHED, STOPPED
+from sonoray_jobs.outputs.find import find_parts, training_name, training_stage
 from sonoray_jobs.outputs.named_runs import find_run
+from sonoray_jobs.training.train import sole_training
 
 DRIVER = """
 import sys
@@ -29,10 +30,12 @@ from sonoray_jobs.road.config import RoadConfig
 sweep.run(
     workspace=Workspace.open(Path(sys.argv[1])),
     road=RoadConfig.model_validate_json(sys.argv[2]),
-    search=Search(dataset="phantom", over=(sys.argv[3],), method="random", trials=3),
+    search=Search(dataset="phantom", over=(sys.argv[3],), method="grid"),
     parallel=1,
 )
 """
+
+SEEDS = ("train.seed:[10, 11, 12]",)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -53,13 +56,13 @@ def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(workspace, ro
     search = Search(
         dataset="phantom",
         over=("train.stages.1.learning_rate:log 1e-5..1e-1", "model.lora.rank:[2, 4]"),
-        trials=4,
+        trials=3,
         stop_early=True,
         grace=1,
     )
     swept = sweep.run(workspace=workspace, road=road, search=search, parallel=1)
     states = [trial.state for trial in swept.trials]
-    assert len(states) == 4
+    assert len(states) == 3
     assert FAILED not in states, swept.lines()
     assert states.count(FINISHED) >= 1
     assert STOPPED in states, swept.lines()
@@ -91,33 +94,12 @@ def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(workspace, ro
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_trial_that_fails_is_told_and_tried_again_while_the_others_end(
+def test_an_interrupted_sweep_goes_on_tells_what_failed_and_trains_nothing_twice(
     workspace, road, monkeypatch
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    search = Search(
-        dataset="phantom",
-        over=("train.studies_per_step:[3, 1]",),
-        method="grid",
-        metric="validation/nothing",
-    )
-    swept = sweep.run(workspace=workspace, road=road, search=search, parallel=2)
-    assert [trial.state for trial in swept.trials] == [FAILED, FAILED]
-    assert "--metric 'validation/nothing' is none of validation/" in swept.trials[0].reason
-    assert swept.exit_code == 1
-    with pytest.raises(ConfigError, match="validate_every=epoch"):
-        sweep.plan(
-            road=with_values(road, {"train.validate_every": "never"}),
-            search=Search(dataset="phantom", over=("train.seed:0..3",)),
-        )
-
-
-@pytest.mark.usefixtures("ray_local")
-def test_an_interrupted_sweep_goes_on_and_trains_nothing_twice(workspace, road, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    over = "train.seed:10..99"
     before = set(workspace.stages.glob("train-*"))
-    command = [sys.executable, "-c", DRIVER, str(workspace.root), road.model_dump_json(), over]
+    command = [sys.executable, "-c", DRIVER, str(workspace.root), road.model_dump_json(), *SEEDS]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
         try:
             deadline = time.monotonic() + 500
@@ -133,7 +115,7 @@ def test_an_interrupted_sweep_goes_on_and_trains_nothing_twice(workspace, road, 
             driver.kill()
     assert "KeyboardInterrupt" in said
     done = {folder: folder.stat().st_mtime_ns for folder in workspace.stages.glob("train-*")}
-    search = Search(dataset="phantom", over=(over,), method="random", trials=3)
+    search = Search(dataset="phantom", over=SEEDS, method="grid")
     store = open_store(workspace)
     (parent,) = [
         run
@@ -141,8 +123,22 @@ def test_an_interrupted_sweep_goes_on_and_trains_nothing_twice(workspace, road, 
         if run.name == search.name(sweep.place(road))
     ]
     assert parent.state == "killed"
-    swept = sweep.run(workspace=workspace, road=road, search=search, parallel=1)
+
+    given = {"workspace": workspace, "road": road, "search": search, "parallel": 1}
+    placed = with_values(sweep.place(road), {"train.seed": 12})
+    parts = find_parts(workspace, placed, "phantom")
+    last = training_name(training_stage(placed, workspace.dataset("phantom"), parts))
+    with sole_training(workspace.runs / last):
+        first = sweep.run(**given)
+    assert [trial.state for trial in first.trials] == [FINISHED, FINISHED, FAILED]
+    assert "is running in another process" in first.trials[-1].reason
+    assert first.exit_code == 1
+    assert store.client.get_run(parent.run_id).info.status == "FAILED"
+
+    swept = sweep.run(**given)
     assert [trial.state for trial in swept.trials] == [FINISHED] * 3
+    assert last in {trial.training for trial in swept.trials}
+    assert swept.exit_code == 0
     assert {folder: folder.stat().st_mtime_ns for folder in done} == done
     assert len(set(workspace.stages.glob("train-*")) - before) == 3
     assert swept.parent_run_id == parent.run_id

@@ -62,11 +62,6 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
-def test_nodes_that_have_it_are_taken(ray_local):
-    require_precisions({"train.precision": "bfloat16"}, uses_gpus=False)
-
-
 @pytest.mark.skipif(cpu_has_bfloat16(), reason="this CPU has bfloat16")
 def test_nodes_that_lack_it_are_refused(ray_local):
     with pytest.raises(ConfigError, match="needs a CPU with AVX-512"):
