@@ -87,3 +87,17 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise ConfigError(f"{option} {text!r} is not a list of numbers; write it like 0,1,2")
     return tuple(map(int, parts))
+
+
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """Read a list like `0.5,1`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text!r} is not a list of numbers; write it like 0.5,1"
+        ) from None

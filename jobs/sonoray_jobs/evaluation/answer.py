@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava_ultra.batch import TextBatch, collate_features, collate_texts
+from llava_ultra.batch import StudyFeatures, TextBatch, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling, images_kept
 from llava_ultra.decoding.likelihood import answer_log_likelihoods, batches_by_tokens
 from llava_ultra.decoding.step import Decoding, read_prompts
@@ -84,6 +84,8 @@ class AnswerActor:
         settings: "EvaluateConfig",
         features: FeatureSource,
         device: str,
+        *,
+        answers_freely: bool = True,
     ) -> None:
         """Load the model.
 
@@ -92,8 +94,10 @@ class AnswerActor:
             settings: how long an answer may be, and how many questions are read together.
             features: where the images' features come from.
             device: where the model runs.
+            answers_freely: whether it also writes an answer to every question.
         """
         self._settings = settings
+        self._answers_freely = answers_freely
         self._model, self._language = load()
         check_precision(self._model.precision, torch.device(device).type, "evaluate.precision")
         self._model.fix()
@@ -102,12 +106,23 @@ class AnswerActor:
         self._device = device
         self._decoding = Decoding(max_tokens=settings.max_tokens)
 
-    @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Answer all questions of a batch of study rows; one prediction row per question."""
         studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
-        visual = collate_features(self._features.read_studies([study.images for study in studies]))
-        visual = visual.to(self._device)
+        features = self._features.read_studies([study.images for study in studies])
+        rows = [row for rows in self.answer(studies, features) for row in rows]
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+    @torch.no_grad()
+    def answer(
+        self, studies: Sequence[Study], features: Sequence[StudyFeatures]
+    ) -> list[list[dict[str, Any]]]:
+        """Answer the questions of some studies, given the features of their images.
+
+        Returns:
+            For each study its prediction rows, in the order of its questions.
+        """
+        visual = collate_features(features).to(self._device)
         tokens = self._model.fuse(visual.clip, visual.sam)
         feature_scores = self._model.sampler.feature_scores(
             tokens, [study.study_id for study in studies]
@@ -136,13 +151,13 @@ class AnswerActor:
             text = prompts.select(group).to(self._device)
             replies = self._answer(fused, text, [options[number] for number in group])
             found |= zip(group, replies, strict=True)
-        rows = []
+        rows: list[list[dict[str, Any]]] = [[] for _ in studies]
         for number, (at, turn, _) in enumerate(questions):
             study, reply = studies[at], found[number]
             scores = dict(zip(turn.options, reply.likelihoods, strict=True))
             showing = showing_of(study)
             best = max(scores, key=lambda option: scores[option]) if scores else None
-            rows.append(
+            rows[at].append(
                 {
                     "study_id": study.study_id,
                     "patient_key": study.patient_key,
@@ -163,7 +178,7 @@ class AnswerActor:
                     "attention_pick": told[number] if told and 1 in showing else -1,
                 }
             )
-        return {key: [row[key] for row in rows] for key in rows[0]}
+        return rows
 
     def _lengths(
         self,
@@ -200,13 +215,17 @@ class AnswerActor:
             )
             for (row, _), value in zip(candidates, scored.tolist(), strict=True):
                 likelihoods[row].append(value)
-        answers = generate(self._model, self._language.tokenizer, context, self._decoding)
+        answers = (
+            generate(self._model, self._language.tokenizer, context, self._decoding)
+            if self._answers_freely
+            else [None] * len(options)
+        )
         shares = reading.selection.probabilities.tolist()
         picked = reading.selection.indices.tolist()
         return [
             _Reply(
-                text=answer.text,
-                is_cut=answer.is_cut,
+                text=answer.text if answer else "",
+                is_cut=answer is not None and answer.is_cut,
                 likelihoods=likelihoods[row],
                 shares=shares[row],
                 picked=picked[row],

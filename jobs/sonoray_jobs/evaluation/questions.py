@@ -1,7 +1,7 @@
 """What an evaluation asks, of whom, and what the model had learned to answer."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,11 @@ def asked_studies(dataset: Path, road: "RoadConfig", split: str) -> list[Study]:
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     return studies
+
+
+def num_asked(studies: Iterable[Study]) -> int:
+    """How many questions are asked; what is only told before one is none."""
+    return sum(turn.task is not Task.CONTEXT for study in studies for turn in study.turns)
 
 
 def asked_about(

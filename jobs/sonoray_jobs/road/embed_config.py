@@ -52,7 +52,8 @@ class EmbedConfig(Config):
     and space; a training goes through image and views in a cycle, an epoch each."""
     perturbations: tuple[PerturbationConfig, ...] = GALLERY
     """What happens to an image in its views, in this order, each with its `rate` and at most its
-    strength: `zoom`, `blur`, `gain`, `speckle`, `gamma`, `jpeg`."""
+    strength: `zoom`, `blur`, `gain`, `speckle`, `gamma`, `jpeg`; there are also `shadow`, `haze`,
+    `caliper`, `tint`."""
 
     @property
     def kept(self) -> tuple[str, ...]:

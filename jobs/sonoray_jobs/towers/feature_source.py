@@ -27,7 +27,7 @@ from sonoray.study.contract import StudyImage
 from sonoray.study.image_reader import ImageReader
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.towers.embed_pipeline import Encoder, Look, TowerStage, encode_in_batches
-from sonoray_jobs.towers.views import Views, views_of
+from sonoray_jobs.towers.views import ImageViews, views_of
 
 if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
@@ -47,8 +47,8 @@ class FeatureSource:
     """Towers whose features are computed."""
     batch_size: int = 1
     """Images of each of their forward passes."""
-    views: Views | None = None
-    """What else there is of training images."""
+    views: ImageViews | None = None
+    """What else there is of an image: views in training, conditions in a judgement."""
 
     @property
     def image_bytes(self) -> int:
@@ -87,9 +87,20 @@ class FeatureReader:
             features |= self._compute(images, ids)
         return {tower: features[tower] for tower in self.source.stores}
 
-    def read_studies(self, studies: Sequence[Sequence[StudyImage]]) -> "list[StudyFeatures]":
-        """Return the features of several studies, given by their images."""
-        features = self.read([image for images in studies for image in images])
+    def read_studies(
+        self, studies: Sequence[Sequence[StudyImage]], views: Sequence[int] = ()
+    ) -> "list[StudyFeatures]":
+        """Return the features of several studies, given by their images.
+
+        Args:
+            studies: the images of each.
+            views: which view of each study's images; by default the images themselves.
+        """
+        numbers = views or [0] * len(studies)
+        features = self.read(
+            [image for images in studies for image in images],
+            [view for view, images in zip(numbers, studies, strict=True) for _ in images],
+        )
         return split_by_study(features, [len(images) for images in studies])
 
     def _key(self, image_id: str, view: int) -> str:

@@ -14,7 +14,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -23,6 +23,18 @@ from sonoray.config.canonical import content_hash
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.embed_config import EmbedConfig
+
+
+class ImageViews(Protocol):
+    """Other pictures of an image, by number; view 0 is the image itself, under its own id."""
+
+    def keys(self, image_ids: Sequence[str], view: int) -> list[str]:
+        """Names of a view of these images."""
+        ...
+
+    def draw(self, image: np.ndarray, key: str) -> np.ndarray:
+        """The view of an image that has this name, uint8 like the image."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from llava_ultra.perturbations.artefacts import HazePerturbation, ShadowPerturbation
 from llava_ultra.perturbations.coding import JpegPerturbation
 from llava_ultra.perturbations.echo import GainPerturbation, GammaPerturbation
 from llava_ultra.perturbations.frame import ZoomPerturbation
+from llava_ultra.perturbations.screen import CaliperPerturbation, TintPerturbation
 from llava_ultra.perturbations.texture import BlurPerturbation, SpecklePerturbation
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ PerturbationConfig = Annotated[
     | SpecklePerturbation
     | BlurPerturbation
     | ZoomPerturbation
-    | JpegPerturbation,
+    | JpegPerturbation
+    | ShadowPerturbation
+    | HazePerturbation
+    | CaliperPerturbation
+    | TintPerturbation,
     Field(discriminator="type"),
 ]
 
@@ -36,7 +42,17 @@ GALLERY: tuple[PerturbationConfig, ...] = (
     GammaPerturbation(),
     JpegPerturbation(),
 )
-"""All of them, in the order in which they come about: probe, beam, echo, display, archive."""
+"""What a training draws from by default, in the order in which they come about: probe, beam, echo,
+display, archive."""
+
+PERTURBATIONS: tuple[PerturbationConfig, ...] = (
+    *GALLERY,
+    ShadowPerturbation(),
+    HazePerturbation(),
+    CaliperPerturbation(),
+    TintPerturbation(),
+)
+"""All of them: a judgement of robustness also shows what no training drew."""
 
 
 def draw_view(

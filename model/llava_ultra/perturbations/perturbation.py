@@ -39,7 +39,7 @@ class Perturbation(ModelPart):
             rng: decides what the strength leaves open, such as a direction.
 
         Returns:
-            The image, of the given type.
+            The image, of the given type; in colour where the perturbation colours.
         """
         raise NotImplementedError
 

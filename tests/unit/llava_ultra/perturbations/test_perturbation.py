@@ -3,11 +3,19 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from llava_ultra.perturbations.artefacts import HazePerturbation, ShadowPerturbation
 from llava_ultra.perturbations.coding import JpegPerturbation
 from llava_ultra.perturbations.echo import GainPerturbation, GammaPerturbation
 from llava_ultra.perturbations.frame import ZoomPerturbation
-from llava_ultra.perturbations.gallery import GALLERY, PerturbationConfig, draw_view, draw_views
+from llava_ultra.perturbations.gallery import (
+    GALLERY,
+    PERTURBATIONS,
+    PerturbationConfig,
+    draw_view,
+    draw_views,
+)
 from llava_ultra.perturbations.perturbation import add_decibels
+from llava_ultra.perturbations.screen import CaliperPerturbation, TintPerturbation
 from llava_ultra.perturbations.texture import BlurPerturbation, SpecklePerturbation
 
 COLOUR = np.random.default_rng(0).integers(1, 256, (60, 40, 3), dtype=np.uint8)
@@ -25,14 +33,14 @@ def scan():
     return image
 
 
-@pytest.mark.parametrize("perturbation", GALLERY, ids=lambda each: each.type)
+@pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda each: each.type)
 @pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
 def test_every_perturbation_takes_and_gives_an_image_and_repeats(perturbation, image):
     before = image.copy()
     full = perturbation.apply(image, 1.0, rng(3))
     assert full.dtype == np.uint8
-    assert full.ndim == image.ndim
-    assert perturbation.moves or full.shape == image.shape
+    assert perturbation.type == "tint" or full.ndim == image.ndim
+    assert perturbation.moves or full.shape[:2] == image.shape[:2]
     assert not np.array_equal(full, image)
     assert np.array_equal(full, perturbation.apply(image, 1.0, rng(3)))
     assert np.array_equal(perturbation.apply(image, 0.0, rng(3)), image)
@@ -40,20 +48,28 @@ def test_every_perturbation_takes_and_gives_an_image_and_repeats(perturbation, i
 
 
 @pytest.mark.parametrize(
-    "perturbation", [each for each in GALLERY if not each.moves], ids=lambda each: each.type
+    "perturbation", [each for each in PERTURBATIONS if not each.moves], ids=lambda each: each.type
 )
 def test_more_strength_is_farther_from_the_image(perturbation):
     image = scan()
 
     def away(strength):
         shown = [perturbation.apply(image, strength, rng(seed)) for seed in range(4)]
-        return np.mean([np.abs(each.astype(int) - image).mean() for each in shown])
+        return np.mean([np.abs(each.T.astype(int) - image.T).mean() for each in shown])
 
     assert 0 < away(0.3) < away(0.6) < away(1.0)
 
 
 @pytest.mark.parametrize(
-    "perturbation", [GainPerturbation(), GammaPerturbation(), SpecklePerturbation()]
+    "perturbation",
+    [
+        GainPerturbation(),
+        GammaPerturbation(),
+        SpecklePerturbation(),
+        ShadowPerturbation(),
+        HazePerturbation(),
+        TintPerturbation(),
+    ],
 )
 def test_what_is_black_stays_black(perturbation):
     shown = perturbation.apply(scan(), 1.0, rng())
@@ -129,6 +145,47 @@ def test_jpeg_is_what_pillow_reads():
     assert JpegPerturbation().apply(COLOUR, 0.5, rng()).shape == COLOUR.shape
 
 
+def test_a_shadow_is_a_dark_strip_that_reaches_the_bottom():
+    image = np.full((100, 100), 200, np.uint8)
+    shown = ShadowPerturbation(most_db=40, widest=0.4).apply(image, 1.0, rng(1))
+    dark = shown < 100
+    (columns,) = np.nonzero(dark.any(axis=0))
+    assert 25 <= len(columns) <= 40
+    assert (np.diff(columns) == 1).all()
+    assert dark[-1, columns].all()
+    assert not dark[0].any()
+    assert shown.min() == 200 - 40 * 4.25
+
+
+def test_haze_fills_what_is_free_of_echo_near_the_surface_and_adds_amplitudes():
+    image = scan()
+    image[10:12, 40:42] = 0  # smaller than the neighbourhood that tells the scan
+    shown = HazePerturbation(loudest_db=-10).apply(image, 1.0, rng(2))
+    assert (shown.astype(int) >= image).all()
+    assert (shown[10:12, 40:42] > 60).all()
+    added = shown.astype(int) - image
+    assert added[:20, 20:80].mean() > 1.5 * added[60:, 20:80].mean()
+    bright = HazePerturbation(loudest_db=-30).apply(np.full((80, 80), 250, np.uint8), 1.0, rng(2))
+    assert np.abs(bright.astype(int) - 250).max() <= 4  # -30 dB beside -1 dB
+
+
+def test_calipers_come_in_pairs_and_more_keep_the_first():
+    black = np.zeros((100, 120), np.uint8)
+    few = CaliperPerturbation(most=3).apply(black, 0.3, rng(4))
+    many = CaliperPerturbation(most=3).apply(black, 1.0, rng(4))
+    assert set(np.unique(few)) == {0, 255}
+    assert (many[few > 0] == 255).all()
+    assert (many > 0).sum() > 1.5 * (few > 0).sum()
+
+
+def test_a_tint_keeps_the_luma_of_dark_greys():
+    grey = np.full((4, 4), 60, np.uint8)
+    shown = TintPerturbation(most=0.5).apply(grey, 1.0, rng(1)).astype(float)
+    assert shown.shape == (4, 4, 3)
+    assert np.ptp(shown[0, 0]) > 10
+    assert shown[0, 0] @ [0.299, 0.587, 0.114] == pytest.approx(60, abs=2)
+
+
 def test_a_view_is_a_function_of_its_seed_and_most_views_differ():
     views = [draw_view(scan(), GALLERY, seed) for seed in range(20)]
     assert all(np.array_equal(draw_view(scan(), GALLERY, n), views[n]) for n in range(20))
@@ -164,5 +221,5 @@ def test_settings_out_of_range_are_refused(values):
 def test_an_image_of_pil_is_no_exception():
     """A read-only array, as PIL hands it out."""
     image = np.asarray(Image.fromarray(scan()))
-    for perturbation in GALLERY:
+    for perturbation in PERTURBATIONS:
         perturbation.apply(image, 0.7, rng())

@@ -4,7 +4,12 @@ from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 from sonoray.study.prompt import FOLLOW_UP
 from sonoray.study.splits import SplitFractions, assign_split
-from sonoray_jobs.evaluation.questions import asked_about, asked_studies, training_answers
+from sonoray_jobs.evaluation.questions import (
+    asked_about,
+    asked_studies,
+    num_asked,
+    training_answers,
+)
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.studies import iter_training_studies, training_index
 
@@ -42,6 +47,7 @@ def test_what_a_follow_up_needs_is_told_and_not_asked():
     (kept,) = asked_about([study], (FOLLOW_UP,), set(topics))
     assert [turn.question for turn in kept.turns] == ["问1", "问2", "问3"]
     assert [turn.task for turn in kept.turns] == [Task.CONTEXT, Task.OPEN, Task.OPEN]
+    assert num_asked([kept, study]) == 2 + 4
     (kept,) = asked_about([study], ("finding",), set(topics))
     assert kept.turns == (turns[1],)
 
