@@ -8,7 +8,7 @@ import pytest
 from sonoray.errors import DataError
 from sonoray.tracking.connection import open_store
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.evaluation.robustness import robustness
+from sonoray_jobs.evaluation.robustness import assess
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,7 +30,7 @@ def given(finished_road):
 
 @pytest.fixture(scope="module")
 def judged(given):
-    return robustness.run(**given)
+    return assess.run(**given)
 
 
 def rows_of(output):
@@ -83,7 +83,7 @@ def test_the_report_is_in_mlflow_and_a_second_run_reads_it(judged, given):
         for item in client.list_artifacts(run.info.run_id, f"robustness/{name}")
     }
     assert artifacts == {"robustness.md", "robustness.json", "robustness.png"}
-    again = robustness.run(**given)
+    again = assess.run(**given)
     assert again.output.reused
     assert again.values == judged.values
     assert any(line.startswith("wrong-claim") for line in again.lines())
@@ -92,4 +92,4 @@ def test_the_report_is_in_mlflow_and_a_second_run_reads_it(judged, given):
 def test_topics_without_a_closed_question_are_refused(given):
     road = with_values(given["road"], {"evaluate.topics": ["report"]})
     with pytest.raises(DataError, match="robustness counts right options"):
-        robustness.run(**{**given, "road": road})
+        assess.run(**{**given, "road": road})

@@ -18,6 +18,7 @@ from sonoray.study.prompt import dialogue, with_site_cue
 from sonoray.study.sample_order import Plan, Step, turns_of_epoch
 from sonoray.study.study_index import StudyIndex, StudyReader
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource, split_by_study
+from sonoray_jobs.towers.views import Views
 
 if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
@@ -128,9 +129,11 @@ class StepLoader:
 
     def _views(self, study: Study, step: Step) -> list[int]:
         """Which view of each image to read; of those that judge the model, the image itself."""
-        views = self._source.features.views if step.split == SPLITS[0] else None
+        views = self._source.features.views
+        if step.split != SPLITS[0] or not isinstance(views, Views):
+            return [0] * len(study.images)
         return [
-            views.of_epoch(image.image_id, seed=step.seed, epoch=step.epoch) if views else 0
+            views.of_epoch(image.image_id, seed=step.seed, epoch=step.epoch)
             for image in study.images
         ]
 

@@ -103,7 +103,7 @@ def make_conditions(kinds: Sequence[str], strengths: Sequence[float]) -> Conditi
     Raises:
         ConfigError: a kind is unknown, or a strength is out of range or named twice.
     """
-    perturbations = {each.type: each for each in PERTURBATIONS}
+    perturbations: dict[str, PerturbationConfig] = {each.type: each for each in PERTURBATIONS}
     known = [*perturbations, *WORDINGS]
     chosen = list(dict.fromkeys(kinds)) or known
     if unknown := sorted(set(chosen).difference(known)):

@@ -66,7 +66,7 @@ def judge(
                 "recognised": _share_recognised(moved, conditions, condition.kind),
             }
         judged.append(found)
-    result = {
+    result: dict[str, Any] = {
         "num_questions": len(clean),
         "num_studies": len({row["study_id"] for row in clean}),
         "clean": _values(clean, positive, bootstrap),
@@ -226,14 +226,14 @@ def _same_picks(
     same = np.array([float(one["selected"][0] == two["selected"][0]) for one, two in pairs])
     patients = [one["patient_key"] for one, _ in pairs]
     found = estimates({"same": mean_metric(same)}, patients, bootstrap)["same"]
-    return found and found.to_json()
+    return found.to_json() if found else None
 
 
 def _share_recognised(rows: Sequence[Row], conditions: Conditions, kind: str) -> float:
     """Share of the images, each once for a study and condition, taken to be of this kind."""
     seen = {(row["study_id"], row["condition"]): row["recognised"] for row in rows}
-    taken = [conditions.conditions[at].kind for found in seen.values() for at in found]
-    return sum(each == kind for each in taken) / len(taken)
+    taken = [conditions.conditions[at].kind == kind for found in seen.values() for at in found]
+    return float(np.mean(taken))
 
 
 def _signed(difference: Mapping[str, Any] | None) -> str:

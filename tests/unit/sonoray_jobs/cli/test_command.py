@@ -35,6 +35,7 @@ JOBS = {
     "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
     "runs": ("sonoray_jobs.evaluation.listing.list_runs:run", []),
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
+    "robustness": ("sonoray_jobs.evaluation.robustness.assess:run", []),
     "sweep": ("sonoray_jobs.evaluation.sweeping.sweep:run", ["--over", "train.seed:0..9"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
     "export": ("sonoray_jobs.release.export:run", []),

@@ -1,0 +1,74 @@
+"""Robustness on the command line: a model under other conditions."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sonoray_jobs.cli.command import job_command
+from sonoray_jobs.cli.commands.evaluation_commands import PANEL
+from sonoray_jobs.cli.options import AddressOption, DatasetOption, RunOption, parse_numbers
+from sonoray_jobs.results import Result
+
+if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import RoadConfig
+
+app = typer.Typer()
+
+
+@job_command(app, panel=PANEL)
+def robustness(
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--perturb",
+            metavar="KIND",
+            help="zoom, blur, gain, speckle, gamma, jpeg, shadow, haze, caliper, tint, typos or "
+            "wrong-claim; repeatable; default: all.",
+        ),
+    ] = None,
+    strengths: Annotated[
+        str, typer.Option("--strengths", metavar="X,X", help="Above 0, at most 1.")
+    ] = "0.2,0.4,0.6,0.8,1",
+    references: Annotated[
+        int,
+        typer.Option(
+            "--references",
+            metavar="N",
+            help="Training images that show what each perturbation does to the features, so that "
+            "it is recognised and undone there; 0: judge without.",
+            min=0,
+        ),
+    ] = 64,
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Judge a model on images and questions that are not as they were: other gain, haze, typos.
+
+    The closed questions of a split, under every perturbation at every strength: accuracy, paired
+    differences from the clean images, whether the same image is picked, and what calibrating the
+    features gains. Table, JSON and curves, also in MLflow.
+
+    Examples:
+        sonoray robustness
+        sonoray robustness --run phantom-3f2a --perturb gain --perturb shadow --strengths 0.5,1
+        sonoray robustness --dataset busbra --config busbra --references 0
+    """
+    from sonoray_jobs.evaluation.robustness import assess
+
+    return assess.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        kinds=perturb or (),
+        strengths=parse_numbers("--strengths", strengths),
+        references=references,
+        run=run,
+        address=address,
+    )
