@@ -21,13 +21,13 @@ import typer
 
 from sonoray import __version__
 from sonoray_jobs.cli.commands import (
+    analysis_commands,
     cluster_commands,
     data_commands,
     evaluation_commands,
     quarantine_commands,
     release_commands,
     road_commands,
-    robustness_commands,
     service_commands,
     towers_commands,
     training_commands,
@@ -48,7 +48,7 @@ for _room in (  # in the order of a road, which is that of `sonoray --help`
     towers_commands,
     training_commands,
     evaluation_commands,
-    robustness_commands,
+    analysis_commands,
     release_commands,
     service_commands,
     cluster_commands,

@@ -1,4 +1,4 @@
-"""Robustness on the command line: a model under other conditions."""
+"""Analysis on the command line: what a model withstands, and what its towers know."""
 
 from typing import TYPE_CHECKING, Annotated
 
