@@ -8,7 +8,7 @@ A study's images are encoded once however many questions it has: text rows point
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -121,10 +121,28 @@ class TextBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One worker's share of a training step."""
+    """One worker's share of a training step, or a part of it."""
 
     visual: VisualBatch
     text: TextBatch
+
+    def of_studies(self, studies: Sequence[int]) -> "Batch":
+        """Some studies with all their questions, padded to the longest of them."""
+        index = torch.tensor(studies, device=self.visual.image_mask.device)
+        image_mask = self.visual.image_mask[index]
+        most = int(image_mask.sum(dim=1).max())
+        place = {study: number for number, study in enumerate(studies)}
+        asked = self.text.study_index.tolist()
+        text = self.text.select([row for row, study in enumerate(asked) if study in place])
+        renumbered = [place[study] for study in text.study_index.tolist()]
+        return Batch(
+            visual=VisualBatch(
+                clip=self.visual.clip[index, :most],
+                sam=self.visual.sam[index, :most],
+                image_mask=image_mask[:, :most],
+            ),
+            text=replace(text, study_index=torch.tensor(renumbered, device=text.ids.device)),
+        )
 
 
 def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:

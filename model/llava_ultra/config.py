@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from llava_ultra.objectives.answer import AnswerObjective
 from llava_ultra.objectives.distillation import DistillationObjective
 from llava_ultra.objectives.grounding import GroundingObjective
-from llava_ultra.objectives.objective import Need
+from llava_ultra.objectives.objective import Need, StepObjective
 from llava_ultra.perturbations.gallery import PerturbationConfig
 from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
 from llava_ultra.towers.tower_config import IntensityName as IntensityName
@@ -226,6 +226,11 @@ class ModelConfig(ModelPart):
         if isinstance(self.sampling, AdaptiveSampling):
             provided.add("scores")
         return tuple(each for each in self.objectives if each.weight and each.needs <= provided)
+
+    @property
+    def step_objectives(self) -> tuple[StepObjective, ...]:
+        """Those of the active objectives that compare all rows of a step with each other."""
+        return tuple(each for each in self.active_objectives if isinstance(each, StepObjective))
 
     @property
     def num_tokens(self) -> int:

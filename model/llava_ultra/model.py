@@ -4,9 +4,11 @@ The forward pass, with axes B studies, K images, P tokens, C1 / C2 channels, N t
 images, L text tokens, D width:
 
 1. `fuse`: (B, K, P, C1) and (B, K, P, C2) -> Hv (B, K, P, D);
-2. `sampler`: Hv and the embedded text -> the M best images of each row, (N, M*P, D);
-3. `read`: the text with the image tokens at their place in it -> (N, M*P + L, D);
-4. the decoder predicts the answer, where an objective asks for it;
+2. `sampler`: Hv and the embedded text -> the M best images of each row; rows of a study that picked
+   the same share a reading, (G, M*P, D);
+3. `read`: the texts, and the images that stand in them;
+4. the decoder reads each reading once, the texts as its branches, and predicts the answers
+   (`llava_ultra.reading`), where an objective asks for it;
 5. each objective of the configuration computes its loss (`llava_ultra.objectives`), and the losses
    are added up by their weights, in the order of the list.
 
@@ -18,11 +20,10 @@ It is a plain module: parts are loaded by their own loaders and composed here, b
 re-initialises what it does not find when a composite goes through `from_pretrained`.
 """
 
-import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_ultra.batch import Batch, TextBatch, VisualBatch
@@ -31,8 +32,8 @@ from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_featur
 from llava_ultra.connector.pick import Sampler, Selection
 from llava_ultra.connector.scores import gather_studies
 from llava_ultra.language.chat import IGNORED
-from llava_ultra.language.logits import logits_at
-from llava_ultra.objectives.states import States
+from llava_ultra.objectives.objective import StepObjective
+from llava_ultra.objectives.states import Fused, States, StepPart
 from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.parameters.products import (
     DTYPES,
@@ -40,10 +41,10 @@ from llava_ultra.parameters.products import (
     round_frozen,
     round_products,
 )
-
-LENGTH_GROUPS = 2
-"""Groups of rows by length in one pass of the decoder. On a CPU core a step of the tiny road takes
-0.43, 0.36 and 0.40 s with 1, 2 and 4 of them: less padding against more and smaller products."""
+from llava_ultra.reading.answers import answer_log_probs
+from llava_ultra.reading.attention import shares_prefixes
+from llava_ultra.reading.credit import Picks
+from llava_ultra.reading.sequence import Reading, follows_images, pack_reading, pad_reading
 
 CONNECTOR_PARTS = ("fusion", "sampler")
 """The parts trained in both stages; LoRA joins in the second."""
@@ -54,21 +55,12 @@ class TrainOutput:
     """What a training step needs, and what it reports."""
 
     loss: Tensor
-    """(): what is minimised."""
+    """(): what is minimised; without the losses of a whole step, where this is a part of one."""
     losses: dict[str, Tensor]
     """(): each objective's own loss as `<type>_loss`, before its weight and without gradient."""
+    pulled: Tensor
+    """(): of a part of a step: has the gradient that the step's losses have for it; else 0."""
     selection: Selection
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """What the decoder is given to read."""
-
-    selection: Selection
-    embeds: Tensor
-    """(N, S, D): the text with the image tokens at their place; S = M*P + L."""
-    mask: Tensor
-    """(N, S) bool."""
 
 
 def fusion_sizes(config: ModelConfig, width: int) -> FusionSizes:
@@ -158,63 +150,92 @@ class LlavaUltra(nn.Module):
         Raises:
             ValueError: images and text leave no room in the context.
         """
-        embedded = self.embed(text.ids)
+        words = self.embed(text.ids)
         scored = text.mask if self.training else text.mask & (text.labels == IGNORED)
         selection = self.sampler(
-            tokens, image_mask, text.study_index, embedded, scored, feature_scores
+            tokens,
+            image_mask,
+            text.study_index,
+            words,
+            scored,
+            feature_scores,
+            share=self._packs(text),
         )
-        images = (selection.tokens * self.embedding_scale).to(embedded.dtype)
-        at = text.images_at
-        mask = torch.cat([text.mask[:, :at], selection.mask, text.mask[:, at:]], dim=1)
-        row = int(mask.sum(dim=1).argmax())  # padding takes no position
-        image_length, length = int(selection.mask[row].sum()), int(mask[row].sum())
-        if length >= self.config.language.context_length:
+        image_lengths = selection.mask.sum(dim=1)[selection.reading]
+        lengths = image_lengths + text.mask.sum(dim=1)  # padding takes no position
+        row = int(lengths.argmax())
+        if int(lengths[row]) >= self.config.language.context_length:
+            image_length = int(image_lengths[row])
             raise ValueError(
-                f"images ({image_length} tokens) and text ({length - image_length}) do not fit the "
-                f"context of {self.config.language.context_length} tokens; shorten the text, keep "
-                "fewer images or raise language.context_length"
+                f"images ({image_length} tokens) and text ({int(lengths[row]) - image_length}) do "
+                f"not fit the context of {self.config.language.context_length} tokens; shorten the "
+                "text, keep fewer images or raise language.context_length"
             )
         return Reading(
             selection=selection,
-            embeds=torch.cat([embedded[:, :at], images, embedded[:, at:]], dim=1),
-            mask=mask,
+            words=words,
+            word_mask=text.mask,
+            images=(selection.tokens * self.embedding_scale).to(words.dtype),
+            images_at=text.images_at,
+            scale=self.embedding_scale,
+            picks=None
+            if selection.slots is None
+            else Picks(
+                slots=selection.slots,
+                tokens=tokens,
+                study_index=text.study_index.cpu(),
+                reading=selection.reading.cpu(),
+            ),
         )
+
+    def _packs(self, text: TextBatch) -> bool:
+        """Whether the decoder reads texts as branches of what they share."""
+        return shares_prefixes(self.language_model) and not follows_images(text)
 
     def answer_log_probs(self, reading: Reading, text: TextBatch) -> Tensor:
         """Log-probability of each answer token: (N, L - 1), 0 at tokens that are no answer.
 
-        Rows of like length go through the decoder together, so that a short question is not padded
-        to the length of a report: about half of the decoder's work in the tiny road. Logits are
-        computed in front of answer tokens alone.
+        A decoder that can (`shares_prefixes`) reads everything in rows without padding: the images
+        of each reading once, the texts behind them as branches. Questions of a study whose sampler
+        picked different images share only with those that picked the same. Any other decoder reads
+        a padded row for each text; so does every decoder where an answer begins right behind the
+        images. Logits are computed in front of answer tokens alone, in chunks.
         """
-        device = reading.embeds.device
-        num_image_tokens = reading.selection.mask.shape[1]
-        lengths = text.mask.sum(dim=1)
-        result = torch.zeros(len(lengths), text.labels.shape[1] - 1, device=device)
-        for rows in lengths.argsort().chunk(LENGTH_GROUPS):
-            length = int(lengths[rows].max())
-            end = num_image_tokens + length
-            labels = text.labels[rows, 1:length]  # the token at i is predicted at i - 1
-            at, places = (labels != IGNORED).nonzero(as_tuple=True)
-            with logits_at(
-                self.language_model, at.to(device), (places + num_image_tokens).to(device)
-            ):
-                logits = self.language_model(
-                    inputs_embeds=reading.embeds[rows.to(device), :end],
-                    **_padding(reading.mask[rows, :end], device),
-                ).logits
-            losses = F.cross_entropy(
-                logits.float(), labels[at, places].to(device), reduction="none"
-            )
-            result = result.index_put((rows[at].to(device), places.to(device)), -losses)
-        return result
+        sequence = (pack_reading if self._packs(text) else pad_reading)(reading, text)
+        rows, places = sequence.rows, sequence.places
+        device = reading.words.device
+        targets = text.labels.cpu()[rows, places].to(device)
+        found = answer_log_probs(self.language_model, sequence, targets)
+        result = found.new_zeros(len(text.ids), text.labels.shape[1] - 1)
+        return result.index_put((rows.to(device), (places - 1).to(device)), found)
 
-    def forward(self, visual: VisualBatch, text: TextBatch) -> TrainOutput:
-        """One forward pass in training mode; see the module's docstring for the steps."""
-        objectives = self.config.active_objectives
+    @torch.no_grad()
+    def step_parts(self, visual: VisualBatch, text: TextBatch) -> dict[str, StepPart]:
+        """What a part of a step brings to each loss that compares the whole step, by its type."""
+        fused = Fused(
+            tokens=self.fuse(visual.clip, visual.sam), sampler=self.sampler, embed=self.embed
+        )
+        batch = Batch(visual=visual, text=text)
+        return {each.type: each.part(batch, fused) for each in self.config.step_objectives}
+
+    def forward(
+        self,
+        visual: VisualBatch,
+        text: TextBatch,
+        pull: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> TrainOutput:
+        """One forward pass in training mode; see the module's docstring for the steps.
+
+        Args:
+            visual: B studies.
+            text: N rows.
+            pull: given for a part of a step: by an objective's type, the gradient of the step's
+                loss for each vector of `step_parts` (`StepObjective.pull`).
+        """
         tokens = self.fuse(visual.clip, visual.sam)
         reading = self.read(tokens, visual.image_mask, text)
-        needs_answers = any("answers" in objective.needs for objective in objectives)
+        active = self.config.active_objectives
+        needs_answers = any("answers" in objective.needs for objective in active)
         row_mask = gather_studies(visual.image_mask, text.study_index).to(tokens.device)
         states = States(
             tokens=tokens,
@@ -225,28 +246,23 @@ class LlavaUltra(nn.Module):
             answer_log_probs=self.answer_log_probs(reading, text) if needs_answers else None,
         )
         batch = Batch(visual=visual, text=text)
-        losses = {objective.type: objective.loss(batch, states) for objective in objectives}
-        weighted = [objective.weight * losses[objective.type] for objective in objectives]
+        losses: dict[str, Tensor] = {}
+        total, pulled = tokens.new_zeros(()), tokens.new_zeros(())
+        for objective in active:
+            if pull is not None and isinstance(objective, StepObjective):
+                vectors = objective.part(batch, states).vectors
+                products = zip(vectors, pull[objective.type], strict=True)
+                asked = [(vector * gradient).sum() for vector, gradient in products]
+                pulled = pulled + objective.weight * torch.stack(asked).sum()
+                continue
+            losses[objective.type] = objective.loss(batch, states)
+            total = total + objective.weight * losses[objective.type]
         return TrainOutput(
-            loss=functools.reduce(torch.add, weighted),
+            loss=total,
             losses={f"{name}_loss": loss.detach() for name, loss in losses.items()},
+            pulled=pulled,
             selection=reading.selection,
         )
-
-
-def _padding(mask: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """How the decoder is told of the padding in `mask` (N, S): not at all where there is none."""
-    if bool(mask.all()):
-        return {}
-    return {
-        "attention_mask": mask.long().to(device),
-        "position_ids": positions(mask).to(device),
-    }
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids (N, S) that count real tokens only, wherever the padding lies."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -34,6 +34,15 @@ class TrainConfig(Config):
     """LLaVA's two stages: align the connector, then instruct with LoRA."""
     studies_per_step: int = Field(default=16, ge=1)
     """Global batch size, in studies."""
+    micro_studies: int = Field(default=0, ge=0)
+    """Most studies that a worker computes at once; 0 takes its whole share of a step. Smaller parts
+    take less memory and give the same losses and gradients, up to rounding."""
+    micro_tokens: int = Field(default=0, ge=0)
+    """Most tokens of images, questions and answers that the decoder reads at once; 0 sets no limit.
+    A longer study is a part of its own."""
+    activation_checkpointing: bool = False
+    """Whether the decoder keeps what goes into each layer alone and computes the rest anew in the
+    backward pass: a fraction of the memory, for about a third more time."""
     only: dict[str, str] = Field(default_factory=dict)
     """Labels that a training study must have, as in {organ = "breast"}; empty takes all."""
     max_studies: int = Field(default=0, ge=0)

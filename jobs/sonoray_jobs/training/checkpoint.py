@@ -85,9 +85,8 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
     Raises:
         CheckpointError: the model lacks a tensor or has it in another shape.
     """
-    saved = load_file(folder / WEIGHTS)
     named = dict(model.named_parameters())
-    for name, tensor in saved.items():
+    for name, tensor in load_file(folder / WEIGHTS).items():
         if name not in named or named[name].shape != tensor.shape:
             raise CheckpointError(
                 f"checkpoint {str(folder)!r} has a tensor {name!r} of shape {tuple(tensor.shape)} "

@@ -87,7 +87,7 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
     import torch
     from ray.train.torch import get_device
 
-    from llava_ultra.language.decoder import load_language
+    from llava_ultra.language.decoder import checkpoint_activations, load_language
     from llava_ultra.language.lora import add_lora
     from llava_ultra.model import LlavaUltra
     from llava_ultra.parameters.products import check_precision
@@ -111,6 +111,8 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
     model = LlavaUltra(
         job.model, add_lora(language.model, job.model.lora), precision=job.train.precision
     )
+    if job.train.activation_checkpointing:  # peft would let frozen embeddings learn, asked before
+        checkpoint_activations(language.model)
     position = Position(stage=0, epochs=0, steps=0, digests=digests)
     store = CheckpointStore(job.checkpoints)
     saver = None

@@ -1,14 +1,20 @@
 """Adaptive sampling: which images of a study the language model gets to see.
 
 Axes: N text rows (one question each), B studies, K images of a study (padded), P tokens, D width, L
-text tokens, M slots (images kept).
+text tokens, M slots (images kept), G readings (picked images of a study).
 
 The adaptive sampler picks by learned scores (`connector.scores`), the others by order or by chance:
 
 - weighted score: `s = balance * log softmax(a) + (1 - balance) * log softmax(f)` of the attention
   score a and the feature score f while training; `inference_score` says which one picks afterwards;
 - slots: the M best images, each slot a hard pick whose gradient flows through the softmax over the
-  images that earlier slots left (a relaxed subset sample).
+  images that earlier slots left (a relaxed subset sample);
+- readings: questions of a study that picked the same images, in the same order, may share one
+  reading of them, which the decoder computes once. Where the attention score picks, the questions
+  of a study may pick differently; then only those share that picked the same. The reading's tokens
+  have the gradient of its first row's pick; those of the others are told apart where the decoder
+  goes backward (`llava_ultra.reading.credit`). The rule `weighted` mixes images for each question,
+  and there nothing is shared while training.
 
 Masks and indices may lie on the CPU while the tokens are elsewhere: they decide shapes, values do
 not, so that a step also runs on tensors without values (`llava_ultra.cost.trace`).
@@ -38,9 +44,13 @@ class Selection:
     """The images that were picked for each text row."""
 
     tokens: Tensor
-    """(N, M * P, D): tokens of the picked images, best first."""
+    """(G, M * P, D): tokens of the picked images, best first."""
     mask: Tensor
-    """(N, M * P) bool: False where a study has fewer than M images; beside the image mask."""
+    """(G, M * P) bool: False where a study has fewer than M images; beside the image mask."""
+    reading: Tensor
+    """(N,) int64: the reading of each row, among the G; beside the image mask."""
+    slots: Tensor | None
+    """(N, M, K): the picks, where rows share readings and learn to pick; else None."""
     probabilities: Tensor
     """(N, K): the softmaxed score; 0 at padding; sums to 1."""
     indices: Tensor
@@ -100,6 +110,8 @@ class Sampler(nn.Module):
         text: Tensor,
         text_mask: Tensor,
         feature_scores: Tensor | None = None,
+        *,
+        share: bool = False,
     ) -> Selection:
         """Pick the images of each text row.
 
@@ -110,6 +122,7 @@ class Sampler(nn.Module):
             text: (N, L, D) embedded text: with the answer in training, without it otherwise.
             text_mask: (N, L) bool.
             feature_scores: (B, K), where they were computed before; else they are computed here.
+            share: whether rows that picked the same share a reading; else each has its own.
 
         Raises:
             ValueError: a study has no image, or `random` has no scores while evaluating.
@@ -129,12 +142,18 @@ class Sampler(nn.Module):
         if self.training and weighted:
             slots = soft[:, None]
             indices = indices[:, :1]
-        row_tokens = gather_studies(tokens, study_index)
-        picked = torch.einsum("nmk,nkpd->nmpd", slots.to(row_tokens.dtype), row_tokens)
-        filled = torch.arange(indices.shape[1], device=counts.device) < counts[:, None]
+        mixed = self.training and weighted
+        reading, first = shared_readings(study_index, indices if share and not mixed else None)
+        of_studies = gather_studies(tokens, study_index[first])
+        shared = slots.index_select(0, first.to(slots.device)).to(tokens.dtype)
+        picked = torch.einsum("gmk,gkpd->gmpd", shared, of_studies)
+        learns = slots.requires_grad and len(first) < len(study_index)
+        filled = torch.arange(indices.shape[1], device=counts.device) < counts[first, None]
         return Selection(
             tokens=picked.flatten(1, 2),
             mask=filled.repeat_interleave(tokens.shape[2], dim=1),
+            reading=reading,
+            slots=slots if learns else None,
             probabilities=soft,
             indices=indices,
             feature_scores=feature if self.scores is not None else None,
@@ -189,6 +208,35 @@ class Sampler(nn.Module):
                     return log_attention, attention
                 scores = config.balance * log_attention + (1 - config.balance) * log_feature
                 return scores, attention
+
+
+def shared_readings(study_index: Tensor, indices: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Which text rows read the same images of the same study.
+
+    Args:
+        study_index: (N,) int64.
+        indices: (N, M), what each row picked; None where no two rows read the same. Of tensors
+            without values it is assumed that the questions of a study pick alike.
+
+    Returns:
+        The reading of each row (N,), numbered as they appear, and each one's first row (G,); both
+        where `study_index` lies.
+    """
+    if indices is None:
+        every = torch.arange(len(study_index), device=study_index.device)
+        return every, every
+    studies = study_index.tolist()
+    picks = [[]] * len(studies) if indices.is_meta else indices.tolist()
+    numbers: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    reading: list[int] = []
+    for row, (study, picked) in enumerate(zip(studies, picks, strict=True)):
+        number = numbers.setdefault((study, *picked), len(numbers))
+        if number == len(first):
+            first.append(row)
+        reading.append(number)
+    device = study_index.device
+    return torch.tensor(reading, device=device), torch.tensor(first, device=device)
 
 
 def _draw(key: str, num_images: int) -> list[float]:

@@ -9,7 +9,8 @@ key-value cache is asked for its size.
 Two conventions. FLOPs are those of matrix products and convolutions, two per multiplication and
 addition; attention is counted without the half that a causal mask leaves out, and its backward pass
 recomputes the scores (5 products for 2). Memory takes the attention of CLIP and the decoder as a
-fused kernel without a matrix of scores; SAM's own code keeps them, as does "medium" on a CPU.
+fused kernel without a matrix of scores; SAM's windows keep them, as does "medium" on a CPU. The
+questions of a study are taken to pick the same images, and to share their reading.
 
 Axes: B studies, K images, N questions, P tokens per image, M images kept, L text tokens, S = M*P+L.
 """
@@ -172,7 +173,7 @@ def _visual(parts: Parts, load: Load) -> VisualBatch:
 def _text(load: Load) -> TextBatch:
     ids = torch.zeros(load.studies * load.questions, load.text_tokens, dtype=torch.int64)
     labels = ids.clone()
-    labels[:, 0] = IGNORED
+    labels[:, :2] = IGNORED  # what stands before the images, and what the chat form puts behind
     return TextBatch(
         ids=ids,
         labels=labels,
@@ -182,30 +183,51 @@ def _text(load: Load) -> TextBatch:
 
 
 class _DecoderFlops:
-    """The decoder's share of a step's FLOPs, in as many calls as the step makes of it."""
+    """The decoder's share of the FLOPs: its layers and its output layer, both ways.
 
-    def __init__(self, decoder: nn.Module, flops: FlopCounterMode) -> None:
+    Backward it comes before all that the images' tokens were made of. It ends with the last
+    gradient that these get, as each question's own credit goes through the layers before.
+    """
+
+    def __init__(self, language_model: nn.Module, flops: FlopCounterMode) -> None:
         self.forward = 0
         self.backward = 0
         self._flops = flops
-        self.hooks = (
-            decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
-            decoder.register_forward_hook(self._leave),
-        )
+        self._began: int | None = None
+        layers: nn.Module = language_model.get_decoder()  # type: ignore[operator]
+        head: nn.Module = language_model.get_output_embeddings()  # type: ignore[operator]
+        self.hooks = [
+            layers.register_forward_pre_hook(self._enter_layers, with_kwargs=True),
+            layers.register_forward_hook(self._leave),
+            head.register_forward_pre_hook(self._enter),
+            head.register_forward_hook(self._leave_head),
+        ]
 
-    def _enter(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ANN401 - torch's
-        self.forward -= self._flops.get_total_flops()
-        kwargs["inputs_embeds"].register_hook(self._leave_backward)
+    def _enter_layers(self, layers: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ANN401 - torch's
+        self._enter(layers, args)
+        if kwargs["inputs_embeds"].requires_grad:  # a row of words alone has no gradient
+            kwargs["inputs_embeds"].register_hook(self._reach)
 
-    def _leave(self, decoder: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401 - torch's
-        self.forward += self._flops.get_total_flops()
-        output.logits.register_hook(self._enter_backward)
+    def _enter(self, part: nn.Module, args: Any) -> None:  # noqa: ANN401 - torch's
+        if self._began is None:  # not what chunks of logits compute anew
+            self.forward -= self._flops.get_total_flops()
 
-    def _enter_backward(self, gradient: Tensor) -> None:
-        self.backward -= self._flops.get_total_flops()
+    def _leave(self, part: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401 - torch's
+        if self._began is None:
+            self.forward += self._flops.get_total_flops()
 
-    def _leave_backward(self, gradient: Tensor) -> None:
-        self.backward += self._flops.get_total_flops()
+    def _leave_head(self, head: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> None:
+        self._leave(head, args, logits)
+        if logits.requires_grad:
+            logits.register_hook(self._begin)  # type: ignore[no-untyped-call]
+
+    def _begin(self, gradient: Tensor) -> None:
+        if self._began is None:
+            self._began = self._flops.get_total_flops()
+
+    def _reach(self, gradient: Tensor) -> None:
+        assert self._began is not None  # logits come first
+        self.backward = self._flops.get_total_flops() - self._began
 
 
 def _drop_gradient(parameter: Tensor) -> None:

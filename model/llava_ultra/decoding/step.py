@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from llava_ultra.model import LlavaUltra, positions
+from llava_ultra.model import LlavaUltra
+from llava_ultra.reading.sequence import positions
 
 
 class Rule(Protocol):

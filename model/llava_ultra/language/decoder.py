@@ -9,7 +9,7 @@ digest covers both.
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,44 @@ def _loading(source: str | Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"language model {str(source)!r} cannot be loaded: {reason}") from None
+
+
+class _AttendingAsNow(AbstractContextManager[None]):
+    """A decoder attends as it did when this was made; to be entered any number of times."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 - a transformers configuration
+        self._config = config
+        self._now = config._attn_implementation
+        self._before: list[str] = []
+
+    def __enter__(self) -> None:
+        self._before.append(self._config._attn_implementation)
+        self._config._attn_implementation = self._now
+
+    def __exit__(self, *_: object) -> None:
+        self._config._attn_implementation = self._before.pop()
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep what goes into each layer while it learns, and compute what is inside anew backward.
+
+    Attention is then the one of the forward pass, which `reading.attention` exchanges for a while.
+
+    Raises:
+        ValueError: the architecture cannot.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around a layer's forward pass, and around each repetition of it."""
+        return nullcontext(), _AttendingAsNow(model.config)
+
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+    except ValueError:
+        raise ValueError(
+            f"train.activation_checkpointing: a {type(model).__name__} has none; turn it off, or "
+            "lower train.micro_studies"
+        ) from None
 
 
 def check_context(language: Language, context_length: int) -> None:

@@ -20,18 +20,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from llava_ultra.objectives.objective import Need, Objective
+from llava_ultra.objectives.objective import Need, StepObjective
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
 
     from llava_ultra.batch import Batch, TextBatch
     from llava_ultra.connector.scores import Scores
-    from llava_ultra.objectives.states import States
+    from llava_ultra.objectives.states import Fused, StepPart
 
 
-class GroundingObjective(Objective):
+class GroundingObjective(StepObjective):
     """InfoNCE of the step's studies and their longest texts, the answer included."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"scores"})
@@ -42,22 +44,25 @@ class GroundingObjective(Objective):
     """Divides the similarities of texts and studies. They are means over a text's tokens and differ
     by little: at 1 the attention score learned half as fast (docs/results.md)."""
 
-    def loss(self, batch: "Batch", states: "States") -> "Tensor":
+    def part(self, batch: "Batch", fused: "Fused") -> "StepPart":
+        """Queries of each study's longest text, and keys of its images."""
+        studies, rows = longest_texts(batch.text)
+        tokens, text, images = fused.tokens, batch.text, batch.visual.image_mask
+        scores = fused.sampler.scores
+        assert scores is not None  # they are among the needs
+        return queries_and_keys(
+            scores,
+            tokens[studies.to(tokens.device)],
+            images[studies.to(images.device)],
+            fused.embed(text.ids[rows]).to(tokens.dtype),
+            text.mask[rows],
+        )
+
+    def compare(self, parts: "Sequence[StepPart]") -> "Tensor":
         """InfoNCE () over the studies of all workers; collective, the same on each of them."""
         from llava_ultra.objectives.contrast import info_nce
 
-        studies, rows = longest_texts(batch.text)
-        tokens, text = states.tokens, batch.text
-        scores = states.sampler.scores
-        assert scores is not None  # they are among the needs
-        similarity = grounding_similarity(
-            scores,
-            tokens[studies.to(tokens.device)],
-            batch.visual.image_mask[studies.to(batch.visual.image_mask.device)],
-            states.embed(text.ids[rows]).to(tokens.dtype),
-            text.mask[rows],
-        )
-        return info_nce(similarity / self.temperature)
+        return info_nce(grounding_similarity(parts) / self.temperature)
 
 
 def longest_texts(text: "TextBatch") -> tuple["Tensor", "Tensor"]:
@@ -80,17 +85,38 @@ def longest_texts(text: "TextBatch") -> tuple["Tensor", "Tensor"]:
     )
 
 
-def grounding_similarity(
+def queries_and_keys(
     scores: "Scores", tokens: "Tensor", image_mask: "Tensor", text: "Tensor", text_mask: "Tensor"
-) -> "Tensor":
-    """Similarity of every text of the step to every study of it; see the module's docstring.
+) -> "StepPart":
+    """What texts and studies are compared by.
 
     Args:
         scores: has the queries and keys.
-        tokens: (B, K, P, D) fused tokens of this worker's studies.
+        tokens: (B, K, P, D) fused tokens.
         image_mask: (B, K) bool.
         text: (B, L, D), the embedded text of each study.
         text_mask: (B, L) bool.
+
+    Returns:
+        Vectors: queries (T, D) of the real words, keys (I, P, D) of the real images. Counts: words
+        of each text (B,), images of each study (B,).
+    """
+    from llava_ultra.objectives.states import StepPart
+
+    # Padding is left out before anything is computed: of the pairs of a text token and a place,
+    # the largest tensor of a training step, it makes two thirds.
+    images, words = _places(image_mask, tokens.device), _places(text_mask, tokens.device)
+    return StepPart(
+        vectors=(scores.queries(text[words]), scores.keys(tokens[images])),
+        counts=(text_mask.sum(dim=1), image_mask.sum(dim=1)),
+    )
+
+
+def grounding_similarity(parts: "Sequence[StepPart]") -> "Tensor":
+    """Similarity of every text of the step to every study of it; see the module's docstring.
+
+    Args:
+        parts: of this worker, as `queries_and_keys` makes them.
 
     Returns:
         (B', B'), texts by studies, B' those of all workers.
@@ -100,33 +126,24 @@ def grounding_similarity(
 
     from llava_ultra.objectives.ranks import gather_rows
 
-    # Padding is left out before anything is computed: of the pairs of a text token and a place,
-    # the largest tensor of a training step, it makes two thirds.
-    device, num_tokens = tokens.device, tokens.shape[2]
-    images, words = _places(image_mask, device), _places(text_mask, device)
-    keys = scores.keys(tokens[images]).flatten(0, 1)  # (I*P, D), I real images
-    queries = gather_rows(scores.queries(text[words]))  # (T, D), T of all workers
-    lengths = _of_all_ranks(text_mask)
-    logits = queries @ keys.T  # (T, I*P)
-    best_place = logits.view(len(logits), len(images[0]), num_tokens).logsumexp(dim=-1)  # (T, I)
-    owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)
+    own_queries, keys = (torch.cat([part.vectors[n] for part in parts]) for n in (0, 1))
+    own_lengths, num_images = (torch.cat([part.counts[n] for part in parts]) for n in (0, 1))
+    device, num_tokens = keys.device, keys.shape[1]
+    queries = gather_rows(own_queries)  # (T, D), T of all workers
+    # exact in float32 below 16 million tokens
+    lengths = gather_rows(own_lengths.float()).long().cpu()
+    logits = queries @ keys.flatten(0, 1).T  # (T, I*P)
+    best_place = logits.view(len(logits), len(keys), num_tokens).logsumexp(dim=-1)  # (T, I)
+    owner = torch.arange(len(lengths)).repeat_interleave(lengths).to(device)
     of_text = F.one_hot(owner, len(lengths)).T.to(best_place.dtype)  # (B', T)
     sums = of_text @ best_place
     per_image = sums / of_text.sum(dim=1, keepdim=True).clamp(min=1) - math.log(num_tokens)
-    visible = tokens.new_full((*image_mask.shape, len(lengths)), -torch.inf)
-    visible = visible.index_put(images, per_image.T)  # (B, K, B'), studies first
-    num_images = image_mask.sum(dim=1).to(device)
-    of_studies = visible.logsumexp(dim=1) - num_images[:, None].float().log()  # (B, B')
+    most = max(num_images.tolist(), default=1)
+    image_mask = torch.arange(most) < num_images.cpu()[:, None]
+    visible = keys.new_full((*image_mask.shape, len(lengths)), -torch.inf)
+    visible = visible.index_put(_places(image_mask, device), per_image.T)  # (B, K, B')
+    of_studies = visible.logsumexp(dim=1) - num_images.to(keys)[:, None].log()  # (B, B')
     return gather_rows(of_studies).T
-
-
-def _of_all_ranks(text_mask: "Tensor") -> list[int]:
-    """Real tokens of each text of all workers, in order; collective."""
-    from llava_ultra.objectives.ranks import gather_rows
-
-    # exact in float32 below 16 million tokens
-    lengths: list[int] = gather_rows(text_mask.sum(dim=1).float()).int().tolist()
-    return lengths
 
 
 def _places(mask: "Tensor", device: "torch.device") -> tuple["Tensor", "Tensor"]:

@@ -1,5 +1,9 @@
 """The interface of a training objective: a name, a weight, what it needs, and a loss.
 
+Most losses are means over text rows, and add up from parts of a step. One that compares all rows of
+a step with each other is a `StepObjective`: it says what a part brings to the comparison, and what
+the comparison of all of it costs, so that a step may be computed in parts (`llava_ultra.steps`).
+
 An objective is its own configuration: a frozen pydantic part of the model's, told apart by `type`,
 with a method that computes the loss of a batch. The model's forward pass computes what the listed
 objectives need and nothing else, asks each for its loss and adds them in the order of the list; the
@@ -16,10 +20,12 @@ from pydantic import Field
 from llava_ultra.towers.tower_config import ModelPart
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from llava_ultra.batch import Batch
-    from llava_ultra.objectives.states import States
+    from llava_ultra.objectives.states import Fused, States, StepPart
 
 Need = Literal["answers", "scores"]
 """What not every forward pass computes: `answers`, the decoder's log-probabilities, the larger part
@@ -38,10 +44,43 @@ class Objective(ModelPart):
     """Factor of its loss in what is minimised; at 0 it is not computed."""
 
     def loss(self, batch: "Batch", states: "States") -> "Tensor":
-        """The loss () of one worker's share of a step, before its weight.
+        """The loss () of one worker's share of a step, or of a part of it, before its weight.
 
-        The worker weighs its share by its number of text rows and the shares are added up: a mean
-        over rows is then the mean over the whole step. What compares rows with each other gathers
-        them first (`llava_ultra.objectives.ranks`) and returns the same loss on every worker.
+        The worker weighs it by its number of text rows and adds up: a mean over rows is then the
+        mean over the whole step. A `StepObjective` returns the same loss on every worker.
         """
         raise NotImplementedError
+
+
+class StepObjective(Objective):
+    """A loss that compares all rows of a step, on all workers, with each other."""
+
+    def part(self, batch: "Batch", fused: "Fused") -> "StepPart":
+        """What a part of a step brings to the comparison."""
+        raise NotImplementedError
+
+    def compare(self, parts: "Sequence[StepPart]") -> "Tensor":
+        """The loss () of these parts of this worker and all parts of the others.
+
+        Collective, and the same on every worker: what is compared is gathered with its gradients
+        (`llava_ultra.objectives.ranks`).
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: "Batch", states: "States") -> "Tensor":
+        """The loss () of a worker's share that is computed at once."""
+        return self.compare([self.part(batch, states)])
+
+    def pull(self, parts: "Sequence[StepPart]") -> "tuple[Tensor, list[tuple[Tensor, ...]]]":
+        """The loss () of the step, and its gradient for the vectors of each part; collective."""
+        import torch
+
+        from llava_ultra.objectives.ranks import num_ranks
+
+        with torch.enable_grad():
+            leaves = [part.as_leaves() for part in parts]
+            loss = self.compare(leaves)
+            vectors = [vector for part in leaves for vector in part.vectors]
+            # every worker computes the loss, and gathering adds up what all of them ask
+            gradients = iter(torch.autograd.grad(loss / num_ranks(), vectors))
+        return loss.detach(), [tuple(next(gradients) for _ in part.vectors) for part in parts]

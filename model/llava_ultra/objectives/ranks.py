@@ -9,6 +9,7 @@ and hands each rank those of its own rows, so that the ranks' weighted shares of
 the loss once (see `Objective.loss`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,21 @@ def gather_counts(count: int) -> list[int]:
     torch.distributed.all_reduce(counts)
     numbers: list[int] = counts.tolist()
     return numbers
+
+
+def num_ranks() -> int:
+    """Processes that share a step."""
+    return torch.distributed.get_world_size() if _is_spread() else 1
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Sum each value over all ranks; collective."""
+    if not _is_spread():
+        return [float(value) for value in values]
+    total = torch.tensor(values, dtype=torch.float64, device=_device())
+    torch.distributed.all_reduce(total)
+    sums: list[float] = total.tolist()
+    return sums
 
 
 def _is_spread() -> bool:

@@ -1,4 +1,4 @@
-"""What one forward pass hands to the objectives.
+"""What one forward pass hands to the objectives, and what an objective of a whole step gets of it.
 
 Axes: B studies, K images, P tokens, N text rows, L text tokens, D width.
 """
@@ -14,17 +14,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class States:
-    """Everything a loss may look at beside the batch itself."""
+class Fused:
+    """What is known before the decoder is asked."""
 
     tokens: "Tensor"
     """(B, K, P, D): the fused tokens of all images."""
+    sampler: "Sampler"
+    embed: "Callable[[Tensor], Tensor]"
+    """Token ids (N, L) to vectors (N, L, D)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States(Fused):
+    """Everything a loss may look at beside the batch itself."""
+
     row_mask: "Tensor"
     """(N, K) bool: the real images of each row's study."""
     selection: "Selection"
     """What was picked, by which scores."""
-    sampler: "Sampler"
-    embed: "Callable[[Tensor], Tensor]"
-    """Token ids (N, L) to vectors (N, L, D)."""
     answer_log_probs: "Tensor | None"
     """(N, L - 1): of each answer token, 0 elsewhere; None where no objective needs `answers`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepPart:
+    """What a part of a step brings to a comparison of the whole step; parts join along axis 0."""
+
+    vectors: "tuple[Tensor, ...]"
+    """What has gradients, each (any number, ...)."""
+    counts: "tuple[Tensor, ...]"
+    """int64, each (any number,): how the vectors belong together; beside the masks."""
+
+    def as_leaves(self) -> "StepPart":
+        """The same without its past, so that gradients end at the vectors."""
+        vectors = tuple(vector.detach().requires_grad_() for vector in self.vectors)
+        return StepPart(vectors=vectors, counts=self.counts)

@@ -27,8 +27,8 @@ from llava_ultra.batch import TextBatch, collate_texts
 from llava_ultra.config import LanguageConfig, LanguagePretrainConfig
 from llava_ultra.language.chat import IGNORED, encode_text
 from llava_ultra.language.decoder import Language, build_language_model
-from llava_ultra.model import positions
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
+from llava_ultra.reading.sequence import positions
 
 Pair = tuple[str, str]
 """Question and answer."""

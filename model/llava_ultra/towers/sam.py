@@ -2,7 +2,8 @@
 
 Its finer grid comes to CLIP's by pixel-unshuffle, which keeps every value and moves space into
 channels (Eagle's choice for SAM). The config can name blocks to read in place of the neck, side by
-side as channels.
+side as channels. On a large grid the global blocks attend without their matrix of scores
+(`llava_ultra.towers.sam_attention`).
 """
 
 from functools import partial
@@ -14,6 +15,7 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import Tensor, nn
 
 from llava_ultra.towers.pixels import PIXEL_MEAN, PIXEL_STD
+from llava_ultra.towers.sam_attention import spare_scores
 from llava_ultra.towers.tower import (
     Standardiser,
     fingerprint_of,
@@ -43,6 +45,7 @@ class SamTower(nn.Module):
             window_size=config.window_size,
             global_attn_indexes=config.global_layers,
         )
+        self.in_chunks = spare_scores(self.encoder, config.grid)
         self.standardise = Standardiser(self.num_channels)
 
     @property
@@ -59,6 +62,8 @@ class SamTower(nn.Module):
     def fingerprint(self) -> str:
         """Sha256 (hex) over weights, standardiser, preprocessing and grid."""
         values = {**self.config.model_dump(exclude={"weights"}), "target_grid": self.target_grid}
+        if self.in_chunks:  # other features than the library's own by 1e-6
+            values["attention"] = "chunks-v1"
         return fingerprint_of("sam", values, self.state_dict())
 
     @property

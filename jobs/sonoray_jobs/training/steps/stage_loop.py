@@ -17,7 +17,7 @@ from sonoray_jobs.road.train_config import TrainConfig, TrainStage
 from sonoray_jobs.training.saving.notice import is_told_to_leave, leave
 from sonoray_jobs.training.saving.position import Position
 from sonoray_jobs.training.steps.hang import named_hang
-from sonoray_jobs.training.steps.train_step import StepOutcome, Stepper, Wish, sum_over_ranks
+from sonoray_jobs.training.steps.train_step import StepOutcome, Stepper, Wish
 from sonoray_jobs.training.steps.validation import ValidationTimes, judge
 
 if TYPE_CHECKING:
@@ -253,6 +253,8 @@ class StageLoop:
                 f"a worker was told to end: saved at step {self.position.steps} of stage "
                 f"{self.stage.name!r}, the training goes on with those that are left"
             )
+        from llava_ultra.objectives.ranks import sum_over_ranks
+
         sum_over_ranks([0.0])  # all wait for what rank 0 writes
         leave()
 

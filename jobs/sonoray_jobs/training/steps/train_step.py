@@ -9,7 +9,7 @@ a checkpoint, an end, is the same everywhere.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
@@ -72,8 +72,10 @@ class Stepper:
         """
         import torch
 
-        from llava_ultra.batch import collate_features, collate_texts
+        from llava_ultra.batch import Batch, collate_features, collate_texts
         from llava_ultra.parameters.precision import matmul_precision
+        from llava_ultra.steps.accumulate import forward_share
+        from llava_ultra.steps.micro_batches import PartLimits
 
         settings, engine = self.settings, self.engine
         torch.manual_seed(step_seed(settings.seed, self.stage, number, self.rank))
@@ -86,16 +88,20 @@ class Stepper:
             visual = visual.with_noise(settings.feature_noise, seeds)
         text = collate_texts(self.tokenizer, loaded.rows, max_tokens=self.context_length)
         with matmul_precision(settings.matmul_precision, engine.device.type):
-            output = engine(visual.to(engine.device), text.to(engine.device))
-        losses = {"loss": output.loss.detach(), **output.losses}
-        answers = float(len(loaded.rows))
-        told = _Told.of(losses, answers, wishes)
+            share = forward_share(
+                engine.module,
+                Batch(visual=visual, text=text),
+                PartLimits(studies=settings.micro_studies, tokens=settings.micro_tokens),
+                run=engine,
+                device=engine.device,
+            )
+        told = _Told.of(share.losses, float(len(loaded.rows)), wishes)
         if told.num_broken:  # on all ranks; they wait for each other in the backward pass
             return told.outcome(applied=False)
-        # DeepSpeed takes the mean over ranks. Weighted by its number of answers, the loss is the
-        # mean over the step's answers, however many ranks they are spread over.
+        # The mean over ranks, which DeepSpeed takes, is the mean over the step's answers, however
+        # many ranks and parts they are spread over.
         with matmul_precision(settings.matmul_precision, engine.device.type):
-            engine.backward(output.loss * (answers * self.world / told.answers))
+            engine.backward(share.owed)
         engine.step()
         # a gradient that is not finite: DeepSpeed leaves the step out, on all ranks
         return told.outcome(applied=bool(engine.was_step_applied()))
@@ -111,9 +117,10 @@ class _Told:
     wishes: Wish
 
     @classmethod
-    def of(cls, losses: Mapping[str, Any], answers: float, wishes: Wish) -> "_Told":
+    def of(cls, means: Mapping[str, float], answers: float, wishes: Wish) -> "_Told":
         """Add up what the ranks tell; collective."""
-        means = {name: float(value) for name, value in losses.items()}
+        from llava_ultra.objectives.ranks import sum_over_ranks
+
         broken = float(not math.isfinite(means["loss"]))
         flags = [float(wish in wishes) for wish in Wish]
         sums = [value * answers for value in means.values()]
@@ -130,17 +137,6 @@ class _Told:
         return StepOutcome(
             sums=self.sums, answers=self.answers, applied=applied, wishes=self.wishes
         )
-
-
-def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    """Sum each value over all ranks; collective."""
-    import torch
-    from ray.train.torch import get_device
-
-    total = torch.tensor(values, dtype=torch.float64, device=get_device())
-    torch.distributed.all_reduce(total)
-    sums: list[float] = total.tolist()
-    return sums
 
 
 def step_seed(*parts: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sonoray_jobs.road.train_config import TrainConfig
-from sonoray_jobs.training.steps.train_step import Stepper, sum_over_ranks
+from sonoray_jobs.training.steps.train_step import Stepper
 
 if TYPE_CHECKING:
     from sonoray.study.sample_order import Plan
@@ -79,6 +79,8 @@ def judge(stepper: Stepper, steps: Iterator["LoadedStep"]) -> dict[str, float]:
         `validation_loss`, and `validation_hit`: the share of answers of which every token is more
         likely than all others together, so that they would be given word for word.
     """
+    from llava_ultra.objectives.ranks import sum_over_ranks
+
     model = stepper.engine.module
     model.eval()
     try:

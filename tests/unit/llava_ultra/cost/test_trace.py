@@ -1,4 +1,5 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from llava_ultra.batch import TextBatch, VisualBatch
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
+    FirstSampling,
     KeepAllSampling,
     LanguageConfig,
     ModelConfig,
@@ -70,7 +72,7 @@ def batch(config, load=LOAD):
     )
     ids = torch.randint(3, 200, (rows, load.text_tokens))
     labels = ids.clone()
-    labels[:, :1] = IGNORED
+    labels[:, :2] = IGNORED
     return visual, TextBatch(
         ids=ids,
         labels=labels,
@@ -155,7 +157,7 @@ def test_a_training_steps_bytes_are_those_of_a_real_step(built):
 def test_the_decoders_flops_follow_from_its_shape(rule):
     """Two FLOPs per weight and token; backward as much again for the input, twice for adapters.
 
-    Logits are computed in front of each text token but the first.
+    Logits are computed in front of each text token but the first two.
     """
     config = tiny_config(AdaptiveSampling(num_selected=3, training_rule=rule))
     traced = trace_training(described(config), LOAD)
@@ -165,13 +167,32 @@ def test_the_decoders_flops_follow_from_its_shape(rule):
     length = read * config.num_tokens + LOAD.text_tokens
     frozen = language.num_layers * (4 * width**2 + 3 * width * inner)
     adapters = language.num_layers * rank * (4 * 2 * width + 3 * (width + inner))
-    attention = language.num_layers * 4 * length**2 * width
+    # the prefix among itself, and the text behind it with all that stands before
+    prefix = length - LOAD.text_tokens + 1
+    seen = prefix**2 + (length - prefix) * length
+    attention = language.num_layers * 4 * seen * width
     rows = LOAD.studies
-    logits = 2 * (LOAD.text_tokens - 1) * width * language.vocab_size
+    logits = 2 * (LOAD.text_tokens - 2) * width * language.vocab_size
     forward = rows * (2 * length * (frozen + adapters) + attention + logits)
-    backward = rows * (2 * length * (frozen + 2 * adapters) + attention * 5 / 2 + logits)
+    # of the last layer, prefixes give keys and values alone
+    unused = 2 * width**2 + 3 * width * inner
+    idle = rank * (2 * 2 * width + 3 * (width + inner))
+    spared = 2 * prefix * (unused + 2 * idle) + 4 * prefix**2 * width * 5 / 2
+    # of the first layer, the words of branches ask nothing of what is frozen before it
+    spared += 2 * (length - prefix) * 3 * width * (width + rank)
+    backward = rows * (2 * length * (frozen + 2 * adapters) + attention * 5 / 2 + logits - spared)
     assert traced.language_forward == pytest.approx(forward, rel=0.01)
     assert traced.language_backward == pytest.approx(backward, rel=0.01)
+
+
+def test_questions_of_a_study_read_its_images_once():
+    """A second question costs as much with three images as with one, but for its attention."""
+    more = []
+    for images in (1, 3):
+        parts = described(tiny_config(FirstSampling(num_selected=images)))
+        costs = [trace_training(parts, replace(LOAD, questions=count)) for count in (1, 2)]
+        more.append(costs[1].language_forward - costs[0].language_forward)
+    assert more[0] <= more[1] < 1.05 * more[0]
 
 
 def test_a_vision_transformers_flops_follow_from_its_shape():

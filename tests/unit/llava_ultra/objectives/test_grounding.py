@@ -4,7 +4,11 @@ import torch
 from llava_ultra.batch import TextBatch
 from llava_ultra.connector.scores import Scores
 from llava_ultra.objectives.contrast import info_nce
-from llava_ultra.objectives.grounding import grounding_similarity, longest_texts
+from llava_ultra.objectives.grounding import (
+    grounding_similarity,
+    longest_texts,
+    queries_and_keys,
+)
 
 WIDTH, TOKENS = 8, 3
 
@@ -44,7 +48,9 @@ def test_grounding_learns_which_image_a_text_belongs_to():
     optimizer = torch.optim.Adam(scores.parameters(), lr=0.01)
     for _ in range(400):
         tokens, _ = draw()
-        loss = info_nce(grounding_similarity(scores, tokens, images, words, text_mask) / 0.1)
+        loss = info_nce(
+            grounding_similarity([queries_and_keys(scores, tokens, images, words, text_mask)]) / 0.1
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,19 +65,23 @@ def test_grounding_learns_which_image_a_text_belongs_to():
 def test_padding_takes_no_part_in_grounding():
     scores, (tokens, mask) = build(), studies(2, 4)
     text, text_mask = torch.randn(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool)
-    plain = grounding_similarity(scores, tokens, mask, text, text_mask)
+    plain = grounding_similarity([queries_and_keys(scores, tokens, mask, text, text_mask)])
     padded = tokens.detach().clone()
     padded[0, 2:] = 50.0
-    assert torch.allclose(plain, grounding_similarity(scores, padded, mask, text, text_mask))
+    assert torch.allclose(
+        plain, grounding_similarity([queries_and_keys(scores, padded, mask, text, text_mask)])
+    )
     longer = torch.cat([text, torch.full((2, 2, WIDTH), 50.0)], dim=1)
     unread = torch.cat([text_mask, torch.zeros(2, 2, dtype=torch.bool)], dim=1)
-    assert torch.allclose(plain, grounding_similarity(scores, tokens, mask, longer, unread))
+    assert torch.allclose(
+        plain, grounding_similarity([queries_and_keys(scores, tokens, mask, longer, unread)])
+    )
 
 
 def test_grounding_is_the_equation_in_the_docstring():
     scores, (tokens, mask) = build(), studies(2, 4)
     text, text_mask = torch.randn(2, 3, WIDTH), torch.tensor([[True, True, False], [True] * 3])
-    found = grounding_similarity(scores, tokens, mask, text, text_mask).detach()
+    found = grounding_similarity([queries_and_keys(scores, tokens, mask, text, text_mask)]).detach()
     for i in range(2):
         query = scores.query(text[i, text_mask[i]]).detach()
         for j in range(2):

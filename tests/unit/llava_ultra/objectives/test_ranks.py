@@ -20,7 +20,7 @@ from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.connector.scores import Scores
 from llava_ultra.model import trainable_parameters
 from llava_ultra.objectives.contrast import info_nce
-from llava_ultra.objectives.grounding import grounding_similarity
+from llava_ultra.objectives.grounding import grounding_similarity, queries_and_keys
 from llava_ultra.objectives.ranks import gather_rows
 from llava_ultra.testing import TEXTS, tiny_config, tiny_language, tiny_model
 
@@ -70,7 +70,8 @@ def ragged_step(rank, world):
     images = torch.arange(3) < torch.tensor([1, 2, 3, 1, 2])[:, None]
     words = torch.arange(6) < torch.tensor([1, 6, 3, 2, 4])[:, None]
     mine = slice(0, 5) if rank == world - 1 else slice(0, 0)
-    similarity = grounding_similarity(scores, tokens[mine], images[mine], text[mine], words[mine])
+    own = queries_and_keys(scores, tokens[mine], images[mine], text[mine], words[mine])
+    similarity = grounding_similarity([own])
     loss = info_nce(similarity)
     learned = [(n, p) for n, p in scores.named_parameters() if not n.startswith("feature_head")]
     gradients = weighted_step(loss, learned, 1.0, float(world), world)

@@ -1,0 +1,1 @@
+"""What the decoder reads in training: texts around images in one row, and the answers' logits."""
