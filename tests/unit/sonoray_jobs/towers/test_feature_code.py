@@ -14,7 +14,7 @@ MAKES_FEATURES = (
     "sonoray.features.formats",
 )
 PINNED = {
-    "letterbox-bilinear-v1": "519243b1026c867148848f676c552b85111ce1fbc956ae0925f1e4ea50d44104"
+    "letterbox-bilinear-v1": "0d9bc70d0e298651ae88dfe78ec5444cac136565a06b46d9d832428cea4bc905"
 }
 """By `PREPROCESSING`: the digest of the code that makes features of that name."""
 
