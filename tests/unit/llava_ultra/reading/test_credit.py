@@ -8,7 +8,7 @@ import torch
 from llava_ultra.batch import Batch, StudyFeatures, collate_features, collate_texts
 from llava_ultra.config import AdaptiveSampling
 from llava_ultra.language.decoder import checkpoint_activations
-from llava_ultra.model import trainable_parameters
+from llava_ultra.model import LlavaUltra, trainable_parameters
 from llava_ultra.steps.accumulate import forward_share
 from llava_ultra.steps.micro_batches import PartLimits
 from llava_ultra.testing import TEXTS, tiny_config, tiny_language, tiny_model
@@ -30,10 +30,13 @@ SAMPLINGS = [
 ]
 
 
-def build(sampling):
+def build(sampling, precision="float32"):
     config = tiny_config(sampling)
     language = tiny_language(config)
     model = tiny_model(config, language).train()
+    if precision != "float32":
+        model = LlavaUltra(config, model.language_model, precision=precision).train()
+        model.load_state_dict(tiny_model(config, tiny_language(config)).state_dict())
     generator = torch.Generator().manual_seed(3)
     images = [
         StudyFeatures(
@@ -77,6 +80,22 @@ def test_all_gradients_are_those_of_a_row_for_each_question(sampling, checkpoint
     assert {"answer_loss", "distillation_loss", "grounding_loss"} <= expected[0].keys()
     assert any(name.startswith("sampler.scores.query") for name in expected[1])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_in_bfloat16_sharing_loses_no_more_than_bfloat16_does(sampling):
+    """Beside float32, the gradients of the sampler are as near with shared readings as without."""
+    exact = step(*build(sampling), packs=False)[1]
+    apart, shared = (
+        step(*build(sampling, "bfloat16"), packs=packs)[1] for packs in (False, True)
+    )
+    errors = []
+    for found in (apart, shared):
+        assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+        of_sampler = [name for name in exact if name.startswith("sampler.")]
+        joined = [torch.cat([each[name].flatten() for name in of_sampler]) for each in (found, exact)]
+        errors.append(float((joined[0] - joined[1]).norm() / joined[1].norm()))
+    assert errors[1] < max(1.5 * errors[0], 0.02)
 
 
 def test_each_question_has_a_pick_of_its_own_to_learn(monkeypatch):
