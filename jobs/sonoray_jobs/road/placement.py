@@ -20,10 +20,14 @@ TRAINING_PLACEMENT = frozenset(
         "save_every",
         "keep_checkpoints",
         "allow_changed",
+        "micro_studies",
+        "micro_tokens",
+        "activation_checkpointing",
+        "zero_stage",
     }
 )
 """Of section `train`. They may change when a training is resumed: checkpoints fit any number of
-workers."""
+workers, and a step is the same in parts and however its state is spread, up to rounding."""
 
 EVALUATION_PLACEMENT = frozenset(
     {"actors", "actor_cpus", "actor_gpus", "batch_size", "batch_tokens"}
@@ -38,10 +42,15 @@ NEUTRAL: Mapping[str, str] = {
 """Settings that came later, with what was done before: outputs of before keep their names."""
 
 
+ONCE_DECISIVE: Mapping[str, Mapping[str, Any]] = {"train": {"zero_stage": 2}}
+"""By section: placement that keys of before held, with the value that keys still hold."""
+
+
 def without_neutral(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the settings of a section that change nothing."""
-    return {
+    kept = {
         name: value
         for name, value in values.items()
         if (key := f"{section}.{name}") not in NEUTRAL or value != NEUTRAL[key]
     }
+    return kept | dict(ONCE_DECISIVE.get(section, {}))

@@ -71,6 +71,10 @@ def test_a_setting_that_decides_what_is_learned_makes_another_training(
         ("train.save_every", "50 steps"),
         ("train.collective_timeout_s", 60),
         ("train.allow_changed", ["train.seed"]),
+        ("train.micro_studies", 1),
+        ("train.micro_tokens", 4096),
+        ("train.activation_checkpointing", True),
+        ("train.zero_stage", 1),
         ("model.language.source", "/some/where"),
         ("serve.limits.max_images", 8),
         ("evaluate.max_tokens", 8),
@@ -126,6 +130,8 @@ def test_settings_that_came_later_are_in_no_key_while_they_change_nothing(tmp_pa
     told = json.dumps([stage.config for stage in stages] + [answer_settings(ROAD)])
     assert '"matmul_precision": "highest"' in told
     assert '"precision"' not in told
+    assert told.count('"zero_stage": 2') == 2  # once decisive, and in the keys of then
+    assert "micro_" not in told
     assert "tower_precision" not in told
     lowered = with_values(ROAD, {"embed.precision": "bfloat16", "evaluate.precision": "float32"})
     settings = answer_settings(lowered)
