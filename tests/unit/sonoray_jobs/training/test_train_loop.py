@@ -196,6 +196,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "one": road_of(num_workers=1, validate_every="epoch"),
         "two": road_of(num_workers=2, validate_every="epoch", **two_epochs),
         "three": road_of(num_workers=3),
+        "in parts": road_of(num_workers=2, micro_studies=1, activation_checkpointing=True),
         "resumed": road_of(num_workers=3, **two_epochs),
         "noisy": road_of(num_workers=1, feature_noise=5.0),
         "noisy on two": road_of(num_workers=2, feature_noise=5.0),
@@ -271,7 +272,7 @@ def gradients(run: Path) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("others", ["two", "three"])
+@pytest.mark.parametrize("others", ["two", "three", "in parts"])
 def test_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answers(runs, others):
     one, shared = runs["one"], runs[others]
     for name in ("loss", "answer_loss", "distillation_loss", "grounding_loss"):
