@@ -86,14 +86,14 @@ def test_all_gradients_are_those_of_a_row_for_each_question(sampling, checkpoint
 def test_in_bfloat16_sharing_loses_no_more_than_bfloat16_does(sampling):
     """Beside float32, the gradients of the sampler are as near with shared readings as without."""
     exact = step(*build(sampling), packs=False)[1]
-    apart, shared = (
-        step(*build(sampling, "bfloat16"), packs=packs)[1] for packs in (False, True)
-    )
+    apart, shared = (step(*build(sampling, "bfloat16"), packs=packs)[1] for packs in (False, True))
     errors = []
     for found in (apart, shared):
         assert {gradient.dtype for gradient in found.values()} == {torch.float32}
         of_sampler = [name for name in exact if name.startswith("sampler.")]
-        joined = [torch.cat([each[name].flatten() for name in of_sampler]) for each in (found, exact)]
+        joined = [
+            torch.cat([each[name].flatten() for name in of_sampler]) for each in (found, exact)
+        ]
         errors.append(float((joined[0] - joined[1]).norm() / joined[1].norm()))
     assert errors[1] < max(1.5 * errors[0], 0.02)
 
