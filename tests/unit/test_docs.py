@@ -59,7 +59,7 @@ def code_in(text: str) -> str:
 def invocations_in(text: str) -> list[tuple[str, str]]:
     """Return the name and the arguments of every command in code, and of what is submitted."""
     found = []
-    pattern = r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z]+)(.*)$"
+    pattern = r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z0-9]+)(.*)$"
     for name, line in re.findall(pattern, code_in(text), re.MULTILINE):
         own, _, passed = line.partition(" -- ")
         found.append((name, own))
@@ -114,7 +114,7 @@ def is_setting(annotation: Any, path: str) -> bool:
         field = annotation.model_fields.get(name)
         return field is not None and (not rest or is_setting(field.annotation, rest))
     if get_origin(annotation) is dict:  # of the user's own names
-        return True
+        return not rest or is_setting(get_args(annotation)[1], rest)
     inside = rest if name.isdecimal() else path
     return any(is_setting(part, inside) for part in get_args(annotation))
 
@@ -128,6 +128,18 @@ def test_every_named_setting_exists(page):
     named = set(re.findall(pattern, code_in(page.read_text(encoding="utf-8"))))
     files = {name for name in named if name.endswith((".py", ".json"))}
     assert not sorted(name for name in named - files if not is_setting(RoadConfig, name))
+
+
+@pytest.mark.parametrize("page", ["docs/kubernetes.md", "docs/zh/kubernetes.md"])
+def test_every_named_setting_of_a_site_exists(page):
+    from sonoray_jobs.cluster.kubernetes.site import Site
+
+    sections = "|".join(Site.model_fields)
+    pattern = rf"(?<![\w./-])(?:{sections})(?:\.[A-Za-z0-9_]+)+"
+    named = set(re.findall(pattern, code_in((ROOT / page).read_text(encoding="utf-8"))))
+    named = {name for name in named if not name.endswith(".py")}
+    assert {"service.keys_secret", "jobs.NAME.arguments"} <= named
+    assert not sorted(name for name in named if not is_setting(Site, name))
 
 
 def test_the_readme_fits_a_page_and_has_the_notice_in_both_languages():
@@ -207,9 +219,9 @@ def test_the_serving_page_names_every_status_of_an_error():
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_named_make_target_exists(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    known = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
     named = set(
-        re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert named <= known
 

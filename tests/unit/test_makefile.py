@@ -12,6 +12,8 @@ TARGETS = (
     "published",
     "demo",
     "test",
+    "test-k8s",
+    "k8s-tools",
     "orthanc",
     "check",
     "format",

@@ -25,6 +25,7 @@ from sonoray_jobs.cli.commands import (
     cluster_commands,
     data_commands,
     evaluation_commands,
+    kubernetes_commands,
     quarantine_commands,
     release_commands,
     road_commands,
@@ -52,6 +53,7 @@ for _room in (  # in the order of a road, which is that of `sonoray --help`
     release_commands,
     service_commands,
     cluster_commands,
+    kubernetes_commands,
 ):
     app.add_typer(_room.app)
 

@@ -6,7 +6,7 @@ finds close to a wrong one; the value and the help page to open are added here. 
 pages, as of a text that stands where a name should, is cut in the middle.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,3 +67,18 @@ def _with_value(error: typer.TyperException) -> str:
         value = repr(error.__cause__.errors()[0]["input"])
         return text if value in text else f"{text}, not {value}"
     return text
+
+
+def usage_problem(command: Any, name: str, arguments: Sequence[str]) -> str:  # noqa: ANN401 - click's
+    """What is wrong with a subcommand's arguments, empty where nothing is; it is not run.
+
+    Args:
+        command: the subcommand, as typer's group has it.
+        name: what it is called.
+        arguments: what would follow its name.
+    """
+    try:
+        command.make_context(name, list(arguments))
+    except typer.TyperException as error:
+        return _shortened(_with_value(error).rstrip("."))
+    return ""

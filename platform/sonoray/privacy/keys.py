@@ -21,6 +21,8 @@ from sonoray.errors import DataError
 if TYPE_CHECKING:
     from sonoray.workspace import Workspace
 
+KEY_FILE_VARIABLE = "SONORAY_IDENTITY_KEY_FILE"
+
 _PUBLIC_SECRET = b"sonoray: published key of public data sets"
 _SECRET_BYTES = 32
 _LONGEST_SHIFT_DAYS = 3650
@@ -42,6 +44,9 @@ class IdentityKey:
     def load(cls, workspace: "Workspace", *, create: bool = True) -> "IdentityKey":
         """Read `identity.key` of the workspace; the first call creates it with mode 0600.
 
+        Where `SONORAY_IDENTITY_KEY_FILE` names a file, as a mounted Secret, that one is read and
+        none is ever made: the group of a Pod may then read it, others may not.
+
         Args:
             workspace: whose key it is.
             create: whether a key that is missing is made; one that only looks up makes none.
@@ -49,8 +54,14 @@ class IdentityKey:
         Raises:
             DataError: others than the owner can read it, it is damaged, or missing and not made.
         """
-        path = workspace.root / "identity.key"
+        outside = os.environ.get(KEY_FILE_VARIABLE)
+        path = Path(outside) if outside else workspace.root / "identity.key"
         if not path.exists():
+            if outside:
+                raise DataError(
+                    f"{KEY_FILE_VARIABLE} names {outside!r}, which is not there; mount the key, or "
+                    "unset the variable for the workspace's own"
+                )
             if not create:
                 raise DataError(
                     f"there is no identity key {str(path)!r}, under which the names were hashed; "
@@ -58,7 +69,7 @@ class IdentityKey:
                 )
             _create_secret(path)
         mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
+        if mode & (0o027 if outside else 0o077):
             raise DataError(
                 f"identity key {str(path)!r} has mode {mode:04o}, so others can read it; "
                 f"run: chmod 600 {path}"

@@ -10,7 +10,7 @@ import hmac
 import ipaddress
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from sonoray.errors import ConfigError
@@ -70,7 +70,7 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def is_admitted(authorization: str | None, digests: Sequence[str]) -> bool:
+def is_admitted(authorization: str | None, digests: Iterable[str]) -> bool:
     """Whether an Authorization header carries one of the keys.
 
     Every digest is compared, each in constant time, so the answer's timing tells nothing of which

@@ -8,7 +8,7 @@ client's disconnect cancels the work.
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -70,11 +70,11 @@ class Gate:
         self,
         app: ASGIApp,
         *,
-        key_digests: Sequence[str] | None,
+        key_digests: Iterable[str] | None,
         max_requests: int,
         pace: Pace,
     ) -> None:
-        """Args: `key_digests` of None admits everyone (loopback only)."""
+        """Args: `key_digests`, read for each request; None admits everyone (loopback only)."""
         self._app = app
         self._key_digests = key_digests
         self._max_requests = max_requests

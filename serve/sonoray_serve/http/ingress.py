@@ -6,8 +6,9 @@ piece by piece under the byte limit instead of by FastAPI, which would take any 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -19,6 +20,7 @@ from sonoray.images.decode import Pixels
 from sonoray_serve.http import api
 from sonoray_serve.http.flow import Answer, Chat, Deadline
 from sonoray_serve.http.gate import CHAT_PATH, HEALTH_PATH, Gate, Pace, to_response
+from sonoray_serve.http.key_folder import KeyFolder
 from sonoray_serve.messages import EncodedStudy, Event, Failed, ModelCard, Sampling
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import AppArgs
@@ -70,7 +72,7 @@ def create_api(chat: Chat, args: AppArgs) -> FastAPI:
     app = FastAPI(title="SonoRay", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(
         Gate,
-        key_digests=None if args.insecure_local else args.api_key_digests,
+        key_digests=None if args.insecure_local else _key_digests(args),
         max_requests=limits.max_requests,
         pace=Pace(least_s=limits.retry_after_s, most_s=limits.deadline_s),
     )
@@ -108,6 +110,13 @@ def create_api(chat: Chat, args: AppArgs) -> FastAPI:
         return JSONResponse((await answer.complete()).model_dump())
 
     return app
+
+
+def _key_digests(args: AppArgs) -> Iterable[str]:
+    """The digests of the start, or those of a folder as it changes."""
+    if args.api_key_digests_folder:
+        return KeyFolder(Path(args.api_key_digests_folder))
+    return args.api_key_digests
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sonoray.errors import ServingError
 from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, ModelCard, Sampling
 from sonoray_serve.problems import InternalError
 from sonoray_serve.replicas.loading import ModelSource, describe, load_language_half
-from sonoray_serve.schedule.meters import Counts, Meters
+from sonoray_serve.schedule.meters import Counts, Meters, show_model
 from sonoray_serve.schedule.scheduler import Scheduler
 from sonoray_serve.schedule.ticket import Ticket
 from sonoray_serve.schedule.worker import Worker
@@ -57,6 +57,7 @@ class Engine:
             stream_interval_s=batching.stream_interval_s,
         )
         self._worker = Worker(self._scheduler, show=Meters().show)
+        self._shown = show_model(self._digest)
 
     async def describe(self) -> ModelCard:
         """What the ingress needs to know of the model."""

@@ -21,6 +21,7 @@ from sonoray_serve.messages import EncodedStudy, Failed
 from sonoray_serve.problems import Problem, contained
 from sonoray_serve.replicas.kept import Kept
 from sonoray_serve.replicas.loading import ModelSource, check_towers, load_vision_half
+from sonoray_serve.schedule.meters import show_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,7 @@ class Vision:
         self._weights_check_period_s = weights_check_period_s
         self._weights_checked_at = time.monotonic()
         self._damage = ""
+        self._shown = show_model(self._digest)
 
     async def encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
         """Encode one study: K images, uint8 (H, W) or (H, W, 3).

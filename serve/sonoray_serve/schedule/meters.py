@@ -5,6 +5,13 @@ Tokens a second are the rate of `sonoray_engine_answer_tokens`, as Prometheus co
 """
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.serve.metrics import Gauge
+
+MODEL_METRIC = "sonoray_served_model"
+"""1 for each replica that has loaded a model, by the model's digest."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,3 +77,19 @@ class Meters:
             if more > 0:
                 counter.inc(more)
         self._told = Counts(**now)
+
+
+def show_model(digest: str) -> "Gauge":
+    """Tell which model a replica serves, so that replicas with different ones are noticed.
+
+    Args:
+        digest: sha256 (hex) of the model's manifest.
+
+    Returns:
+        The metric, which counts for as long as it is kept.
+    """
+    from ray.serve.metrics import Gauge
+
+    gauge = Gauge(MODEL_METRIC, description="1 by digest of the model.", tag_keys=("digest",))
+    gauge.set(1, tags={"digest": digest[:16]})
+    return gauge

@@ -91,3 +91,31 @@ def test_every_queue_of_the_application_is_bounded_and_answers_429():
         assert deployment.max_queued_requests > 0
         assert deployment.backpressure_config.status_code == 429
         assert deployment.backpressure_config.retry_after_s == 2
+
+
+def test_the_settings_may_lie_in_a_file_and_what_stands_beside_it_counts_more(tmp_path):
+    path = tmp_path / "service.toml"
+    path.write_text(
+        'model = "models:/m/1"\napi_key_digests_folder = "/keys"\n[config.limits]\nmax_images = 3\n'
+    )
+    args = AppArgs.model_validate({"file": str(path)})
+    assert (args.model, args.api_key_digests_folder) == ("models:/m/1", "/keys")
+    assert args.config.limits.max_images == 3
+    assert AppArgs.model_validate({"file": str(path), "model": "/m"}).model == "/m"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"cannot be read \(No such file"),
+        ("model = ", "is no TOML"),
+        ('modle = "m"', "unknown key 'modle'"),
+        ('model = "m"', "no API key"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path, text, message):
+    path = tmp_path / "service.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        validate_config(AppArgs, {"file": str(path)}, "serve")

@@ -134,3 +134,19 @@ def test_a_whole_split_takes_everyone(split):
 def test_fractions_that_do_not_add_up_are_refused():
     with pytest.raises(ConfigError, match=r"= 1\.1, they must add up to 1"):
         validate_config(SplitFractions, {"train": 0.7}, "ingest.splits")
+
+
+def test_a_key_outside_the_workspace_counts_and_is_never_made(workspace, tmp_path, monkeypatch):
+    outside = tmp_path / "mounted" / "key"
+    monkeypatch.setenv("SONORAY_IDENTITY_KEY_FILE", str(outside))
+    with pytest.raises(DataError, match=r"SONORAY_IDENTITY_KEY_FILE names .* is not there"):
+        IdentityKey.load(workspace)
+    outside.parent.mkdir()
+    outside.write_text("ab" * 32)
+    outside.chmod(0o440)  # what a Pod's fsGroup makes of a Secret's file
+    assert IdentityKey.load(workspace).secret == bytes.fromhex("ab" * 32)
+    assert not (workspace.root / "identity.key").exists()
+    for mode in (0o444, 0o460):
+        outside.chmod(mode)
+        with pytest.raises(DataError, match="so others can read it"):
+            IdentityKey.load(workspace)

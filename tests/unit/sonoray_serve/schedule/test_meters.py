@@ -2,7 +2,7 @@ from dataclasses import fields
 
 import pytest
 
-from sonoray_serve.schedule.meters import Counts, Meters, metric_name
+from sonoray_serve.schedule.meters import Counts, Meters, metric_name, show_model
 
 
 def test_every_count_is_a_metric_and_counters_grow_by_what_is_new(monkeypatch: pytest.MonkeyPatch):
@@ -25,3 +25,12 @@ def test_metrics_have_names_of_their_own():
     names = [metric_name(field.name) for field in fields(Counts)]
     assert len(set(names)) == len(names)
     assert metric_name("num_waiting") == "sonoray_engine_waiting"
+
+
+def test_the_served_model_is_told_by_its_digest(monkeypatch: pytest.MonkeyPatch):
+    from ray.serve.metrics import Gauge
+
+    told = []
+    monkeypatch.setattr(Gauge, "set", lambda _self, value, tags: told.append((value, tags)))
+    show_model("0123456789abcdef" * 4)
+    assert told == [(1, {"digest": "0123456789abcdef"})]

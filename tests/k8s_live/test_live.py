@@ -1,0 +1,268 @@
+"""The packaged sites on a real API server: what it takes, what the operator makes, what is said."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from sonoray.errors import ClusterError, ConfigError, JobFailedError
+from sonoray_jobs.cli.main import app
+from sonoray_jobs.cli.usage import usage_problem
+from sonoray_jobs.cluster.kubernetes.checks.problems import find_problems, require_sound
+from sonoray_jobs.cluster.kubernetes.live.api_server import RAY_JOB, Resource
+from sonoray_jobs.cluster.kubernetes.live.apply_site import apply, diff, rollback
+from sonoray_jobs.cluster.kubernetes.live.job_runs import find_run, follow, named_run, submit
+from sonoray_jobs.cluster.kubernetes.live.preflight import secrets_of
+from sonoray_jobs.cluster.kubernetes.live.remove_parts import remove
+from sonoray_jobs.cluster.kubernetes.live.site_status import status
+from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered, render
+from sonoray_jobs.cluster.kubernetes.site import load_site
+
+COMMANDS: Any = get_command(app).commands  # type: ignore[attr-defined]
+CLUSTER = Resource(api_version="ray.io/v1", kind="RayCluster")
+POD = Resource(api_version="v1", kind="Pod")
+DEADLINE_S = 120.0
+
+
+def until(told: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if found := told():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not come within {DEADLINE_S:g} s")
+
+
+def site_of(folder: Path, name: str, text: str = "") -> Rendered:
+    path = folder / "site.toml"
+    path.write_text(f'extends = "{name}"\nnamespace = "{folder.name.lower()}"\n{text}')
+    return render(*load_site(str(path)))
+
+
+def standing(rendered: Rendered) -> list[Any]:
+    return [each for part in PARTS for each in rendered.parts.get(part, [])]
+
+
+def make_secrets(namespace: str, objects: list[Any]) -> None:
+    run = lambda *words: subprocess.run(["kubectl", *words], check=True, capture_output=True)  # noqa: E731
+    run("create", "namespace", namespace)
+    for name, keys in secrets_of(objects).items():
+        given = [f"--from-literal={key}=x" for key in keys or {"any"}]
+        run("-n", namespace, "create", "secret", "generic", name, *given)
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder whose name is that of the test's namespace."""
+    return tmp_path_factory.mktemp("t", numbered=True)
+
+
+@pytest.mark.parametrize("name", ["dev-cpu", "gpu-prod"])
+def test_a_site_and_its_jobs_apply_strictly_and_a_second_time_changes_nothing(
+    api: Any, folder: Path, name: str
+) -> None:
+    rendered = site_of(folder, name)
+    objects = standing(rendered)
+    assert find_problems(rendered.objects, lambda n, a: usage_problem(COMMANDS[n], n, a)) == []
+    with pytest.raises(ClusterError, match="create namespace"):
+        apply(api, rendered.site, objects, wait_s=0)
+    make_secrets(rendered.site.namespace, rendered.objects)
+    done = apply(api, rendered.site, objects, wait_s=0)
+    # the namespace was there, and another tenant may have brought the priorities
+    assert len(done.created) >= len(objects) - 3
+    assert done.revision == 1
+    for job in rendered.jobs.values():
+        api.apply(job, dry_run=True)
+    assert diff(api, objects).lines() == ["nothing would change"]
+    again = apply(api, rendered.site, objects, wait_s=0)
+    assert (again.created, again.changed, again.revision) == ((), (), 1)
+    assert again.unchanged == len(objects)
+
+
+def test_what_a_cluster_lacks_is_said_before_anything_is_applied(api: Any, folder: Path) -> None:
+    rendered = site_of(folder, "gpu-prod")
+    namespace = rendered.site.namespace
+    subprocess.run(["kubectl", "create", "namespace", namespace], check=True, capture_output=True)
+    with pytest.raises(ClusterError, match=r"^nothing was applied: Secret/\S+ is missing"):
+        apply(api, rendered.site, rendered.parts["service"], wait_s=0)
+    assert (
+        api.get(Resource(api_version="ray.io/v1", kind="RayService"), namespace, "llava-ultra")
+        is None
+    )
+
+
+def test_a_misspelt_field_is_refused_by_the_server_before_anything_is_applied(
+    api: Any, folder: Path
+) -> None:
+    rendered = site_of(folder, "dev-cpu")
+    objects = rendered.parts["platform"]
+    objects[-2]["spec"]["replcas"] = 2
+    with pytest.raises(ClusterError, match=r"nothing was applied: .*replcas"):
+        apply(api, rendered.site, objects, wait_s=0)
+    got = subprocess.run(
+        ["kubectl", "get", "namespace", rendered.site.namespace], capture_output=True, check=False
+    )
+    assert got.returncode != 0
+
+
+def test_the_operator_makes_the_pods_that_were_asked_for(api: Any, folder: Path) -> None:
+    rendered = site_of(folder, "dev-cpu", "[groups.workers]\nmin = 1\n")
+    namespace = rendered.site.namespace
+    objects = [*rendered.parts["platform"], *rendered.parts["cluster"]]
+    apply(api, rendered.site, objects, wait_s=0)
+    add_node("cpu-1", cpu="64", memory="256Gi")
+
+    def pods() -> Any:
+        return {
+            each["metadata"]["labels"]["ray.io/node-type"]: each
+            for each in api.items(POD, namespace, labelSelector="ray.io/cluster=sonoray")
+        }
+
+    made = until(lambda: pods() if len(pods()) == 2 else None, "head and worker")
+    head, worker = made["head"]["spec"], made["worker"]["spec"]
+    assert head["serviceAccountName"] == "sonoray-autoscaler"
+    assert [each["name"] for each in head["containers"]] == ["ray-head", "autoscaler"]
+    mounted = {
+        container["name"]: [mount["mountPath"] for mount in container["volumeMounts"]]
+        for container in head["containers"]
+    }
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"
+    assert token in mounted["autoscaler"]
+    assert token not in mounted["ray-head"]
+    assert head["containers"][0]["args"][0].startswith("ulimit -n 65536; eval")
+    env = {each["name"]: each.get("value") for each in head["containers"][0]["env"]}
+    assert env["KUBERAY_GEN_RAY_START_CMD"].startswith("ray start --head")
+    assert worker["initContainers"][0]["name"] == "wait-for-name"
+    assert worker["containers"][0]["resources"]["limits"]["cpu"] == "2"
+
+    # an image change replaces the Pods
+    before = {name: each["metadata"]["uid"] for name, each in made.items()}
+    newer = site_of(
+        folder, "dev-cpu", '[groups.workers]\nmin = 1\n[image]\ntag = "0.1.1-ray2.60.0"\n'
+    )
+    done = apply(api, newer.site, newer.parts["cluster"], wait_s=0)
+    assert done.changed == ("RayCluster/sonoray",)
+    assert done.revision == 2
+
+    def replaced() -> bool:
+        now = pods()
+        return len(now) == 2 and all(
+            each["metadata"]["uid"] != before[name]
+            and each["spec"]["containers"][0]["image"].endswith("0.1.1-ray2.60.0")
+            for name, each in now.items()
+        )
+
+    until(replaced, "Pods of the new image")
+
+    # and the way back
+    back = rollback(api, newer.site, None, wait_s=0)
+    assert back.revision == 3
+    live = api.get(CLUSTER, namespace, "sonoray")
+    [image] = {
+        each["image"] for each in live["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    }
+    assert image == rendered.site.image_name
+    removed = remove(api, rendered.parts["cluster"], volumes=False, wait_s=DEADLINE_S)
+    assert removed.names == ("RayCluster/sonoray",)
+
+
+def test_an_apply_leaves_the_autoscaler_its_workers(api: Any, folder: Path) -> None:
+    rendered = site_of(folder, "dev-cpu")
+    objects = [*rendered.parts["platform"], *rendered.parts["cluster"]]
+    apply(api, rendered.site, objects, wait_s=0)
+    namespace = rendered.site.namespace
+    live = api.get(CLUSTER, namespace, "sonoray")
+    groups = live["spec"]["workerGroupSpecs"]
+    groups[0]["replicas"] = 2  # as the autoscaler does
+    api.merge(CLUSTER, namespace, "sonoray", {"spec": {"workerGroupSpecs": groups}})
+    done = apply(api, rendered.site, objects, wait_s=0)
+    assert done.changed == ()
+    live = api.get(CLUSTER, namespace, "sonoray")
+    assert live["spec"]["workerGroupSpecs"][0]["replicas"] == 2
+
+
+def test_a_job_is_started_found_and_ends_the_wait_when_it_fails(api: Any, folder: Path) -> None:
+    rendered = site_of(folder, "dev-cpu")
+    apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    job = named_run(rendered.jobs["train"], ["--set", "train.num_workers=1"])
+    run = submit(api, job, [], wait=False, write=print)
+    found = find_run(api, rendered.site.namespace, "train")
+    assert found.name == run.name
+    live = until(
+        lambda: (api.get(RAY_JOB, run.namespace, run.name) or {}).get("status"), "a status"
+    )
+    assert live["jobDeploymentStatus"]
+    spec = api.get(RAY_JOB, run.namespace, run.name)["spec"]
+    assert spec["entrypoint"].endswith("--set train.num_workers=1")
+    # what the operator writes when the command ends with 2
+    failed = {
+        "status": {
+            "jobDeploymentStatus": "Failed",
+            "jobStatus": "FAILED",
+            "reason": "AppFailed",
+            "message": "Job entrypoint command failed with exit code 2, last logs: error: x",
+        }
+    }
+    path = RAY_JOB.path(run.namespace, run.name, "status")
+    api._json("PATCH", path, {}, body=failed, content="application/merge-patch+json")
+    began = time.monotonic()
+    with pytest.raises(JobFailedError, match="exit code 2") as ended:
+        follow(api, run, print)
+    assert ended.value.exit_code == 2
+    assert time.monotonic() - began < 30
+    with pytest.raises(ClusterError, match="no job 'nothing' here"):
+        find_run(api, rendered.site.namespace, "nothing")
+
+
+def test_status_of_a_thousand_nodes_takes_as_many_requests_as_of_one(
+    api: Any, folder: Path, record_property: Any
+) -> None:
+    rendered = site_of(folder, "dev-cpu", '[quota]\npods = 5000\ncpu = "9000"\nmemory = "90Ti"\n')
+    namespace = rendered.site.namespace
+    apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    before = status(api, namespace).num_requests
+    subprocess.run(
+        ["kubectl", "apply", "--server-side", "-f", "-"],
+        input="\n---\n".join(node(f"n-{number}") for number in range(1000)),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    until(lambda: sum(status(api, namespace).nodes.values()) >= 1000, "a thousand nodes")
+    began = time.monotonic()
+    seen = status(api, namespace)
+    took_s = time.monotonic() - began
+    record_property("status_s", round(took_s, 3))
+    assert seen.num_requests == before
+    assert took_s < 3.0
+
+
+def test_manifests_of_others_are_checked_like_ours(folder: Path) -> None:
+    rendered = site_of(folder, "dev-cpu")
+    [cluster] = rendered.parts["cluster"]
+    cluster["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
+    with pytest.raises(ConfigError, match="minReplicas 9"):
+        require_sound(rendered.objects, lambda n, a: usage_problem(COMMANDS[n], n, a))
+
+
+def node(name: str, cpu: str = "16", memory: str = "64Gi") -> str:
+    return (
+        f"apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n"
+        "  annotations: {kwok.x-k8s.io/node: fake}\n"
+        f"status:\n  capacity: &r {{cpu: '{cpu}', memory: {memory}, pods: '110', "
+        "ephemeral-storage: 500Gi}\n  allocatable: *r\n"
+    )
+
+
+def add_node(name: str, **size: str) -> None:
+    subprocess.run(
+        ["kubectl", "apply", "--server-side", "-f", "-"],
+        input=node(name, **size),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
