@@ -6,6 +6,7 @@ reason.
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         os.environ["KUBECONFIG"] = str(made.kubeconfig)
         for each in definitions():
             apply_definition(each)
+        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         made.start_operator()
         made.start_kwok()
         yield made
@@ -102,13 +104,11 @@ def without_closed(schema: Any) -> Any:
 
 
 def apply_definition(made: dict[str, Any]) -> None:
-    import subprocess
+    kubectl("apply", "--server-side", "-f", "-", given=json.dumps(made))
 
+
+def kubectl(*words: str, given: str | None = None) -> None:
     done = subprocess.run(
-        ["kubectl", "apply", "--server-side", "-f", "-"],
-        input=json.dumps(made),
-        capture_output=True,
-        text=True,
-        check=False,
+        ["kubectl", *words], input=given, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_the_operator_makes_the_pods_that_were_asked_for(api: Any, folder: Path)
     namespace = rendered.site.namespace
     objects = [*rendered.parts["platform"], *rendered.parts["cluster"]]
     apply(api, rendered.site, objects, wait_s=0)
-    add_node("cpu-1", cpu="64", memory="256Gi")
+    api.create(node("cpu-1", cpu="64", memory="256Gi"))
 
     def pods() -> Any:
         return {
@@ -225,13 +226,8 @@ def test_status_of_a_thousand_nodes_takes_as_many_requests_as_of_one(
     namespace = rendered.site.namespace
     apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
     before = status(api, namespace).num_requests
-    subprocess.run(
-        ["kubectl", "apply", "--server-side", "-f", "-"],
-        input="\n---\n".join(node(f"n-{number}") for number in range(1000)),
-        text=True,
-        check=True,
-        capture_output=True,
-    )
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: api.create(node(f"n-{number}")), range(1000)))
     until(lambda: sum(status(api, namespace).nodes.values()) >= 1000, "a thousand nodes")
     began = time.monotonic()
     seen = status(api, namespace)
@@ -249,20 +245,11 @@ def test_manifests_of_others_are_checked_like_ours(folder: Path) -> None:
         require_sound(rendered.objects, lambda n, a: usage_problem(COMMANDS[n], n, a))
 
 
-def node(name: str, cpu: str = "16", memory: str = "64Gi") -> str:
-    return (
-        f"apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n"
-        "  annotations: {kwok.x-k8s.io/node: fake}\n"
-        f"status:\n  capacity: &r {{cpu: '{cpu}', memory: {memory}, pods: '110', "
-        "ephemeral-storage: 500Gi}\n  allocatable: *r\n"
-    )
-
-
-def add_node(name: str, **size: str) -> None:
-    subprocess.run(
-        ["kubectl", "apply", "--server-side", "-f", "-"],
-        input=node(name, **size),
-        text=True,
-        check=True,
-        capture_output=True,
-    )
+def node(name: str, cpu: str = "16", memory: str = "64Gi") -> dict[str, Any]:
+    room = {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "500Gi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+        "status": {"capacity": room, "allocatable": room},
+    }

@@ -80,7 +80,9 @@ def render(site: Site, road: str) -> Rendered:
         ]
     if site.schedule.cron:
         parts["schedule"] = [ray_jobs.scheduled_steps(site)]
-    jobs = {name: ray_jobs.ray_job(site, name, road_name) for name in site.jobs}
+    jobs: dict[str, Object] = {
+        str(name): ray_jobs.ray_job(site, name, road_name) for name in site.jobs
+    }
     return Rendered(site=site, parts=parts, jobs=jobs)
 
 

@@ -20,11 +20,11 @@ from sonoray.config.model import Config
 from sonoray.errors import ConfigError
 from sonoray_jobs.cluster.kubernetes.quantity import check_quantity, to_number
 from sonoray_jobs.cluster.kubernetes.site_endpoints import (
-    Pacs,
     MLflow,
     Monitoring,
     Network,
     ObjectStore,
+    Pacs,
     Redis,
 )
 from sonoray_serve.settings import ServeConfig
@@ -276,10 +276,10 @@ class Site(Config):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        for where, group in self._named_groups():
-            if group not in self.groups:
+        for where, named in self._named_groups():
+            if named not in self.groups:
                 known = ", ".join(self.groups)
-                raise ValueError(f"{where} names the group {group!r}; groups has {known}")
+                raise ValueError(f"{where} names the group {named!r}; groups has {known}")
         for name, group in self.groups.items():
             if group.gpu_node and group.gpu_node not in self.gpu_nodes:
                 known = ", ".join(self.gpu_nodes) or "none"

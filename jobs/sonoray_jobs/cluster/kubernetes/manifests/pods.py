@@ -74,7 +74,7 @@ def job_env(site: Site) -> list[Object]:
 
 def job_volumes(site: Site, road_map: str) -> dict[str, tuple[Object, Object]]:
     """By name: volume and mount of Ray Pods that run the road's steps."""
-    volumes = {
+    volumes: dict[str, tuple[Object, Object]] = {
         "workspace": (
             {"persistentVolumeClaim": {"claimName": WORKSPACE_CLAIM}},
             {"mountPath": WORKSPACE_FOLDER},

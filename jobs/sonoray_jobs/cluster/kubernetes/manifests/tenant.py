@@ -44,7 +44,7 @@ def priority_classes(site: Site) -> list[Object]:
     made = []
     for about, (name, value) in PRIORITIES.items():
         about = {"service": "answers people", "batch": "may wait, is tried again"}[about]
-        one = {
+        one: Object = {
             "apiVersion": "scheduling.k8s.io/v1",
             "kind": "PriorityClass",
             "metadata": metadata(site, name, "platform"),
