@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from sonoray_jobs.cli.main import app
-from sonoray_jobs.cli.usage import usage_problem
-from sonoray_jobs.cluster.kubernetes.checks.walk import PodPlace, cluster_of, pods_of
+from sonoray_jobs.cli.usage import accepts
+from sonoray_jobs.cluster.kubernetes.refusals.walk import PodPlace, cluster_of, pods_of
 from sonoray_jobs.cluster.kubernetes.render_site import Rendered, render
 from sonoray_jobs.cluster.kubernetes.site import load_site, packaged_sites
 
 Object = dict[str, Any]
-COMMANDS: Any = get_command(app).commands  # type: ignore[attr-defined]
 
 
 class Manifests:
@@ -42,13 +39,6 @@ class Manifests:
         for each in self.objects:
             for place in pods_of(each):
                 yield each, place
-
-
-def accepts(name: str, arguments: Sequence[str]) -> str:
-    """What the real command line says of a subcommand's arguments."""
-    if name not in COMMANDS:
-        return f"there is no command {name!r}"
-    return usage_problem(COMMANDS[name], name, arguments)
 
 
 @pytest.fixture(scope="session")

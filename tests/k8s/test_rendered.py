@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sonoray_jobs.cluster.kubernetes.checks.problems import find_problems
 from sonoray_jobs.cluster.kubernetes.kustomize import tree_files, write_files
-from sonoray_jobs.cluster.kubernetes.render_site import render, to_yaml
+from sonoray_jobs.cluster.kubernetes.refusals.problems import find_problems
+from sonoray_jobs.cluster.kubernetes.render_site import render
 from sonoray_jobs.cluster.kubernetes.site import load_site, packaged_sites
+from sonoray_jobs.cluster.kubernetes.yaml_files import to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from sonoray.errors import ClusterError, ConfigError, JobFailedError
-from sonoray_jobs.cli.main import app
-from sonoray_jobs.cli.usage import usage_problem
-from sonoray_jobs.cluster.kubernetes.checks.problems import find_problems, require_sound
+from sonoray_jobs.cli.usage import accepts
 from sonoray_jobs.cluster.kubernetes.live.api_server import RAY_JOB, Resource
 from sonoray_jobs.cluster.kubernetes.live.apply_site import apply, diff, rollback
 from sonoray_jobs.cluster.kubernetes.live.job_runs import find_run, follow, named_run, submit
 from sonoray_jobs.cluster.kubernetes.live.preflight import secrets_of
 from sonoray_jobs.cluster.kubernetes.live.remove_parts import remove
 from sonoray_jobs.cluster.kubernetes.live.site_status import status
+from sonoray_jobs.cluster.kubernetes.refusals.problems import find_problems, require_sound
 from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered, render
 from sonoray_jobs.cluster.kubernetes.site import load_site
 
-COMMANDS: Any = get_command(app).commands  # type: ignore[attr-defined]
 CLUSTER = Resource(api_version="ray.io/v1", kind="RayCluster")
 POD = Resource(api_version="v1", kind="Pod")
 DEADLINE_S = 120.0
@@ -68,7 +65,7 @@ def test_a_site_and_its_jobs_apply_strictly_and_a_second_time_changes_nothing(
 ) -> None:
     rendered = site_of(folder, name)
     objects = standing(rendered)
-    assert find_problems(rendered.objects, lambda n, a: usage_problem(COMMANDS[n], n, a)) == []
+    assert find_problems(rendered.objects, accepts) == []
     with pytest.raises(ClusterError, match="create namespace"):
         apply(api, rendered.site, objects, wait_s=0)
     make_secrets(rendered.site.namespace, rendered.objects)
@@ -242,7 +239,7 @@ def test_manifests_of_others_are_checked_like_ours(folder: Path) -> None:
     [cluster] = rendered.parts["cluster"]
     cluster["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
     with pytest.raises(ConfigError, match="minReplicas 9"):
-        require_sound(rendered.objects, lambda n, a: usage_problem(COMMANDS[n], n, a))
+        require_sound(rendered.objects, accepts)
 
 
 def node(name: str, cpu: str = "16", memory: str = "64Gi") -> dict[str, Any]:

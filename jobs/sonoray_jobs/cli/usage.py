@@ -69,16 +69,20 @@ def _with_value(error: typer.TyperException) -> str:
     return text
 
 
-def usage_problem(command: Any, name: str, arguments: Sequence[str]) -> str:  # noqa: ANN401 - click's
-    """What is wrong with a subcommand's arguments, empty where nothing is; it is not run.
+def accepts(name: str, arguments: Sequence[str]) -> str:
+    """What is wrong with a subcommand and its arguments, empty where nothing is; it is not run.
 
     Args:
-        command: the subcommand, as typer's group has it.
-        name: what it is called.
+        name: of the subcommand.
         arguments: what would follow its name.
     """
+    from sonoray_jobs.cli.main import app
+
+    root: Any = typer.main.get_command(app)
+    if name not in root.commands:
+        return f"there is no command {name!r}"
     try:
-        command.make_context(name, list(arguments))
+        root.commands[name].make_context(name, list(arguments))
     except typer.TyperException as error:
         return _shortened(_with_value(error).rstrip("."))
     return ""

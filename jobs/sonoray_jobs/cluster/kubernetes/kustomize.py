@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
-from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered, to_yaml
+from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered
+from sonoray_jobs.cluster.kubernetes.yaml_files import to_yaml
 
 _NOTICE = "# Rendered by: sonoray k8s render. Change the site file, not this.\n"
 

@@ -15,6 +15,8 @@ from typer.core import TyperGroup
 from sonoray_jobs.cli.main import app, main
 from sonoray_jobs.road.config import RoadConfig
 
+K8S = "sonoray_jobs.cluster.kubernetes.site_commands"
+SITE = ["--site", "dev-cpu"]
 JOBS = {
     "demo": ("sonoray_jobs.demo:run", []),
     "doctor": ("sonoray_jobs.cluster.doctor:run", []),
@@ -44,6 +46,14 @@ JOBS = {
     "serve": ("sonoray_jobs.service.serve:run", []),
     "ask": ("sonoray_jobs.service.ask:run", ["a.png", "--question", "?"]),
     "submit": ("sonoray_jobs.cluster.submit:run", ["train"]),
+    "k8s render": (f"{K8S}:render_site", SITE),
+    "k8s diff": (f"{K8S}:diff_parts", SITE),
+    "k8s apply": (f"{K8S}:apply_parts", SITE),
+    "k8s status": (f"{K8S}:show_status", SITE),
+    "k8s submit": (f"{K8S}:submit_step", ["train", *SITE]),
+    "k8s logs": (f"{K8S}:follow_job", ["train", *SITE]),
+    "k8s delete": (f"{K8S}:delete_parts", ["service", *SITE]),
+    "k8s rollback": (f"{K8S}:roll_back", SITE),
 }
 """By command: the function that it calls, and arguments that it needs."""
 
@@ -98,6 +108,10 @@ VALUES = {
     "--sort": "loss",
     "--limit": "7",
     "--experiment": "other",
+    "--site": "gpu-prod",
+    "--manifests": "folder",
+    "--context": "other",
+    "--wait": "7",
     "--url": "http://127.0.0.1:9/v1",
 }
 """By option that takes a value: one that is not its default."""
@@ -148,6 +162,7 @@ def outcome(monkeypatch, capsys, tmp_path):
     """What a command line does: the calls of its job, and what it prints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.delenv("SONORAY_SITE", raising=False)
 
     def run(command: str, *given: str):
         name, needed = JOBS[command]

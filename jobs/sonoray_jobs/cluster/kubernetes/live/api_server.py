@@ -12,7 +12,7 @@ from typing import Any
 
 from sonoray.errors import ClusterError
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
-from sonoray_jobs.cluster.kubernetes.render_site import name_of
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 FIELD_MANAGER = "sonoray"
 """Owner of all fields that are applied; there is one way and one owner."""

@@ -5,29 +5,30 @@ go back to it. Old ConfigMaps of roads and services stay with their revisions: a
 runs keeps the files it began with.
 """
 
-import base64
-import gzip
 import json
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sonoray.config.canonical import changed_settings
 from sonoray.errors import ClusterError
-from sonoray_jobs.cluster.kubernetes.checks.walk import entries, inside
-from sonoray_jobs.cluster.kubernetes.live.api_server import CONFIG_MAP, Api, ApiError, resource_of
+from sonoray_jobs.cluster.kubernetes.live.api_server import Api, resource_of
 from sonoray_jobs.cluster.kubernetes.live.preflight import check_cluster
-from sonoray_jobs.cluster.kubernetes.manifests.naming import Object, metadata
-from sonoray_jobs.cluster.kubernetes.render_site import name_of
+from sonoray_jobs.cluster.kubernetes.live.readiness import wait_ready
+from sonoray_jobs.cluster.kubernetes.live.revisions import (
+    keep_revision,
+    latest_revision,
+    objects_of,
+    revisions,
+)
+from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
+from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside
 from sonoray_jobs.cluster.kubernetes.site import Site
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 2.0
-KEPT_REVISIONS = 10
-REVISION_LABEL = "sonoray.io/revision"
 _SERVER_FIELDS = (
     "managedFields",
     "resourceVersion",
@@ -139,7 +140,7 @@ def apply(api: Api, site: Site, objects: Sequence[Object], *, wait_s: float) -> 
             unchanged += 1
         logger.debug("applied %s", name_of(made))
     revision = (
-        _keep_revision(api, site, objects) if created or changed else latest_revision(api, site)
+        keep_revision(api, site, objects) if created or changed else latest_revision(api, site)
     )
     waited_s = wait_ready(api, objects, wait_s) if wait_s else 0.0
     return Applied(
@@ -172,125 +173,6 @@ def with_live_replicas(made: Object, live: Object | None) -> Object:
         within = min(max(asked, group["minReplicas"]), group["maxReplicas"])
         groups.append({**group, "replicas": within})
     return {**made, "spec": {**made["spec"], "workerGroupSpecs": groups}}
-
-
-def wait_ready(api: Api, objects: Sequence[Object], wait_s: float) -> float:
-    """Wait until all workloads are ready, saying what is missing as it changes.
-
-    Returns:
-        Seconds that it took.
-
-    Raises:
-        ClusterError: they were not in time; names the first and what it says of itself.
-    """
-    began = time.monotonic()
-    waiting = {name_of(made): made for made in objects if made["kind"] in _READY}
-    said: dict[str, str] = {}
-    while waiting:
-        for name, made in list(waiting.items()):
-            live = api.get(
-                resource_of(made), made["metadata"]["namespace"], made["metadata"]["name"]
-            )
-            missing = _READY[made["kind"]](live or {})
-            if not missing:
-                logger.info("%s is ready after %.0f s", name, time.monotonic() - began)
-                del waiting[name]
-            elif said.get(name) != missing:
-                logger.info("%s: %s", name, missing)
-                said[name] = missing
-        if waiting and time.monotonic() - began > wait_s:
-            name = next(iter(waiting))
-            raise ClusterError(
-                f"{name} is not ready after {wait_s:g} s: {said[name]}; all was applied, see: "
-                "sonoray k8s status"
-            )
-        if waiting:
-            time.sleep(POLL_S)
-    return time.monotonic() - began
-
-
-def _deployment(live: Object) -> str:
-    spec, status = inside(live, "spec"), inside(live, "status")
-    wanted = spec.get("replicas", 1)
-    ready = status.get("availableReplicas", 0)
-    seen = status.get("observedGeneration", 0) >= inside(live, "metadata").get("generation", 1)
-    updated = status.get("updatedReplicas", 0)
-    if seen and ready >= wanted and updated >= wanted:
-        return ""
-    return f"{ready} of {wanted} Pods are available"
-
-
-def _condition(kind: str) -> Any:  # noqa: ANN401 - a reader of the live object
-    def read(live: Object) -> str:
-        status = inside(live, "status")
-        found = {str(each.get("type")): each for each in entries(status.get("conditions"))}
-        if found.get(kind, {}).get("status") == "True":
-            return ""
-        told = found.get(kind, {}).get("message") or status.get("reason") or status.get("state")
-        return " ".join(str(told or "the operator has not looked at it yet").split())
-
-    return read
-
-
-def _job(live: Object) -> str:
-    status = inside(live, "status")
-    if status.get("succeeded"):
-        return ""
-    return f"{status.get('failed', 0)} tries failed" if status.get("failed") else "it runs"
-
-
-_READY = {
-    "Deployment": _deployment,
-    "Job": _job,
-    "RayCluster": _condition("RayClusterProvisioned"),
-    "RayService": _condition("Ready"),
-}
-
-
-def latest_revision(api: Api, site: Site) -> int:
-    """The number of the newest revision, 0 where there is none."""
-    return max((number for number, _ in revisions(api, site)), default=0)
-
-
-def revisions(api: Api, site: Site) -> list[tuple[int, Object]]:
-    """All revisions, oldest first, with their ConfigMaps."""
-    maps = api.items(CONFIG_MAP, site.namespace, labelSelector=REVISION_LABEL)
-    found = [(int(each["metadata"]["labels"][REVISION_LABEL]), each) for each in maps]
-    return sorted(found, key=lambda pair: pair[0])
-
-
-def objects_of(revision: Object) -> list[Object]:
-    """What was applied with a revision."""
-    packed = base64.b64decode(revision["binaryData"]["objects"])
-    found: list[Object] = json.loads(gzip.decompress(packed))
-    return found
-
-
-def _keep_revision(api: Api, site: Site, objects: Sequence[Object]) -> int:
-    """Keep what is applied now, with what earlier revisions applied of other parts."""
-    there = revisions(api, site)
-    number = (there[-1][0] if there else 0) + 1
-    new = {name_of(each) for each in objects}
-    old = [each for each in objects_of(there[-1][1]) if name_of(each) not in new] if there else []
-    packed = gzip.compress(json.dumps([*old, *objects]).encode(), mtime=0)
-    made = metadata(site, f"sonoray-revision-{number:06d}", "revision")
-    made["labels"][REVISION_LABEL] = str(number)
-    made["annotations"] = {
-        "sonoray.io/image": site.image_name,
-        "sonoray.io/applied": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    api.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": made,
-            "immutable": True,
-            "binaryData": {"objects": base64.b64encode(packed).decode()},
-        }
-    )
-    for _, stale in there[: max(0, len(there) + 1 - KEPT_REVISIONS)]:
-        api.delete(CONFIG_MAP, site.namespace, stale["metadata"]["name"])
-    return number
 
 
 def rollback(api: Api, site: Site, to: int | None, *, wait_s: float) -> Applied:
@@ -329,6 +211,3 @@ def _plain(live: Object) -> Object:
 def _short(value: Any) -> str:  # noqa: ANN401 - JSON
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-__all__ = ["ApiError", "Applied", "Difference", "apply", "diff", "rollback", "wait_ready"]

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sonoray.errors import ClusterError, JobFailedError
-from sonoray_jobs.cluster.kubernetes.checks.walk import inside
 from sonoray_jobs.cluster.kubernetes.live.api_server import POD, RAY_JOB, Api, ApiError
 from sonoray_jobs.cluster.kubernetes.live.preflight import check_cluster
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
+from sonoray_jobs.cluster.kubernetes.refusals.walk import inside
 
 logger = logging.getLogger(__name__)
 

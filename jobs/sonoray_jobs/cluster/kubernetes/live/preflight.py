@@ -6,10 +6,10 @@ A strict dry run of every object on the server comes last: what it takes, the ap
 from collections.abc import Sequence
 
 from sonoray.errors import ClusterError
-from sonoray_jobs.cluster.kubernetes.checks.walk import entries, inside, pods_of
 from sonoray_jobs.cluster.kubernetes.live.api_server import NAMESPACE, Api, ApiError, Resource
 from sonoray_jobs.cluster.kubernetes.manifests.naming import ACCOUNT, Object
-from sonoray_jobs.cluster.kubernetes.render_site import name_of
+from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside, pods_of
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 SCRATCH_NAMESPACE = "default"
 """Where objects are tried while their own namespace is not there."""

@@ -8,7 +8,7 @@ from typing import Any
 from sonoray.errors import ClusterError
 from sonoray_jobs.cluster.kubernetes.live.api_server import Api, resource_of
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
-from sonoray_jobs.cluster.kubernetes.render_site import name_of
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 KEPT = {"Namespace", "PersistentVolumeClaim", "PriorityClass"}
 """Kinds that stay: data, and what other tenants share."""

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sonoray_jobs.cluster.kubernetes.checks.walk import entries, inside
 from sonoray_jobs.cluster.kubernetes.live.api_server import POD, Api, ApiError, Resource
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
+from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside
 
 _KINDS = (
     Resource(api_version="apps/v1", kind="Deployment"),

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sonoray_jobs.cluster.kubernetes.checks.walk import cluster_of, entries, inside, pods_of
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.quantity import to_number
+from sonoray_jobs.cluster.kubernetes.refusals.walk import cluster_of, entries, inside, pods_of
 
 _ACCESS = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 _PLACES = ("configMap", "persistentVolumeClaim")

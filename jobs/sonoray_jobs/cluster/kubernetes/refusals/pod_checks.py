@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sonoray_jobs.cluster.kubernetes.checks.walk import PodPlace, entries, inside, pods_of
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.quantity import to_number
+from sonoray_jobs.cluster.kubernetes.refusals.walk import PodPlace, entries, inside, pods_of
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 _NO_SECRET = re.compile(r"_(FILE|PATH)$")

@@ -16,15 +16,15 @@ from pydantic import ValidationError
 from sonoray.config.explain import describe_error
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
-from sonoray_jobs.cluster.kubernetes.checks.walk import (
+from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
+from sonoray_jobs.cluster.kubernetes.quantity import to_number
+from sonoray_jobs.cluster.kubernetes.refusals.walk import (
     cluster_of,
     entries,
     groups_of,
     inside,
     pods_of,
 )
-from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
-from sonoray_jobs.cluster.kubernetes.quantity import to_number
 
 Accepts = Callable[[str, Sequence[str]], str]
 """Name and arguments of a subcommand to what is wrong with them, empty where nothing is."""

@@ -1,29 +1,20 @@
 """Planted mistakes: each is refused in one line that names it, before anything is applied."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from sonoray.errors import ConfigError
-from sonoray_jobs.cli.main import app
-from sonoray_jobs.cli.usage import usage_problem
-from sonoray_jobs.cluster.kubernetes.checks.problems import find_problems, require_sound
-from sonoray_jobs.cluster.kubernetes.checks.walk import cluster_of
+from sonoray_jobs.cli.usage import accepts
+from sonoray_jobs.cluster.kubernetes.refusals.problems import find_problems, require_sound
+from sonoray_jobs.cluster.kubernetes.refusals.walk import cluster_of
 from sonoray_jobs.cluster.kubernetes.render_site import render
 from sonoray_jobs.cluster.kubernetes.site import load_site
 
 Object = dict[str, Any]
-COMMANDS: Any = get_command(app).commands  # type: ignore[attr-defined]
-
-
-def accepts(name: str, arguments: Sequence[str]) -> str:
-    if name not in COMMANDS:
-        return f"there is no command {name!r}"
-    return usage_problem(COMMANDS[name], name, arguments)
 
 
 @cache

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from sonoray.errors import ConfigError
-from sonoray_jobs.cluster.kubernetes.checks.command_checks import Accepts, check_commands
-from sonoray_jobs.cluster.kubernetes.checks.object_checks import check_small, check_together
-from sonoray_jobs.cluster.kubernetes.checks.pod_checks import check_pods
-from sonoray_jobs.cluster.kubernetes.checks.ray_checks import check_ray
-from sonoray_jobs.cluster.kubernetes.checks.walk import inside
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
-from sonoray_jobs.cluster.kubernetes.render_site import name_of
+from sonoray_jobs.cluster.kubernetes.refusals.command_checks import Accepts, check_commands
+from sonoray_jobs.cluster.kubernetes.refusals.object_checks import check_small, check_together
+from sonoray_jobs.cluster.kubernetes.refusals.pod_checks import check_pods
+from sonoray_jobs.cluster.kubernetes.refusals.ray_checks import check_ray
+from sonoray_jobs.cluster.kubernetes.refusals.walk import inside
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 _MOST_SHOWN = 5
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sonoray_jobs.cluster.kubernetes.checks.walk import cluster_of, entries, groups_of, inside
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
+from sonoray_jobs.cluster.kubernetes.refusals.walk import cluster_of, entries, groups_of, inside
 from sonoray_jobs.cluster.kubernetes.site import ray_version
 
 NAME_LENGTHS = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
