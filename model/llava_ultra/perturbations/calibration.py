@@ -5,8 +5,10 @@ vision encoder tells which perturbation an image has, and its features go toward
 prototype. How is not known; ours is this. An image is described by mean and standard deviation of
 each channel over its tokens, of all towers. A prototype is the mean description of reference images
 under one condition, the clean one among them. An image is taken to be under the condition whose
-prototype is nearest, channel by channel in units of the clean spread. Its tokens then get the clean
-prototype's moments in place of that condition's:
+prototype is nearest by Mahalanobis' distance: directions in which images of one condition differ
+among themselves, by what they show, count little. (Channel by channel, without that, no clean image
+of BUS-BRA was taken for clean.) Its tokens then get the clean prototype's moments in place of that
+condition's:
 
     x' = (x - mean_k) / std_k * std_0 + mean_0
 
@@ -48,8 +50,8 @@ class Prototypes:
 
     moments: "Mapping[str, npt.NDArray[np.float64]]"
     """By tower, (M, 2, C): mean and standard deviation over the tokens."""
-    spread: "Mapping[str, npt.NDArray[np.float64]]"
-    """By tower, (2, C): standard deviation of a clean image's moments over images."""
+    whitening: "npt.NDArray[np.float64]"
+    """(F, F): makes the covariance of descriptions of one condition, all towers', the identity."""
 
     @classmethod
     def fit(
@@ -67,6 +69,7 @@ class Prototypes:
             ValueError: a condition has no image, or the clean one fewer than two.
         """
         import numpy as np
+        from sklearn.covariance import ledoit_wolf  # there may be more channels than images
 
         numbers = np.asarray(conditions)
         counts = np.bincount(numbers)
@@ -75,23 +78,27 @@ class Prototypes:
                 f"prototypes need an image of every condition and two clean ones, not "
                 f"{counts.tolist()}"
             )
-        moments, spread = {}, {}
-        for tower, values in described.items():
-            moments[tower] = np.stack(
+        moments = {
+            tower: np.stack(
                 [values[numbers == number].mean(axis=0) for number in range(len(counts))]
             )
-            spread[tower] = np.maximum(values[numbers == CLEAN].std(axis=0), _LEAST)
-        return cls(moments=moments, spread=spread)
+            for tower, values in described.items()
+        }
+        within = _flat(described) - _flat(moments)[numbers]
+        own = np.maximum(within.std(axis=0), _LEAST)
+        covariance, _ = ledoit_wolf(within / own, assume_centered=True)
+        lower = np.linalg.cholesky(covariance + _LEAST * np.eye(len(own)))
+        return cls(moments=moments, whitening=np.linalg.inv(lower).T / own[:, None])
 
     def recognise(self, features: "Features") -> "npt.NDArray[np.int64]":
         """Return the condition (N,) whose prototype is nearest to each image."""
         import numpy as np
 
-        total = np.zeros(())
-        for tower, values in describe(features).items():
-            away = (values[:, None] - self.moments[tower][None]) / self.spread[tower]
-            total = total + (away**2).mean(axis=(2, 3))
-        return np.asarray(total.argmin(axis=1))
+        images, prototypes = (
+            _flat(each) @ self.whitening for each in (describe(features), self.moments)
+        )
+        away = ((images[:, None] - prototypes[None]) ** 2).sum(axis=2)
+        return np.asarray(away.argmin(axis=1))
 
     def restore(
         self, features: "Features", recognised: "npt.NDArray[np.int64]"
@@ -113,3 +120,11 @@ class Prototypes:
             moved = values * scale[recognised][:, None] + shift[recognised][:, None]
             restored[tower] = moved.astype(values.dtype)
         return restored
+
+
+def _flat(moments: "Mapping[str, npt.NDArray[np.float64]]") -> "npt.NDArray[np.float64]":
+    """All towers' moments (N, 2, C) behind each other: (N, F)."""
+    import numpy as np
+
+    parts = [moments[tower] for tower in sorted(moments)]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)

@@ -47,6 +47,22 @@ def test_restored_features_have_the_moments_of_clean_ones(prototypes, number):
         assert np.abs(values - clean[tower]).mean() < 0.25 * before
 
 
+def test_what_images_show_does_not_hide_a_small_change():
+    """Images differ by far more than the condition does, in a direction of their own."""
+    rng = np.random.default_rng(0)
+    content, change = np.array([5.0, 5.0, 0, 0]), np.array([0.2, -0.2, 0, 0])
+
+    def some(change, images):
+        own = rng.standard_normal((images, 1, 1)) * content
+        noise = 0.05 * rng.standard_normal((images, 9, 4))
+        return {"clip": own + noise + change}
+
+    described = [describe(some(each, 100))["clip"] for each in (0 * change, change)]
+    made = Prototypes.fit({"clip": np.concatenate(described)}, np.repeat([0, 1], 100))
+    assert (made.recognise(some(0 * change, 50)) == 0).mean() > 0.95
+    assert (made.recognise(some(change, 50)) == 1).mean() > 0.95
+
+
 def test_what_is_taken_for_clean_stays_bit_for_bit(prototypes):
     given = features(30)
     restored = prototypes.restore(given, np.full(12, CLEAN))
