@@ -50,7 +50,7 @@ def test_restored_features_have_the_moments_of_clean_ones(prototypes, number):
 def test_what_images_show_does_not_hide_a_small_change():
     """Images differ by far more than the condition does, in a direction of their own."""
     rng = np.random.default_rng(0)
-    content, change = np.array([5.0, 5.0, 0, 0]), np.array([0.2, -0.2, 0, 0])
+    content, change = np.array([1.0, 1.0, 0, 0]), np.array([0.3, -0.3, 0, 0])
 
     def some(change, images):
         own = rng.standard_normal((images, 1, 1)) * content
