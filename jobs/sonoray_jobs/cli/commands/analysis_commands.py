@@ -39,10 +39,10 @@ def robustness(
             "--references",
             metavar="N",
             help="Training images that show what each perturbation does to the features, so that "
-            "it is recognised and undone there; 0: judge without.",
+            "it is recognised and undone there, as 64; 0: judge without.",
             min=0,
         ),
-    ] = 64,
+    ] = 0,
     run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
@@ -57,7 +57,7 @@ def robustness(
     Examples:
         sonoray robustness
         sonoray robustness --run phantom-3f2a --perturb gain --perturb shadow --strengths 0.5,1
-        sonoray robustness --dataset busbra --config busbra --references 0
+        sonoray robustness --dataset busbra --config busbra --references 64
     """
     from sonoray_jobs.evaluation.robustness import assess
 

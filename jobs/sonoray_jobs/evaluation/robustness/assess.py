@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from llava_ultra.perturbations.calibration import Prototypes
     from sonoray_jobs.towers.feature_source import FeatureSource
 
-REFERENCES = 64
-"""Training images of which the prototypes are made."""
 _PASSES = 4
 """Forward passes of a tower that a batch of rows fills: the last one is filled up with blanks, so
 that an eighth of the work is lost on average."""
@@ -91,7 +89,7 @@ def run(
     split: str = "test",
     kinds: Sequence[str] = (),
     strengths: Sequence[float] = STRENGTHS,
-    references: int = REFERENCES,
+    references: int = 0,
     run: str | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
