@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.language.chat import IGNORED, as_messages, encode_answer, encode_chat
+from llava_ultra.recognition.pairs import Pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +126,8 @@ class Batch:
 
     visual: VisualBatch
     text: TextBatch
+    pairs: Pairs | None = None
+    """What recognition learns from, where it is trained for."""
 
     def of_studies(self, studies: Sequence[int]) -> "Batch":
         """Some studies with all their questions, padded to the longest of them."""
@@ -142,6 +145,7 @@ class Batch:
                 image_mask=image_mask[:, :most],
             ),
             text=replace(text, study_index=torch.tensor(renumbered, device=text.ids.device)),
+            pairs=None if self.pairs is None else self.pairs.of_studies(studies),
         )
 
 

@@ -13,6 +13,7 @@ from llava_ultra.objectives.answer import AnswerObjective
 from llava_ultra.objectives.distillation import DistillationObjective
 from llava_ultra.objectives.grounding import GroundingObjective
 from llava_ultra.objectives.objective import Need, StepObjective
+from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.perturbations.gallery import PerturbationConfig
 from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
 from llava_ultra.towers.tower_config import IntensityName as IntensityName
@@ -119,7 +120,7 @@ def images_kept(config: SamplingConfig, images: int) -> int:
 
 
 ObjectiveConfig = Annotated[
-    AnswerObjective | DistillationObjective | GroundingObjective,
+    AnswerObjective | DistillationObjective | GroundingObjective | RecognitionObjective,
     Field(discriminator="type"),
 ]
 """The losses there are. A new one is a module in `llava_ultra.objectives`, its class here, and an
@@ -226,6 +227,12 @@ class ModelConfig(ModelPart):
         if isinstance(self.sampling, AdaptiveSampling):
             provided.add("scores")
         return tuple(each for each in self.objectives if each.weight and each.needs <= provided)
+
+    @property
+    def recognition(self) -> RecognitionObjective | None:
+        """The recognition objective, where it is trained for."""
+        found = [each for each in self.active_objectives if isinstance(each, RecognitionObjective)]
+        return found[0] if found else None
 
     @property
     def step_objectives(self) -> tuple[StepObjective, ...]:

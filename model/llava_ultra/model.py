@@ -31,8 +31,10 @@ from llava_ultra.config import ModelConfig
 from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
 from llava_ultra.connector.pick import Sampler, Selection
 from llava_ultra.connector.scores import gather_studies
+from llava_ultra.connector.unasked import images_unasked
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.objectives.objective import StepObjective
+from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.objectives.states import Fused, States, StepPart
 from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.parameters.products import (
@@ -45,9 +47,17 @@ from llava_ultra.reading.answers import answer_log_probs
 from llava_ultra.reading.attention import shares_prefixes
 from llava_ultra.reading.credit import Picks
 from llava_ultra.reading.sequence import Reading, follows_images, pack_reading, pad_reading
+from llava_ultra.recognition.decoder_states import check_layer, read_side
+from llava_ultra.recognition.head import RecognitionHead
+from llava_ultra.recognition.losses import Side
+from llava_ultra.recognition.names import AnchorKind
+from llava_ultra.recognition.pairs import Pairs, TextTokens
 
 CONNECTOR_PARTS = ("fusion", "sampler")
-"""The parts trained in both stages; LoRA joins in the second."""
+"""What every model has between towers and decoder."""
+
+LEARNED_PARTS = (*CONNECTOR_PARTS, "recognition")
+"""The parts trained in all stages; LoRA joins in the second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +117,11 @@ class LlavaUltra(nn.Module):
         weight: Tensor = language_model.get_input_embeddings().weight  # type: ignore[operator]
         scale = weight.detach().float().pow(2).mean().sqrt()
         self.register_buffer("embedding_scale", scale, persistent=False)
+        self.recognition: RecognitionHead | None = None
+        if (recognition := config.recognition) is not None:
+            check_layer(language_model, recognition.layer)
+            with torch.random.fork_rng(devices=()):  # all others begin as without it
+                self.recognition = RecognitionHead(recognition.shape, width=width, scale=scale)
 
     def fix(self) -> None:
         """Fix the model for answering: evaluation mode, its products' factors rounded for good."""
@@ -209,13 +224,76 @@ class LlavaUltra(nn.Module):
         result = found.new_zeros(len(text.ids), text.labels.shape[1] - 1)
         return result.index_put((rows.to(device), (places - 1).to(device)), found)
 
+    def read_images(
+        self,
+        tokens: Tensor,
+        image_mask: Tensor,
+        prompt: Sequence[int],
+        images_at: int,
+        study_keys: Sequence[str] = (),
+    ) -> Side:
+        """What recognition reads of B studies: vectors (B, D) of their images.
+
+        Args:
+            tokens: (B, K, P, D) fused tokens.
+            image_mask: (B, K) bool.
+            prompt: ids of what is said to the images.
+            images_at: how many of them stand in front of the images.
+            study_keys: what names each study, for a sampler that draws.
+        """
+        settings = self._recognition_settings
+        images, mask = images_unasked(
+            self.sampler, tokens, image_mask, study_keys, every=settings.images == "all"
+        )
+        words = self.embed(torch.tensor(prompt)[None]).expand(len(tokens), -1, -1)
+        seen = mask.new_ones(len(tokens), len(prompt))
+        images = (images * self.embedding_scale).to(words.dtype)
+        return self._read_side(
+            torch.cat([words[:, :images_at], images, words[:, images_at:]], dim=1),
+            torch.cat([seen[:, :images_at], mask, seen[:, images_at:]], dim=1),
+            "image",
+        )
+
+    def read_texts(self, texts: TextTokens) -> Side:
+        """What recognition reads of R texts: vectors (R, D)."""
+        return self._read_side(self.embed(texts.ids), texts.mask, "text")
+
+    def class_vectors(self, texts: TextTokens, anchors: AnchorKind) -> Tensor:
+        """Vectors (R, D) of class descriptions, as DKAM holds studies against them."""
+        if anchors == "decoder":
+            return self.read_texts(texts).globals_
+        assert self.recognition is not None  # it has a head for them
+        return self.recognition.pool_embeddings(self.embed(texts.ids), texts.mask)
+
+    def _read_side(self, embeds: Tensor, mask: Tensor, side: str) -> Side:
+        assert self.recognition is not None  # as the settings
+        layer = self._recognition_settings.layer
+        return read_side(
+            self.recognition, self.language_model, embeds, mask, side=side, layer=layer
+        )
+
+    @property
+    def _recognition_settings(self) -> RecognitionObjective:
+        settings = self.config.recognition
+        if settings is None:
+            raise ValueError(
+                "this model was not trained to recognise; train one with an objective of type "
+                "'recognition' in model.objectives"
+            )
+        return settings
+
     @torch.no_grad()
-    def step_parts(self, visual: VisualBatch, text: TextBatch) -> dict[str, StepPart]:
+    def step_parts(
+        self, visual: VisualBatch, text: TextBatch, pairs: Pairs | None = None
+    ) -> dict[str, StepPart]:
         """What a part of a step brings to each loss that compares the whole step, by its type."""
         fused = Fused(
-            tokens=self.fuse(visual.clip, visual.sam), sampler=self.sampler, embed=self.embed
+            tokens=self.fuse(visual.clip, visual.sam),
+            sampler=self.sampler,
+            embed=self.embed,
+            recogniser=self,
         )
-        batch = Batch(visual=visual, text=text)
+        batch = Batch(visual=visual, text=text, pairs=pairs)
         return {each.type: each.part(batch, fused) for each in self.config.step_objectives}
 
     def forward(
@@ -223,6 +301,7 @@ class LlavaUltra(nn.Module):
         visual: VisualBatch,
         text: TextBatch,
         pull: Mapping[str, Sequence[Tensor]] | None = None,
+        pairs: Pairs | None = None,
     ) -> TrainOutput:
         """One forward pass in training mode; see the module's docstring for the steps.
 
@@ -231,6 +310,7 @@ class LlavaUltra(nn.Module):
             text: N rows.
             pull: given for a part of a step: by an objective's type, the gradient of the step's
                 loss for each vector of `step_parts` (`StepObjective.pull`).
+            pairs: of the studies, where recognition is trained for.
         """
         tokens = self.fuse(visual.clip, visual.sam)
         reading = self.read(tokens, visual.image_mask, text)
@@ -244,8 +324,9 @@ class LlavaUltra(nn.Module):
             sampler=self.sampler,
             embed=self.embed,
             answer_log_probs=self.answer_log_probs(reading, text) if needs_answers else None,
+            recogniser=self,
         )
-        batch = Batch(visual=visual, text=text)
+        batch = Batch(visual=visual, text=text, pairs=pairs)
         losses: dict[str, Tensor] = {}
         total, pulled = tokens.new_zeros(()), tokens.new_zeros(())
         for objective in active:

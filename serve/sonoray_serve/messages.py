@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from llava_ultra.recognition.bank import ClassBank
 from sonoray.images.decode import Pixels
 from sonoray_serve.problems import Problem
 
@@ -28,6 +29,8 @@ class ModelCard:
     """Most tokens of prompt and answer together."""
     site_cue: bool
     """Whether the model was trained with the examination site in front of every question."""
+    training: str = ""
+    """Name of the training that made it; empty where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +105,16 @@ Event = Started | Piece | Finished | Failed
 """An answer is one `Started`, any number of `Piece`, one `Finished`; `Failed` ends it early."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassShares:
+    """What the language side says of the classes that it was asked about."""
+
+    shares: tuple[float, ...]
+    """(C,), sum 1, in the order of the classes."""
+    digest: str
+    """Of the model that answers."""
+
+
 class VisionPort(Protocol):
     """The vision side as the ingress calls it: the class itself, or its deployment."""
 
@@ -120,3 +133,10 @@ class EnginePort(Protocol):
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
     ) -> AsyncGenerator[Event, None]:
         """Answer the last of `messages` about the study; closing the iterator cancels."""
+
+
+class RecognizePort(Protocol):
+    """The language side as recognition calls it."""
+
+    async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
+        """Hold a study against classes."""

@@ -79,6 +79,17 @@ class Problem(Enum):
         _INVALID,
         "The image cannot be read; send one intact 8-bit still as PNG, JPEG or BMP.",
     )
+    CLASSES_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "The classes are not accepted: name a packaged bank, or give at least two classes whose "
+        "names and descriptions all differ, in characters that the model knows.",
+    )
+    NOT_TRAINED_TO_RECOGNISE = (
+        400,
+        _INVALID,
+        "The model that is served was not trained to recognise classes; ask it in words.",
+    )
     INVALID_API_KEY = (
         401,
         "authentication_error",

@@ -146,6 +146,9 @@ class ServeConfig(Config):
     encoded again; 0 keeps none."""
     precision: AnswerPrecision = "trained"
     """What towers and model multiply in; by default what they did when the model was trained."""
+    calibration: str = ""
+    """The `calibration.json` that `sonoray recognize` wrote for the served model's training: then
+    `/v1/recognize` answers with probabilities about that bank's classes; empty: shares alone."""
     start_timeout_s: float = Field(default=600.0, gt=0)
     """Time for all replicas to find a place and load the model."""
     health_check_period_s: float = Field(default=10.0, gt=0)

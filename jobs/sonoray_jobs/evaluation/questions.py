@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sonoray.errors import DataError
+from sonoray.study.choosing.labels import describe_labels
 from sonoray.study.contract import Study, Task, Turn, iter_studies
-from sonoray.study.labels import describe_labels
 from sonoray.study.prompt import begins_at, with_site_cue
 from sonoray_jobs.training.studies import iter_training_studies
 

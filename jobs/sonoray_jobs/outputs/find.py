@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.recognition.bank_file import load_bank
+from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manifest
@@ -196,6 +198,7 @@ def training_stage(
     that goes on with another training (`train.resume`) is another stage.
     """
     resumed = {"resumed": road.train.resume} if road.train.resume else {}
+    bank = road.model.recognition.bank if road.model.recognition else ""
     # without views, what would happen to them decides nothing
     seen = road.embed.model_dump(mode="json", include={"views", "perturbations"})
     towers = without_neutral("embed", {"precision": road.embed.precision})
@@ -213,9 +216,19 @@ def training_stage(
             **(seen if road.embed.views else {}),
             **lowered,
             **resumed,
+            **({"bank": bank_digest(bank)} if bank else {}),
         },
         inputs=[dataset.key, *(parts[part].key for part in sorted(parts))],
     )
+
+
+def bank_digest(bank: str) -> str:
+    """What a bank holds, as a digest; empty for none.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return content_hash(load_bank(bank).model_dump(mode="json")) if bank else ""
 
 
 def training_source(dataset: StageOutput) -> str:

@@ -52,6 +52,8 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         config["tokenizer"] = source or model.language.vocab_size
     if part == "sam" and not is_trained:
         config["target_grid"] = model.clip.grid
+    if road.train.hold_out:
+        config["hold_out"] = road.train.model_dump(mode="json")["hold_out"]
     return Stage(
         name=f"{'pretrain' if is_trained else 'bootstrap'}-{part}",
         config=config,

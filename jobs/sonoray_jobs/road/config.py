@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from llava_ultra.config import (
     SamPretrainConfig,
 )
 from llava_ultra.parameters.precision_names import AnswerPrecision
+from llava_ultra.recognition.names import Against, Pooling, Readout
 from sonoray.config.load import load_config
 from sonoray.config.model import Config
 from sonoray.errors import ConfigError
@@ -71,6 +73,20 @@ class EvaluateConfig(Config):
     bootstrap_samples: int = Field(default=2000, ge=1000)
     """Patient resamples behind each interval."""
     seed: int = 0
+
+
+class RecognizeConfig(Config):
+    """How classes are recognised from features (`sonoray recognize`)."""
+
+    against: Against = "descriptions"
+    """What a class is told by: `descriptions` of the bank, `prompts` with its name, or
+    `embeddings`, as DKAM learned them."""
+    pooling: Pooling | Literal["trained"] = "trained"
+    """How a class's descriptions are pooled; by default as in training."""
+    readout: Readout | Literal["trained"] = "trained"
+    """Which vectors of a study and a class are compared; by default as the training says."""
+    label: str = ""
+    """Study label that holds the truth, where the bank names none."""
 
 
 class ExternalConfig(Config):
@@ -126,6 +142,7 @@ class RoadConfig(Config):
     embed: EmbedConfig = EmbedConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    recognize: RecognizeConfig = RecognizeConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

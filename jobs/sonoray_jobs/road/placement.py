@@ -34,8 +34,9 @@ EVALUATION_PLACEMENT = frozenset(
 )
 """Of section `evaluate`."""
 
-NEUTRAL: Mapping[str, str] = {
+NEUTRAL: Mapping[str, Any] = {
     "train.precision": "float32",
+    "train.hold_out": {},
     "embed.precision": "float32",
     "evaluate.precision": "trained",
 }

@@ -47,6 +47,10 @@ class TrainConfig(Config):
     """Labels that a training study must have, as in {organ = "breast"}; empty takes all."""
     max_studies: int = Field(default=0, ge=0)
     """Most training studies, the first of the dataset; 0 takes all."""
+    hold_out: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Classes that nothing learns from, by label, as in {pathology = ["malignant"]}: studies with
+    one of these values are left out of training and of the parts' pretraining, and so are all turns
+    of that topic. A text that names a class all the same is refused."""
     site_cue: bool = False
     """Whether every question, in training and evaluation, begins with the examination site."""
     turns_per_epoch: int = Field(default=0, ge=0)

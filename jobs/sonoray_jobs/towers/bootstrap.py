@@ -128,7 +128,7 @@ def make_part(
     """
     make = {"language": make_language, "sam": make_sam, "clip": make_clip}[part]
     learning, reading = stages
-    studies = learning_studies(dataset.path)
+    studies = learning_studies(dataset.path, road.train.hold_out)
     if not studies:
         raise DataError(_why_no_studies(dataset))
 

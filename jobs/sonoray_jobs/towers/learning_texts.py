@@ -1,9 +1,10 @@
 """The studies and texts that towers and language model learn from, and the tokenizer of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sonoray.study.choosing.held_out import is_held_out, without_topics
 from sonoray.study.contract import Study, Turn, iter_studies
 
 if TYPE_CHECKING:
@@ -12,9 +13,20 @@ if TYPE_CHECKING:
     from llava_ultra.config import LanguageConfig
 
 
-def learning_studies(dataset: Path) -> list[Study]:
-    """The studies of a dataset that parts learn from: those of training patients."""
-    return list(iter_studies(dataset, split="train"))
+def learning_studies(
+    dataset: Path, hold_out: Mapping[str, Sequence[str]] | None = None
+) -> list[Study]:
+    """The studies of a dataset that parts learn from: those of training patients.
+
+    Args:
+        dataset: its folder.
+        hold_out: `train.hold_out`: classes that are left out, with the turns that ask for them.
+    """
+    studies = iter_studies(dataset, split="train")
+    left_out = hold_out or {}
+    return [
+        without_topics(study, left_out) for study in studies if not is_held_out(study, left_out)
+    ]
 
 
 def conversations_of(studies: Sequence[Study]) -> list[list[tuple[str, str]]]:

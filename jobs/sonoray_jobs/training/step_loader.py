@@ -7,12 +7,14 @@ each, and the row groups that it decoded last (`sonoray.study.study_index`).
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llava_ultra.recognition.bank import ClassBank
+from sonoray.study.choosing.held_out import without_topics
 from sonoray.study.contract import SPLITS, Study, StudyImage
 from sonoray.study.prompt import dialogue, with_site_cue
 from sonoray.study.sample_order import Plan, Step, turns_of_epoch
@@ -45,6 +47,12 @@ class StepSource:
     """Turns asked of each study in an epoch; 0 asks all."""
     site_cue: bool
     """Whether questions begin with the examination site."""
+    hold_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Labels whose turns are not asked: `train.hold_out`."""
+    reports: bool = False
+    """Whether recognition learns from the studies' reports."""
+    bank: ClassBank | None = None
+    """Whose classes the studies are told by."""
     validation: StudyIndex | None = None
     """The studies that judge the model; None where no plan is of them."""
 
@@ -83,6 +91,10 @@ class LoadedStep:
     features: list["StudyFeatures"]
     rows: list[tuple[int, Sequence[str], str]]
     """(position in `features`, conversation up to the question, answer) of every question."""
+    reports: list[str] = field(default_factory=list)
+    """The longest text of each study; empty where nothing learns from it."""
+    classes: list[tuple[int, ...]] = field(default_factory=list)
+    """Numbers of each study's classes in the bank."""
 
 
 class StepLoader:
@@ -103,6 +115,7 @@ class StepLoader:
         images: list[StudyImage] = []
         views: list[int] = []
         counts, asked, questions, answers = [], [], [], []
+        reports, classes = [], []
         for step in self._source.steps(row):
             for study in self._read(step):
                 chosen = self._chosen(study, step)
@@ -112,6 +125,9 @@ class StepLoader:
                 asked.append(len(chosen))
                 questions += [dialogue(study.turns, number) for number in chosen]
                 answers += [study.turns[number].answer for number in chosen]
+                if self._source.reports:
+                    reports.append(max((turn.answer for turn in study.turns), key=len))
+                    classes.append(self._classes(study))
         features = self._features.read(images, views)
         return {
             **row,
@@ -119,13 +135,22 @@ class StepLoader:
             "asked": asked,
             "questions": questions,
             "answers": answers,
+            "reports": reports,
+            "classes": classes,
             **{tower: array.tobytes() for tower, array in features.items()},
         }
 
     def _read(self, step: Step) -> list[Study]:
         """Studies as they are trained on."""
-        studies = self._studies[step.split].read(step.studies)
+        hold_out = self._source.hold_out
+        read = self._studies[step.split].read(step.studies)
+        studies = [without_topics(study, hold_out) for study in read]
         return [with_site_cue(study) for study in studies] if self._source.site_cue else studies
+
+    def _classes(self, study: Study) -> str:
+        """Numbers of a study's classes, as a text: no ragged list goes into a block."""
+        bank = self._source.bank
+        return " ".join(map(str, bank.classes_of(study.labels))) if bank else ""
 
     def _views(self, study: Study, step: Step) -> list[int]:
         """Which view of each image to read; of those that judge the model, the image itself."""
@@ -159,6 +184,7 @@ def unpack_steps(source: StepSource, row: Row) -> Iterator[LoadedStep]:
         )
     )
     asked, texts = iter(row["asked"]), zip(row["questions"], row["answers"], strict=True)
+    reports, classes = iter(row["reports"]), iter(row["classes"])
     for step in source.steps(row):
         share = range(len(step.studies))
         yield LoadedStep(
@@ -168,5 +194,9 @@ def unpack_steps(source: StepSource, row: Row) -> Iterator[LoadedStep]:
                 (position, *text)
                 for position in share
                 for text in itertools.islice(texts, int(next(asked)))
+            ],
+            reports=list(itertools.islice(reports, len(share))),
+            classes=[
+                tuple(map(int, each.split())) for each in itertools.islice(classes, len(share))
             ],
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sonoray.errors import DataError
+from sonoray.study.choosing.held_out import is_held_out, without_topics
 from sonoray.study.contract import Study, iter_studies
 from sonoray.study.prompt import with_site_cue
 from sonoray.study.study_index import StudyIndex, index_studies
@@ -22,7 +23,13 @@ def training_index(dataset: Path, settings: TrainConfig) -> StudyIndex:
     Raises:
         DataError: none has the labels of `train.only`.
     """
-    index = index_studies(dataset, split=_SPLIT, only=settings.only, most=settings.max_studies)
+    index = index_studies(
+        dataset,
+        split=_SPLIT,
+        only=settings.only,
+        most=settings.max_studies,
+        hold_out=settings.hold_out,
+    )
     if not len(index):
         raise _none_has(settings)
     return index
@@ -36,7 +43,11 @@ def validation_index(dataset: Path, settings: TrainConfig) -> StudyIndex | None:
     if settings.validate_every == "never":
         return None
     index = index_studies(
-        dataset, split="validation", only=settings.only, most=settings.validation_studies
+        dataset,
+        split="validation",
+        only=settings.only,
+        most=settings.validation_studies,
+        hold_out=settings.hold_out,
     )
     return index if len(index) >= settings.num_workers else None
 
@@ -51,14 +62,27 @@ def iter_training_studies(dataset: Path, settings: TrainConfig) -> Iterator[Stud
     for study in iter_studies(dataset, split=_SPLIT, only=settings.only):
         if number == (settings.max_studies or None):
             break
+        if is_held_out(study, settings.hold_out):
+            continue
         number += 1
-        yield with_site_cue(study) if settings.site_cue else study
+        yield as_trained(study, settings)
     if not number:
         raise _none_has(settings)
 
 
+def as_trained(study: Study, settings: TrainConfig) -> Study:
+    """A study with the turns that are learned, worded as they are.
+
+    Raises:
+        DataError: it lacks the site of the cue, or has no turn left.
+    """
+    left = without_topics(study, settings.hold_out)
+    return with_site_cue(left) if settings.site_cue else left
+
+
 def _none_has(settings: TrainConfig) -> DataError:
     return DataError(
-        f"no training study has the labels of train.only = {settings.only}; correct it, or "
-        "ingest more patients"
+        f"no training study has the labels of train.only = {settings.only}"
+        f"{f' beside train.hold_out = {settings.hold_out}' if settings.hold_out else ''}; correct "
+        "it, or ingest more patients"
     )

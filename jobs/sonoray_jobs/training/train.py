@@ -41,6 +41,7 @@ from sonoray_jobs.outputs.stores import features_root, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.train_config import TrainConfig
+from sonoray_jobs.training.class_bank import prepare_bank
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 from sonoray_jobs.training.saving.position import Position
@@ -132,6 +133,7 @@ def run(
         studies,
         road.model,
     )
+    bank = prepare_bank(output.path, road)
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(
         model=road.model,
@@ -142,6 +144,7 @@ def run(
         features=features_root(workspace, road),
         fingerprints=fingerprints,
         towers={tower: parts[tower].path for tower in fingerprints},
+        bank=bank,
         checkpoints=str(work),
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_ultra.config import ModelConfig
+from llava_ultra.recognition.bank import ClassBank
 from sonoray.cluster.scratch import scratch_folder
 from sonoray.config.load import validate_config
 from sonoray.config.model import Config
@@ -29,6 +30,7 @@ from sonoray_jobs.training.steps.train_step import Stepper
 from sonoray_jobs.training.steps.validation import ValidationTimes, validation_plan
 
 if TYPE_CHECKING:
+    from llava_ultra.recognition.pairs import BankTokens
     from sonoray.cluster.step_board import StepBoard
     from sonoray.features.store import FeatureStore
     from sonoray.study.sample_order import Plan
@@ -56,6 +58,8 @@ class TrainJob(Config):
     """Tower fingerprints, `clip` and `sam`."""
     towers: dict[str, Path]
     """Folders of the towers, which run where their features are not stored."""
+    bank: ClassBank | None = None
+    """The classes that recognition is trained for, as the driver read them."""
     checkpoints: str
     """Where this training's checkpoints lie, a folder or a URI."""
 
@@ -148,6 +152,9 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
             plans=(),
             turns_per_epoch=job.train.turns_per_epoch,
             site_cue=job.train.site_cue,
+            hold_out=job.train.hold_out,
+            reports=job.model.recognition is not None,
+            bank=job.bank,
             validation=judged,
         )
         while starts := _stage_starts(job, position, len(index)):
@@ -291,6 +298,7 @@ def _run_stage(
         rank=rank,
         world=world,
         context_length=job.model.language.context_length,
+        bank=_bank_tokens(job, tokenizer),
     )
     loop = StageLoop(
         stepper=stepper,
@@ -309,6 +317,15 @@ def _run_stage(
     position = loop.run(stream)
     engine.destroy()
     return position
+
+
+def _bank_tokens(job: TrainJob, tokenizer: Any) -> "BankTokens | None":  # noqa: ANN401
+    from llava_ultra.language.report_pairs import encode_bank
+
+    settings = job.model.recognition
+    if settings is None or job.bank is None:
+        return None
+    return encode_bank(tokenizer, job.bank, settings, job.model.language.context_length)
 
 
 def _check_room(model: Any, saver: "Saver | None") -> None:  # noqa: ANN401 - LlavaUltra
@@ -340,10 +357,10 @@ def _check_room(model: Any, saver: "Saver | None") -> None:  # noqa: ANN401 - Ll
 
 def set_trainable(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - LlavaUltra
     """Let connector and, where the stage says so, adapters learn; freeze everything else."""
-    from llava_ultra.model import CONNECTOR_PARTS
+    from llava_ultra.model import LEARNED_PARTS
 
     for name, parameter in model.named_parameters():
-        connector = name.split(".")[0] in CONNECTOR_PARTS
+        connector = name.split(".")[0] in LEARNED_PARTS
         parameter.requires_grad = connector or (stage.lora and ".lora_" in name)
 
 

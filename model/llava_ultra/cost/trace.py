@@ -27,6 +27,7 @@ from llava_ultra.batch import TextBatch, VisualBatch
 from llava_ultra.cost.counting import FusedAttention, LiveBytes
 from llava_ultra.cost.parts import META, Parts
 from llava_ultra.language.chat import IGNORED
+from llava_ultra.recognition.pairs import Pairs, TextTokens
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 
@@ -116,7 +117,7 @@ def trace_training(parts: Parts, load: Load) -> TrainingCost:
         LiveBytes(model) as memory,
     ):
         decoder = _DecoderFlops(model.language_model, flops)
-        output = model(_visual(parts, load), _text(load))
+        output = model(_visual(parts, load), _text(load), None, _pairs(parts, load))
         forward = flops.get_total_flops()
         # the gradients of weights are counted with the optimiser's state
         hooks = [
@@ -182,6 +183,21 @@ def _text(load: Load) -> TextBatch:
     )
 
 
+def _pairs(parts: Parts, load: Load) -> Pairs | None:
+    """Reports as long as a question with its answer; a bank's few texts are not counted."""
+    if parts.model.recognition is None:
+        return None
+    ids = torch.zeros(load.studies, load.text_tokens, dtype=torch.int64)
+    return Pairs(
+        prompt=(0,) * load.text_tokens,
+        images_at=1,
+        reports=TextTokens(ids=ids, mask=torch.ones_like(ids, dtype=torch.bool)),
+        keys=torch.arange(load.studies),
+        labels=None,
+        bank=None,
+    )
+
+
 class _DecoderFlops:
     """The decoder's share of the FLOPs: its layers and its output layer, both ways.
 
@@ -198,7 +214,8 @@ class _DecoderFlops:
         head: nn.Module = language_model.get_output_embeddings()  # type: ignore[operator]
         self.hooks = [
             layers.register_forward_pre_hook(self._enter_layers, with_kwargs=True),
-            layers.register_forward_hook(self._leave),
+            # recognition ends the pass at its layer, by an exception
+            layers.register_forward_hook(self._leave, always_call=True),
             head.register_forward_pre_hook(self._enter),
             head.register_forward_hook(self._leave_head),
         ]

@@ -22,7 +22,12 @@ from llava_ultra.decoding.text import stream
 from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.encoder import MAX_IMAGES, StudyEncoder, VisualStudy, load_towers
 from llava_ultra.export.manifest import NOTICE, precision_of, read_artifact_manifest
-from llava_ultra.export.weights import load_adapter, load_connector, read_weights
+from llava_ultra.export.weights import (
+    load_adapter,
+    load_connector,
+    load_recognition,
+    read_weights,
+)
 from llava_ultra.language.chat import IGNORED, encode_chat
 from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.language.lora import add_lora
@@ -78,6 +83,11 @@ class Answerer:
     def site_cue(self) -> bool:
         """Whether it was trained with the examination site in front of every question."""
         return bool(self.manifest["site_cue"])
+
+    @property
+    def training(self) -> str:
+        """Name of the training that made it; empty where its manifest does not say."""
+        return str(self.manifest["provenance"].get("training", ""))
 
     @property
     def max_images(self) -> int:
@@ -248,5 +258,8 @@ def load_exported(
     )
     load_connector(model, read_weights(folder / "connector.safetensors", digests["connector"]))
     load_adapter(model, read_weights(folder / "adapter.safetensors", digests["adapter"]))
+    if model.recognition is not None:
+        path = folder / "recognition.safetensors"
+        load_recognition(model, read_weights(path, digests.get("recognition", "")))
     model.eval()
     return model, language

@@ -5,6 +5,7 @@ manifest.json            format, name, model config, site cue, digests of every 
                          where not all was trained in float32, the precision
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
+recognition.safetensors  modality tokens and heads, of a model that recognises
 clip/ sam/               the towers (llava_ultra.towers.clip, llava_ultra.towers.sam)
 language/                tokenizer and base decoder (transformers layout)
 ```
@@ -24,7 +25,7 @@ from typing import Any, Literal, get_args
 from safetensors.torch import save_file
 
 from llava_ultra.digests.state_digest import state_digest
-from llava_ultra.export.weights import adapter_state, connector_state
+from llava_ultra.export.weights import adapter_state, connector_state, recognition_state
 from llava_ultra.language.decoder import Language, save_language
 from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import Precision
@@ -73,6 +74,9 @@ def save_artifact(
     connector, adapter = connector_state(model), adapter_state(model)
     save_file(connector, folder / "connector.safetensors")
     save_file(adapter, folder / "adapter.safetensors")
+    recognition = recognition_state(model)
+    if recognition:
+        save_file(recognition, folder / "recognition.safetensors")
     clip.save(folder / "clip")
     sam.save(folder / "sam")
     save_language(language, folder / "language")
@@ -88,6 +92,7 @@ def save_artifact(
             "clip": clip.fingerprint,
             "sam": sam.fingerprint,
             "language": language.digest,
+            **({"recognition": state_digest(recognition)} if recognition else {}),
         },
         "notice": NOTICE,
         "provenance": dict(provenance),

@@ -38,6 +38,29 @@ def adapter_state(model: LlavaUltra) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
+def recognition_state(model: LlavaUltra) -> dict[str, Tensor]:
+    """The weights of modality tokens and heads, by name; none where it does not recognise."""
+    if model.recognition is None:
+        return {}
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.recognition.state_dict().items()
+    }
+
+
+def load_recognition(model: LlavaUltra, state: Mapping[str, Tensor]) -> None:
+    """Load modality tokens and heads; a missing or foreign name is an error.
+
+    Raises:
+        ValueError: the names do not fit this model's configuration.
+    """
+    expected = set(recognition_state(model))
+    if expected != set(state) or model.recognition is None:
+        odd = sorted(expected ^ set(state))[:3]
+        raise ValueError(f"recognition weights do not fit this model's config; differing: {odd}")
+    model.recognition.load_state_dict(dict(state))
+
+
 def load_connector(model: LlavaUltra, state: Mapping[str, Tensor]) -> None:
     """Load fusion and sampler weights; a missing or foreign name is an error.
 

@@ -3,14 +3,35 @@
 Axes: B studies, K images, P tokens, N text rows, L text tokens, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llava_ultra.connector.pick import Sampler, Selection
+    from llava_ultra.recognition.head import RecognitionHead
+    from llava_ultra.recognition.losses import Side
+    from llava_ultra.recognition.names import AnchorKind
+    from llava_ultra.recognition.pairs import TextTokens
+
+
+class Recogniser(Protocol):
+    """A model that reads studies, texts and classes for recognition."""
+
+    recognition: "RecognitionHead | None"
+
+    def read_images(
+        self, tokens: "Tensor", image_mask: "Tensor", prompt: "Sequence[int]", images_at: int
+    ) -> "Side":
+        """Vectors of B studies."""
+
+    def read_texts(self, texts: "TextTokens") -> "Side":
+        """Vectors of R texts."""
+
+    def class_vectors(self, texts: "TextTokens", anchors: "AnchorKind") -> "Tensor":
+        """Vectors (R, D) of class descriptions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +43,8 @@ class Fused:
     sampler: "Sampler"
     embed: "Callable[[Tensor], Tensor]"
     """Token ids (N, L) to vectors (N, L, D)."""
+    recogniser: "Recogniser | None" = None
+    """The model, where it has what recognition needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from llava_ultra.batch import Batch
 from llava_ultra.model import LlavaUltra, TrainOutput, trainable_parameters
 from llava_ultra.objectives.ranks import num_ranks, sum_over_ranks
+from llava_ultra.recognition.pairs import Pairs
 from llava_ultra.steps.micro_batches import PartLimits, split_share
 
 Pull = dict[str, tuple[Tensor, ...]]
@@ -80,7 +81,7 @@ def forward_share(
     for number, (part, pull) in enumerate(zip(parts, pulls, strict=True)):
         is_last = number == len(parts) - 1
         output = (run or module if is_last else module)(
-            part.visual.to(device), part.text.to(device), pull
+            part.visual.to(device), part.text.to(device), pull, _pairs(part, device)
         )
         rows = len(part.text.ids)
         # gradients are averaged over workers; each part counts by its rows among the step's
@@ -112,7 +113,10 @@ def _pulls(
     module: LlavaUltra, parts: Sequence[Batch], device: torch.device | str
 ) -> tuple[list[Pull], dict[str, float]]:
     """What the losses of the whole step ask of each part, and those losses; collective."""
-    brought = [module.step_parts(part.visual.to(device), part.text.to(device)) for part in parts]
+    brought = [
+        module.step_parts(part.visual.to(device), part.text.to(device), _pairs(part, device))
+        for part in parts
+    ]
     pulls: list[Pull] = [{} for _ in parts]
     losses = {}
     for objective in module.config.step_objectives:
@@ -121,6 +125,10 @@ def _pulls(
         for pull, gradient in zip(pulls, gradients, strict=True):
             pull[objective.type] = gradient
     return pulls, losses
+
+
+def _pairs(part: Batch, device: torch.device | str) -> Pairs | None:
+    return None if part.pairs is None else part.pairs.to(device)
 
 
 class _Sums:

@@ -43,7 +43,12 @@ class StudyIndex:
 
 
 def index_studies(
-    folder: Path, *, split: str, only: Mapping[str, str], most: int = 0
+    folder: Path,
+    *,
+    split: str,
+    only: Mapping[str, str],
+    most: int = 0,
+    hold_out: Mapping[str, Sequence[str]] | None = None,
 ) -> StudyIndex:
     """Find the complete studies of a split; the texts of the table are not read.
 
@@ -52,6 +57,7 @@ def index_studies(
         split: whose patients.
         only: labels that a study must have, by name; all of them where several are given.
         most: the first studies of the table that are taken; 0 takes all.
+        hold_out: values that a study must not have, by label.
 
     Raises:
         DataError: the folder holds no study table.
@@ -61,7 +67,7 @@ def index_studies(
     columns = ["study_id", "split", "images.list.element.width", "turns.list.element.task"]
     for file in study_files(folder):
         with pq.ParquetFile(file, memory_map=True) as parquet:
-            table = parquet.read(columns=[*columns, *(["labels"] if only else [])])
+            table = parquet.read(columns=[*columns, *(["labels"] if only or hold_out else [])])
         chosen = pc.equal(table["split"], split)
         for parts in ("images", "turns"):
             full = pc.greater(pc.fill_null(pc.list_value_length(table[parts]), 0), 0)
@@ -69,6 +75,10 @@ def index_studies(
         for label, value in only.items():
             held = pc.map_lookup(table["labels"], pa.scalar(label), "last")
             chosen = pc.and_(chosen, pc.fill_null(pc.equal(held, value), False))
+        for label, values in (hold_out or {}).items():
+            held = pc.map_lookup(table["labels"], pa.scalar(label), "last")
+            among = pc.is_in(held, value_set=pa.array(values, pa.string()))
+            chosen = pc.and_(chosen, pc.invert(among))
         found = pc.indices_nonzero(chosen)
         num_images += len(pc.list_flatten(table["images"].take(found)))
         ids += table["study_id"].take(found).chunks

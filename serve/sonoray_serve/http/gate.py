@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/healthz"
 CHAT_PATH = "/v1/chat/completions"
+RECOGNIZE_PATH = "/v1/recognize"
 
 
 _COME_AGAIN = (429, 503)
@@ -109,7 +110,7 @@ class Gate:
         except InternalError:
             problem = ApiError(Problem.INTERNAL)
         else:
-            if is_answered and self._is_chat(scope):
+            if is_answered and self._is_work(scope):
                 num_requests = 1 + (beside + self._num_requests) / 2
                 self._pace.add(time.monotonic() - began, num_requests)
             return
@@ -121,15 +122,15 @@ class Gate:
         path: str = scope["path"]
         return path.removeprefix(scope.get("root_path", ""))
 
-    def _is_chat(self, scope: Scope) -> bool:
-        return self._path(scope) == CHAT_PATH
+    def _is_work(self, scope: Scope) -> bool:
+        return self._path(scope) in (CHAT_PATH, RECOGNIZE_PATH)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._path(scope) != HEALTH_PATH and self._key_digests is not None:
             authorization = Headers(scope=scope).get("authorization")
             if not is_admitted(authorization, self._key_digests):
                 raise ApiError(Problem.INVALID_API_KEY)
-        if not self._is_chat(scope):
+        if not self._is_work(scope):
             await self._app(scope, receive, send)
             return
         if self._num_requests >= self._max_requests:

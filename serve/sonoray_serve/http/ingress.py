@@ -16,12 +16,28 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from llava_ultra.recognition.bank import ClassBank
 from sonoray.images.decode import Pixels
 from sonoray_serve.http import api
 from sonoray_serve.http.flow import Answer, Chat, Deadline
-from sonoray_serve.http.gate import CHAT_PATH, HEALTH_PATH, Gate, Pace, to_response
+from sonoray_serve.http.gate import (
+    CHAT_PATH,
+    HEALTH_PATH,
+    RECOGNIZE_PATH,
+    Gate,
+    Pace,
+    to_response,
+)
 from sonoray_serve.http.key_folder import KeyFolder
-from sonoray_serve.messages import EncodedStudy, Event, Failed, ModelCard, Sampling
+from sonoray_serve.http.recognition import Calibration, Recognitions
+from sonoray_serve.messages import (
+    ClassShares,
+    EncodedStudy,
+    Event,
+    Failed,
+    ModelCard,
+    Sampling,
+)
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import AppArgs
 
@@ -65,8 +81,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def create_api(chat: Chat, args: AppArgs) -> FastAPI:
-    """Make the HTTP application around a `Chat`."""
+def create_api(chat: Chat, args: AppArgs, recognitions: Recognitions | None = None) -> FastAPI:
+    """Make the HTTP application around a `Chat`, and around what recognises classes."""
     limits = args.config.limits
     created = int(time.time())
     app = FastAPI(title="SonoRay", docs_url=None, redoc_url=None, openapi_url=None)
@@ -108,6 +124,14 @@ def create_api(chat: Chat, args: AppArgs) -> FastAPI:
         if answer.as_stream:
             return EventStream(answer)
         return JSONResponse((await answer.complete()).model_dump())
+
+    @app.post(RECOGNIZE_PATH)
+    async def recognize(request: Request) -> Response:
+        if recognitions is None:
+            raise ApiError(Problem.NOT_FOUND)
+        deadline = Deadline.after(limits.deadline_s)
+        found = await recognitions.answer(read_body(request, limits.max_body_bytes), deadline)
+        return JSONResponse(found.model_dump(exclude_none=True))
 
     return app
 
@@ -171,6 +195,7 @@ class RemoteEngine:
 
     def __init__(self, handle: "DeploymentHandle[Any]") -> None:
         self._handle = handle.options(stream=True)
+        self._plain = handle
 
     async def generate(
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
@@ -186,6 +211,17 @@ class RemoteEngine:
                     yield event
             finally:
                 events.cancel()  # type: ignore[no-untyped-call]
+
+    async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
+        """Hold a study against classes; see `RecognizePort`."""
+        with translated():
+            response = self._plain.recognize.remote(study, bank)
+            try:
+                found: ClassShares | Failed = await response
+            except asyncio.CancelledError:
+                response.cancel()  # type: ignore[no-untyped-call]
+                raise
+            return found
 
 
 class Ingress:
@@ -204,11 +240,14 @@ class Ingress:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve when the replica starts."""
         card: ModelCard = await self._engine.describe.remote()
-        chat = Chat(
-            vision=RemoteVision(self._vision),
-            engine=RemoteEngine(self._engine),
-            card=card,
-            model_name=self._args.model_name,
-            limits=self._args.config.limits,
-        )
-        return create_api(chat, self._args)
+        vision, engine = RemoteVision(self._vision), RemoteEngine(self._engine)
+        common: dict[str, Any] = {
+            "vision": vision,
+            "engine": engine,
+            "card": card,
+            "model_name": self._args.model_name,
+            "limits": self._args.config.limits,
+        }
+        calibration = Calibration.read(self._args.config.calibration, card)
+        recognitions = Recognitions(**common, calibration=calibration)
+        return create_api(Chat(**common), self._args, recognitions)

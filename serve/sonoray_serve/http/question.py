@@ -136,13 +136,18 @@ def _study(messages: Sequence[Message], limits: Limits, max_images: int) -> tupl
             raise ApiError(Problem.SEVERAL_STUDIES, f"messages[{number}].content")
         if len(places) > max_images:
             raise ApiError(Problem.TOO_MANY_IMAGES, f"messages[{number}].content", max_images)
-        images = [_image(url, place, limits.max_image_bytes) for place, url in places]
+        images = [read_data_url(url, place, limits.max_image_bytes) for place, url in places]
     if not images:
         raise ApiError(Problem.NO_IMAGE, "messages")
     return tuple(images)
 
 
-def _image(url: str, place: str, max_bytes: int) -> bytes:
+def read_data_url(url: str, place: str, max_bytes: int) -> bytes:
+    """The encoded image in a `data:` URL.
+
+    Raises:
+        ApiError: 400, with its place in the request.
+    """
     head = _DATA_URL.match(url)
     if head is None:
         raise ApiError(Problem.IMAGE_URL_NOT_DATA, place)

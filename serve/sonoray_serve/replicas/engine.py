@@ -13,9 +13,19 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 
+from llava_ultra.recognition.bank import ClassBank
 from sonoray.errors import ServingError
-from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, ModelCard, Sampling
+from sonoray_serve.messages import (
+    ClassShares,
+    EncodedStudy,
+    Event,
+    Failed,
+    Finished,
+    ModelCard,
+    Sampling,
+)
 from sonoray_serve.problems import InternalError
+from sonoray_serve.replicas.class_reader import ClassReader
 from sonoray_serve.replicas.loading import ModelSource, describe, load_language_half
 from sonoray_serve.schedule.meters import Counts, Meters, show_model
 from sonoray_serve.schedule.scheduler import Scheduler
@@ -48,6 +58,7 @@ class Engine:
             )
         except ValueError as error:
             raise ServingError(f"serve.batching does not fit {source.model!r}: {error}") from None
+        self._classes = ClassReader(self._answerer, self._digest)
         prefixes = PrefixStore(max_bytes=batching.prefix_bytes)
         self._scheduler = Scheduler(
             self._answerer,
@@ -66,6 +77,14 @@ class Engine:
     async def load(self) -> Counts:
         """What the engine does now and has done."""
         return self._scheduler.counts
+
+    async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
+        """Hold a study against classes; see `RecognizePort`.
+
+        Raises:
+            InternalError: the decoder failed; says where, never on what.
+        """
+        return await asyncio.to_thread(self._classes.score, study, bank)
 
     async def generate(
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling

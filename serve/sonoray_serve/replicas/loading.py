@@ -56,6 +56,7 @@ def describe(answerer: "Answerer", digest: str) -> ModelCard:
         max_images=answerer.max_images,
         context_length=answerer.context_length,
         site_cue=answerer.site_cue,
+        training=answerer.training,
     )
 
 

@@ -6,6 +6,7 @@
 - `scores`: means over seeds, with intervals over patients and seeds, against a reference.
 - `report`: Markdown, JSON and text.
 - `figure`: the same as bars.
+- `ways`: recognition of classes, in words and from features, judged by itself.
 
 `sonoray_jobs.evaluation.ablation.ablate` is the command that puts them together.
 """

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from llava_ultra.config import AdaptiveSampling, FusionConfig
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
-from sonoray.study.labels import label_values
+from sonoray.study.choosing.labels import label_values
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.report import KEEP_ALL
 from sonoray_jobs.road.config import RoadConfig

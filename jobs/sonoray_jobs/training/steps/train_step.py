@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sonoray_jobs.road.train_config import TrainConfig
 
 if TYPE_CHECKING:
+    from llava_ultra.recognition.pairs import BankTokens, Pairs
     from sonoray_jobs.training.step_loader import LoadedStep
 
 
@@ -61,6 +62,8 @@ class Stepper:
     rank: int
     world: int
     context_length: int
+    bank: "BankTokens | None" = None
+    """Descriptions of the classes that recognition is trained for."""
 
     def step(self, loaded: "LoadedStep", number: int, wishes: Wish = Wish.NOTHING) -> StepOutcome:
         """Learn from this rank's share of a step; collective.
@@ -90,7 +93,7 @@ class Stepper:
         with matmul_precision(settings.matmul_precision, engine.device.type):
             share = forward_share(
                 engine.module,
-                Batch(visual=visual, text=text),
+                Batch(visual=visual, text=text, pairs=self._pairs(loaded)),
                 PartLimits(studies=settings.micro_studies, tokens=settings.micro_tokens),
                 run=engine,
                 device=engine.device,
@@ -105,6 +108,21 @@ class Stepper:
         engine.step()
         # a gradient that is not finite: DeepSpeed leaves the step out, on all ranks
         return told.outcome(applied=bool(engine.was_step_applied()))
+
+    def _pairs(self, loaded: "LoadedStep") -> "Pairs | None":
+        from llava_ultra.language.report_pairs import collate_pairs
+
+        settings = self.engine.module.config.recognition
+        if settings is None:
+            return None
+        return collate_pairs(
+            self.tokenizer,
+            loaded.reports,
+            settings,
+            context_length=self.context_length,
+            classes=loaded.classes,
+            bank=self.bank,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

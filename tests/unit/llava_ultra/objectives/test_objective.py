@@ -17,10 +17,12 @@ from llava_ultra.config import (
     ObjectiveConfig,
     SamplingConfig,
 )
+from llava_ultra.language.report_pairs import collate_pairs
 from llava_ultra.model import trainable_parameters
 from llava_ultra.objectives.answer import AnswerObjective
 from llava_ultra.objectives.distillation import DistillationObjective
 from llava_ultra.objectives.grounding import GroundingObjective
+from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 
 
@@ -53,7 +55,10 @@ def batch(tokenizer, channels=32):
         )
         for count in (3, 2, 5)
     ]
-    return collate_features(images), collate_texts(tokenizer, ROWS, max_tokens=100)
+    reports = [next(answer for at, _, answer in ROWS if at == study) for study in range(3)]
+    pairs = collate_pairs(tokenizer, reports, RecognitionObjective(), context_length=100)
+    text = collate_texts(tokenizer, ROWS, max_tokens=100)
+    return collate_features(images), text, None, pairs  # as the model takes them
 
 
 def gradients(model, *inputs):
@@ -108,7 +113,7 @@ def test_the_default_loss_is_this_sum_to_the_bit():
 
 
 def test_gradients_are_the_weighted_sum_of_each_objectives_own():
-    weights = {"answer": 0.7, "distillation": 1.6, "grounding": 0.4}
+    weights = {"answer": 0.7, "distillation": 1.6, "grounding": 0.4, "recognition": 0.5}
     alone = {}
     for kind in OBJECTIVES:
         model, tokenizer = build(objectives=[kind(weight=1).model_dump()])
@@ -119,7 +124,9 @@ def test_gradients_are_the_weighted_sum_of_each_objectives_own():
     total = sum(weights[name] * single.loss.detach() for name, (single, _) in alone.items())
     assert float(output.loss.detach()) == pytest.approx(float(total), rel=1e-6)
     for name, gradient in found.items():
-        expected = sum(weights[kind] * own[name] for kind, (_, own) in alone.items())
+        expected = sum(
+            weights[kind] * own.get(name, 0) for kind, (_, own) in alone.items()
+        )  # heads are there where they are trained
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6, msg=name)
     for name, (_, own) in alone.items():
         assert any(gradient.abs().max() > 1e-4 for gradient in own.values()), name

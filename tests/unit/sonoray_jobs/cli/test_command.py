@@ -37,6 +37,10 @@ JOBS = {
     "compare": ("sonoray_jobs.evaluation.compare:run", ["first", "second"]),
     "runs": ("sonoray_jobs.evaluation.listing.list_runs:run", []),
     "ablate": ("sonoray_jobs.evaluation.ablation.ablate:run", ["modality"]),
+    "recognize": (
+        "sonoray_jobs.evaluation.recognition.recognize:run",
+        ["--classes", "phantom-zh"],
+    ),
     "robustness": ("sonoray_jobs.evaluation.robustness.assess:run", []),
     "sweep": ("sonoray_jobs.evaluation.sweeping.sweep:run", ["--over", "train.seed:0..9"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
@@ -58,6 +62,7 @@ JOBS = {
 """By command: the function that it calls, and arguments that it needs."""
 
 VALUES = {
+    "--classes": "chest-en",
     "--workspace": "elsewhere",
     "--config": "busbra",
     "--set": "phantom.seed=7",

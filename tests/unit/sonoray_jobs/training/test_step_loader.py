@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from llava_ultra.perturbations.echo import GainPerturbation
+from llava_ultra.recognition.bank import BankClass, ClassBank
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
@@ -208,3 +209,28 @@ def test_a_question_that_needs_those_before_it_comes_with_them(stores, tmp_path)
             study = answer[:2]
             told = [f"{study}{said}{i}" for i in range(number) for said in "问答"]
             assert list(texts) == [*told, f"{study}问{number}"]
+
+
+def test_reports_and_classes_come_where_recognition_learns_from_them(stores, tmp_path):
+    write(tmp_path, s1={"kind": "cyst"}, s2={"kind": "mass|cyst"})
+    bank = ClassBank(
+        label="kind", separator="|", classes=(BankClass(name="mass"), BankClass(name="cyst"))
+    )
+    plain = loaded(source_of(tmp_path, stores))
+    assert {len(step.reports) + len(step.classes) for step in plain} == {0}
+    steps = loaded(source_of(tmp_path, stores, reports=True, bank=bank, turns_per_epoch=1))
+    classes = {"s0": (), "s1": (1,), "s2": (0, 1)}
+    for step in steps:
+        names = [sorted(COUNTS)[place] for place in step.step.studies]
+        # the longest text, whichever turn is asked
+        assert step.reports == [f"{name}答0" for name in names]
+        assert step.classes == [classes[name] for name in names]
+
+
+def test_turns_of_a_held_out_label_are_not_asked(stores, tmp_path):
+    write(tmp_path, topic="kind")
+    with pytest.raises(DataError, match="turns of kind alone"):
+        loaded(source_of(tmp_path, stores, hold_out={"kind": ("cyst",)}))
+    write(tmp_path)
+    steps = loaded(source_of(tmp_path, stores, hold_out={"kind": ("cyst",)}))
+    assert sum(len(step.rows) for step in steps) == 9 * TURNS

@@ -38,7 +38,16 @@ def settings(**values) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"max_studies": 1}, {"only": {"organ": "liver"}}, {"only": {"organ": "breast"}}]
+    "values",
+    [
+        {},
+        {"max_studies": 1},
+        {"only": {"organ": "liver"}},
+        {"only": {"organ": "breast"}},
+        {"hold_out": {"organ": ["breast", "kidney"]}},
+        {"hold_out": {"site": ["肝脏"]}},
+        {"hold_out": {"organ": ["liver"]}, "max_studies": 1},
+    ],
 )
 def test_the_index_holds_the_studies_that_are_gone_through(dataset, values):
     studies = list(iter_training_studies(dataset, settings(**values)))
@@ -54,6 +63,8 @@ def test_a_training_takes_what_it_is_restricted_to(dataset):
     assert names() == ["liver", "breast"]
     assert names(max_studies=1) == ["liver"]
     assert names(only={"organ": "breast"}) == ["breast"]
+    assert names(hold_out={"organ": ["breast"]}) == ["liver"]
+    assert names(hold_out={"site": ["肝脏"]}) == ["breast"]
 
 
 def test_the_cue_stands_before_the_question_where_it_is_asked_for(dataset):

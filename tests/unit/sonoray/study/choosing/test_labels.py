@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from sonoray.errors import DataError
+from sonoray.study.choosing.labels import describe_labels, label_values
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
-from sonoray.study.labels import describe_labels, label_values
 
 
 @pytest.fixture

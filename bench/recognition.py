@@ -1,0 +1,235 @@
+"""Recognition from features: beside asking in words, and a large contrastive batch in parts.
+
+Run: `python bench/recognition.py [--rounds 3] [--studies 32] [--write]`.
+
+One process, one thread, a model of the tiny road's size with random weights and features: neither
+speed nor memory depends on what they hold. CPU times are compared within a round, and the median
+over rounds is shown.
+
+- `words`: studies of six images; each of five classes is asked for in words, whose two options are
+  ranked, by the actor's own calls; against the pass over the features that recognises all classes;
+- `batch`: a contrastive step of 1,024 studies in parts (gradient cache) against one of 256 at once:
+  time a study, and tensors alive at once against four times those of the 256.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from llava_ultra.batch import Batch, TextBatch, VisualBatch, collate_texts
+from llava_ultra.config import ModelConfig
+from llava_ultra.cost.counting import LiveBytes
+from llava_ultra.decoding.class_scores import read_classes, score_classes
+from llava_ultra.decoding.likelihood import answer_log_likelihoods
+from llava_ultra.decoding.step import read_prompts
+from llava_ultra.language.chat import encode_answer
+from llava_ultra.language.decoder import Language, build_language_model
+from llava_ultra.language.lora import add_lora
+from llava_ultra.language.report_pairs import collate_pairs
+from llava_ultra.language.tokenizer import train_tokenizer
+from llava_ultra.model import LlavaUltra
+from llava_ultra.objectives.recognise import RecognitionObjective
+from llava_ultra.recognition.bank_file import load_bank
+from llava_ultra.steps.accumulate import forward_share
+from llava_ultra.steps.micro_batches import PartLimits
+from sonoray.phantom import PhantomConfig, plan_study
+
+TARGETS = Path(__file__).resolve().parent / "results" / "targets.json"
+IMAGES = 6
+BANK = "phantom-zh"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--studies", type=int, default=32)
+    parser.add_argument("--large", type=int, default=1024)
+    parser.add_argument("--part", type=int, default=64)
+    parser.add_argument("--only", choices=("words", "batch"))
+    parser.add_argument("--write", action="store_true", help="rows of bench/results/targets.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    language, model = build()
+    rows = []
+    if options.only != "batch":
+        ratio = words(language, model.eval(), options.studies, options.rounds)
+        rows.append(
+            (
+                "recognize over cached features beside asking each of 5 classes in words",
+                20,
+                "higher",
+                ratio,
+                f"x, CPU time, median of {options.rounds}",
+            )
+        )
+    if options.only != "words":
+        slower, memory = batches(language, model.train(), options)
+        rows.append(
+            (
+                "contrastive batch of 1,024 in parts: time a study beside 256 at once",
+                1.15,
+                "lower",
+                slower,
+                f"x, CPU time, median of {options.rounds}",
+            )
+        )
+        rows.append(
+            (
+                "contrastive batch of 1,024 in parts: peak memory beside 256 at once, scaled",
+                0.2,
+                "lower",
+                memory,
+                "x, tensors alive at once",
+            )
+        )
+    for name, wanted, _, found, unit in rows:
+        print(f"{name}: {found:.3f} ({unit}; wanted {wanted})")
+    if options.write:
+        write(rows)
+
+
+def build() -> tuple[Language, LlavaUltra]:
+    """The tiny road's model, to be trained for recognition alone."""
+    plans = [plan_study(PhantomConfig(), patient) for patient in range(200)]
+    texts = [text for plan in plans for turn in plan.turns for text in (turn.question, turn.answer)]
+    config = ModelConfig(objectives=(RecognitionObjective(),))
+    tokenizer = train_tokenizer(texts, config.language.vocab_size)
+    torch.manual_seed(0)
+    base = build_language_model(config.language, tokenizer)
+    model = LlavaUltra(config, add_lora(base, config.lora))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "lora_" in name or not name.startswith("language_model")
+    return Language(tokenizer=tokenizer, model=base), model
+
+
+def features(config: ModelConfig, studies: int, images: int) -> VisualBatch:
+    """Random features."""
+    generator = torch.Generator().manual_seed(0)
+    clip, sam = (
+        torch.randn(studies, images, config.num_tokens, channels, generator=generator)
+        for channels in (config.clip.num_channels, config.sam_channels)
+    )
+    return VisualBatch(clip=clip, sam=sam, image_mask=torch.ones(studies, images, dtype=torch.bool))
+
+
+@torch.no_grad()
+def words(language: Language, model: LlavaUltra, studies: int, rounds: int) -> float:
+    """How many times longer asking in words takes than recognising."""
+    bank, visual = load_bank(BANK), features(model.config, studies, IMAGES)
+    keys = [str(number) for number in range(studies)]
+    model.fix()
+
+    def ask() -> None:
+        tokens = model.fuse(visual.clip, visual.sam)
+        scores = model.sampler.feature_scores(tokens, keys)
+        rows = [
+            (study, f"图像中有无{name}？", "") for study in range(studies) for name in bank.names
+        ]
+        prompts = collate_texts(language.tokenizer, rows, max_tokens=512).without_answers()
+        reading = model.read(tokens, visual.image_mask, prompts, scores)
+        context = read_prompts(model, reading.embeds, reading.mask)
+        options = [encode_answer(language.tokenizer, option) for option in ("有", "无")]
+        numbers = [row for row in range(len(rows)) for _ in options]
+        answer_log_likelihoods(model, context, numbers, options * len(rows), max_tokens=16_384)
+
+    classes = read_classes(model, language.tokenizer, bank)
+
+    def recognise() -> None:
+        tokens = model.fuse(visual.clip, visual.sam)
+        score_classes(model, language.tokenizer, classes, tokens, visual.image_mask, keys)
+
+    ratios = []
+    for _ in range(rounds):
+        spent = [cpu_time(ask), cpu_time(recognise)]
+        ratios.append(spent[0] / spent[1])
+    return statistics.median(ratios)
+
+
+def batches(
+    language: Language, model: LlavaUltra, options: argparse.Namespace
+) -> tuple[float, float]:
+    """Time a study and memory of a large batch in parts, beside a quarter of it at once."""
+    large = options.large
+    small = large // 4
+    whole = share(language, model, large)
+    quarter = share(language, model, small)
+
+    def step(batch: Batch, limits: PartLimits) -> None:
+        model.zero_grad()
+        forward_share(model, batch, limits).owed.backward()
+
+    at_once, in_parts = PartLimits(), PartLimits(studies=options.part)
+    ratios = []
+    for _ in range(options.rounds):
+        direct = cpu_time(lambda: step(quarter, at_once)) / small
+        cached = cpu_time(lambda: step(whole, in_parts)) / large
+        ratios.append(cached / direct)
+    cached_bytes = peak(model, lambda: step(whole, in_parts))
+    direct_bytes = peak(model, lambda: step(quarter, at_once))
+    return statistics.median(ratios), cached_bytes / (direct_bytes * large / small)
+
+
+def share(language: Language, model: LlavaUltra, studies: int) -> Batch:
+    """Studies with a report each, as the phantom words it."""
+    plans = [plan_study(PhantomConfig(fraction_without_finding=0), n) for n in range(studies)]
+    reports = [f"{number}. {plan.turns[0].answer}" for number, plan in enumerate(plans)]
+    settings = model.config.recognition
+    assert settings is not None
+    question = [(study, "请描述。", "良性") for study in range(studies)]
+    text: TextBatch = collate_texts(language.tokenizer, question, max_tokens=512)
+    return Batch(
+        visual=features(model.config, studies, 2),
+        text=text,
+        pairs=collate_pairs(language.tokenizer, reports, settings, context_length=512),
+    )
+
+
+def cpu_time(run: Callable[[], None]) -> float:
+    """CPU seconds of this process."""
+    gc.collect()
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def peak(model: LlavaUltra, run: Callable[[], None]) -> int:
+    """Bytes of tensors alive at once, weights left out."""
+    gc.collect()
+    with LiveBytes(model) as memory:
+        run()
+    return memory.peak
+
+
+def write(rows: list[tuple[str, float, str, float, str]]) -> None:
+    """Put rows among the others, in place of older ones of the same name."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    kept = json.loads(TARGETS.read_text(encoding="utf-8"))
+    names = {row[0] for row in rows}
+    kept = [row for row in kept if row["name"] not in names]
+    kept += [
+        {
+            "name": name,
+            "wanted": wanted,
+            "better": better,
+            "measured": round(found, 3),
+            "unit": unit,
+            "commit": commit,
+            "command": "python bench/recognition.py",
+        }
+        for name, wanted, better, found, unit in rows
+    ]
+    TARGETS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Ways of telling classes, compared: in words, and from features with ever more of LLaVA-RadZ.
+
+`sonoray ablate recognition` trains three roads a seed, alike but for the objective `recognition`:
+without it (asked in words), with DFAT, with DFAT and DKAM; and a fourth that pools a class's
+descriptions by the nearest one (GMAT). All are judged on the same studies: the AUC of each class
+against all others, with intervals over patients and seeds. Its parts are the road's own
+content-addressed jobs, so that running the command again goes on where it stopped.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llava_ultra.objectives.recognise import RecognitionObjective
+from llava_ultra.recognition.bank import ClassBank
+from llava_ultra.recognition.bank_file import load_bank
+from sonoray.errors import ConfigError, DataError
+from sonoray.files.json_files import write_json
+from sonoray.metrics import Bootstrap, Estimate
+from sonoray.metrics.recognition.figures import mean_over_seeds
+from sonoray.metrics.tables import Table
+from sonoray.study.choosing.held_out import is_held_out
+from sonoray.study.contract import Study, iter_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs.evaluation.ablation.choice import Choice
+from sonoray_jobs.evaluation.ablation.variants import with_values
+from sonoray_jobs.evaluation.recognition import recognize
+from sonoray_jobs.evaluation.recognition.asked_in_words import asked_of_classes, word_scores
+from sonoray_jobs.evaluation.recognition.recognition_report import SCORES
+from sonoray_jobs.outputs.find import find_made, find_training
+from sonoray_jobs.outputs.stores import TOWERS
+from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training import train
+
+logger = logging.getLogger(__name__)
+
+Scores = npt.NDArray[np.float64]
+
+WORDS, OPTION = "words", "option"
+"""Ways of the road without the objective: the free answer, and the probability of yes."""
+FEATURES: Mapping[str, Mapping[str, Any]] = {
+    "dfat": {"bank": ""},
+    "dkam": {},
+    "gmat": {"pooling": "max"},
+}
+"""Ways that read features: what each changes of the objective."""
+WAYS = (WORDS, OPTION, *FEATURES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaysCompared:
+    """The table of an ablation of recognition."""
+
+    bank: str
+    split: str
+    command: str
+    seeds: tuple[int, ...]
+    unseen: tuple[str, ...]
+    """Classes of which every study was held out of training."""
+    num_studies: int
+    values: Mapping[str, Mapping[str, Estimate | None]]
+    """By way, and by class: the AUC; `mean` is that over classes, `unseen` over those unseen."""
+    path: Path
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        columns = list(next(iter(self.values.values())))
+        table = Table(
+            header=("way", *columns),
+            rows=tuple(
+                (way, *("-" if each is None else str(each) for each in of_way.values()))
+                for way, of_way in self.values.items()
+            ),
+        )
+        held = f"held out of training: {', '.join(self.unseen)}; " if self.unseen else ""
+        return [
+            f"AUC on {self.num_studies} studies of {self.split}, bank {self.bank}, seeds "
+            f"{', '.join(map(str, self.seeds))}; {held}95 % intervals over patients and seeds",
+            *table.text(),
+            f"report: {self.path}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {
+            "bank": self.bank,
+            "split": self.split,
+            "command": self.command,
+            "seeds": list(self.seeds),
+            "unseen": list(self.unseen),
+            "num_studies": self.num_studies,
+            "auc": {
+                way: {name: each and each.to_json() for name, each in of_way.items()}
+                for way, of_way in self.values.items()
+            },
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaysPlanned:
+    """What would be trained."""
+
+    trainings: tuple[tuple[str, bool], ...]
+    """Way and seed, and whether it is finished."""
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        return [f"  {name}: {'done' if done else 'to do'}" for name, done in self.trainings]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script reads."""
+        return {"trainings": [{"name": name, "done": done} for name, done in self.trainings]}
+
+
+def roads_of(road: RoadConfig, ways: Sequence[str], seed: int) -> Iterator[tuple[str, RoadConfig]]:
+    """The road of each training that the ways need, by the first way that needs it."""
+    found = road.model.recognition
+    settings = found or RecognitionObjective(bank=f"phantom-{road.phantom.language}")
+    if not settings.bank:
+        settings = settings.model_copy(update={"bank": f"phantom-{road.phantom.language}"})
+    others = tuple(
+        each for each in road.model.objectives if not isinstance(each, RecognitionObjective)
+    )
+    if set(ways) & {WORDS, OPTION}:
+        yield WORDS, _placed(road, others, seed)
+    for way, changes in FEATURES.items():
+        if way in ways:
+            changed = settings.model_copy(update=dict(changes))
+            yield way, _placed(road, (*others, changed), seed)
+
+
+def _placed(road: RoadConfig, objectives: Sequence[Any], seed: int) -> RoadConfig:
+    listed = [each.model_dump(mode="json") for each in objectives]
+    return with_values(road, {"train.seed": seed, "model.objectives": listed})
+
+
+def plan(*, workspace: Workspace, road: RoadConfig, choice: Choice) -> WaysPlanned:
+    """List the trainings, and which are finished; starts nothing.
+
+    Raises:
+        ConfigError: a way is unknown.
+    """
+    trainings = []
+    for seed in choice.seeds:
+        for way, own in roads_of(road, _chosen(choice), seed):
+            try:
+                find_training(workspace, own, choice.dataset)
+                done = True
+            except DataError:
+                done = False
+            trainings.append((f"{way}, seed {seed}", done))
+    return WaysPlanned(trainings=tuple(trainings))
+
+
+def run(
+    *, workspace: Workspace, road: RoadConfig, choice: Choice, address: str | None = None
+) -> WaysCompared:
+    """Train what is missing, recognise in every way, and compare.
+
+    Args:
+        workspace: where everything lies; towers and features must be there.
+        road: what the ways vary; its recognition objective names the bank.
+        choice: dataset, seeds, ways (`--variants`), split.
+        address: Ray cluster.
+
+    Raises:
+        ConfigError: a way is unknown.
+        DataError: an earlier step is missing, or no study has a class of the bank.
+    """
+    ways = _chosen(choice)
+    output = workspace.dataset(choice.dataset)
+    settings = road.model.recognition
+    bank = load_bank((settings and settings.bank) or f"phantom-{road.phantom.language}")
+    studies = [
+        study
+        for study in iter_studies(output.path, split=choice.split, complete=False)
+        if study.images and bank.classes_of(study.labels)
+    ]
+    if not studies:
+        raise DataError(
+            f"no {choice.split} study of {choice.dataset!r} has a class of bank {bank.name!r} "
+            f"({', '.join(bank.labels)}); give another bank in model.objectives"
+        )
+    scores: dict[str, list[Scores]] = {way: [] for way in ways}
+    common: dict[str, Any] = {"workspace": workspace, "dataset": choice.dataset, "address": address}
+    for seed in choice.seeds:
+        for way, own in roads_of(road, ways, seed):
+            logger.info("%s, seed %d", way, seed)
+            train.run(road=own, **common)
+            if way == WORDS:
+                told = _ask(workspace, own, choice.dataset, studies, bank, address)
+                for name, found in ((WORDS, told.said), (OPTION, told.probability)):
+                    if name in ways:
+                        scores[name].append(found)
+                continue
+            done = recognize.run(road=own, classes=_name(own, bank), split=choice.split, **common)
+            scores[way].append(_read(done.output.path, studies, bank))
+    bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
+    unseen = _unseen(studies, bank, road)
+    values = {way: _aucs(found, studies, bank, unseen, bootstrap) for way, found in scores.items()}
+    folder = workspace.root / "ablations"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"recognition-{choice.dataset}-{bank.name}-{choice.split}.json"
+    compared = WaysCompared(
+        bank=bank.name,
+        split=choice.split,
+        command=choice.command,
+        seeds=choice.seeds,
+        unseen=unseen,
+        num_studies=len(studies),
+        values=values,
+        path=path,
+    )
+    write_json(path, compared.to_json())
+    return compared
+
+
+def _chosen(choice: Choice) -> tuple[str, ...]:
+    if unknown := sorted(set(choice.variants).difference(WAYS)):
+        raise ConfigError(
+            f"--variants {', '.join(unknown)} are no ways of recognition; use some of "
+            f"{', '.join(WAYS)}"
+        )
+    return tuple(way for way in WAYS if not choice.variants or way in choice.variants)
+
+
+def _name(road: RoadConfig, bank: ClassBank) -> str:
+    """The bank as a command takes it: its file, where it is none of the package."""
+    settings = road.model.recognition
+    return (settings and settings.bank) or bank.name
+
+
+def _ask(
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str,
+    studies: Sequence[Study],
+    bank: ClassBank,
+    address: str | None,
+) -> Any:  # noqa: ANN401 - WordScores
+    """Ask a trained model about every class in words."""
+    from sonoray_jobs.evaluation.answer_pool import answer_studies
+    from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.training.restore import load_trained
+
+    made = find_made(workspace, road, dataset)
+    features = feature_source(
+        road.embed,
+        model=road.model,
+        dataset=made.output.path,
+        folders={tower: made.parts[tower].path for tower in TOWERS},
+        stores=made.stores(workspace),
+    )
+    rows = answer_studies(
+        asked_of_classes(studies, bank),
+        load=partial(load_trained, made.located, road.evaluate.precision),
+        trained_in=road.train.precision,
+        settings=road.evaluate.model_copy(update={"max_tokens": 4}),
+        features=features,
+        address=address,
+    )
+    return word_scores(rows, studies, bank)
+
+
+def _read(folder: Path, studies: Sequence[Study], bank: ClassBank) -> Scores:
+    """The shares (N, C) that `sonoray recognize` wrote, in the order of the studies."""
+    import pyarrow.parquet as pq
+
+    found = {
+        row["study_id"]: {each["class"]: each["share"] for each in json.loads(row["scores"])}
+        for row in pq.read_table(folder / SCORES).to_pylist()
+    }
+    return np.array([[found[s.study_id][name] for name in bank.names] for s in studies])
+
+
+def _unseen(studies: Sequence[Study], bank: ClassBank, road: RoadConfig) -> tuple[str, ...]:
+    """Classes all of whose studies have a label of `train.hold_out`."""
+    held: dict[int, set[bool]] = {}
+    for study in studies:
+        for number in bank.classes_of(study.labels):
+            held.setdefault(number, set()).add(is_held_out(study, road.train.hold_out))
+    return tuple(bank.names[number] for number in sorted(held) if held[number] == {True})
+
+
+def _aucs(
+    scores: Sequence[Scores],
+    studies: Sequence[Study],
+    bank: ClassBank,
+    unseen: Sequence[str],
+    bootstrap: Bootstrap,
+) -> dict[str, Estimate | None]:
+    truth = np.zeros((len(studies), len(bank.classes)), dtype=bool)
+    for row, study in enumerate(studies):
+        truth[row, list(bank.classes_of(study.labels))] = True
+    patients = [study.patient_key for study in studies]
+    judged = [n for n in range(truth.shape[1]) if truth[:, n].any() and not truth[:, n].all()]
+    groups = {"mean": judged, "unseen": [n for n in judged if bank.names[n] in unseen]}
+    groups |= {bank.names[number]: [number] for number in judged}
+    return {
+        name: mean_over_seeds(scores, truth, numbers, patients, bootstrap) if numbers else None
+        for name, numbers in groups.items()
+    }

@@ -1,0 +1,248 @@
+"""`POST /v1/recognize`: images and classes in, a share of each class out.
+
+```
+{"model": "...", "images": ["data:image/png;base64,..."], "bank": "breast-zh"}
+{"model": "...", "images": [...], "prompt": "显示{class}。",
+ "classes": [{"name": "囊肿", "descriptions": ["无回声区，后方回声增强。"]}, {"name": "实性结节"}]}
+```
+
+Shares of a request's classes sum to 1. Where the service was started with the calibration that
+`sonoray recognize` writes, and is asked about that bank, each class has a probability with its
+interval too. Keys, caps on bytes, pixels and images, and the deadline are those of the chat.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llava_ultra.recognition.bank import ClassBank
+from llava_ultra.recognition.bank_file import load_bank, packaged_banks
+from sonoray.errors import ConfigError
+from sonoray.metrics.recognition.platt import Curve
+from sonoray_serve.http.flow import Deadline
+from sonoray_serve.http.question import decode_study, read_data_url
+from sonoray_serve.messages import ClassShares, Failed, ModelCard, RecognizePort, VisionPort
+from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.settings import MAX_ITEMS, Limits
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AskedClass(_Request):
+    """A class, and how it looks."""
+
+    name: str = Field(min_length=1)
+    descriptions: list[str] = Field(default=[], max_length=MAX_ITEMS)
+
+
+class RecognizeRequest(_Request):
+    """Body of `POST /v1/recognize`."""
+
+    model: str
+    images: list[str] = Field(min_length=1, max_length=MAX_ITEMS)
+    bank: str | None = None
+    """A packaged bank by name, in place of `classes`."""
+    classes: list[AskedClass] = Field(default=[], max_length=MAX_ITEMS)
+    prompt: str | None = None
+    """Sentence of a class without descriptions, with {class} in it."""
+
+
+class RecognizedClass(BaseModel):
+    """What is said of a class."""
+
+    name: str
+    share: float
+    """Among the request's classes; they sum to 1."""
+    probability: float | None = None
+    """Calibrated on validation studies; absent where the service has no calibration of it."""
+    low: float | None = None
+    high: float | None = None
+    """Interval of the probability, 95 %: how sure the calibration is."""
+
+
+class Recognition(BaseModel):
+    """The answer, likeliest class first."""
+
+    object: Literal["recognition"] = "recognition"
+    model: str
+    classes: list[RecognizedClass]
+    is_calibrated: bool
+    digest: str
+    """Sha256 of the served model's manifest."""
+    notice: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """The curves of a bank, as `sonoray recognize` wrote them."""
+
+    bank: ClassBank
+    curves: Mapping[str, Curve | None]
+
+    @classmethod
+    def read(cls, path: str, card: ModelCard) -> "Calibration | None":
+        """Read the file; None where there is none.
+
+        Raises:
+            ConfigError: it cannot be read, or belongs to another training.
+        """
+        if not path:
+            return None
+        try:
+            values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            bank = ClassBank.model_validate(values["bank"])
+            curves = {
+                name: None if curve is None else Curve(**curve)
+                for name, curve in values["curves"].items()
+            }
+            training = str(values["training"])
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"serve.calibration {path!r} is no calibration.json of sonoray recognize "
+                f"({type(error).__name__}); give that file, or leave it empty"
+            ) from None
+        if training != card.training:
+            raise ConfigError(
+                f"serve.calibration {path!r} is of training {training!r}, the served model of "
+                f"{card.training!r}; run sonoray recognize with --run {card.training}"
+            )
+        return cls(bank=bank, curves=curves)
+
+
+class Recognitions:
+    """Answers recognition requests with one model."""
+
+    def __init__(
+        self,
+        *,
+        vision: VisionPort,
+        engine: RecognizePort,
+        card: ModelCard,
+        model_name: str,
+        limits: Limits,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self._vision = vision
+        self._engine = engine
+        self._card = card
+        self._model_name = model_name
+        self._limits = limits
+        self._calibration = calibration
+        self._studies = asyncio.Semaphore(limits.studies_in_memory)
+
+    async def answer(self, body: Awaitable[bytes], deadline: Deadline) -> Recognition:
+        """Answer one request.
+
+        Args:
+            body: the body as it arrives.
+            deadline: when the request's time is over.
+
+        Raises:
+            ApiError: it is refused, or could not be served in time.
+        """
+        async with deadline.scope():
+            bank, images = await asyncio.to_thread(self._read, await body)
+            async with self._studies:  # bounds the memory that pixels take
+                decoded = await asyncio.to_thread(decode_study, images, self._limits)
+                study = await self._vision.encode([each.pixels for each in decoded])
+                del decoded
+            if isinstance(study, Failed):
+                raise ApiError(study.problem, "images", study.limit)
+            found = await self._engine.recognize(study, bank)
+        if isinstance(found, Failed):
+            raise ApiError(found.problem, "classes")
+        return self._describe(bank, found)
+
+    def _read(self, body: bytes) -> tuple[ClassBank, tuple[bytes, ...]]:
+        request = parse_request(body, self._limits)
+        if request.model != self._model_name:
+            raise ApiError(Problem.MODEL_NOT_FOUND, "model")
+        most = min(self._limits.max_images, self._card.max_images)
+        if len(request.images) > most:
+            raise ApiError(Problem.TOO_MANY_IMAGES, "images", most)
+        images = tuple(
+            read_data_url(url, f"images[{number}]", self._limits.max_image_bytes)
+            for number, url in enumerate(request.images)
+        )
+        return read_bank(request, self._limits), images
+
+    def _describe(self, bank: ClassBank, found: ClassShares) -> Recognition:
+        calibration = self._calibration
+        known = calibration is not None and calibration.bank.classes == bank.classes
+        classes = [
+            RecognizedClass(
+                name=name,
+                share=share,
+                **(_calibrated(calibration.curves[name], share) if known and calibration else {}),
+            )
+            for name, share in zip(bank.names, found.shares, strict=True)
+        ]
+        return Recognition(
+            model=self._model_name,
+            classes=sorted(classes, key=lambda each: -each.share),
+            is_calibrated=known,
+            digest=found.digest,
+            notice=self._card.notice,
+        )
+
+
+def parse_request(body: bytes, limits: Limits) -> RecognizeRequest:
+    """Read a request's body.
+
+    Raises:
+        ApiError: 400; nothing of the request is quoted.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > limits.max_marks:
+        raise ApiError(Problem.TOO_MANY_VALUES, limit=limits.max_marks)
+    try:
+        return RecognizeRequest.model_validate_json(body)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if detail["type"] == "json_invalid":
+        raise ApiError(Problem.INVALID_JSON)
+    name = str(detail["loc"][0]) if detail["loc"] else ""
+    param = name if name in RecognizeRequest.model_fields else None
+    unknown = detail["type"] == "extra_forbidden"
+    raise ApiError(Problem.UNKNOWN_PARAMETER if unknown else Problem.INVALID_VALUE, param)
+
+
+def read_bank(request: RecognizeRequest, limits: Limits) -> ClassBank:
+    """The classes that a request asks about.
+
+    Raises:
+        ApiError: they are fewer than two, repeat each other, or are too many or too long.
+    """
+    if (request.bank is None) == (not request.classes):
+        raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "classes")
+    if request.bank is not None:
+        if request.bank not in packaged_banks():  # never a file of this machine
+            raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "bank")
+        return load_bank(request.bank)
+    values: dict[str, Any] = {"classes": [each.model_dump() for each in request.classes]}
+    if request.prompt is not None:
+        values["prompt"] = request.prompt
+    try:
+        bank = ClassBank.model_validate(values)
+    except ValidationError:
+        raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "classes") from None
+    if sum(len(text) for _, text in bank.texts()) > limits.max_prompt_chars:
+        raise ApiError(Problem.PROMPT_TOO_LONG, "classes", limits.max_prompt_chars)
+    return bank
+
+
+def _calibrated(curve: Curve | None, share: float) -> dict[str, float]:
+    """Probability and interval of a share; nothing where the class has no curve."""
+    if curve is None:
+        return {}
+    kept = min(max(share, 1e-12), 1 - 1e-12)
+    odds = np.array([np.log(kept) - np.log1p(-kept)])
+    values: Sequence[float] = [float(each[0]) for each in curve.probabilities(odds)]
+    return dict(zip(("probability", "low", "high"), values, strict=True))
