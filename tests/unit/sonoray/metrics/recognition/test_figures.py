@@ -9,7 +9,7 @@ from sonoray.metrics.recognition.binary_rates import (
     best_f1_threshold,
     f1_at,
 )
-from sonoray.metrics.recognition.figures import Scored, recognition_figures
+from sonoray.metrics.recognition.figures import Scored, mean_over_seeds, recognition_figures
 
 
 def drawn(seed=0, size=200):
@@ -75,3 +75,19 @@ def test_a_class_without_a_positive_has_no_figures_and_no_part_in_means():
     values = [each.auc.value for each in figures.classes[:2]]
     assert figures.macro["auc"].value == pytest.approx(np.mean(values))
     assert figures.macro["f1"] is None
+
+
+def test_the_mean_over_seeds_is_drawn_over_patients_and_seeds():
+    found, bootstrap = drawn(), Bootstrap(num_resamples=1000)
+
+    def mean(*scores, classes=(0, 1)):
+        return mean_over_seeds(scores, found.truth, classes, found.patients, bootstrap)
+
+    one, other = found.scores, found.scores + 2 * np.random.default_rng(3).normal(size=(200, 3))
+    aucs = [roc_auc_score(found.truth[:, n], each[:, n]) for each in (one, other) for n in (0, 1)]
+    both = mean(one, other)
+    assert both.value == pytest.approx(np.mean(aucs))
+    alone = mean(one)
+    assert alone.value == pytest.approx(np.mean(aucs[:2]))
+    assert mean(one, one).high - mean(one, one).low == pytest.approx(alone.high - alone.low)
+    assert both.high - both.low > alone.high - alone.low  # seeds that differ
