@@ -33,6 +33,8 @@ CONNECT_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.5
 AGENT_PORT = 52365
 """Where a node's dashboard agent listens by default."""
+DRIVER = "driver"
+"""Resource of workers that may carry the own process of a job, as those on Kubernetes do."""
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
@@ -65,6 +67,7 @@ def run(
     address: str | None,
     wait: bool,
     dev: bool,
+    on_worker: bool,
     write: Callable[[str], None],
 ) -> Submission:
     """Submit a subcommand and, with `wait`, stream its logs until it ends well.
@@ -75,6 +78,7 @@ def run(
         address: URL of the cluster's dashboard.
         wait: follow the job to its end.
         dev: ship the four packages as they lie here over those installed there.
+        on_worker: run the job's own process where the resource `driver` is, not on the head.
         write: takes pieces of the job's log, as they come.
 
     Raises:
@@ -86,7 +90,8 @@ def run(
         raise ConfigError("submit needs the cluster's dashboard; add --address http://HOST:8265")
     client = _connect(address.rstrip("/"))
     submission = Submission(
-        submission_id=_submit(client, [job, *arguments], dev=dev), address=address.rstrip("/")
+        submission_id=_submit(client, [job, *arguments], dev=dev, on_worker=on_worker),
+        address=address.rstrip("/"),
     )
     announcement = f"submitted {job} as {submission.submission_id}"
     try:
@@ -147,11 +152,14 @@ def _named(address: str) -> Iterator[None]:
             os.environ[_ADDRESS_VARIABLE] = before
 
 
-def _submit(client: "JobSubmissionClient", arguments: Sequence[str], *, dev: bool) -> str:
+def _submit(
+    client: "JobSubmissionClient", arguments: Sequence[str], *, dev: bool, on_worker: bool
+) -> str:
     try:
         return client.submit_job(
             entrypoint=shlex.join(["python", "-m", "sonoray_jobs.cli", *arguments]),
             runtime_env=dev_runtime_env() if dev else {},
+            entrypoint_resources={DRIVER: 1} if on_worker else None,
         )
     except (RuntimeError, OSError) as error:  # e.g. a head that has just started
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]

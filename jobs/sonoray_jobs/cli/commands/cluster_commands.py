@@ -34,12 +34,19 @@ def submit(
     dev: Annotated[
         bool, typer.Option("--dev", help="Ship the source that lies here over the installed one.")
     ] = False,
+    on_worker: Annotated[
+        bool,
+        typer.Option(
+            "--on-worker", help="Run the job's own process on a worker that has `driver`."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a subcommand as a job on a remote Ray cluster, with its logs and its exit status.
 
     Ctrl-C leaves the job running. A cluster with a token needs RAY_AUTH_MODE=token, and the token
-    in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH.
+    in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH. The job's own process runs on the head; on
+    Kubernetes, where the head takes no work, give --on-worker.
 
     Examples:
         sonoray submit doctor --address http://10.0.0.5:8265
@@ -54,6 +61,14 @@ def submit(
         raise ConfigError(f"{job!r} is not a job; choose one of: {', '.join(jobs)}")
     # the job's log is what this command prints, but with --json stdout is the result's alone
     write = partial(typer.echo, nl=False, err=as_json)
-    submission = run(job, arguments or [], address=address, wait=wait, dev=dev, write=write)
+    submission = run(
+        job,
+        arguments or [],
+        address=address,
+        wait=wait,
+        dev=dev,
+        on_worker=on_worker,
+        write=write,
+    )
     if as_json or not wait:
         show(submission, as_json=as_json)

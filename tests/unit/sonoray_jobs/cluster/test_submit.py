@@ -88,6 +88,7 @@ def test_a_cluster_that_does_not_take_the_job_gives_one_line(monkeypatch):
                 address=f"http://127.0.0.1:{server.server_port}",
                 wait=False,
                 dev=False,
+                on_worker=False,
                 write=print,
             )
     finally:

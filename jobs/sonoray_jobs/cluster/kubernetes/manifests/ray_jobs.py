@@ -101,7 +101,7 @@ def scheduled_steps(site: Site) -> Object:
     lines = []
     for step in site.schedule.steps:
         name, *arguments = command_line(step, site.jobs[step])
-        submit = ["sonoray", "submit", name, "--address", address, "--", *arguments]
+        submit = ["sonoray", "submit", name, "--address", address, "--on-worker", "--", *arguments]
         lines.append(shlex.join(submit))
     container |= {
         "name": "steps",

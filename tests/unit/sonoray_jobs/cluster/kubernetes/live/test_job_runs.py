@@ -1,0 +1,63 @@
+"""What a job's status means, and how a run of a step is made."""
+
+import pytest
+
+from sonoray.errors import JobFailedError
+from sonoray_jobs.cluster.kubernetes.live.job_runs import (
+    JobRun,
+    _end,
+    _run_of,
+    exit_code,
+    named_run,
+)
+from sonoray_jobs.cluster.kubernetes.render_site import render
+from sonoray_jobs.cluster.kubernetes.site import load_site
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("Job entrypoint command failed with exit code 2, last available logs: x", 2),
+        ("Job entrypoint command failed with exit code 124, last", 124),
+        ("Job entrypoint command failed with exit code 0", 1),
+        ("the head went away", 1),
+        ("", 1),
+        ("exit code 999", 1),
+    ],
+)
+def test_the_exit_status_is_that_of_the_command(message: str, code: int):
+    assert exit_code(message) == code
+
+
+def test_a_failed_job_carries_its_status_and_says_how_to_find_its_log():
+    run = JobRun(name="train-1", namespace="n", status="FAILED", message="failed with exit code 2")
+    with pytest.raises(JobFailedError, match=r"train-1 ended as FAILED.*sonoray k8s logs train-1"):
+        _end(run)
+    late = JobRun(name="t", namespace="n", status="FAILED", message="exit code 124")
+    with pytest.raises(JobFailedError, match="it ran out of deadline_s") as ended:
+        _end(late)
+    assert ended.value.exit_code == 124
+    assert _end(JobRun(name="t", namespace="n", status="SUCCEEDED")).status == "SUCCEEDED"
+
+
+def test_a_deadline_leaves_no_job_status_and_is_a_failure():
+    live = {
+        "metadata": {"name": "t", "namespace": "n"},
+        "status": {
+            "jobDeploymentStatus": "Failed",
+            "reason": "PreRunningDeadlineExceeded",
+            "message": "no\nnode",
+        },
+    }
+    run = _run_of(live)
+    assert (run.status, run.message) == ("FAILED", "PreRunningDeadlineExceeded no node")
+
+
+def test_a_run_has_a_name_of_its_own_and_quoted_arguments():
+    job = render(*load_site("dev-cpu")).jobs["train"]
+    run = named_run(job, ["--set", "train.variant=a b"])
+    assert run["metadata"]["name"].startswith("train-2")
+    assert run["metadata"]["labels"]["sonoray.io/step"] == "train"
+    assert run["spec"]["entrypoint"] == f"{job['spec']['entrypoint']} --set 'train.variant=a b'"
+    assert job["metadata"]["name"] == "train"
+    assert len(run["metadata"]["name"]) <= 47
