@@ -1,7 +1,8 @@
 """Build the control plane of the tests into its cache: `make k8s-tools`.
 
 Takes 15 minutes on two idle cores, once: Kubernetes' own server is compiled from its published Go
-modules, KubeRay's operator and kwok too, and etcd comes from Debian. Go and apt-get must be there.
+modules, KubeRay's operator and kwok too; etcd and Prometheus come from Debian. Go and apt-get must
+be there.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from control_plane import HERE, KWOK_VERSION, OPERATOR_VERSION, cache_folder
@@ -79,11 +81,12 @@ def _build_kwok(folder: Path, out: Path) -> None:
     )
 
 
-def _fetch_etcd(folder: Path, out: Path) -> None:
-    _run("apt-get", "download", "etcd-server", folder=folder)
-    [package] = folder.glob("etcd-server*.deb")
-    _run("dpkg", "-x", str(package), "etcd", folder=folder)
-    shutil.copy(folder / "etcd" / "usr" / "bin" / "etcd", out)
+def _fetch(package: str, name: str, folder: Path, out: Path) -> None:
+    """Take a binary out of a Debian package, which is not installed."""
+    _run("apt-get", "download", package, folder=folder)
+    [file] = folder.glob(f"{package}*.deb")
+    _run("dpkg", "-x", str(file), "unpacked", folder=folder)
+    shutil.copy(folder / "unpacked" / "usr" / "bin" / name, out)
 
 
 def main() -> None:
@@ -94,7 +97,9 @@ def main() -> None:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     parts = {
-        "etcd": _fetch_etcd,
+        "etcd": partial(_fetch, "etcd-server", "etcd"),
+        "prometheus": partial(_fetch, "prometheus", "prometheus"),
+        "promtool": partial(_fetch, "prometheus", "promtool"),
         "controlplane": _build_server,
         "ray-operator": lambda folder, out: _install(
             f"{_OPERATOR}@{OPERATOR_VERSION}", folder, out

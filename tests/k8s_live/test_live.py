@@ -1,5 +1,6 @@
 """The packaged sites on a real API server: what it takes, what the operator makes, what is said."""
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -216,6 +217,58 @@ def test_a_job_is_started_found_and_ends_the_wait_when_it_fails(api: Any, folder
         find_run(api, rendered.site.namespace, "nothing")
 
 
+def test_a_training_takes_the_gpu_nodes_and_its_data_workers_do_not(api: Any, folder: Path) -> None:
+    rendered = site_of(folder, "gpu-prod")
+    namespace = rendered.site.namespace
+    make_secrets(namespace, rendered.objects)
+    apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    product = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    for number in range(2):
+        made = node(f"gpu-{number}", cpu="32", memory="128Gi", gpus="1")
+        made["metadata"]["labels"] = product
+        made["spec"] = {"taints": [{"key": "nvidia.com/gpu", "value": "x", "effect": "NoSchedule"}]}
+        api.create(made)
+    api.create(node("cpu-2", cpu="64", memory="256Gi"))
+    run = submit(api, named_run(rendered.jobs["train"], []), [], wait=False, write=print)
+
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": namespace},
+        "spec": {
+            "capacity": {"storage": "2Ti"},
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": rendered.site.storage.workspace_class,
+            "hostPath": {"path": str(folder)},
+        },
+    }
+    subprocess.run(
+        ["kubectl", "apply", "--server-side", "-f", "-"],
+        input=json.dumps(volume),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+
+    def places() -> Any:
+        live = api.get(RAY_JOB, namespace, run.name)
+        name = live.get("status", {}).get("rayClusterName", "none")
+        pods = api.items(POD, namespace, labelSelector=f"ray.io/cluster={name}")
+        placed = [
+            (each["metadata"]["labels"].get("ray.io/group"), each["spec"].get("nodeName", ""))
+            for each in pods
+        ]
+        return placed if len(placed) == 4 and all(name for _, name in placed) else None
+
+    placed = until(places, "head and three workers on nodes")
+    by_group: dict[str, set[str]] = {}
+    for group, name in placed:
+        by_group.setdefault(group, set()).add(name)
+    assert by_group["train"] == {"gpu-0", "gpu-1"}
+    assert not by_group["data"] & by_group["train"]
+    assert not by_group["headgroup"] & by_group["train"]
+
+
 def test_status_of_a_thousand_nodes_takes_as_many_requests_as_of_one(
     api: Any, folder: Path, record_property: Any
 ) -> None:
@@ -242,8 +295,14 @@ def test_manifests_of_others_are_checked_like_ours(folder: Path) -> None:
         require_sound(rendered.objects, accepts)
 
 
-def node(name: str, cpu: str = "16", memory: str = "64Gi") -> dict[str, Any]:
-    room = {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "500Gi"}
+def node(name: str, cpu: str = "16", memory: str = "64Gi", gpus: str = "0") -> dict[str, Any]:
+    room = {
+        "cpu": cpu,
+        "memory": memory,
+        "pods": "110",
+        "ephemeral-storage": "900Gi",
+        "nvidia.com/gpu": gpus,
+    }
     return {
         "apiVersion": "v1",
         "kind": "Node",
