@@ -8,7 +8,7 @@ it changes in the road, here the greys:
 The test patients of the split are left alone. Of the others, those of one value of a label are left
 out, or of several values that are too rare to stand alone (`--least`); the tower is trained on the
 rest, with their masks and captions, as `sonoray bootstrap` does. A linear probe of the pooled
-features (as in bench/probe_features.py) learns the question from the same patients and is asked of
+features (as in `sonoray probe`) learns the question from the same patients and is asked of
 those left out: from the images alone, from perturbed views of them too (`views`), and asked of the
 mean over views (`tta`). Several seeds of a variant are also averaged as an ensemble.
 

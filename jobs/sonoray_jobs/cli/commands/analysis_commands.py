@@ -72,3 +72,36 @@ def robustness(
         run=run,
         address=address,
     )
+
+
+@job_command(app, panel=PANEL)
+def probe(
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Ask linear probes of the frozen towers the closed questions: what is known before an answer.
+
+    With --run the model's answers stand beside: what a probe has and the model has not was lost
+    behind the towers. Also lists answers in the dataset that the features of other patients
+    contradict (suspects.csv), as wrong labels do.
+
+    Examples:
+        sonoray probe
+        sonoray probe --run phantom-3f2a
+        sonoray probe --dataset busbra --config busbra --set 'evaluate.topics=["pathology"]'
+    """
+    from sonoray_jobs.evaluation.probing import probe
+
+    return probe.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        run=run,
+        address=address,
+    )

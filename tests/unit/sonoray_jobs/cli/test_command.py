@@ -41,6 +41,7 @@ JOBS = {
         "sonoray_jobs.evaluation.recognition.recognize:run",
         ["--classes", "phantom-zh"],
     ),
+    "probe": ("sonoray_jobs.evaluation.probing.probe:run", []),
     "robustness": ("sonoray_jobs.evaluation.robustness.assess:run", []),
     "sweep": ("sonoray_jobs.evaluation.sweeping.sweep:run", ["--over", "train.seed:0..9"]),
     "describe": ("sonoray_jobs.release.describe:run", []),
