@@ -144,6 +144,9 @@ class LanguageConfig(ModelPart):
     """Whether the output layer shares the token embeddings' weights, as small models do."""
     context_length: int = Field(default=512, ge=64)
     """Most tokens of image, question and answer together."""
+    shape: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    """Of `source`'s `config.json` what decides its size, `model_type` first: `sonoray describe`
+    counts by it where `source` is not here, and `bootstrap` refuses a model of another shape."""
 
     @model_validator(mode="after")
     def _check(self) -> "LanguageConfig":
@@ -151,6 +154,11 @@ class LanguageConfig(ModelPart):
             raise ValueError(
                 f"language.hidden_size {self.hidden_size} is no multiple of twice the num_heads "
                 f"{self.num_heads}"
+            )
+        if self.shape and not (self.source and "model_type" in self.shape):
+            raise ValueError(
+                "language.shape tells of a model that language.source names, by its model_type and "
+                "other keys of its config.json; give both, or leave it out"
             )
         return self
 

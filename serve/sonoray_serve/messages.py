@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from llava_ultra.recognition.bank import ClassBank
 from sonoray.images.decode import Pixels
+from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_serve.problems import Problem
 
 
@@ -31,6 +32,8 @@ class ModelCard:
     """Whether the model was trained with the examination site in front of every question."""
     training: str = ""
     """Name of the training that made it; empty where nobody knows."""
+    protocol: ReportProtocol = NO_PROTOCOL
+    """What it is asked before a report."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

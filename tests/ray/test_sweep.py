@@ -9,6 +9,8 @@ import time
 import pytest
 
 from sonoray.tracking.connection import open_store
+from sonoray.tracking.outbox import OUTBOX
+from sonoray.tracking.run_id import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.evaluation.listing import list_runs
@@ -18,6 +20,7 @@ from sonoray_jobs.evaluation.sweeping.swept import FAILED, FINISHED, STOPPED
 from sonoray_jobs.outputs.find import find_parts, training_name, training_stage
 from sonoray_jobs.outputs.named_runs import find_run
 from sonoray_jobs.training.train import sole_training
+from sonoray_jobs.training.unfinished import LOCK
 
 DRIVER = """
 import sys
@@ -66,6 +69,9 @@ def test_a_sweep_ends_bad_trials_early_reports_and_is_gone_on_with(workspace, ro
     assert FAILED not in states, swept.lines()
     assert states.count(FINISHED) >= 1
     assert STOPPED in states, swept.lines()
+    for trial in swept.trials:  # no checkpoint of it is of any use now
+        left = {path.name for path in (workspace.runs / trial.training).iterdir()}
+        assert left <= {LOCK, RUN_ID_FILE, OUTBOX}, trial.state
     best = swept.best
     assert best.objective == min(t.objective for t in swept.trials if t.state == FINISHED)
     # what --run takes, with the settings that were drawn

@@ -24,7 +24,8 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="NAME|PATH",
-        help="Packaged configuration (tiny, base, paper, busbra, evidence) or a TOML file; "
+        help="Packaged configuration (tiny, base, paper, busbra, evidence; with published weights: "
+        "smollm2, qwen_tiny, qwen_small, qwen, qwen_large, mistral, smollm_large) or a TOML file; "
         "tiny where none is named.",
         rich_help_panel=_SHARED,
     ),

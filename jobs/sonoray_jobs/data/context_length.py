@@ -49,6 +49,7 @@ def check_lengths(
     studies: Iterable[Study],
     model: ModelConfig,
     answers: Callable[[Turn], Sequence[str]] = taught,
+    told: Callable[[Sequence[Turn], int], Sequence[str]] = dialogue,
 ) -> None:
     """Refuse studies of which a turn, with the images that are kept, does not fit the context.
 
@@ -57,6 +58,7 @@ def check_lengths(
         studies: those that will be read.
         model: its context, tokens per image and sampling.
         answers: what is put behind a turn's question.
+        told: the texts that end in a turn's question, of a study's turns and the turn's number.
 
     Raises:
         DataError: with the number of such studies, and the name and the length of the longest.
@@ -80,10 +82,10 @@ def check_lengths(
     too_long: list[tuple[int, str]] = []
     for study in studies:
         kept = images_kept(model.sampling, len(study.images))
-        told = [dialogue(study.turns, number) for number in range(len(study.turns))]
+        before = [told(study.turns, number) for number in range(len(study.turns))]
         longest = max(
             of_form(len(texts)) + sum(map(num_tokens, (*texts, answer)))
-            for turn, texts in zip(study.turns, told, strict=True)
+            for turn, texts in zip(study.turns, before, strict=True)
             for answer in answers(turn)
         )
         length = kept * model.num_tokens + longest

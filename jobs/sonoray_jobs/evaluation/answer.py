@@ -3,9 +3,10 @@
 Closed questions are decided by likelihood: the answer is the option that the model finds likeliest,
 and its probabilities give the AUC. Every question is also answered freely, because that is what the
 service does; `generated` keeps that text. A question that needs those before it is asked with them
-and their true answers (`sonoray.study.prompt`). The decoder reads a question with its images once:
-the options are branches of that reading, and the free answer goes on from it. Questions are read
-together up to `evaluate.batch_tokens` of tokens, not by the number of studies.
+and their true answers (`sonoray.study.prompt`); a report that follows the closed questions
+(`sonoray.study.prompt`) waits for the model's own answers to them. The decoder reads a question
+with its images once: the options are branches of that reading, and the free answer goes on from it.
+Questions are read together up to `evaluate.batch_tokens` of tokens, not by the number of studies.
 
 A prediction row also names what made it: the hash of the prompt's tokens, the hash of how the text
 was decoded, all images of the study with the score that the sampler gave each for this question,
@@ -18,8 +19,9 @@ such score, or no image of the study is known to show the finding. Whether a pic
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +37,7 @@ from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.products import check_precision
 from sonoray.config.canonical import content_hash
 from sonoray.study.contract import Study, Task, Turn
-from sonoray.study.prompt import dialogue
+from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol, conversation, dialogue
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
@@ -73,6 +75,38 @@ class _Reply:
     """(K,) score of each image."""
     picked: list[int]
     """(M,) positions of the images it saw, best first; -1 for an empty slot."""
+    prompt_hash: str = ""
+    """Of the prompt's tokens."""
+    told_pick: int = -1
+    """The image that the attention score picks with the true answer before it; -1 for none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    """One turn of one study."""
+
+    at: int
+    """Which study of the batch."""
+    number: int
+    """Which turn of it."""
+    turn: Turn
+    texts: tuple[str, ...]
+    """What was said before, and the question."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place among the batch's questions."""
+        return self.at, self.number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """The studies of a batch, read once."""
+
+    fused: _Fused
+    studies: Sequence[Study]
+    told_picks: bool
+    """Whether it is known of some image that it shows the finding."""
 
 
 class AnswerActor:
@@ -86,6 +120,7 @@ class AnswerActor:
         device: str,
         *,
         answers_freely: bool = True,
+        protocol: ReportProtocol = NO_PROTOCOL,
     ) -> None:
         """Load the model.
 
@@ -95,7 +130,9 @@ class AnswerActor:
             features: where the images' features come from.
             device: where the model runs.
             answers_freely: whether it also writes an answer to every question.
+            protocol: what is asked before a report, of studies that have its questions.
         """
+        self._protocol = protocol
         self._settings = settings
         self._answers_freely = answers_freely
         self._model, self._language = load()
@@ -128,57 +165,56 @@ class AnswerActor:
             tokens, [study.study_id for study in studies]
         )
         fused = _Fused(tokens=tokens, image_mask=visual.image_mask, feature_scores=feature_scores)
-        questions = [
-            (at, turn, dialogue(study.turns, number))
-            for at, study in enumerate(studies)
-            for number, turn in enumerate(study.turns)
-            if turn.task is not Task.CONTEXT
+        asked = _Asked(fused=fused, studies=studies, told_picks=_any_shows(studies))
+        alone, reports = _rounds(studies, self._protocol)
+        found = self._reply(asked, alone)
+        said = _closed_answers(alone, found)
+        follow = [
+            replace(
+                each,
+                texts=conversation(
+                    studies[each.at].turns, each.number, self._protocol, said[each.at]
+                ),
+            )
+            for each in reports
         ]
+        found |= self._reply(asked, follow)
+        decoding_hash = content_hash(asdict(self._decoding))
+        rows: list[list[dict[str, Any]]] = [[] for _ in studies]
+        for each in sorted([*alone, *follow], key=lambda each: each.place):
+            if each.turn.task is not Task.CONTEXT:
+                row = _to_row(studies[each.at], each, found[each.place], decoding_hash)
+                rows[each.at].append(row)
+        return rows
+
+    def _reply(
+        self, asked: "_Asked", questions: Sequence["_Question"]
+    ) -> dict[tuple[int, int], "_Reply"]:
+        """Answer questions, in groups that the decoder reads together; by their places."""
+        if not questions:
+            return {}
         prompts = collate_texts(
             self._language.tokenizer,
-            [(at, texts, "") for at, _, texts in questions],
+            [(each.at, each.texts, "") for each in questions],
             max_tokens=self._model.config.language.context_length,
         ).without_answers()
         options = [
-            [encode_answer(self._language.tokenizer, option) for option in turn.options]
-            for _, turn, _ in questions
+            [encode_answer(self._language.tokenizer, option) for option in each.turn.options]
+            for each in questions
         ]
-        known = any(1 in showing_of(study) for study in studies)
-        told = self._told_picks(fused, questions) if known else []
-        found: dict[int, _Reply] = {}
-        lengths = self._lengths(prompts, [studies[at] for at, _, _ in questions], options)
+        told = self._told_picks(asked.fused, questions) if asked.told_picks else []
+        found: dict[tuple[int, int], _Reply] = {}
+        lengths = self._lengths(prompts, [asked.studies[each.at] for each in questions], options)
         for group in batches_by_tokens(lengths, self._settings.batch_tokens):
             text = prompts.select(group).to(self._device)
-            replies = self._answer(fused, text, [options[number] for number in group])
-            found |= zip(group, replies, strict=True)
-        rows: list[list[dict[str, Any]]] = [[] for _ in studies]
-        for number, (at, turn, _) in enumerate(questions):
-            study, reply = studies[at], found[number]
-            scores = dict(zip(turn.options, reply.likelihoods, strict=True))
-            showing = showing_of(study)
-            best = max(scores, key=lambda option: scores[option]) if scores else None
-            rows[at].append(
-                {
-                    "study_id": study.study_id,
-                    "patient_key": study.patient_key,
-                    "topic": turn.topic,
-                    "task": turn.task.value,
-                    "question": turn.question,
-                    "prompt_hash": _token_hash(prompts.ids[number][prompts.mask[number]]),
-                    "decoding_hash": content_hash(asdict(self._decoding))[:_HASH_LENGTH],
-                    "truth": turn.answer,
-                    "answer": best if best is not None else reply.text,
-                    "generated": reply.text,
-                    "is_cut": reply.is_cut,
-                    "option_scores": json.dumps(scores, ensure_ascii=False),
-                    "image_ids": [image.image_id for image in study.images],
-                    "image_scores": reply.shares[: len(study.images)],
-                    "selected": [place for place in reply.picked if place >= 0],
-                    "showing": showing,
-                    "attention_pick": told[number] if told and 1 in showing else -1,
-                }
-            )
-        return rows
+            replies = self._answer(asked.fused, text, [options[number] for number in group])
+            for number, reply in zip(group, replies, strict=True):
+                found[questions[number].place] = replace(
+                    reply,
+                    prompt_hash=_token_hash(prompts.ids[number][prompts.mask[number]]),
+                    told_pick=told[number] if told else -1,
+                )
+        return found
 
     def _lengths(
         self,
@@ -233,9 +269,7 @@ class AnswerActor:
             for row, answer in enumerate(answers)
         ]
 
-    def _told_picks(
-        self, fused: "_Fused", questions: Sequence[tuple[int, Turn, Sequence[str]]]
-    ) -> list[int]:
+    def _told_picks(self, fused: "_Fused", questions: Sequence["_Question"]) -> list[int]:
         """The image that the attention score picks for each question and its true answer.
 
         Empty where the model has no attention score. The text never meets the decoder, so that its
@@ -245,7 +279,7 @@ class AnswerActor:
             return []
         text = collate_texts(
             self._language.tokenizer,
-            [(at, texts, turn.answer) for at, turn, texts in questions],
+            [(each.at, each.texts, each.turn.answer) for each in questions],
             max_tokens=_NO_LIMIT,
         )
         seen = fused.tokens[0, :, :, 0].numel()  # every text token attends to all of a study
@@ -264,10 +298,74 @@ class AnswerActor:
         return [picks[number] for number in range(len(questions))]
 
 
+def _rounds(
+    studies: Sequence[Study], protocol: ReportProtocol
+) -> tuple[list[_Question], list[_Question]]:
+    """What can be asked at once, and the reports that wait for answers of it."""
+    before = {question.topic for question in protocol.questions}
+    alone, reports = [], []
+    for at, study in enumerate(studies):
+        for number, turn in enumerate(study.turns):
+            texts = dialogue(study.turns, number)
+            question = _Question(at=at, number=number, turn=turn, texts=texts)
+            if before and turn.task is Task.REPORT:
+                reports.append(question)
+            elif turn.task is not Task.CONTEXT or (turn.topic in before and turn.options):
+                alone.append(question)
+    return alone, reports
+
+
+def _closed_answers(
+    questions: Sequence[_Question], replies: Mapping[tuple[int, int], _Reply]
+) -> defaultdict[int, dict[str, str]]:
+    """By study and topic: the option that the model finds likeliest."""
+    said: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for each in questions:
+        if each.turn.options:
+            said[each.at][each.turn.topic] = _answer_of(each.turn, replies[each.place])
+    return said
+
+
+def _answer_of(turn: Turn, reply: _Reply) -> str:
+    """The likeliest option, or the generated text where there are none."""
+    if not turn.options:
+        return reply.text
+    return max(zip(reply.likelihoods, turn.options, strict=True), key=lambda pair: pair[0])[1]
+
+
+def _to_row(study: Study, asked: _Question, reply: _Reply, decoding_hash: str) -> dict[str, Any]:
+    """The prediction of a question."""
+    turn, showing = asked.turn, showing_of(study)
+    scores = dict(zip(turn.options, reply.likelihoods, strict=True))
+    return {
+        "study_id": study.study_id,
+        "patient_key": study.patient_key,
+        "topic": turn.topic,
+        "task": turn.task.value,
+        "question": turn.question,
+        "prompt_hash": reply.prompt_hash,
+        "decoding_hash": decoding_hash[:_HASH_LENGTH],
+        "truth": turn.answer,
+        "answer": _answer_of(turn, reply),
+        "generated": reply.text,
+        "is_cut": reply.is_cut,
+        "option_scores": json.dumps(scores, ensure_ascii=False),
+        "image_ids": [image.image_id for image in study.images],
+        "image_scores": reply.shares[: len(study.images)],
+        "selected": [place for place in reply.picked if place >= 0],
+        "showing": showing,
+        "attention_pick": reply.told_pick if 1 in showing else -1,
+    }
+
+
 def _token_hash(ids: torch.Tensor) -> str:
     """Hash of a prompt's token ids: equal prompts of equal tokenizers have the same."""
     data = ids.cpu().numpy().astype("<i8").tobytes()
     return hashlib.sha256(data).hexdigest()[:_HASH_LENGTH]
+
+
+def _any_shows(studies: Sequence[Study]) -> bool:
+    return any(1 in showing_of(study) for study in studies)
 
 
 def showing_of(study: Study) -> list[int]:

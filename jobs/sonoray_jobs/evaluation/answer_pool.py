@@ -13,6 +13,7 @@ from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import Precision, answer_precision
 from sonoray.errors import DataError
 from sonoray.study.contract import Study
+from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.evaluation.questions import num_asked
 from sonoray_jobs.road.device_check import require_precisions
@@ -30,6 +31,7 @@ def answer_studies(
     settings: "EvaluateConfig",
     features: FeatureSource,
     address: str | None,
+    protocol: ReportProtocol = NO_PROTOCOL,
 ) -> list[dict[str, Any]]:
     """Answer all questions of some studies.
 
@@ -40,6 +42,7 @@ def answer_studies(
         settings: how answers are made, and the room of the actors.
         features: where the images' features come from.
         address: the cluster, as for every job.
+        protocol: what is asked before a report.
 
     Returns:
         The predictions, in the order of studies and their questions.
@@ -53,7 +56,7 @@ def answer_studies(
         pack_studies(list(studies)),
         num_answers=num_asked(studies),
         actor=AnswerActor,
-        given={"load": load},
+        given={"load": load, "protocol": protocol},
         trained_in=trained_in,
         settings=settings,
         features=features,

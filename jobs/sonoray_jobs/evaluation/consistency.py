@@ -4,8 +4,7 @@ A report and a closed answer of one study come from the same images and the same
 may say opposite things; whoever reads both believes neither. What a text says is read with the
 terms of `sonoray.audit.terms`: a report that names no value of a topic is silent and not compared,
 one that names several agrees if the answer's is among them. An answer that is only a yes or no
-means the presence of what its topic asks for. The terms are Chinese; topics and texts without terms
-are not compared.
+means the presence of what its topic asks for. Topics and texts without terms are not compared.
 """
 
 from collections import defaultdict
@@ -18,8 +17,8 @@ import numpy as np
 from sonoray.audit.terms import LABEL_TERMS, LabelTerms
 from sonoray.metrics.resampling import Bootstrap, Estimate, among, estimates, mean_metric
 
-_YES = ("有", "是")
-_NO = ("无", "没有", "否", "不是")
+_YES = ("有", "是", "yes")
+_NO = ("无", "没有", "否", "不是", "no")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

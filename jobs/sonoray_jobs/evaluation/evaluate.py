@@ -18,6 +18,7 @@ from sonoray.metrics import Estimate
 from sonoray.metrics.plots import plot_history
 from sonoray.stages import StageOutput, run_stage
 from sonoray.study.contract import Study
+from sonoray.study.prompt import conversation
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, judged, read_tokenizer
 from sonoray_jobs.evaluation.gallery import make_gallery
@@ -211,12 +212,21 @@ def _answer(
     """All predictions, in the order of studies and their questions."""
     from sonoray_jobs.evaluation.answer_pool import answer_studies
     from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.training.protocol import training_protocol
     from sonoray_jobs.training.restore import load_trained
 
     road = made.road
     settings = road.evaluate
     model = made.located
-    check_lengths(read_tokenizer(model.language), studies, road.model, judged)
+    protocol = training_protocol(made.output.path, road.train)
+    whole, longest = protocol.longest()
+    check_lengths(
+        read_tokenizer(model.language),
+        studies,
+        road.model,
+        judged,
+        partial(conversation, protocol=whole, answers=longest),
+    )
     features = feature_source(
         road.embed,
         model=road.model,
@@ -232,4 +242,5 @@ def _answer(
         settings=settings,
         features=features,
         address=address,
+        protocol=protocol,
     )

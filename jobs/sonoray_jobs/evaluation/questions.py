@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sonoray.errors import DataError
 from sonoray.study.choosing.labels import describe_labels
 from sonoray.study.contract import Study, Task, Turn, iter_studies
-from sonoray.study.prompt import begins_at, with_site_cue
+from sonoray.study.prompt import begins_at, with_protocol, with_site_cue
+from sonoray_jobs.training.protocol import training_protocol
 from sonoray_jobs.training.studies import iter_training_studies
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def asked_studies(dataset: Path, road: "RoadConfig", split: str) -> list[Study]:
 
     Args:
         dataset: folder of the dataset.
-        road: `evaluate.only` and `evaluate.topics` choose, `train.site_cue` words.
+        road: `evaluate.only` and `evaluate.topics` choose, `train.site_cue` words. With
+            `train.closed_first` what a report needs to know is told, and not asked.
         split: name of the split.
 
     Raises:
@@ -39,6 +41,9 @@ def asked_studies(dataset: Path, road: "RoadConfig", split: str) -> list[Study]:
         everyone = iter_studies(dataset, split=split)
         topics = {turn.topic for study in everyone for turn in study.turns}
         studies = asked_about(studies, road.evaluate.topics, topics)
+    protocol = training_protocol(dataset, road.train)
+    if protocol.questions:
+        studies = [with_protocol(study, protocol) for study in studies]
     if road.train.site_cue:  # as it was trained
         studies = [with_site_cue(study) for study in studies]
     return studies

@@ -48,8 +48,8 @@ _EXPORT_CODE = (
     "sonoray_jobs.release.dataset_card",
 )
 
-_ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source"}}
-"""Where published weights lie, in `model`."""
+_ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source", "shape"}}
+"""Where published weights lie, in `model`, and what is told of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

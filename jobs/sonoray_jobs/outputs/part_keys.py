@@ -40,13 +40,16 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
     model = road.model
     is_trained = is_trained_tower(part, road)
     readout = READOUT[part] if is_trained else None
-    values = getattr(model, part).model_dump(mode="json", exclude=readout)
+    told = {"shape"} if part == "language" else None  # it makes nothing, and is checked
+    values = getattr(model, part).model_dump(mode="json", exclude=readout or told)
     origin = "source" if part == "language" else "weights"
     values[origin] = _content_of(values[origin], dataset)
     config: dict[str, Any] = {
         "model": values,
         "pretrain": getattr(road.bootstrap, part).model_dump(mode="json"),
     }
+    if part == "language" and is_made_here(road) and road.train.closed_first:
+        config["closed_first"] = True
     if part == "clip" or (part == "sam" and road.bootstrap.sam.word_weight):
         source = _content_of(model.language.source, dataset)
         config["tokenizer"] = source or model.language.vocab_size
@@ -65,6 +68,11 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
 def is_trained_tower(part: str, road: RoadConfig) -> bool:
     """Whether `part` is a tower that is trained here, and read out by a stage of its own."""
     return part in READOUT and not getattr(road.model, part).weights
+
+
+def is_made_here(road: RoadConfig) -> bool:
+    """Whether the language model is trained on the studies' texts, as they are trained on later."""
+    return not road.model.language.source
 
 
 def _content_of(origin: str, dataset: StageOutput) -> str:

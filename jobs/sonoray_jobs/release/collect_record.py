@@ -5,15 +5,15 @@ training or not: the towers and the language model learn from all of them.
 """
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from sonoray.features.format_names import FormatName
 from sonoray.metrics.answers import AnswerRecord
 from sonoray.study.contract import Study, iter_studies
 from sonoray.study.image_table import read_hashes
+from sonoray_jobs.data.closed_questions import closed_questions
 from sonoray_jobs.outputs.model_record import (
     Hashes,
     ModelFacts,
@@ -23,11 +23,6 @@ from sonoray_jobs.outputs.model_record import (
 )
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.studies import iter_training_studies
-
-MOST_WORDINGS = 5
-"""Questions of a topic that may be wordings of one; a topic of more asks several things."""
-LEAST_PATIENTS = 2
-"""Training patients of whom a question is asked, else it may be written about one of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,51 +76,17 @@ def _learned(datasets: Sequence[Path]) -> tuple[Hashes, int]:
     return found, len(patients)
 
 
-@dataclass(kw_only=True, slots=True)
-class _Asked:
-    """What training asks on one topic."""
-
-    patients: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """By question: of whom."""
-    options: dict[tuple[str, ...], None] = field(default_factory=dict)
-    """Lists of options, in the order in which they come."""
-    answers: Counter[str] = field(default_factory=Counter)
-
-    def is_one_question(self) -> bool:
-        """Whether it can be asked of studies that do not ask it themselves."""
-        asked_of = max(len(patients) for patients in self.patients.values())
-        return (
-            len({frozenset(options) for options in self.options}) == 1
-            and len(next(iter(self.options))) > 1
-            and len(self.patients) <= MOST_WORDINGS
-            and asked_of >= LEAST_PATIENTS
-        )
-
-
 def closed_topics(studies: Iterable[Study]) -> dict[str, TopicRecord]:
     """The closed topics of training studies that can be asked of others.
 
     Args:
         studies: as they are trained on, without site cue.
     """
-    asked: defaultdict[str, _Asked] = defaultdict(_Asked)
-    for study in studies:
-        for turn in study.turns:
-            if turn.topic and turn.options:
-                topic = asked[turn.topic]
-                topic.patients[turn.question].add(study.patient_key)
-                topic.options[turn.options] = None
-                topic.answers[turn.answer] += 1
     return {
         name: TopicRecord(
-            question=max(
-                topic.patients, key=lambda question: (len(topic.patients[question]), question)
-            ),
-            options=next(iter(topic.options)),
-            answers=dict(sorted(topic.answers.items())),
+            question=topic.question, options=topic.options, answers=dict(topic.answers)
         )
-        for name, topic in sorted(asked.items())
-        if topic.is_one_question()
+        for name, topic in closed_questions(studies).items()
     }
 
 

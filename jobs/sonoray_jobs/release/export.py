@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray.study.prompt import PROTOCOL
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import wider_rule
 from sonoray_jobs.outputs.find import (
@@ -27,6 +28,7 @@ from sonoray_jobs.release.dataset_card import dataset_card
 from sonoray_jobs.release.model_card import CARD, DATASET_CARD, CardSources, model_card
 from sonoray_jobs.release.write_model import write_model
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.training.protocol import training_protocol
 
 if TYPE_CHECKING:
     from sonoray.tracking.connection import Store
@@ -178,6 +180,7 @@ def _write(
     road, output, name = made.road, made.output, stage.config["name"]
     learned = learned_from(workspace, road, made.dataset)
     model = folder / "model"
+    protocol = training_protocol(output.path, road.train)
     digests = write_model(
         model,
         made.located,
@@ -185,7 +188,10 @@ def _write(
         name=name,
         site_cue=road.train.site_cue,
         tower_precision=road.embed.precision,
-        provenance={key: value for key, value in stage.config.items() if key != "name"},
+        provenance={
+            **{key: value for key, value in stage.config.items() if key != "name"},
+            **({PROTOCOL: protocol.model_dump(mode="json")} if protocol.questions else {}),
+        },
         record=RecordSources(
             dataset=output.path,
             learned=[output.path, learned.path],

@@ -37,6 +37,7 @@ EVALUATION_PLACEMENT = frozenset(
 NEUTRAL: Mapping[str, Any] = {
     "train.precision": "float32",
     "train.hold_out": {},
+    "train.closed_first": False,
     "embed.precision": "float32",
     "evaluate.precision": "trained",
 }

@@ -53,6 +53,9 @@ class TrainConfig(Config):
     of that topic. A text that names a class all the same is refused."""
     site_cue: bool = False
     """Whether every question, in training and evaluation, begins with the examination site."""
+    closed_first: bool = False
+    """Whether a report is asked for after the study's closed questions, in training with the
+    archive's answers, in evaluation and service with the model's own: `sonoray.study.prompt`."""
     turns_per_epoch: int = Field(default=0, ge=0)
     """Turns asked of each study in an epoch, in a cycle through all it has; 0 asks all. A step
     costs what its turns cost, so that fewer turns buy more steps."""

@@ -78,11 +78,14 @@ class Reply:
     """Sha256 of the served model's manifest."""
     prompt_tokens: int
     completion_tokens: int
+    asked_first: tuple[tuple[str, str], ...] = ()
+    """Closed questions that the model was asked before, with its answers: a report follows them."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
         cut = " [cut]" if self.finish_reason == "length" else ""
         return [
+            *(f"first: {question} {answer}" for question, answer in self.asked_first),
             f"Q: {self.question}",
             f"A: {self.answer}{cut}",
             *(
@@ -240,6 +243,9 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
         digest=extra["digest"],
         prompt_tokens=completion.usage.prompt_tokens,
         completion_tokens=completion.usage.completion_tokens,
+        asked_first=tuple(
+            (each["question"], each["answer"]) for each in extra.get("asked_first", ())
+        ),
     )
 
 

@@ -1,10 +1,13 @@
 """Make the language model: train a small one on the studies' texts, or adopt a published one."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.study.contract import Study
+from sonoray.study.prompt import NO_PROTOCOL, conversation
+from sonoray_jobs.data.closed_questions import read_protocol
 from sonoray_jobs.data.context_length import check_lengths
 from sonoray_jobs.towers.learning_texts import (
     conversations_of,
@@ -39,14 +42,16 @@ def make_language(
     from llava_ultra.pretrain.causal import pretrain_language
 
     if source := road.model.language.source:
-        language = adopt_language(source)
+        language = adopt_language(source, road.model.language.shape)
         check_context(language, road.model.language.context_length)
         check_lengths(language.tokenizer, studies, road.model)
         save_language(language, folder)
         return {"num_tokens": len(language.tokenizer), "source": source}
     tokenizer = make_tokenizer(road.model.language, studies)
-    check_lengths(tokenizer, studies, road.model)
-    conversations = conversations_of(studies)
+    protocol = read_protocol(studies) if road.train.closed_first else NO_PROTOCOL
+    told = partial(conversation, protocol=protocol)
+    check_lengths(tokenizer, studies, road.model, told=told)
+    conversations = conversations_of(studies, protocol)
     language, losses = pretrain_language(
         conversations, tokenizer, road.model.language, road.bootstrap.language, post
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sonoray.study.choosing.held_out import is_held_out, without_topics
 from sonoray.study.contract import Study, Turn, iter_studies
+from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol, conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,9 +30,17 @@ def learning_studies(
     ]
 
 
-def conversations_of(studies: Sequence[Study]) -> list[list[tuple[str, str]]]:
-    """The (question, answer) texts of each study."""
-    return [[(turn.question, turn.answer) for turn in study.turns] for study in studies]
+def conversations_of(
+    studies: Sequence[Study], protocol: ReportProtocol = NO_PROTOCOL
+) -> list[list[tuple[Sequence[str], str]]]:
+    """The turns of each study: conversation up to a question, and its answer."""
+    return [
+        [
+            (conversation(study.turns, number, protocol), turn.answer)
+            for number, turn in enumerate(study.turns)
+        ]
+        for study in studies
+    ]
 
 
 def make_tokenizer(config: "LanguageConfig", studies: Sequence[Study]) -> "PreTrainedTokenizerFast":
@@ -44,7 +53,9 @@ def make_tokenizer(config: "LanguageConfig", studies: Sequence[Study]) -> "PreTr
 
     if config.source:
         return adopt_tokenizer(config.source)
-    texts = (text for said in conversations_of(studies) for pair in said for text in pair)
+    texts = (
+        text for study in studies for turn in study.turns for text in (turn.question, turn.answer)
+    )
     return train_tokenizer(texts, config.vocab_size)
 
 

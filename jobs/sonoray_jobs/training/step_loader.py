@@ -16,7 +16,7 @@ import numpy as np
 from llava_ultra.recognition.bank import ClassBank
 from sonoray.study.choosing.held_out import without_topics
 from sonoray.study.contract import SPLITS, Study, StudyImage
-from sonoray.study.prompt import dialogue, with_site_cue
+from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol, conversation, with_site_cue
 from sonoray.study.sample_order import Plan, Step, turns_of_epoch
 from sonoray.study.study_index import StudyIndex, StudyReader
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource, split_by_study
@@ -53,6 +53,8 @@ class StepSource:
     """Whether recognition learns from the studies' reports."""
     bank: ClassBank | None = None
     """Whose classes the studies are told by."""
+    protocol: ReportProtocol = NO_PROTOCOL
+    """What is asked before a report."""
     validation: StudyIndex | None = None
     """The studies that judge the model; None where no plan is of them."""
 
@@ -91,6 +93,8 @@ class LoadedStep:
     features: list["StudyFeatures"]
     rows: list[tuple[int, Sequence[str], str]]
     """(position in `features`, conversation up to the question, answer) of every question."""
+    options: list[Sequence[str]] = field(default_factory=list)
+    """Of each row of a step that judges the model: the admissible answers, where there are some."""
     reports: list[str] = field(default_factory=list)
     """The longest text of each study; empty where nothing learns from it."""
     classes: list[tuple[int, ...]] = field(default_factory=list)
@@ -114,7 +118,7 @@ class StepLoader:
         """Read a row; see `unpack_steps` for what becomes of it."""
         images: list[StudyImage] = []
         views: list[int] = []
-        counts, asked, questions, answers = [], [], [], []
+        counts, asked, questions, answers, options = [], [], [], [], []
         reports, classes = [], []
         for step in self._source.steps(row):
             for study in self._read(step):
@@ -123,11 +127,15 @@ class StepLoader:
                 views += self._views(study, step)
                 counts.append(len(study.images))
                 asked.append(len(chosen))
-                questions += [dialogue(study.turns, number) for number in chosen]
+                questions += [
+                    conversation(study.turns, number, self._source.protocol) for number in chosen
+                ]
                 answers += [study.turns[number].answer for number in chosen]
                 if self._source.reports:
                     reports.append(max((turn.answer for turn in study.turns), key=len))
                     classes.append(self._classes(study))
+                if step.split != SPLITS[0]:
+                    options += [study.turns[number].options for number in chosen]
         features = self._features.read(images, views)
         return {
             **row,
@@ -137,6 +145,7 @@ class StepLoader:
             "answers": answers,
             "reports": reports,
             "classes": classes,
+            "options": options,
             **{tower: array.tobytes() for tower, array in features.items()},
         }
 
@@ -185,16 +194,20 @@ def unpack_steps(source: StepSource, row: Row) -> Iterator[LoadedStep]:
     )
     asked, texts = iter(row["asked"]), zip(row["questions"], row["answers"], strict=True)
     reports, classes = iter(row["reports"]), iter(row["classes"])
+    options = iter(row["options"])
     for step in source.steps(row):
         share = range(len(step.studies))
+        rows = [
+            (position, *text)
+            for position in share
+            for text in itertools.islice(texts, int(next(asked)))
+        ]
+        judged = len(rows) if step.split != SPLITS[0] else 0
         yield LoadedStep(
             step=step,
             features=list(itertools.islice(features, len(share))),
-            rows=[
-                (position, *text)
-                for position in share
-                for text in itertools.islice(texts, int(next(asked)))
-            ],
+            rows=rows,
+            options=list(itertools.islice(options, judged)),
             reports=list(itertools.islice(reports, len(share))),
             classes=[
                 tuple(map(int, each.split())) for each in itertools.islice(classes, len(share))

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from sonoray.digests.code import module_digests
 from sonoray.errors import CheckpointError, JobFailedError
 from sonoray.stages import run_stage
+from sonoray.study.prompt import conversation
 from sonoray.tracking.outbox import OUTBOX, Outbox
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.context_length import check_lengths, read_tokenizer
@@ -43,6 +45,7 @@ from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.class_bank import prepare_bank
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
+from sonoray_jobs.training.protocol import training_protocol
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 from sonoray_jobs.training.saving.position import Position
 from sonoray_jobs.training.stream import loader_room
@@ -127,12 +130,10 @@ def run(
     work = _working_folder(workspace, road, name, record)
     check_features(workspace, road, dataset)
     warn_unjudged(output.path, dataset, road.train)
+    protocol = training_protocol(output.path, road.train)
     studies = iter_training_studies(output.path, road.train)
-    check_lengths(
-        read_tokenizer(parts["language"].path),
-        studies,
-        road.model,
-    )
+    told = partial(conversation, protocol=protocol)
+    check_lengths(read_tokenizer(parts["language"].path), studies, road.model, told=told)
     bank = prepare_bank(output.path, road)
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(
@@ -146,6 +147,7 @@ def run(
         towers={tower: parts[tower].path for tower in fingerprints},
         bank=bank,
         checkpoints=str(work),
+        protocol=protocol,
     )
 
     import ray

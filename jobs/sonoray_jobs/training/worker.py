@@ -22,6 +22,7 @@ from llava_ultra.recognition.bank import ClassBank
 from sonoray.cluster.scratch import scratch_folder
 from sonoray.config.load import validate_config
 from sonoray.config.model import Config
+from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.road.train_config import TrainConfig, TrainStage
 from sonoray_jobs.training.saving.position import Position
@@ -62,6 +63,8 @@ class TrainJob(Config):
     """The classes that recognition is trained for, as the driver read them."""
     checkpoints: str
     """Where this training's checkpoints lie, a folder or a URI."""
+    protocol: ReportProtocol = NO_PROTOCOL
+    """What is asked before a report."""
 
     def stores(self) -> "dict[str, FeatureStore]":
         """Open both feature stores."""
@@ -155,6 +158,7 @@ def _train(job: TrainJob, board: "StepBoard") -> None:
             hold_out=job.train.hold_out,
             reports=job.model.recognition is not None,
             bank=job.bank,
+            protocol=job.protocol,
             validation=judged,
         )
         while starts := _stage_starts(job, position, len(index)):

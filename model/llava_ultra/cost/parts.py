@@ -6,10 +6,13 @@ no memory.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from llava_ultra.config import LanguageConfig, ModelConfig
 from llava_ultra.language.decoder import llama_config
@@ -76,11 +79,16 @@ def build_parts(
 
 
 def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
+    """The decoder of `source`; where that is not here, one of the shape that is told of it."""
+    settings: PreTrainedConfig
     if not config.source:
         settings = llama_config(config, vocab_size=config.vocab_size)
+    elif config.shape and not is_here(config.source):
+        values: dict[str, Any] = dict(config.shape)
+        settings = AutoConfig.for_model(values.pop("model_type"), **values)
     else:
-        gguf = gguf_path(config.source)
         try:
+            gguf = gguf_path(config.source)
             settings = (
                 AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
                 if gguf
@@ -91,6 +99,20 @@ def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
             raise ValueError(f"language model {config.source!r} cannot be read: {reason}") from None
     decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return decoder
+
+
+def is_here(source: str) -> bool:
+    """Whether a decoder's configuration can be read without fetching anything."""
+    try:
+        gguf = gguf_path(source)
+    except ValueError:  # a package that is missing
+        return False
+    if gguf is not None or Path(source).is_dir():
+        return gguf is None or gguf.is_file()
+    try:
+        return isinstance(try_to_load_from_cache(source, "config.json"), str)
+    except ValueError:  # no name that the hub has
+        return False
 
 
 def part_sizes(parts: Parts) -> list[PartSize]:

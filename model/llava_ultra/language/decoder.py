@@ -8,7 +8,7 @@ digest covers both.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,17 +200,44 @@ def check_context(language: Language, context_length: int) -> None:
         )
 
 
-def adopt_language(source: str | Path) -> Language:
+def check_shape(model: PreTrainedModel, shape: Mapping[str, str | bool | int | float]) -> None:
+    """Refuse a decoder that is not the one that a configuration tells of.
+
+    Args:
+        model: what was loaded.
+        shape: keys and values of its `config.json` (`LanguageConfig.shape`).
+
+    Raises:
+        ValueError: a value differs.
+    """
+    config = model.config
+    found = {key: getattr(config, key, None) for key in shape}
+    if wrong := [key for key, value in shape.items() if found[key] != value]:
+        told = ", ".join(f"{key} {found[key]} and not {shape[key]}" for key in wrong)
+        raise ValueError(
+            f"language.source is another model than language.shape says: {told}; give the source "
+            "of the model that is meant, or correct or leave out the shape"
+        )
+
+
+def adopt_language(
+    source: str | Path, shape: Mapping[str, str | bool | int | float] | None = None
+) -> Language:
     """Load a language model of others and give it what the chat format needs.
 
     What its tokenizer lacks is added (`complete_tokenizer`). The embeddings of those tokens are
     random, as the model starts its own, from a fixed seed.
 
+    Args:
+        source: as for `load_language`.
+        shape: what it must be, see `check_shape`.
+
     Raises:
-        ValueError: as `load_language` does.
+        ValueError: as `load_language` does, or it is another model.
     """
     language = load_language(source)
     tokenizer, model = language.tokenizer, language.model
+    check_shape(model, shape or {})
     complete_tokenizer(tokenizer)
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:  # many models keep spare rows

@@ -30,8 +30,8 @@ from llava_ultra.language.decoder import Language, build_language_model
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.reading.sequence import positions
 
-Pair = tuple[str, str]
-"""Question and answer."""
+Pair = tuple[str | Sequence[str], str]
+"""Question, or a conversation that ends in one, and answer."""
 
 
 def pretrain_language(

@@ -1,13 +1,17 @@
-"""Texts that contradict a label: a table of Chinese terms for each value of a known label.
+"""Texts that contradict a label: a table of terms for each value of a known label.
 
 A text *names* a value where one of its terms stands in it. It contradicts the label where it names
 another value and not the label's own; a text that names both, or none, says nothing. Where several
 terms fit at one place the longest counts, so that 良恶性 (benign or malignant, undecided) is not
 read as 恶性; a term may name several values, or none.
 
-Negation is simple: a cue (未见, 无, 排除 ...) reaches to the end of its clause. A negated term
-names nothing, but for labels of presence the value `absent`: 未见钙化 names `0`. In the caption of
-one image it names nothing of the whole study: a view without the lesion is no contradiction.
+Terms are Chinese and English; an English one begins a word. Of an English report's words those of
+the phantom and their like are known, and no more.
+
+Negation is simple: a cue (未见, 无, 排除, no, without ...) reaches to the end of its clause. A
+negated term names nothing, but for labels of presence the value `absent`: 未见钙化 names `0`. In
+the caption of one image it names nothing of the whole study: a view without the lesion is no
+contradiction.
 
 A label is checked only where all of its values in the dataset have terms: BUS-BRA's `side` is
 the half of a split screen, which its value `single` gives away, and is left alone.
@@ -22,16 +26,18 @@ from functools import cached_property
 from sonoray.ingest.published.busbra import HISTOLOGY
 from sonoray.metrics.tokens import fold
 from sonoray.phantom.chinese import CHINESE
+from sonoray.phantom.english import ENGLISH
 from sonoray.study.contract import Study
 
 CAPTION = "caption"
 """Image label that is a text."""
 
-_CLAUSE = re.compile(r"[,;:。!?\n]|但")
+_CLAUSE = re.compile(r"[,;:。!?\n]|但|\.(?!\d)")
 """Ends of clauses, after `fold`, which makes full-width signs ASCII."""
 _NEGATION = re.compile(
     r"未见|未探及|未发现|未及|未显示|未提示|没有|无(?!回声)|否认|排除|除外|不考虑|不支持|不符合|不像|非(?!常)"
 )
+_ENGLISH_NEGATION = re.compile(r"\b(?:no|not|without|never|denies)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +57,15 @@ class LabelTerms:
         """Return the values that the text names, each with the terms that name it."""
         found: defaultdict[str, set[str]] = defaultdict(set)
         for clause in _CLAUSE.split(fold(text)):
-            clause = "".join(clause.split())
-            for match in self._pattern.finditer(clause):
-                term = match.group()
-                if not _NEGATION.search(clause[: match.start()]):
+            places = [place for place, letter in enumerate(clause) if not letter.isspace()]
+            joined = "".join(clause.split())
+            for match in self._pattern.finditer(joined):
+                term, before = match.group(), clause[: places[match.start()]]
+                if term[0].isascii() and before[-1:].isascii() and before[-1:].isalpha():
+                    continue  # within an English word
+                if not _NEGATION.search(joined[: match.start()]) and not _ENGLISH_NEGATION.search(
+                    before
+                ):
                     for value in self._values[term]:
                         found[value].add(term)
                 elif self._values[term] and self.absent and negation_names:
@@ -75,8 +86,8 @@ class LabelTerms:
 
 
 def _both(**names: tuple[str, str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Give the English and the Chinese name of a value the same terms."""
-    return {name: terms for en, zh, terms in names.values() for name in (en, zh)}
+    """Give the English and the Chinese name of a value the same terms, the English among them."""
+    return {name: (*terms, en) for en, zh, terms in names.values() for name in (en, zh)}
 
 
 _ORGANS = LabelTerms(
@@ -96,7 +107,13 @@ _ORGANS = LabelTerms(
     | {"": ("肾上腺",)}
 )
 _FINDING = LabelTerms(
-    terms={"1": ("病灶", "结节", "占位", "肿块", "包块", "肿物", "囊肿")}, absent="0"
+    terms={
+        "1": (
+            *("病灶", "结节", "占位", "肿块", "包块", "肿物", "囊肿"),
+            *("lesion", "nodule", "mass", "cyst"),
+        )
+    },
+    absent="0",
 )
 _SIDES = ("侧", "叶", "乳", "肾", "颈", "肝")
 _GRADES = ("0", "1", "2", "3", "4", "4a", "4b", "4c", "5", "6")
@@ -132,7 +149,12 @@ LABEL_TERMS: Mapping[str, LabelTerms] = {
     ),
     "organ": _ORGANS,
     "site": _ORGANS,
-    "kind": LabelTerms(terms={kind.value: (term,) for kind, term in CHINESE.kinds.items()}),
+    "kind": LabelTerms(
+        terms={
+            kind.value: (term, ENGLISH.kinds[kind].replace(" ", ""))
+            for kind, term in CHINESE.kinds.items()
+        }
+    ),
     "echogenicity": LabelTerms(
         terms=_both(
             anechoic=("anechoic", "无回声", ("无回声",)),
@@ -144,16 +166,16 @@ LABEL_TERMS: Mapping[str, LabelTerms] = {
     ),
     "margin": LabelTerms(
         terms={
-            "smooth": ("光滑", "光整"),
-            "spiculated": ("毛刺",),
+            "smooth": ("光滑", "光整", "smooth"),
+            "spiculated": ("毛刺", "spiculated"),
             "": ("包膜光滑", "壁光滑", "内膜光滑", "不光滑", "欠光滑", "不光整", "欠光整"),
         }
     ),
-    "calcification": LabelTerms(terms={"1": ("钙化",)}, absent="0"),
+    "calcification": LabelTerms(terms={"1": ("钙化", "calcification", "calcified")}, absent="0"),
     "posterior": LabelTerms(
         terms={
-            "shadow": ("声影", "后方回声衰减", "后方衰减"),
-            "enhancement": ("后方回声增强", "后方增强"),
+            "shadow": ("声影", "后方回声衰减", "后方衰减", "shadowing"),
+            "enhancement": ("后方回声增强", "后方增强", "posteriorenhancement"),
         },
         absent="none",
     ),

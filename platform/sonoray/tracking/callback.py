@@ -30,6 +30,8 @@ from sonoray.tracking.outbox import Outbox, Point, num_failures, told_points
 from sonoray.tracking.params import not_finite, scalar_metrics
 
 RATE_METRIC = "steps_per_s"
+ANSWERS = "answers"
+"""Key of a report that holds sample answers, a table of rows and no metric."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 60.0
 
 _logger = logging.getLogger(__name__)
@@ -69,12 +71,14 @@ class MlflowRunCallback(UserCallback):
         if self._told is None:
             self._told = told_points(entry for entry, _ in self._outbox.entries())
             self._step = max((step for _, step, _ in self._told), default=-1)
-        numbers = scalar_metrics(metrics[0])
+        values = dict(metrics[0])
+        answers = values.pop(ANSWERS, ())
+        numbers = scalar_metrics(values)
         step = int(numbers.pop("step", self._step + 1))
         tags = {}
         if checkpoint is not None:
             tags = {"checkpoint": checkpoint.path, "checkpoint.step": str(step)}
-        if wrong := not_finite(metrics[0]):
+        if wrong := not_finite(values):
             tags["not_finite"] = f"{', '.join(wrong)} at step {step}"
         new = {(key, step, value) for key, value in numbers.items()} - self._told
         rate = self._rate(step)
@@ -86,6 +90,8 @@ class MlflowRunCallback(UserCallback):
         points = [[key, value, now_ms, step] for key, step, value in sorted(new)]
         if points or tags:
             self._add({"kind": "metrics", "points": points, "tags": tags})
+        if answers:
+            self._add({"kind": "answers", "step": step, "rows": list(answers)})
 
     def after_exception(
         self,

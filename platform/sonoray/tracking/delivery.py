@@ -6,7 +6,9 @@ the file. What MLflow refuses for good, such as a name that it does not take, is
 out: it must not hold up the rest.
 """
 
+import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +30,9 @@ from sonoray.tracking.params import (
 from sonoray.tracking.run_id import RunIdFile
 
 CONFIG_TAG = "sonoray.config"
+ANSWERS_FILE = "validation_answers.json"
+"""Sample answers of all validations, as a table that MLflow's page shows and compares."""
+_TABLES_TAG = "mlflow.loggedArtifacts"
 FAILURES_TAG = "sonoray.failures"
 _IDENTITY_TAG = "sonoray.identity"
 _TIMEOUT_S = 10
@@ -207,6 +212,26 @@ class _Run:
             self.client.log_batch(self.id, metrics=batch)
         self._set_tags(entry["tags"])
 
+    def answers(self, entry: Entry) -> None:
+        """Put the sample answers of a validation into the table, in place of those of its step."""
+        columns = ["step", *entry["rows"][0]]
+        known = self._read_answers()
+        rows = [row for row in known["data"] if row[0] != entry["step"]]
+        rows += [[entry["step"], *row.values()] for row in entry["rows"]]
+        rows.sort(key=lambda row: row[0])
+        self.client.log_dict(self.id, {"columns": columns, "data": rows}, ANSWERS_FILE)
+        self._set_tags({_TABLES_TAG: json.dumps([{"path": ANSWERS_FILE, "type": "table"}])})
+
+    def _read_answers(self) -> dict[str, Any]:
+        """The table as it is in the run; empty where there is none."""
+        names = {each.path for each in self.client.list_artifacts(self.id)}
+        if ANSWERS_FILE not in names:
+            return {"data": []}
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(self.id, ANSWERS_FILE, folder)
+            table: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        return table
+
     def failure(self, entry: Entry) -> None:
         """Count a failed attempt and name its kind."""
         self._set_tags({FAILURES_TAG: entry["number"], "sonoray.last_failure": entry["kinds"]})
@@ -229,6 +254,7 @@ _CALLS: Mapping[str, Callable[[_Run, Entry], None]] = {
     "dataset": _Run.dataset,
     "tags": _Run.tags,
     "metrics": _Run.metrics,
+    "answers": _Run.answers,
     "failure": _Run.failure,
     "end": _Run.end,
 }

@@ -223,10 +223,19 @@ class ImageUse(BaseModel):
     """Whether some of its pixels were transparent: the model is shown it over black."""
 
 
+class Asked(BaseModel):
+    """A closed question that the service put to its model before a report, and the answer."""
+
+    question: str
+    answer: str
+
+
 class SonoRay(BaseModel):
     """What an answer says beyond OpenAI's shape."""
 
     images: list[ImageUse]
+    asked_first: list[Asked] = []
+    """What the report follows: of a model trained with `train.closed_first`."""
     notice: str
     """The research-use notice."""
     model: str

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sonoray_serve.http import api
+from sonoray_serve.http.asked_first import ask_first, is_report, with_answers
 from sonoray_serve.http.question import Question, decode_study, read_question
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -214,6 +215,12 @@ class Chat:
         """
         async with deadline.scope():
             question, study, is_transparent = await self._prepare(body)
+            messages, asked = question.messages, []
+            if is_report(messages, self._card.protocol):
+                asked = await ask_first(
+                    self._engine, study, messages, self._card.protocol, deadline.left_s
+                )
+                messages = with_answers(messages, asked)
             sampling = Sampling(
                 max_tokens=question.max_tokens,
                 temperature=question.temperature,
@@ -223,7 +230,7 @@ class Chat:
                 timeout_s=deadline.left_s,
                 stream=question.stream,
             )
-            events = self._engine.generate(study, question.messages, sampling)
+            events = self._engine.generate(study, messages, sampling)
             started = await anext(events)
         if isinstance(started, Failed):
             raise ApiError(started.problem, "messages", started.limit, started.detail)
@@ -231,7 +238,7 @@ class Chat:
         return Answer(
             as_stream=question.stream,
             include_usage=question.include_usage,
-            sonoray=self._describe(started, is_transparent),
+            sonoray=self._describe(started, is_transparent, asked),
             num_prompt_tokens=started.num_prompt_tokens,
             events=events,
             deadline=deadline,
@@ -263,7 +270,12 @@ class Chat:
             raise ApiError(study.problem, "messages", study.limit)
         return study, is_transparent
 
-    def _describe(self, started: Started, is_transparent: Sequence[bool]) -> api.SonoRay:
+    def _describe(
+        self,
+        started: Started,
+        is_transparent: Sequence[bool],
+        asked: Sequence[tuple[str, str]],
+    ) -> api.SonoRay:
         return api.SonoRay(
             images=[
                 api.ImageUse(
@@ -274,6 +286,7 @@ class Chat:
                 )
                 for index, score in enumerate(started.scores)
             ],
+            asked_first=[api.Asked(question=question, answer=answer) for question, answer in asked],
             notice=self._card.notice,
             model=self._model_name,
             digest=started.digest,

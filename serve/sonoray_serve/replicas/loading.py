@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llava_ultra.parameters.precision_names import AnswerPrecision
 from sonoray.errors import CheckpointError
+from sonoray.study.prompt import PROTOCOL, ReportProtocol
 from sonoray.tracking.connection import open_store
 from sonoray.tracking.registry import manifest_digest, resolve_model
 from sonoray.workspace import Workspace
@@ -57,6 +58,7 @@ def describe(answerer: "Answerer", digest: str) -> ModelCard:
         context_length=answerer.context_length,
         site_cue=answerer.site_cue,
         training=answerer.training,
+        protocol=ReportProtocol.model_validate(answerer.manifest["provenance"].get(PROTOCOL, {})),
     )
 
 

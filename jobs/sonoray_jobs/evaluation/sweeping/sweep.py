@@ -39,6 +39,7 @@ from sonoray_jobs.evaluation.sweeping.trial import (
 )
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
+from sonoray_jobs.training.unfinished import clear_working_folder
 
 if TYPE_CHECKING:
     from sonoray.tracking.connection import Store
@@ -223,17 +224,22 @@ def _trial(result: Any, fields: tuple[Field, ...]) -> Trial:  # noqa: ANN401 - R
 def _close(
     store: "Store", workspace: Workspace, trials: Sequence[Trial], tags: Mapping[str, str]
 ) -> Sequence[Trial]:
-    """Put trainings that were made before below the sweep, and end the runs of those stopped."""
+    """Put trainings that were made before below the sweep; end the runs of those stopped.
+
+    Nobody goes on with a training that was ended early: its checkpoints go.
+    """
     from sonoray.tracking.run_id import RunIdFile
     from sonoray.tracking.runs import end_killed, nest
 
+    finished = {trial.training for trial in trials if trial.state == FINISHED}
     for trial in trials:
         if trial.state == FINISHED:
             nest(store, trial.run_id, tags)
-        elif trial.state == STOPPED and trial.training:
+        elif trial.state == STOPPED and trial.training not in {"", *finished}:
             why = {"sonoray.stopped_early": f"at step {trial.step} by {tags['sonoray.sweep']}"}
             known = RunIdFile(workspace.runs, trial.training).read()
             run = store.client.get_run(known) if known else None
             if run is None or "sonoray.stopped_early" not in run.data.tags:
                 end_killed(store, workspace.runs, trial.training, why)
+            clear_working_folder(workspace.runs / trial.training)
     return trials

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from sonoray_jobs.training.saving.saver import Saver
     from sonoray_jobs.training.step_loader import LoadedStep
 
+ANSWERS = "answers"
+"""Key of a report for sample answers, as `sonoray.tracking.callback` reads it; a worker does not
+import MLflow's side."""
+
 FLOOR_RATE = 0.1
 """What the learning rate falls to, as a share of the stage's."""
 
@@ -128,7 +132,7 @@ class StageLoop:
         if self.stepper.rank == 0:
             self.post(done, self._total, outcome.loss)
         metrics: dict[str, float] = {}
-        times: dict[str, float] = {}
+        times: dict[str, Any] = {}
         if not in_epoch:
             metrics, times = self._metrics(epochs, rate), self._times_of_epoch()
             self._meter = Meter()
@@ -142,7 +146,9 @@ class StageLoop:
             }
         )
         if self.validation and self._judged.is_due(done):
-            metrics |= self._judge(itertools.islice(stream, self.validation))
+            judged = judge(self.stepper, itertools.islice(stream, self.validation))
+            metrics |= self._note(judged.metrics)
+            times[ANSWERS] = judged.answers
         if metrics:
             metrics["step"] = self.steps_before + done
             self.position = self.position.model_copy(
@@ -155,9 +161,8 @@ class StageLoop:
         if leaving:
             self._leave()
 
-    def _judge(self, steps: Iterator["LoadedStep"]) -> dict[str, float]:
-        """Judge the model, and decide whether the stage goes on; collective."""
-        metrics = judge(self.stepper, steps)
+    def _note(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Note what a validation found, and decide whether the stage goes on."""
         loss, position = metrics["validation_loss"], self.position
         is_better = position.best_loss is None or loss < position.best_loss
         update: dict[str, Any] = {
@@ -222,14 +227,14 @@ class StageLoop:
             "skipped_steps": self.position.skipped,
         }
 
-    def _times_of_epoch(self) -> dict[str, float]:
+    def _times_of_epoch(self) -> dict[str, Any]:
         """How fast the epoch was, or what of it came after the start of this worker."""
         now = time.monotonic()
         told = {"epoch_s": now - self._epoch_at, "saving_s": self._saving_s}
         self._epoch_at, self._saving_s = now, 0.0
         return told
 
-    def _report(self, metrics: Mapping[str, float]) -> None:
+    def _report(self, metrics: Mapping[str, Any]) -> None:
         import ray.train
 
         ray.train.report(dict(metrics))

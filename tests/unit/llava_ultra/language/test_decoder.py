@@ -12,6 +12,7 @@ from llava_ultra.language.decoder import (
     Language,
     adopt_language,
     build_language_model,
+    check_shape,
     load_language,
     save_language,
 )
@@ -37,6 +38,20 @@ def test_a_call_that_pads_leaves_the_digest_alone():
     assert language.digest == before
 
 
+def test_a_decoder_of_another_shape_than_told_is_refused():
+    told = {"model_type": "llama", "hidden_size": 32}
+    check_shape(LANGUAGE.model, told)
+    check_shape(LANGUAGE.model, {})
+    with pytest.raises(ValueError, match=r"hidden_size 32 and not 64, depth None and not 3; give"):
+        check_shape(LANGUAGE.model, told | {"hidden_size": 64, "depth": 3})
+
+
+def test_a_shape_without_what_it_is_of_is_refused():
+    for values in ({"shape": {"model_type": "llama"}}, {"source": "x", "shape": {"width": 3}}):
+        with pytest.raises(ValueError, match=r"language\.shape tells of a model"):
+            LanguageConfig.model_validate(values)
+
+
 def test_pickled_weights_are_refused(tmp_path):
     save_language(LANGUAGE, tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -59,6 +74,11 @@ def test_an_adopted_language_model_gets_what_the_chat_format_needs(tmp_path):
     assert len(set(ids)) == 5
     assert all(token_id(first.tokenizer, placeholder) for placeholder in PLACEHOLDERS)
     assert first.model(input_ids=torch.tensor([ids])).logits.shape[-1] == len(first.tokenizer)
+    # its publisher's shape, before tokens are added
+    told = {"model_type": "llama", "vocab_size": 2}
+    assert adopt_language(tmp_path / "foreign", told).digest == first.digest
+    with pytest.raises(ValueError, match=r"vocab_size 2 and not 3; give"):
+        adopt_language(tmp_path / "foreign", told | {"vocab_size": 3})
     kept = first.model.get_input_embeddings().weight[:2]
     assert torch.equal(kept, model.get_input_embeddings().weight)
     save_language(first, tmp_path / "adopted")

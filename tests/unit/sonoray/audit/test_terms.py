@@ -44,9 +44,9 @@ def study_of(labels, *texts, captions=(), image_labels=None):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def phantoms():
-    config = PhantomConfig()
+@pytest.fixture(scope="module", params=["zh", "en"])
+def phantoms(request):
+    config = PhantomConfig(language=request.param)
     plans = [plan_study(config, patient) for patient in range(300)]
     return [
         Study(
@@ -92,6 +92,13 @@ def phantoms():
         ("calcification", "未见血流，内见钙化", {"1"}),
         ("finding", "未见占位性病变", {"0"}),
         ("posterior", "后方未见声影", {"none"}),
+        ("pathology", "Most likely malignant.", {"malignant", "恶性"}),
+        ("side", "The left lobe of the thyroid.", {"left", "左侧"}),
+        ("side", "A cleft in the bright area.", set()),
+        ("organ", "The gallbladder is empty.", {"gallbladder", "胆囊"}),
+        ("calcification", "A margin without calcifications.", {"0"}),
+        ("calcification", "No shadow. Calcified rim.", {"1"}),
+        ("finding", "A notable nodule of 3.5 mm", {"1"}),
     ],
 )
 def test_what_a_text_names(label, text, named):

@@ -1,9 +1,12 @@
+import json
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
-from sonoray.tracking.callback import MlflowRunCallback
+from sonoray.tracking.callback import ANSWERS, MlflowRunCallback
 from sonoray.tracking.connection import Store
+from sonoray.tracking.delivery import ANSWERS_FILE
 
 Training = Callable[..., AbstractContextManager[tuple[MlflowRunCallback, str]]]
 
@@ -57,3 +60,28 @@ def test_a_value_that_is_not_finite_is_named_and_not_logged(
     assert "loss" not in run.data.metrics
     assert run.data.metrics["alpha"] == 0.5
     assert run.data.tags["not_finite"] == "loss at step 1"
+
+
+def test_sample_answers_become_one_table_however_often_they_are_told(
+    store: Store, training: Training
+) -> None:
+    def row(answer: str, probability: float) -> dict[str, object]:
+        return {"question": "良性还是恶性？", "answer": answer, "probability": probability}
+
+    with training("sampled", config={}) as (callback, run_id):
+        told = {"validation_loss": 1.0, "step": 20, ANSWERS: [row("良性", 0.6), row("恶性", 0.5)]}
+        callback.after_report(None, [told], None)
+        copy = pickle.loads(pickle.dumps(callback))
+        copy.after_report(None, [told], None)  # told again after a restart
+        first = {"validation_loss": 2.0, "step": 10, ANSWERS: [row("恶性", float("nan"))]}
+        copy.after_report(None, [first], None)
+    table = store.client.download_artifacts(run_id, ANSWERS_FILE)
+    found = json.loads(Path(table).read_text(encoding="utf-8"))
+    assert found["columns"] == ["step", "question", "answer", "probability"]
+    assert [line[0] for line in found["data"]] == [10, 20, 20]
+    assert [line[2] for line in found["data"]] == ["恶性", "良性", "恶性"]
+    tags = store.client.get_run(run_id).data.tags
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": ANSWERS_FILE, "type": "table"}]
+    assert "not_finite" not in tags
+    names = set(store.client.get_run(run_id).data.metrics)
+    assert not [name for name in names if ANSWERS in name]

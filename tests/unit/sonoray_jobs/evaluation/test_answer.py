@@ -18,7 +18,7 @@ from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
 from sonoray.features.store import FeatureStore
 from sonoray.study.contract import SPLITS, Study, StudyImage, Task, Turn
-from sonoray.study.prompt import FOLLOW_UP
+from sonoray.study.prompt import FOLLOW_UP, ProtocolQuestion, ReportProtocol, with_protocol
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.outputs.find import TrainedParts
 from sonoray_jobs.road.config import RoadConfig
@@ -289,3 +289,44 @@ def test_a_follow_up_is_asked_with_what_was_said_before_it(actor):
     assert with_both["prompt_hash"] != by_itself["prompt_hash"]
     assert with_both["option_scores"] != by_itself["option_scores"]
     assert with_both["question"] == by_itself["question"]
+
+
+def test_a_report_follows_what_the_model_itself_answers(actor):
+    """Whatever the archive says, and with the questions that the archive does not ask."""
+    protocol = ReportProtocol(
+        questions=tuple(
+            ProtocolQuestion(topic=turn.topic, question=turn.question, options=turn.options)
+            for turn in (CLOSED, replace(ORGAN, topic="organ"))
+        )
+    )
+    group = [
+        replace(study_of(number, COUNTS[number]), turns=(REPORT, replace(CLOSED, answer=answer)))
+        for number, answer in ((1, "良性"), (2, "恶性"), (4, "良性"))
+    ]
+    asked = AnswerActor(
+        lambda: (actor._model, actor._language),
+        actor._settings,
+        actor._features.source,
+        "cpu",
+        protocol=protocol,
+    )
+    rows = answers(asked, [with_protocol(study, protocol) for study in group])
+    assert [row["task"] for row in rows] == ["report", "closed"] * len(group)
+    reports, closed = rows[::2], rows[1::2]
+    by_hand = [
+        replace(study, turns=(replace(CLOSED, topic="pathology"), replace(ORGAN, topic="organ")))
+        for study in group
+    ]
+    said = answers(actor, by_hand)
+    assert [row["answer"] for row in closed] == [row["answer"] for row in said[::2]]
+    for study, report, pathology, organ in zip(group, reports, said[::2], said[1::2], strict=True):
+        told = (CLOSED.question, pathology["answer"], ORGAN.question, organ["answer"])
+        turns = [
+            Turn(question=told[0], answer=told[1]),
+            Turn(question=told[2], answer=told[3], topic=FOLLOW_UP),
+            replace(REPORT, topic=FOLLOW_UP),
+        ]
+        expected = answers(actor, [replace(study, turns=tuple(turns))])[-1]
+        assert report["prompt_hash"] == expected["prompt_hash"]
+        assert report["generated"] == expected["generated"]
+        assert report["truth"] == REPORT.answer

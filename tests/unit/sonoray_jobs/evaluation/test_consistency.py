@@ -51,6 +51,9 @@ def test_agreement_is_a_share_of_what_the_reports_name() -> None:
         ("内见点状钙化。", "无", False),
         ("未见明显钙化。", "无", True),
         ("未见明显钙化。", "有", False),
+        ("A lesion with internal calcifications.", "yes", True),
+        ("A smooth margin and no calcifications, about 12 mm.", "yes", False),
+        ("A smooth margin and no calcifications, about 12 mm.", "no", True),
     ],
 )
 def test_a_bare_yes_or_no_means_presence(report: str, answer: str, agrees: bool) -> None:
@@ -67,8 +70,8 @@ def test_one_of_several_that_a_report_names_is_enough() -> None:
 
 def test_what_cannot_be_read_is_not_compared() -> None:
     unread = [
-        of_study("a", "A benign lesion.", pathology="恶性"),  # no Chinese
-        of_study("b", "考虑良性。", pathology="benign"),
+        of_study("a", "Une lésion bénigne.", pathology="恶性"),  # neither Chinese nor English
+        of_study("b", "考虑良性。", pathology="gutartig"),
         of_study("c", "考虑良性。", recommendation="随访"),  # a topic without terms
         of_study("d", "考虑良性。"),
         [row("e", "pathology", "closed", "良性")],  # no report

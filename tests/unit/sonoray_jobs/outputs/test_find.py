@@ -53,6 +53,7 @@ def trained(path, name="phantom-1"):
         ("embed.dtype", "int8"),
         ("embed.precision", "bfloat16"),
         ("train.precision", "bfloat16"),
+        ("train.closed_first", True),
     ],
 )
 def test_a_setting_that_decides_what_is_learned_makes_another_training(

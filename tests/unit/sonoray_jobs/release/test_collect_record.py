@@ -1,8 +1,9 @@
 """Which topics an exported model keeps for others to ask."""
 
 from sonoray.study.contract import Study, Task, Turn
+from sonoray_jobs.data.closed_questions import MOST_WORDINGS
 from sonoray_jobs.outputs.model_record import TopicRecord
-from sonoray_jobs.release.collect_record import MOST_WORDINGS, closed_topics
+from sonoray_jobs.release.collect_record import closed_topics
 
 OPTIONS = ("有", "无")
 

@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,11 @@ from sonoray_jobs.cli.main import main
 from sonoray_jobs.release.describe import run
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.training.worker import set_trainable
+
+DOCS = Path(__file__).resolve().parents[4] / "docs"
+PUBLISHED = (DOCS / "published.md").read_text(encoding="utf-8")
+CHINESE = (DOCS / "zh" / "published.md").read_text(encoding="utf-8")
+ROWS = re.compile(r"^\| `[a-z0-9_]+` \| .*GB \|$", re.MULTILINE)
 
 WHOLE_PAPER = """
 import resource, sys
@@ -72,6 +79,40 @@ def test_the_presets_parts_have_their_published_sizes(name, clip, sam, language)
     assert sizes["CLIP tower"] == pytest.approx(clip, rel=0.01)
     assert sizes["SAM tower"] == pytest.approx(sam, rel=0.01)
     assert sizes["language model"] == pytest.approx(language, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("smollm2", 134_515_008),
+        ("qwen_tiny", 494_032_768),
+        ("qwen_small", 1_543_714_304),
+        ("smollm_large", 1_711_376_384),
+        ("mistral", 7_248_023_552),
+        ("qwen", 7_615_616_512),
+        ("qwen_large", 14_770_033_664),
+    ],
+)
+def test_a_preset_with_published_weights_has_their_size_before_they_are_here(name, language):
+    """To the parameter, as their publishers count them."""
+    road = load_road(name)
+    assert not Path(road.model.language.source).exists()
+    sizes = {part.name: part.parameters for part in part_sizes(build_parts(road.model))}
+    assert sizes["language model"] == language
+    if name != "smollm2":  # its towers are made on the spot
+        assert sizes["CLIP tower"] == pytest.approx(304e6, rel=0.01)
+        assert sizes["SAM tower"] == pytest.approx(90e6, rel=0.01)
+    row = next(line for line in PUBLISHED.splitlines() if line.startswith(f"| `{name}` |"))
+    assert f"| {language / 1e9:.2f} B |" in row
+
+
+def test_the_page_of_published_weights_shows_what_describe_says():
+    """Of the smallest; `python bench/published_presets.py --write` makes the whole table anew."""
+    found = run(road=load_road("qwen_tiny"), config="qwen_tiny", images=9, text_tokens=200)
+    (training,) = {r.total for r in found.training if (r.zero_stage, r.num_gpus) == (1, 1)}
+    row = next(line for line in PUBLISHED.splitlines() if line.startswith("| `qwen_tiny` |"))
+    assert f"| {training / 2**30:.1f} |" in row
+    assert sorted(ROWS.findall(PUBLISHED)) == sorted(ROWS.findall(CHINESE))
 
 
 def test_what_learns_is_what_the_last_stage_trains(tiny):

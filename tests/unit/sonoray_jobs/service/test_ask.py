@@ -122,4 +122,6 @@ def test_reply_shows_answer_images_and_notice():
     assert "  *  75.0%  b.png" in lines
     assert "      0.0%  c.png (its transparent pixels shown over black)" in lines
     assert lines[-1] == "research only"
+    follows = replace(reply, asked_first=(("有病灶吗?", "有"),))
+    assert follows.lines()[:2] == ["first: 有病灶吗? 有", "Q: 左侧?"]
     assert json.loads(json.dumps(reply.to_json()))["images"][1]["selected"] is True

@@ -21,13 +21,16 @@ from sonoray.stages import StageOutput
 from sonoray.study import image_table
 from sonoray.study.contract import Turn, iter_studies
 from sonoray.study.image_table import read_images
+from sonoray.study.prompt import conversation
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
+from sonoray_jobs.data.closed_questions import read_protocol
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, learn_sam
 from sonoray_jobs.towers.embed_pipeline import Look, decode_piece
 from sonoray_jobs.towers.embed_plan import Piece
+from sonoray_jobs.towers.learning_texts import conversations_of, learning_studies
 
 STEPS = {"steps": 1, "batch_size": 2}
 
@@ -141,6 +144,29 @@ def test_towers_of_others_are_copied_and_only_standardised(dataset, tmp_path):
     kept = published.visual.state_dict()
     assert torch.equal(visual["conv1.weight"], kept["conv1.weight"])
     assert SamTower.load(tmp_path / "sam").encoder.state_dict().keys() == own.keys()
+
+
+def test_only_a_language_model_of_ours_learns_reports_behind_the_closed_questions(dataset):
+    first = with_values(road(), {"train.closed_first": True})
+    for part in bootstrap.PARTS:
+        same = bootstrap.stage_of(part, first, dataset).key == (
+            bootstrap.stage_of(part, road(), dataset).key
+        )
+        assert same == (part != "language")
+    adopted = with_values(road(source="a"), {"train.closed_first": True})
+    key = bootstrap.stage_of("language", adopted, dataset).key
+    assert key == bootstrap.stage_of("language", road(source="a"), dataset).key
+    studies = learning_studies(dataset.path)
+    asked = read_protocol(studies)
+    assert asked.questions
+    for study, alone, behind in zip(
+        studies, conversations_of(studies), conversations_of(studies, asked), strict=True
+    ):
+        for number, turn in enumerate(study.turns):
+            assert alone[number] == ((turn.question,), turn.answer)
+            told = conversation(study.turns, number, asked)
+            assert behind[number] == (told, turn.answer)
+            assert (len(told) > 1) == (turn.topic == "report")
 
 
 def test_another_source_is_another_language_and_another_clip(dataset):

@@ -10,8 +10,8 @@ from llava_ultra.perturbations.echo import GainPerturbation
 from llava_ultra.recognition.bank import BankClass, ClassBank
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
-from sonoray.study.contract import Study, StudyImage, Turn, write_studies
-from sonoray.study.prompt import FOLLOW_UP
+from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
+from sonoray.study.prompt import FOLLOW_UP, ProtocolQuestion, ReportProtocol
 from sonoray.study.sample_order import Plan
 from sonoray.study.study_index import index_studies
 from sonoray_jobs.towers.feature_source import FeatureSource
@@ -234,3 +234,27 @@ def test_turns_of_a_held_out_label_are_not_asked(stores, tmp_path):
     write(tmp_path)
     steps = loaded(source_of(tmp_path, stores, hold_out={"kind": ("cyst",)}))
     assert sum(len(step.rows) for step in steps) == 9 * TURNS
+
+
+def test_a_report_is_learned_behind_the_closed_questions(stores, tmp_path):
+    closed = Turn(question="器官?", answer="肝脏", options=("肝脏", "乳腺"), topic="organ")
+    report = Turn(question="报告", answer="肝脏回声均匀", task=Task.REPORT)
+    images = (StudyImage(image_id="s0-0", uri="", width=8, height=8),)
+    study = Study(
+        study_id="s0",
+        patient_key="s0",
+        split="train",
+        dataset="d",
+        images=images,
+        turns=(report, closed),
+    )
+    write_studies(tmp_path, [study])
+    asked = ProtocolQuestion(topic="organ", question="器官?", options=closed.options)
+    told = {}
+    for protocol in (ReportProtocol(questions=(asked,)), ReportProtocol()):
+        plan = Plan(num_studies=1, seed=0, studies_per_step=1, epochs=range(1), rank=0, num_ranks=1)
+        source = source_of(tmp_path, stores, plans=(plan,), protocol=protocol)
+        (step,) = loaded(source)
+        told[bool(protocol.questions)] = [row[1:] for row in step.rows]
+    assert told[True] == [(("器官?", "肝脏", "报告"), "肝脏回声均匀"), (("器官?",), "肝脏")]
+    assert told[False] == [(("报告",), "肝脏回声均匀"), (("器官?",), "肝脏")]
