@@ -7,6 +7,7 @@ runs in the process itself, and what is reported and said is kept in a folder.
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from llava_ultra.language.decoder import save_language
 from llava_ultra.parameters.products import cpu_has_bfloat16
+from llava_ultra.recognition.bank import BankClass, ClassBank
 from llava_ultra.testing import tiny_config, tiny_language
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray_jobs.outputs.find import TRAINING_VERSION
@@ -114,10 +116,20 @@ BROKEN = "broken"
 ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结节", "肝脏", "乳腺")
 
 
-def road_of(dropout: float = 0, **train: object) -> RoadConfig:
+BANK = ClassBank(
+    label="kind", classes=(BankClass(name="良性"), BankClass(name="恶性", descriptions=("乳腺",)))
+)
+RECOGNISING = ({"type": "answer"}, {"type": "recognition", "bank": "of the job"})
+
+
+def road_of(
+    dropout: float = 0, objectives: Sequence[dict[str, str]] = (), **train: object
+) -> RoadConfig:
     """A single step with the losses of the defaults, without dropout: its masks belong to ranks."""
     model = tiny_config().model_dump()
     model["lora"]["dropout"] = dropout
+    if objectives:
+        model["objectives"] = objectives
     return RoadConfig.model_validate(
         {
             "model": model,
@@ -154,6 +166,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
             turns=tuple(
                 Turn(question=f"器官{turn}?", answer=ANSWERS[turn]) for turn in range(num_turns)
             ),
+            labels={"kind": BANK.names[number % 2]},
         )
         for number, num_turns in enumerate((*NUM_TURNS, 3, 1))
     ]
@@ -211,6 +224,9 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "broken": road_of(**stepwise),
         "broken and resumed": road_of(**stepwise),
         "diverged": road_of(**stepwise, max_skipped=0),
+        "recognising": road_of(objectives=RECOGNISING, num_workers=1, **two_epochs),
+        "recognising in parts": road_of(objectives=RECOGNISING, num_workers=2, micro_studies=1),
+        "recognising and resumed": road_of(objectives=RECOGNISING, num_workers=2, **two_epochs),
     }
     if cpu_has_bfloat16():
         roads["half"] = road_of(num_workers=2, precision="bfloat16")
@@ -218,6 +234,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "resumed": "two/checkpoint_00_00000001",
         "interrupted": "stepwise/checkpoint_00_00000002",
         "broken and resumed": "broken/checkpoint_00_00000004",
+        "recognising and resumed": "recognising in parts/checkpoint_00_00000001",
     }
     plans = [
         (
@@ -225,6 +242,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
                 update={
                     **sections(road),
                     "checkpoints": str(folder / name),
+                    "bank": BANK if name.startswith("recognising") else None,
                     "features": job.features.replace("features", BROKEN)
                     if name.startswith(("broken", "diverged"))
                     else job.features,
@@ -288,6 +306,30 @@ def test_ranks_learn_what_one_does_though_they_have_unlike_numbers_of_answers(ru
         real = gradient.abs() > 1e-4
         torch.testing.assert_close(
             after[name][real], before[name][real], rtol=1e-5, atol=1e-6, msg=name
+        )
+
+
+def test_recognition_learns_the_same_in_parts_on_two_ranks_and_goes_on_with_its_heads(runs):
+    one, parts = runs["recognising"], runs["recognising in parts"]
+    assert set(metrics(one)) >= {"answer_loss", "recognition_loss"}
+    assert "grounding_loss" not in metrics(one)
+    assert metrics(one)["recognition_loss"] > 0.5
+    for name in ("loss", "answer_loss", "recognition_loss"):
+        assert metrics(parts)[name] == pytest.approx(metrics(one)[name], rel=1e-6), name
+    expected, found = gradients(one), gradients(parts)
+    assert set(expected) == set(found)
+    heads = [name for name in expected if name.startswith("recognition.")]
+    assert "recognition.tokens.text" in heads
+    assert any(name.startswith("recognition.heads.class.") for name in heads)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    again = runs["recognising and resumed"]
+    assert metrics(again, 2)["recognition_loss"] == pytest.approx(
+        metrics(one, 2)["recognition_loss"], rel=1e-4
+    )
+    for name in heads:
+        torch.testing.assert_close(
+            weights(again, 2)[name], weights(one, 2)[name], rtol=1e-3, atol=1e-4
         )
 
 
