@@ -34,19 +34,19 @@ def test_a_copy_of_a_pair_changes_nothing_for_the_others():
     torch.testing.assert_close(2 * 2 * others - row - column, 2 * 2 * plain - row - column)
 
 
-def test_pooling_is_the_mean_the_nearest_or_a_weighted_mean():
-    texts = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), dim=1)
+def test_pooling_is_the_mean_the_nearest_or_a_weighted_mean_of_a_classs_own_texts():
+    texts = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
     owner = torch.tensor([0, 0, 1])
     rows = torch.tensor([[1.0, 0.0]])
     plain = ClassTexts(vectors=texts, class_of=owner)
     half = 0.5**0.5
     torch.testing.assert_close(
-        class_similarities(rows, plain, "mean"), torch.tensor([[half, half]])
+        class_similarities(rows, plain, "mean"), torch.tensor([[half, -1.0]])
     )
-    torch.testing.assert_close(class_similarities(rows, plain, "max"), torch.tensor([[1.0, half]]))
-    sure = ClassTexts(vectors=texts, class_of=owner, weights=torch.tensor([-50.0, 50, 0]))
+    torch.testing.assert_close(class_similarities(rows, plain, "max"), torch.tensor([[1.0, -1.0]]))
+    sure = ClassTexts(vectors=texts, class_of=owner, weights=torch.tensor([-50.0, 50, 60]))
     torch.testing.assert_close(
-        class_similarities(rows, sure, "attention"), torch.tensor([[0.0, half]])
+        class_similarities(rows, sure, "attention"), torch.tensor([[0.0, -1.0]])
     )
 
 
