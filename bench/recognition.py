@@ -1,6 +1,6 @@
 """Recognition from features: beside asking in words, and a large contrastive batch in parts.
 
-Run: `python bench/recognition.py [--rounds 3] [--studies 32] [--write]`.
+Run: `python bench/recognition.py [--rounds 1] [--studies 32] [--write]`.
 
 One process, one thread, a model of the tiny road's size with random weights and features: neither
 speed nor memory depends on what they hold. CPU times are compared within a round, and the median
@@ -52,7 +52,7 @@ BANKS = {5: "phantom-zh", 15: "chest-zh"}
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--studies", type=int, default=32)
     parser.add_argument("--large", type=int, default=1024)
     parser.add_argument("--part", type=int, default=64)
