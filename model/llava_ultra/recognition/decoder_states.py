@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from llava_ultra.recognition.head import RecognitionHead
 from llava_ultra.recognition.losses import Side
@@ -51,8 +52,11 @@ def layer_states(language_model: nn.Module, embeds: Tensor, layer: int) -> Tenso
     """
     number = check_layer(language_model, layer)
     decoder: nn.Module = language_model.get_decoder()  # type: ignore[operator]
+    # without one, transformers looks into the values of positions, and those on meta have none
+    cache = DynamicCache() if embeds.is_meta else None
+    arguments = {"inputs_embeds": embeds, "use_cache": False, "past_key_values": cache}
     if number == num_layers(language_model):
-        states: Tensor = decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        states: Tensor = decoder(**arguments).last_hidden_state
         return states
     seen: list[Tensor] = []
 
@@ -68,7 +72,7 @@ def layer_states(language_model: nn.Module, embeds: Tensor, layer: int) -> Tenso
         stop, with_kwargs=True
     )
     try:
-        decoder(inputs_embeds=embeds, use_cache=False)
+        decoder(**arguments)
     except _ReachedError:
         return seen[0]
     finally:

@@ -24,6 +24,7 @@ from llava_ultra.language.chat import IGNORED
 from llava_ultra.language.decoder import save_language
 from llava_ultra.model import CONNECTOR_PARTS
 from llava_ultra.parameters.products import DTYPES
+from llava_ultra.recognition.pairs import Pairs, TextTokens
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model, tiny_towers
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.lowered import lower_tower
@@ -284,3 +285,28 @@ def test_a_decoder_that_is_not_there_is_one_line(built):
     with pytest.raises(ValueError, match="'no/such/folder' cannot be read") as caught:
         build_parts(source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("others", [(), ({"type": "answer"},)])
+def test_recognition_is_counted_as_it_runs(others):
+    objectives = [*others, {"type": "recognition"}]
+    plain = tiny_config(AdaptiveSampling(num_selected=2)).model_dump()
+    config = ModelConfig.model_validate({**plain, "objectives": objectives})
+    parts = described(config)
+    step = trace_training(parts, LOAD)
+    language = tiny_language(config)
+    model = tiny_model(config, language).train()
+    visual, text = batch(config)
+    pairs = Pairs(
+        prompt=(1,) * LOAD.text_tokens,
+        images_at=1,
+        reports=TextTokens(ids=text.ids, mask=text.mask),
+        keys=torch.arange(LOAD.studies),
+        labels=None,
+        bank=None,
+    )
+    with FlopCounterMode(display=False) as flops:
+        model(visual, text, None, pairs)
+    counted = step.connector_forward + step.language_forward
+    assert counted == pytest.approx(flops.get_total_flops(), rel=0.05)
+    assert step.connector_backward + step.language_backward > counted
