@@ -14,7 +14,7 @@ from sonoray_jobs.road.config import load_road
 from sonoray_jobs.training.train_checks import check_cpus
 from sonoray_serve.settings import AppArgs
 
-STEPS = ("ingest", "bootstrap", "embed", "train", "evaluate", "export")
+STEPS = ("ingest", "bootstrap", "embed", "train", "evaluate", "recognize", "export")
 
 
 def test_every_step_is_a_job_whose_entrypoint_sonoray_accepts(

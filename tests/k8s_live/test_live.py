@@ -137,6 +137,9 @@ def test_the_operator_makes_the_pods_that_were_asked_for(api: Any, folder: Path)
     assert env["KUBERAY_GEN_RAY_START_CMD"].startswith("ray start --head")
     assert worker["initContainers"][0]["name"] == "wait-for-name"
     assert worker["containers"][0]["resources"]["limits"]["cpu"] == "2"
+    known = {each["name"] for each in worker["initContainers"][0]["env"]}
+    assert "FQ_RAY_IP" in known
+    assert "--resources='{\"driver\": 8}'" in worker["containers"][0]["args"][0]
 
     # an image change replaces the Pods
     before = {name: each["metadata"]["uid"] for name, each in made.items()}

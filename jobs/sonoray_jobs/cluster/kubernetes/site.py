@@ -31,7 +31,7 @@ from sonoray_serve.settings import ServeConfig
 
 Quantity = Annotated[str, AfterValidator(check_quantity)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")]
-JobName = Literal["ingest", "bootstrap", "embed", "train", "evaluate", "export"]
+JobName = Literal["ingest", "bootstrap", "embed", "train", "evaluate", "recognize", "export"]
 
 _CRON_FIELD = re.compile(r"[\d*/,\-]+")
 _CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
