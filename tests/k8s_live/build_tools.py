@@ -81,6 +81,23 @@ def _build_kwok(folder: Path, out: Path) -> None:
     )
 
 
+def _copy_stages(folder: Path, out: Path) -> None:
+    """What kwok does with nodes and Pods: its own stages, but for the one that ends Jobs' Pods."""
+    _run("go", "mod", "init", "sonoray/stages", folder=folder)
+    _run("go", "get", f"{_KWOK}@{KWOK_VERSION}", folder=folder)
+    found = subprocess.run(
+        ["go", "list", "-m", "-f", "{{.Dir}}", _KWOK],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    stages = Path(found.stdout.strip()) / "kustomize" / "stage"
+    names = ("node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-delete")
+    texts = [(stages / f"{name}.yaml").read_text(encoding="utf-8") for name in names]
+    out.write_text("\n---\n".join(texts), encoding="utf-8")
+
+
 def _fetch(package: str, name: str, folder: Path, out: Path) -> None:
     """Take a binary out of a Debian package, which is not installed."""
     _run("apt-get", "download", package, folder=folder)
@@ -105,6 +122,7 @@ def main() -> None:
             f"{_OPERATOR}@{OPERATOR_VERSION}", folder, out
         ),
         "kwok": _build_kwok,
+        "kwok-stages.yaml": _copy_stages,
     }
     for name, build in parts.items():
         if (cache / name).is_file():

@@ -32,7 +32,7 @@ MONITORING = {
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A running control plane, with KubeRay's operator and kwok."""
-    if reason := missing("etcd", "controlplane", "ray-operator", "kwok"):
+    if reason := missing("etcd", "controlplane", "ray-operator", "kwok", "kwok-stages.yaml"):
         pytest.skip(reason)
     if not SCHEMAS.is_dir():
         pytest.skip(f"no resource definitions at {SCHEMAS}; set SONORAY_SHARED_DATA")

@@ -53,6 +53,7 @@ class ControlPlane:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kubeconfig = folder / "admin.kubeconfig"
+        self.container_log = folder / "container.log"
         self._bin = cache_folder()
         self._token = secrets.token_hex(16)
         self._operator_token = secrets.token_hex(16)
@@ -140,15 +141,47 @@ class ControlPlane:
         )
 
     def start_kwok(self) -> None:
-        """Start kwok, which plays the kubelet of nodes with its annotation."""
+        """Start kwok, which plays the kubelet of nodes with its annotation.
+
+        Pods run until they are deleted; the log of every container is `container.log`.
+        """
+        port = free_port()
+        self.container_log.touch()
+        config = self.folder / "kwok.yaml"
+        config.write_text(
+            (cache_folder() / "kwok-stages.yaml").read_text()
+            + "\n---\napiVersion: kwok.x-k8s.io/v1alpha1\nkind: ClusterLogs\n"
+            + "metadata: {name: all}\nspec:\n  logs:\n"
+            + f"  - {{logsFile: {self.container_log}, follow: true}}\n"
+        )
+        key, certificate = self.folder / "kwok.key", self.folder / "kwok.crt"
+        subprocess.run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-subj=/CN=kwok",
+                f"-keyout={key}",
+                f"-out={certificate}",
+            ],
+            check=True,
+            capture_output=True,
+        )
         self.run(
             "kwok",
             f"--kubeconfig={self.kubeconfig}",
             "--manage-all-nodes=false",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             "--cidr=10.245.0.1/16",
-            "--node-ip=10.99.0.1",
-            f"--server-address=127.0.0.1:{free_port()}",
+            "--node-ip=127.0.0.1",
+            f"--node-port={port}",
+            f"--server-address=127.0.0.1:{port}",
+            f"--tls-cert-file={certificate}",
+            f"--tls-private-key-file={key}",
+            f"--config={config}",
         )
 
     def stop(self) -> None:

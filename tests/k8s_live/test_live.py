@@ -14,7 +14,13 @@ from sonoray.errors import ClusterError, ConfigError, JobFailedError
 from sonoray_jobs.cli.usage import accepts
 from sonoray_jobs.cluster.kubernetes.live.api_server import RAY_JOB, Resource
 from sonoray_jobs.cluster.kubernetes.live.apply_site import apply, diff, rollback
-from sonoray_jobs.cluster.kubernetes.live.job_runs import find_run, follow, named_run, submit
+from sonoray_jobs.cluster.kubernetes.live.job_runs import (
+    _log_pod,
+    find_run,
+    follow,
+    named_run,
+    submit,
+)
 from sonoray_jobs.cluster.kubernetes.live.preflight import secrets_of
 from sonoray_jobs.cluster.kubernetes.live.remove_parts import remove
 from sonoray_jobs.cluster.kubernetes.live.site_status import status
@@ -24,7 +30,7 @@ from sonoray_jobs.cluster.kubernetes.site import load_site
 
 CLUSTER = Resource(api_version="ray.io/v1", kind="RayCluster")
 POD = Resource(api_version="v1", kind="Pod")
-DEADLINE_S = 120.0
+DEADLINE_S = 90.0
 
 
 def until(told: Callable[[], Any], what: str) -> Any:
@@ -187,37 +193,48 @@ def test_an_apply_leaves_the_autoscaler_its_workers(api: Any, folder: Path) -> N
     assert live["spec"]["workerGroupSpecs"][0]["replicas"] == 2
 
 
-def test_a_job_is_started_found_and_ends_the_wait_when_it_fails(api: Any, folder: Path) -> None:
+def test_a_job_is_started_found_and_ends_the_wait_when_it_fails(
+    api: Any, plane: Any, folder: Path
+) -> None:
     rendered = site_of(folder, "dev-cpu")
+    namespace = rendered.site.namespace
     apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    make_volume(namespace, "ReadWriteOnce")
+    api.create(node("cpu-3", cpu="64", memory="256Gi"))
+    plane.container_log.write_text(logged(range(3)))
     job = named_run(rendered.jobs["train"], ["--set", "train.num_workers=1"])
     run = submit(api, job, [], wait=False, write=print)
-    found = find_run(api, rendered.site.namespace, "train")
-    assert found.name == run.name
-    live = until(
-        lambda: (api.get(RAY_JOB, run.namespace, run.name) or {}).get("status"), "a status"
-    )
-    assert live["jobDeploymentStatus"]
-    spec = api.get(RAY_JOB, run.namespace, run.name)["spec"]
+    assert find_run(api, namespace, "train").name == run.name
+    spec = api.get(RAY_JOB, namespace, run.name)["spec"]
     assert spec["entrypoint"].endswith("--set train.num_workers=1")
-    # what the operator writes when the command ends with 2
-    failed = {
-        "status": {
-            "jobDeploymentStatus": "Failed",
-            "jobStatus": "FAILED",
-            "reason": "AppFailed",
-            "message": "Job entrypoint command failed with exit code 2, last logs: error: x",
+    until(lambda: _log_pod(api, run), "the submitter's Pod")
+
+    written: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follow, api, run, written.append)
+        until(lambda: len(written) == 3, "the first lines")
+        with plane.container_log.open("a") as log:
+            log.write(logged(range(3, 6)))
+        until(lambda: len(written) == 6, "more lines")
+        # what the operator writes when the command ends with 2
+        failed = {
+            "status": {
+                "jobDeploymentStatus": "Failed",
+                "jobStatus": "FAILED",
+                "reason": "AppFailed",
+                "message": "Job entrypoint command failed with exit code 2, last logs: error: x",
+            }
         }
-    }
-    path = RAY_JOB.path(run.namespace, run.name, "status")
-    api._json("PATCH", path, {}, body=failed, content="application/merge-patch+json")
-    began = time.monotonic()
-    with pytest.raises(JobFailedError, match="exit code 2") as ended:
-        follow(api, run, print)
+        path = RAY_JOB.path(namespace, run.name, "status")
+        api._json("PATCH", path, {}, body=failed, content="application/merge-patch+json")
+        began = time.monotonic()
+        with pytest.raises(JobFailedError, match="exit code 2") as ended:
+            following.result(timeout=60)
     assert ended.value.exit_code == 2
     assert time.monotonic() - began < 30
+    assert written == [f"line {number}\n" for number in range(6)]
     with pytest.raises(ClusterError, match="no job 'nothing' here"):
-        find_run(api, rendered.site.namespace, "nothing")
+        find_run(api, namespace, "nothing")
 
 
 def test_a_training_takes_the_gpu_nodes_and_its_data_workers_do_not(api: Any, folder: Path) -> None:
@@ -234,24 +251,7 @@ def test_a_training_takes_the_gpu_nodes_and_its_data_workers_do_not(api: Any, fo
     api.create(node("cpu-2", cpu="64", memory="256Gi"))
     run = submit(api, named_run(rendered.jobs["train"], []), [], wait=False, write=print)
 
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": namespace},
-        "spec": {
-            "capacity": {"storage": "2Ti"},
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": rendered.site.storage.workspace_class,
-            "hostPath": {"path": str(folder)},
-        },
-    }
-    subprocess.run(
-        ["kubectl", "apply", "--server-side", "-f", "-"],
-        input=json.dumps(volume),
-        text=True,
-        check=True,
-        capture_output=True,
-    )
+    make_volume(namespace, "ReadWriteMany", rendered.site.storage.workspace_class)
 
     def places() -> Any:
         live = api.get(RAY_JOB, namespace, run.name)
@@ -312,3 +312,32 @@ def node(name: str, cpu: str = "16", memory: str = "64Gi", gpus: str = "0") -> d
         "metadata": {"name": name, "annotations": {"kwok.x-k8s.io/node": "fake"}},
         "status": {"capacity": room, "allocatable": room},
     }
+
+
+def make_volume(namespace: str, mode: str, storage_class: str = "") -> None:
+    """A volume for the workspace of a namespace: nobody provisions any here."""
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": namespace},
+        "spec": {
+            "capacity": {"storage": "2Ti"},
+            "accessModes": [mode],
+            "storageClassName": storage_class,
+            "claimRef": {"namespace": namespace, "name": "sonoray-workspace"},
+            "hostPath": {"path": "/tmp"},
+        },
+    }
+    subprocess.run(
+        ["kubectl", "apply", "--server-side", "-f", "-"],
+        input=json.dumps(volume),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+
+
+def logged(numbers: range) -> str:
+    """Lines of a container's log as a container runtime writes them."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    return "".join(f"{stamp}.{number:09d}Z stdout F line {number}\n" for number in numbers)

@@ -17,6 +17,8 @@ from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 FIELD_MANAGER = "sonoray"
 """Owner of all fields that are applied; there is one way and one owner."""
 TIMEOUT_S = 30.0
+QUIET_S = 10.0
+"""Silence after which a log is left for a look at its job."""
 _TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 PLURALS = {
@@ -46,6 +48,15 @@ PLURALS = {
     "RayService": "rayservices",
 }
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "Node"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogLine:
+    """A line of a Pod's log."""
+
+    stamp: str
+    """When it was written: RFC 3339 in UTC with nanoseconds, so that stamps sort as texts."""
+    text: str
 
 
 class ApiError(ClusterError):
@@ -180,21 +191,34 @@ class Api:
             raise
         return True
 
-    def log(self, namespace: str, pod: str, *, follow: bool, since: str = "") -> Iterator[str]:
-        """Pieces of a Pod's log, to its end or to the present.
+    def log(self, namespace: str, pod: str, *, follow: bool, since: str) -> Iterator[LogLine]:
+        """Lines of a Pod's log, to its end or to the present.
+
+        Args:
+            namespace: of the Pod.
+            pod: its name.
+            follow: wait for more; where none comes for `QUIET_S` the stream ends with an error.
+            since: time stamp of the last line that is known; empty for all lines.
 
         Raises:
             ApiError: there is none yet.
+            urllib3.exceptions.HTTPError: the line broke, or was quiet.
         """
-        query = {"follow": "true" if follow else "false"} | ({"sinceTime": since} if since else {})
+        query = {"follow": "true" if follow else "false", "timestamps": "true"}
+        if since:
+            query["sinceTime"] = since
         answer = self._request("GET", POD.path(namespace, pod, "log"), query, stream=True)
         if answer.status >= 300:
             raise _refusal(answer.status, answer.read(), pod)
+        rest = b""
         try:
             for piece in answer.stream(4096):
-                yield piece.decode("utf-8", "replace")
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from map(_log_line, lines)
+            if rest:
+                yield _log_line(rest)
         finally:
-            answer.release_conn()
+            answer.close()
 
     def _json(
         self,
@@ -244,7 +268,7 @@ class Api:
                 body=None if body is None else json.dumps(body).encode(),
                 headers=headers,
                 preload_content=not stream,
-                timeout=urllib3.Timeout(connect=TIMEOUT_S, read=None if stream else TIMEOUT_S),
+                timeout=urllib3.Timeout(connect=TIMEOUT_S, read=QUIET_S if stream else TIMEOUT_S),
                 retries=urllib3.Retry(2, redirect=0, raise_on_status=False),
             )
         except urllib3.exceptions.HTTPError as error:
@@ -285,3 +309,8 @@ def _refusal(status: int, data: bytes, about: str) -> ApiError:
     error = ApiError(f"{about}: the API server says {status}: {' '.join(message.split())[:600]}")
     error.status = status
     return error
+
+
+def _log_line(line: bytes) -> LogLine:
+    stamp, _, text = line.decode("utf-8", "replace").partition(" ")
+    return LogLine(stamp=stamp, text=text)

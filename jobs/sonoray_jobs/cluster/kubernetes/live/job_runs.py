@@ -126,7 +126,7 @@ def follow(api: Api, run: JobRun, write: Callable[[str], None]) -> JobRun:
         if state != said:
             logger.info("%s: %s", run.name, state)
             said = state
-        pod = pod or _log_pod(api, run)
+        pod = _log_pod(api, run) or pod
         ended = state in _ENDED
         if pod:
             since = _read_log(api, run, pod, since, write, follow=not ended)
@@ -150,20 +150,19 @@ def _log_pod(api: Api, run: JobRun) -> str:
 def _read_log(
     api: Api, run: JobRun, pod: str, since: str, write: Callable[[str], None], *, follow: bool
 ) -> str:
-    """Print what a log has more, and return from when to go on."""
+    """Print the lines that are new, and return the stamp of the last one."""
     import urllib3
 
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
-        for piece in api.log(run.namespace, pod, follow=follow, since=since):
-            write(piece)
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    except urllib3.exceptions.HTTPError:  # the line broke; the job goes on
-        logger.info("the log of %s broke off; it goes on", run.name)
+        for line in api.log(run.namespace, pod, follow=follow, since=since):
+            if line.stamp > since:  # the server also sends those of the same second
+                write(f"{line.text}\n")
+                since = line.stamp
+    except urllib3.exceptions.HTTPError:  # quiet, or the line broke; the job goes on
+        logger.debug("the log of %s is quiet", run.name)
     except ApiError as error:
         logger.debug("no log of %s yet: %s", run.name, error)
-        return since
-    return now
+    return since
 
 
 def _run_of(live: Object) -> JobRun:
