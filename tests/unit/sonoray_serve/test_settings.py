@@ -83,6 +83,16 @@ def test_build_takes_the_arguments_of_a_serve_yaml():
         call(build, {"model": "/m", "api_key_digests": [DIGEST], "greting": 1})
 
 
+def test_build_takes_them_from_a_file_too(tmp_path):
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as call
+
+    path = tmp_path / "service.toml"
+    path.write_text('model = "/m"\napi_key_digests_folder = "/keys"\n')
+    application = call(build, {"file": str(path)})
+    args = application._bound_deployment.init_args[0]
+    assert (args.model, args.api_key_digests_folder) == ("/m", "/keys")
+
+
 def test_every_queue_of_the_application_is_bounded_and_answers_429():
     application = build(AppArgs(model="/m", insecure_local=True))
     ingress = application._bound_deployment
