@@ -26,6 +26,8 @@ class BankClass(ModelPart):
     """Study label, where it is not the bank's."""
     aliases: tuple[str, ...] = ()
     """Other words for it, which no training text may hold where it is held out."""
+    absence_of: str = ""
+    """Of a class like "no lesion": what is absent. In words it is asked whether that is there."""
     descriptions: tuple[str, ...] = ()
     """How it looks; empty stands for the prompt with its name."""
     excludes: tuple[str, ...] = ()

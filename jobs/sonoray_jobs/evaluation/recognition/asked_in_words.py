@@ -2,7 +2,8 @@
 
 A study is asked `图像中有无囊肿？` (有 or 无), in the language of the bank. Two scores
 follow: what the free answer says, which is yes or no and therefore has one threshold; and the
-probability of the option yes, which ranks studies.
+probability of the option yes, which ranks studies. A class that is an absence is asked by what is
+absent (`图像中有无病灶？`), and no counts for it.
 """
 
 import json
@@ -29,9 +30,9 @@ class WordScores:
     """What the answers say of each class (N, C), in the order of studies and classes."""
 
     said: npt.NDArray[np.float64]
-    """1 where the free answer is yes, else 0."""
+    """1 where the free answer speaks for the class, else 0."""
     probability: npt.NDArray[np.float64]
-    """Of the option yes."""
+    """Of the option that speaks for it."""
 
 
 def asked_of_classes(studies: Sequence[Study], bank: ClassBank) -> list[Study]:
@@ -51,8 +52,8 @@ def asked_of_classes(studies: Sequence[Study], bank: ClassBank) -> list[Study]:
         own = set(bank.classes_of(study.labels))
         turns = tuple(
             Turn(
-                question=question.replace("{class}", each.name),
-                answer=yes if number in own else no,
+                question=question.replace("{class}", each.absence_of or each.name),
+                answer=yes if (number in own) != bool(each.absence_of) else no,
                 task=Task.CLOSED,
                 options=(yes, no),
                 topic=each.name,
@@ -73,14 +74,16 @@ def word_scores(
         studies: those that were asked.
         bank: the classes.
     """
-    _, yes, _ = _WORDINGS[bank.language]
+    _, yes, no = _WORDINGS[bank.language]
     place = {study.study_id: row for row, study in enumerate(studies)}
     said = np.zeros((len(studies), len(bank.classes)))
     probability = np.zeros_like(said)
     for row in rows:
-        at = place[row["study_id"]], bank.names.index(row["topic"])
+        number = bank.names.index(row["topic"])
+        at = place[row["study_id"]], number
+        wanted = no if bank.classes[number].absence_of else yes
         likelihoods = json.loads(row["option_scores"])
         powers = {option: np.exp(value) for option, value in likelihoods.items()}
-        said[at] = float(row["generated"].strip().startswith(yes))
-        probability[at] = powers[yes] / sum(powers.values())
+        said[at] = float(row["generated"].strip().startswith(wanted))
+        probability[at] = powers[wanted] / sum(powers.values())
     return WordScores(said=said, probability=probability)

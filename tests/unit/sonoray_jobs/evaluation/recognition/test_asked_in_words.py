@@ -55,3 +55,25 @@ def test_a_language_without_a_wording_is_refused():
     other = BANK.model_copy(update={"language": "fr"})
     with pytest.raises(DataError, match="is in 'fr'; classes are asked in words in zh, en"):
         asked_of_classes(STUDIES, other)
+
+
+def test_an_absence_is_asked_by_what_is_absent_and_no_speaks_for_it():
+    bank = ClassBank(
+        label="kind",
+        classes=(BankClass(name="囊肿"), BankClass(name="结节", absence_of="病灶")),
+    )
+    first, second = asked_of_classes(STUDIES, bank)
+    assert first.turns[1].question == "图像中有无病灶？"
+    assert [first.turns[1].answer, second.turns[1].answer] == ["有", "无"]
+    rows = [
+        {
+            "study_id": study.study_id,
+            "topic": "结节",
+            "generated": said,
+            "option_scores": json.dumps({"有": 0.0, "无": 1.0}),
+        }
+        for study, said in zip(STUDIES, ("有", "无"), strict=True)
+    ]
+    found = word_scores(rows, STUDIES, bank)
+    assert found.said[:, 1].tolist() == [0, 1]
+    assert found.probability[0, 1] == pytest.approx(0.7311, abs=1e-4)
