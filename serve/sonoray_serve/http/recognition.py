@@ -176,7 +176,7 @@ class Recognitions:
 
     def _describe(self, bank: ClassBank, found: ClassShares) -> Recognition:
         calibration = self._calibration
-        known = calibration is not None and calibration.bank.classes == bank.classes
+        known = calibration is not None and _said(calibration.bank) == _said(bank)
         classes = [
             RecognizedClass(
                 name=name,
@@ -187,7 +187,7 @@ class Recognitions:
         ]
         return Recognition(
             model=self._model_name,
-            classes=sorted(classes, key=lambda each: -each.share),
+            classes=sorted(classes, key=_likelihood, reverse=True),
             is_calibrated=known,
             digest=found.digest,
             notice=self._card.notice,
@@ -236,6 +236,16 @@ def read_bank(request: RecognizeRequest, limits: Limits) -> ClassBank:
     if sum(len(text) for _, text in bank.texts()) > limits.max_prompt_chars:
         raise ApiError(Problem.PROMPT_TOO_LONG, "classes", limits.max_prompt_chars)
     return bank
+
+
+def _likelihood(found: RecognizedClass) -> float:
+    """What the answer is sorted by: the probability where there is one."""
+    return found.share if found.probability is None else found.probability
+
+
+def _said(bank: ClassBank) -> list[tuple[str, str]]:
+    """What the model is told of the classes: their names and texts."""
+    return [(each.name, text) for each, text in bank.texts()]
 
 
 def _calibrated(curve: Curve | None, share: float) -> dict[str, float]:

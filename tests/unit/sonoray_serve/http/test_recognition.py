@@ -135,6 +135,8 @@ def test_a_calibrated_class_has_a_probability_with_its_interval(folder, tmp_path
     for name in ("良性", "恶性"):
         assert found[name]["low"] < found[name]["probability"] < found[name]["high"]
     assert "probability" not in found["甲状腺"]
+    told = [each.get("probability", each["share"]) for each in found.values()]
+    assert told == sorted(told, reverse=True)
     others = ask(calibrated, classes=CLASSES[1:]).json()
     assert not others["is_calibrated"]
 
