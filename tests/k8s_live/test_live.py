@@ -92,8 +92,10 @@ def test_what_a_cluster_lacks_is_said_before_anything_is_applied(api: Any, folde
     rendered = site_of(folder, "gpu-prod")
     namespace = rendered.site.namespace
     subprocess.run(["kubectl", "create", "namespace", namespace], check=True, capture_output=True)
-    with pytest.raises(ClusterError, match=r"^nothing was applied: Secret/\S+ is missing"):
+    with pytest.raises(ClusterError, match="has no platform; run: sonoray k8s apply platform"):
         apply(api, rendered.site, rendered.parts["service"], wait_s=0)
+    with pytest.raises(ClusterError, match=r"^nothing was applied: Secret/\S+ is missing"):
+        apply(api, rendered.site, standing(rendered), wait_s=0)
     assert (
         api.get(Resource(api_version="ray.io/v1", kind="RayService"), namespace, "llava-ultra")
         is None

@@ -31,6 +31,7 @@ from sonoray_jobs.cluster.kubernetes.live.site_status import SiteStatus, status
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.refusals.command_checks import Accepts
 from sonoray_jobs.cluster.kubernetes.refusals.problems import require_sound
+from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside, pods_of
 from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered, render
 from sonoray_jobs.cluster.kubernetes.site import load_site
 from sonoray_jobs.cluster.kubernetes.yaml_files import read_manifests, to_yaml
@@ -119,7 +120,7 @@ def submit_step(
     job = named_run(rendered.jobs[step], arguments)
     platform = rendered.parts["platform"]
     require_sound([*platform, job], accepts)
-    maps = [each for each in platform if each["kind"] == "ConfigMap"]
+    maps = _maps_of([job], platform)
     return submit(connect(context), job, maps, wait=wait, write=write)
 
 
@@ -175,4 +176,22 @@ def _chosen(
         if part not in rendered.parts:
             raise ConfigError(f"{site} has no {part}; set {part}.enabled = true or schedule.cron")
     wanted = [part for part in PARTS if not parts or part in parts]
-    return rendered, [each for part in wanted for each in rendered.parts.get(part, [])]
+    objects = [each for part in wanted for each in rendered.parts.get(part, [])]
+    if "platform" not in wanted:
+        objects = [*_maps_of(objects, rendered.parts["platform"]), *objects]
+    return rendered, objects
+
+
+def _maps_of(objects: Sequence[Object], platform: Sequence[Object]) -> list[Object]:
+    """The platform's ConfigMaps that `objects` mount: a new road has a new name."""
+    named = {
+        inside(volume, "configMap").get("name")
+        for each in objects
+        for place in pods_of(each)
+        for volume in entries(place.spec.get("volumes"))
+    }
+    return [
+        each
+        for each in platform
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"] in named
+    ]

@@ -32,7 +32,10 @@ def check_cluster(api: Api, objects: Sequence[Object], namespace: str) -> None:
     problems = _missing_kinds(api, objects)
     if not problems:
         exists = api.get(NAMESPACE, "", namespace) is not None
-        if exists:
+        has_account = exists and api.get(_SERVICE_ACCOUNT, namespace, ACCOUNT) is not None
+        if not has_account and all(each["kind"] != "ServiceAccount" for each in objects):
+            problems = [f"namespace {namespace} has no platform; run: sonoray k8s apply platform"]
+        elif exists:
             problems = _missing_secrets(api, objects, namespace)
         elif needed := sorted(_needed_secrets(objects)):
             problems = [
@@ -41,7 +44,7 @@ def check_cluster(api: Api, objects: Sequence[Object], namespace: str) -> None:
                 "then kubectl create secret (docs/kubernetes.md)"
             ]
         problems += _dry_runs(api, objects, namespace if exists else SCRATCH_NAMESPACE)
-        if exists and api.get(_SERVICE_ACCOUNT, namespace, ACCOUNT) is not None:
+        if has_account:
             problems += _pod_dry_runs(api, objects, namespace)
     if problems:
         more = len(problems) - _MOST_SHOWN
