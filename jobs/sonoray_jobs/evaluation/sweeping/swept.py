@@ -184,7 +184,8 @@ def draw(
         plots.append(partial(pictures.plot_param_importances, evaluator=evaluator))
     drawn = []
     for plot, name in zip(plots if done else [], PICTURES, strict=False):
-        with warnings.catch_warnings():
+        # Optuna sets a style of its own for the whole process, which others would draw in
+        with warnings.catch_warnings(), matplotlib.rc_context():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of every picture of Optuna's
             figure: Any = plot(study, target_name=search.metric).figure
         figure.set_size_inches(9, 5)

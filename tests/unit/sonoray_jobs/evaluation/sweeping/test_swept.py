@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib
 import pytest
 
 from sonoray.errors import ConfigError
@@ -67,7 +68,9 @@ def test_lines_name_the_best_with_its_settings_and_each_failure(swept):
 
 
 def test_the_report_has_table_json_and_both_pictures(swept):
+    style = dict(matplotlib.rcParams)
     swept.write()
+    assert dict(matplotlib.rcParams) == style  # what others draw looks as before
     assert [path.name for path in swept.files] == [
         "sweep.md", "sweep.json", "parallel_coordinates.png", "importance.png",
     ]  # fmt: skip
