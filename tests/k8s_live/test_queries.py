@@ -31,12 +31,15 @@ from starlette.responses import PlainTextResponse
 ray.init(_metrics_export_port=int(sys.argv[1]), num_cpus=2, include_dashboard=False,
          object_store_memory=100_000_000, _temp_dir=sys.argv[3])
 
-@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+@serve.deployment(ray_actor_options={"num_cpus": 0.1}, health_check_period_s=5)
 class Answers:
     def __init__(self):
         from sonoray_serve.schedule.meters import Counts, Meters, show_model
-        self.model = show_model("ab" * 32)
+        self.tell_model = show_model("ab" * 32)
         self.counts, self.meters = Counts(), Meters()
+
+    async def check_health(self):
+        self.tell_model()
 
     async def __call__(self, request):
         if request.url.path == "/fail":

@@ -25,8 +25,9 @@ TOKEN = "0123456789abcdef" * 4
 class Head:
     """A running head node and the environment of a client that may use it."""
 
-    def __init__(self, port: int, env: dict[str, str]):
+    def __init__(self, port: int, gcs_port: int, env: dict[str, str]):
         self.url = f"http://127.0.0.1:{port}"
+        self.gcs_port = f":{gcs_port}"
         self.env = env
 
     def submit(self, *arguments: str, env: dict[str, str] | None = None):
@@ -79,11 +80,13 @@ def head():
     token.touch(mode=0o600)
     token.write_text(TOKEN)
     env = clean_environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    gcs, dashboard, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
+    gcs, dashboard, agent, agent_grpc, runtime_env, metrics = free_ports(6)
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(
         [
-            BIN / "ray",
+            sys.executable,
+            "-m",
+            "sonoray_jobs.cluster.ray_head",  # as on Kubernetes
             "start",
             "--head",
             "--block",
@@ -93,7 +96,7 @@ def head():
             f"--temp-dir={folder}/ray",
             f"--port={gcs}",
             f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={client}",
+            '--resources={"driver": 1}',
             f"--dashboard-agent-listen-port={agent}",
             f"--dashboard-agent-grpc-port={agent_grpc}",
             f"--runtime-env-agent-port={runtime_env}",
@@ -111,11 +114,21 @@ def head():
             assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline, (folder / "head.log").read_text()
             time.sleep(0.5)
-        yield Head(dashboard, env)
+        yield Head(dashboard, gcs, env)
     finally:
         stop_head(process)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_head_runs_without_the_server_of_ray_client(head):
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            commands.append(path.read_bytes().decode(errors="replace"))
+    own = [line for line in commands if head.gcs_port in line]
+    assert any("dashboard" in line for line in own)
+    assert not [line for line in own if "ray.util.client.server" in line]
 
 
 def stop_head(process):
@@ -130,7 +143,7 @@ def stop_head(process):
 
 def test_a_job_that_succeeds_streams_its_log_and_exits_with_0(head, tmp_path):
     done = head.submit(
-        "phantom", "--address", head.url, "--",
+        "phantom", "--address", head.url, "--on-worker", "--",
         "--workspace", str(tmp_path), "--set", "phantom.num_patients=2", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

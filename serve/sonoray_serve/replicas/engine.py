@@ -68,7 +68,11 @@ class Engine:
             stream_interval_s=batching.stream_interval_s,
         )
         self._worker = Worker(self._scheduler, show=Meters().show)
-        self._shown = show_model(self._digest)
+        self._tell_model = show_model(self._digest)
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve every few seconds: a moment to tell what is served."""
+        self._tell_model()
 
     async def describe(self) -> ModelCard:
         """What the ingress needs to know of the model."""

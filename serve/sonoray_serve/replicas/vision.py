@@ -47,7 +47,7 @@ class Vision:
         self._weights_check_period_s = weights_check_period_s
         self._weights_checked_at = time.monotonic()
         self._damage = ""
-        self._shown = show_model(self._digest)
+        self._tell_model = show_model(self._digest)
 
     async def encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
         """Encode one study: K images, uint8 (H, W) or (H, W, 3).
@@ -65,6 +65,7 @@ class Vision:
             CheckpointError: the towers in memory are no longer the exported ones; from then on
                 every time, since no later check makes them right again.
         """
+        self._tell_model()
         now = time.monotonic()
         if now - self._weights_checked_at >= self._weights_check_period_s:
             self._weights_checked_at = now

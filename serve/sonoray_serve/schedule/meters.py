@@ -4,11 +4,8 @@ Ray's own metrics of Serve know requests; these know answers, tokens and what wa
 Tokens a second are the rate of `sonoray_engine_answer_tokens`, as Prometheus computes it.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ray.serve.metrics import Gauge
 
 MODEL_METRIC = "sonoray_served_model"
 """1 for each replica that has loaded a model, by the model's digest."""
@@ -79,17 +76,22 @@ class Meters:
         self._told = Counts(**now)
 
 
-def show_model(digest: str) -> "Gauge":
+def show_model(digest: str) -> Callable[[], None]:
     """Tell which model a replica serves, so that replicas with different ones are noticed.
 
     Args:
         digest: sha256 (hex) of the model's manifest.
 
     Returns:
-        The metric, which counts for as long as it is kept.
+        What tells it again. Ray forgets a gauge that is not set for some report intervals, so that
+        it has to be called with every health check.
     """
     from ray.serve.metrics import Gauge
 
     gauge = Gauge(MODEL_METRIC, description="1 by digest of the model.", tag_keys=("digest",))
-    gauge.set(1, tags={"digest": digest[:16]})
-    return gauge
+
+    def tell() -> None:
+        gauge.set(1, tags={"digest": digest[:16]})
+
+    tell()
+    return tell

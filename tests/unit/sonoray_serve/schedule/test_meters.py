@@ -32,5 +32,6 @@ def test_the_served_model_is_told_by_its_digest(monkeypatch: pytest.MonkeyPatch)
 
     told = []
     monkeypatch.setattr(Gauge, "set", lambda _self, value, tags: told.append((value, tags)))
-    show_model("0123456789abcdef" * 4)
-    assert told == [(1, {"digest": "0123456789abcdef"})]
+    tell = show_model("0123456789abcdef" * 4)
+    tell()
+    assert told == [(1, {"digest": "0123456789abcdef"})] * 2
