@@ -4,9 +4,8 @@ All answers are decoded together by one thread (`sonoray_serve.schedule`) and ha
 loop through a queue each, so a slow decoder never blocks health checks. Closing the iterator (Ray
 Serve does it when the client disconnects) frees the answer's room before the next step.
 
-Only the language half of the model is loaded, with its adapter merged. What the decoder is asked
-for, `Started`, `Piece`, `Finished`, is all that lies in front of it: another engine, such as vLLM
-with `prompt_embeds`, takes the place of this class and nothing else (`messages.EnginePort`).
+Only the language half of the model is loaded, its adapter merged. Another engine, such as vLLM with
+`prompt_embeds`, takes the place of this class and nothing else (`messages.EnginePort`).
 """
 
 import asyncio
