@@ -92,7 +92,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     source = ModelSource(model=str(folder), digest="", workspace="", device="cpu")
     batching = Batching(max_answers=args.streams, prefix_bytes=0)
     engine = Engine(source, batching)
-    digest = asyncio.run(engine.describe()).digest
+    digest = asyncio.run(engine.ready())
     asked = draw(assistant, args.requests)
 
     def together(requests: Sequence[Asked], streams: int) -> Served:

@@ -153,10 +153,12 @@ def tiny_artifact(
     sampling: SamplingConfig | None = None,
     config: ModelConfig | None = None,
     tower_precision: Precision = "float32",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write a complete exported model with random weights; returns its manifest.
 
-    Args: `lively` does to its decoder as `enliven`.
+    Args: `lively` does to its decoder as `enliven`; `seed` is of fusion, sampler and adapter, so
+    that models of unlike seeds share decoder and towers.
     """
     config = config or tiny_config(sampling)
     base = tiny_language(config)
@@ -167,7 +169,7 @@ def tiny_artifact(
     return save_artifact(
         folder,
         name=name,
-        model=tiny_model(config, base),
+        model=tiny_model(config, base, seed),
         language=load_language(folder / "language"),
         clip=clip,
         sam=sam,

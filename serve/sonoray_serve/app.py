@@ -13,10 +13,11 @@ that does Ray Serve's proxy refuse, with the same status but a plain text. The p
 
 from typing import TYPE_CHECKING, Any
 
-from sonoray_serve.settings import APP_NAME, AppArgs, Replicas, ServeConfig
+from sonoray.config.canonical import content_hash
+from sonoray_serve.settings import APP_NAME, AppArgs, Replicas, Roster, ServeConfig
 
 if TYPE_CHECKING:
-    from ray.serve import Application
+    from ray.serve import Application, Deployment
 
     from sonoray_serve.replicas.loading import ModelSource
 
@@ -43,27 +44,40 @@ def build(args: AppArgs) -> "Application":
     from sonoray_serve.replicas.vision import Vision
 
     config = args.config
-    vision = serve.deployment(**_options("vision", config.vision, config))(Vision).bind(
+    # the roster comes as user_config: replicas that are up take it without a restart
+    first = args.model_copy(update={"roster": Roster()})
+    version = content_hash(first.model_dump(mode="json"))
+    roster = args.roster.model_dump(mode="json")
+
+    def deployment(name: str, replicas: Replicas, of: type) -> "Deployment":
+        made = serve.deployment(**_options(name, replicas, config, roster))(of)
+        # without one Serve draws a new version each time, and replaces all replicas for it; its
+        # public way to the same is a configuration file, which a private Ray has no server for
+        versioned: Deployment = made.options(version=version, _internal=True)
+        return versioned
+
+    vision = deployment("vision", config.vision, Vision).bind(
         _source(args, config.vision),
         num_threads=config.vision.max_ongoing,
         weights_check_period_s=config.weights_check_period_s,
         image_bytes=config.encoded_image_bytes,
     )
-    engine = serve.deployment(**_options("engine", config.engine, config))(Engine).bind(
-        _source(args, config.engine), config.batching
+    engine = deployment("engine", config.engine, Engine).bind(
+        _source(args, config.engine), config.batching, max_models=config.max_models
     )
-    ingress = serve.deployment(**_options("ingress", config.ingress, config))(
-        serve.ingress()(Ingress)
-    )
-    return ingress.bind(args, vision, engine)
+    ingress = deployment("ingress", config.ingress, serve.ingress()(Ingress))
+    return ingress.bind(first, vision, engine)
 
 
-def _options(name: str, replicas: Replicas, config: ServeConfig) -> dict[str, Any]:
+def _options(
+    name: str, replicas: Replicas, config: ServeConfig, roster: dict[str, Any]
+) -> dict[str, Any]:
     """The deployment options of one of the three."""
     from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
     return {
         "name": name,
+        "user_config": roster,
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         "autoscaling_config": AutoscalingConfig(
             min_replicas=replicas.min_replicas,

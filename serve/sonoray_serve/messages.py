@@ -18,6 +18,18 @@ from sonoray_serve.problems import Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """How a model's likelihoods become probabilities that hold, as its export found out."""
+
+    temperature: float
+    """What log-likelihoods are divided by before the softmax."""
+    abstain_below: float
+    """Probability below which the likeliest option is no answer."""
+    error_rate: float
+    """Share of wrong answers at or above it, on the split that it was chosen on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
     """What the ingress needs to know of the model."""
 
@@ -30,6 +42,10 @@ class ModelCard:
     """Most tokens of prompt and answer together."""
     site_cue: bool
     """Whether the model was trained with the examination site in front of every question."""
+    width: int
+    """Of its tokens."""
+    calibration: Calibration | None = None
+    """How probabilities of options are made; None where nobody has measured it."""
     training: str = ""
     """Name of the training that made it; empty where nobody knows."""
     protocol: ReportProtocol = NO_PROTOCOL
@@ -45,7 +61,7 @@ class EncodedStudy:
     feature_scores: npt.NDArray[np.float32]
     """(K,): the sampler's scores from the images alone."""
     digest: str
-    """Of the model that encoded it; the engine refuses a study of another one."""
+    """Of the model that encoded it, which answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +74,16 @@ class Sampling:
     """Share of the probability that is drawn from."""
     seed: int | None
     stop: tuple[str, ...]
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    ignore_end: bool = False
+    """Whether the answer always has `max_tokens` tokens, as load generators want it."""
+    num_choices: int = 1
+    """Answers that are drawn; the seed of each is one more than that of the one before."""
+    num_likeliest: int | None = None
+    """How many of the likeliest tokens are told beside each token; None tells no scores."""
+    options: tuple[str, ...] = ()
+    """Answers to choose among; their likelihoods come in place of a free answer."""
     timeout_s: float
     """What is left of the request's time; decoding ends then even if nobody cancels it."""
     stream: bool
@@ -79,19 +105,49 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """A token's text, and how likely the model held it."""
+
+    text: str
+    data: bytes
+    """Its own bytes: of a character that several tokens make, each has a part."""
+    log_prob: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredToken:
+    """A token of the answer beside the likeliest ones at its place."""
+
+    token: Token
+    likeliest: tuple[Token, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
     """More text of the answer."""
 
     text: str
+    choice: int = 0
+    """Which of the answers it belongs to."""
+    tokens: tuple[ScoredToken, ...] = ()
+    """The tokens since the last piece, where scores are wanted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weighed:
+    """How likely each of the options is as the whole answer; comes in place of pieces."""
+
+    log_likelihoods: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The end of the answer."""
+    """The end of an answer."""
 
     reason: Literal["stop", "length"]
     num_tokens: int
     """Tokens that were decoded."""
+    choice: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +160,9 @@ class Failed:
     """What goes into the problem's text, where it has a place for it."""
 
 
-Event = Started | Piece | Finished | Failed
-"""An answer is one `Started`, any number of `Piece`, one `Finished`; `Failed` ends it early."""
+Event = Started | Piece | Weighed | Finished | Failed
+"""An answer is one `Started`, any number of `Piece` or one `Weighed`, and one `Finished` of each of
+its choices; `Failed` ends it early."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +178,11 @@ class ClassShares:
 class VisionPort(Protocol):
     """The vision side as the ingress calls it: the class itself, or its deployment."""
 
-    async def encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
-        """Encode one study: K images, uint8 (H, W) or (H, W, 3)."""
+    async def encode(self, images: Sequence[Pixels], digest: str) -> EncodedStudy | Failed:
+        """Encode one study for a model: K images, uint8 (H, W) or (H, W, 3)."""
+
+    async def ready(self) -> str:
+        """The digest of the model that it has loaded."""
 
 
 class EnginePort(Protocol):
@@ -135,7 +195,13 @@ class EnginePort(Protocol):
     def generate(
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
     ) -> AsyncGenerator[Event, None]:
-        """Answer the last of `messages` about the study; closing the iterator cancels."""
+        """Answer the last of `messages` about the study, with the model that encoded it.
+
+        Closing the iterator cancels.
+        """
+
+    async def ready(self) -> str:
+        """The digest of the model that it has loaded."""
 
 
 class RecognizePort(Protocol):

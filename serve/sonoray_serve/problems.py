@@ -1,10 +1,11 @@
 """Every error that a client may see: status, code and a fixed text.
 
 The texts hold the service's own limits and nothing else: no library's message and no part of the
-request, which could carry a patient's data into a log or a path of this machine into an answer. One
-has a detail: what the model's chat template says to the order of roles, which is all it is shown.
-The shape on the wire is OpenAI's error object. What is nobody's fault but ours is logged by
-`contained` with its place in the code and without its message, for the same reason.
+request, which could carry a patient's data into a log or a path of this machine into an answer. The
+place of what is wrong is a path of the API's own names. One text has a detail: what the model's
+chat template says to the order of roles, which is all it is shown. The shape on the wire is
+OpenAI's error object. What is nobody's fault but ours is logged by `contained` with its place in
+the code and without its message, for the same reason.
 """
 
 import logging
@@ -29,9 +30,44 @@ class Problem(Enum):
         _INVALID,
         "The body has too many values; at most {limit} commas and brackets are accepted.",
     )
-    INVALID_VALUE = (400, _INVALID, "A parameter is missing or has a value that is not accepted.")
-    UNSUPPORTED_PARAMETER = (400, _INVALID, "This parameter is not supported by this server.")
-    UNKNOWN_PARAMETER = (400, _INVALID, "The request has a parameter that the API does not know.")
+    INVALID_VALUE = (
+        400,
+        _INVALID,
+        "A parameter is missing or has a value that is not accepted{place}.",
+    )
+    UNSUPPORTED_PARAMETER = (
+        400,
+        _INVALID,
+        "A parameter or its value is not supported by this server{place}.",
+    )
+    UNKNOWN_PARAMETER = (
+        400,
+        _INVALID,
+        "The request has a parameter that the API does not know{place}.",
+    )
+    NOT_WITH_OPTIONS = (
+        400,
+        _INVALID,
+        "A closed question has one answer, without tokens to tell of{place}; leave it out.",
+    )
+    OPTIONS_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "The options must be 2 to {limit} different texts that are not empty.",
+    )
+    OPTION_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "An option has characters that the model does not know.",
+    )
+    RESPONSE_FORMAT_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "response_format is supported as text, and as a json_schema of one string with an enum, by "
+        "itself or as the only property of an object.",
+    )
+    LOGPROBS_NEEDED = (400, _INVALID, "top_logprobs asks for logprobs = true beside it.")
+    TOO_MANY_CHOICES = (400, _INVALID, "n is too large; at most {limit} answers.")
     LAST_MESSAGE_NOT_USER = (400, _INVALID, "The last message must be the user's question.")
     EMPTY_QUESTION = (400, _INVALID, "The last message has no text; ask a question.")
     NO_SITE = (
@@ -40,7 +76,11 @@ class Problem(Enum):
         "This model was trained to be told the examination site; begin the first question with "
         + SITE_CUE.format(site="SITE"),
     )
-    NO_IMAGE = (400, _INVALID, "No message has an image_url part; send the study's images.")
+    TOO_FEW_IMAGES = (
+        400,
+        _INVALID,
+        "Too few images; a question here needs at least {limit}, as data: URLs.",
+    )
     SEVERAL_STUDIES = (
         400,
         _INVALID,
@@ -90,11 +130,18 @@ class Problem(Enum):
         _INVALID,
         "The model that is served was not trained to recognise classes; ask it in words.",
     )
+    NOT_WITH_SEVERAL_MODELS = (
+        400,
+        _INVALID,
+        "A service of several models does not recognise classes; serve this model alone.",
+    )
     INVALID_API_KEY = (
         401,
         "authentication_error",
         "No valid API key; send it as Authorization: Bearer KEY.",
     )
+    KEY_EXPIRED = (401, "authentication_error", "This API key has expired.")
+    KEY_SCOPE = (403, "permission_error", "This API key does not open this path.")
     MODEL_NOT_FOUND = (404, _INVALID, "This model is not served here; see GET /v1/models.")
     NOT_FOUND = (404, _INVALID, "There is no such path.")
     METHOD_NOT_ALLOWED = (405, _INVALID, "This path does not take this method.")
@@ -138,9 +185,10 @@ class ApiError(Exception):
         """The OpenAI error object."""
         _, kind, text = self.problem.value
         limit = "" if self.limit is None else f"{self.limit:,}"
+        place = f": {self.param}" if self.param else ""
         return {
             "error": {
-                "message": text.format(limit=limit, detail=self.detail),
+                "message": text.format(limit=limit, detail=self.detail, place=place),
                 "type": kind,
                 "param": self.param,
                 "code": self.problem.code,

@@ -12,8 +12,9 @@ colour channel, 0.3 GB by default.
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -37,6 +38,8 @@ class Limits(Config):
     """Largest request body; counted while it arrives, whatever Content-Length says."""
     max_images: int = Field(default=16, gt=0, lt=MAX_ITEMS)
     """Images of one study; the model's own maximum counts too where it is smaller."""
+    min_images: int = Field(default=0, ge=0, lt=MAX_ITEMS)
+    """Images that a question must have; one without is answered from its text, with a remark."""
     max_image_bytes: int = Field(default=16_000_000, gt=0)
     """Largest encoded image."""
     max_image_pixels: int = Field(default=25_000_000, gt=0)
@@ -51,6 +54,8 @@ class Limits(Config):
     """Largest `max_tokens` that a request may name."""
     default_tokens: int = Field(default=256, gt=0)
     """`max_tokens` of a request that names none."""
+    max_choices: int = Field(default=8, gt=0, le=MAX_ITEMS)
+    """Answers that one request may ask for as `n`; each takes a place among those decoded."""
     deadline_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """Time for a whole request, from its first byte to the last token."""
     max_requests: int = Field(default=32, gt=0)
@@ -136,6 +141,10 @@ class ServeConfig(Config):
     can still answer a refused request with an OpenAI error and `/healthz` while it is full."""
     vision: Replicas = Replicas(num_cpus=0.25, max_ongoing=2, max_queued=32)
     """The encoders: `max_ongoing` studies are encoded at once."""
+    max_models: int = Field(default=1, gt=0, le=64)
+    """Models that are served at once, of one language model and one pair of towers. With 1 the
+    adapter is merged into the decoder, which then decodes a little faster; with more, models come
+    and go without a restart, and rows of all of them are decoded together."""
     engine: Replicas = Replicas(num_cpus=0.5, max_ongoing=32, max_queued=16)
     """The language model. Of `max_ongoing` requests, `batching.max_answers` are decoded together;
     the others wait in the replica, where the next one is at hand when an answer ends."""
@@ -149,6 +158,9 @@ class ServeConfig(Config):
     calibration: str = ""
     """The `calibration.json` that `sonoray recognize` wrote for the served model's training: then
     `/v1/recognize` answers with probabilities about that bank's classes; empty: shares alone."""
+    audit_log: str = ""
+    """Folder of the log of who asked when and how it ended; every node may write to it. Empty
+    writes none."""
     start_timeout_s: float = Field(default=600.0, gt=0)
     """Time for all replicas to find a place and load the model."""
     health_check_period_s: float = Field(default=10.0, gt=0)
@@ -165,6 +177,40 @@ class ServeConfig(Config):
                 "neither health checks nor refusals; raise it"
             )
         return self
+
+
+Scope = Literal["chat", "embeddings", "models", "metrics", "docs"]
+"""What a key may be restricted to."""
+
+
+class KeyTerms(Config):
+    """What a key is admitted to, and until when."""
+
+    expires: date | None = None
+    """Last day on which it is admitted, in UTC."""
+    scopes: tuple[Scope, ...] = get_args(Scope)
+    """Paths that it opens."""
+
+
+class HostedModel(Config):
+    """A further model of a service."""
+
+    model: str = Field(min_length=1)
+    """Exported model: a folder that every node sees, or an MLflow URI with a version."""
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of its manifest; another one is refused."""
+
+
+class Roster(Config):
+    """Which models a service has, and by which names: the `user_config` of its deployments.
+
+    Ray Serve hands it to the replicas that are up, which is how models come and go in them.
+    """
+
+    models: tuple[HostedModel, ...] = ()
+    """All that have a name, the first one of the service too where it has one."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Digest by the name that requests use."""
 
 
 class AppArgs(Config):
@@ -187,14 +233,27 @@ class AppArgs(Config):
     workspace: str = ".sonoray"
     """Where replicas keep a model that is given by URI."""
     api_key_digests: tuple[str, ...] = ()
-    """Sha256 (hex) of each admitted API key; see `sonoray_serve.http.auth.digest_key`."""
+    """Sha256 (hex) of each admitted API key; see `sonoray_serve.keys.auth.digest_key`."""
     api_key_digests_folder: str = ""
     """Folder of files with such digests, one a line, in place of `api_key_digests`: it is read
-    again while the service runs (`sonoray_serve.http.key_folder`)."""
+    again while the service runs (`sonoray_serve.keys.key_folder`)."""
+    key_terms: dict[str, KeyTerms] = Field(default_factory=dict)
+    """Terms by digest of those keys that are not admitted to everything for ever."""
     insecure_local: bool = False
     """Serve without keys. Only for a loopback address."""
     config: ServeConfig = ServeConfig()
     """Limits and sizes."""
+    roster: Roster = Roster()
+    """Further models, with `config.max_models` above 1; without names, the model alone."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if len(self.roster.models) > self.config.max_models:
+            raise ValueError(
+                f"{len(self.roster.models)} models, and max_models = {self.config.max_models}; "
+                "raise serve.max_models, or serve fewer"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ CONFIG = ServeConfig(
     ingress=Replicas(num_cpus=0.1, max_ongoing=64, max_queued=64),
     vision=Replicas(num_cpus=0.1, max_ongoing=1, max_queued=32),
     engine=Replicas(num_cpus=0.1, max_ongoing=1, max_queued=2),
+    max_models=3,
 )
 """One slot and a short queue, so that a small crowd already meets their limits."""
 
@@ -31,6 +32,10 @@ class Running:
 
     service: Service
     key: str
+    current: Path
+    """The link by which the served model was named."""
+    adapters: Path
+    """The file of further models."""
     logs: Path
     """Folder of the logs of this Ray, its workers' and replicas' too."""
 
@@ -66,14 +71,25 @@ def running(
     from ray import serve
     from ray._private.worker import _global_node
 
+    root = tmp_path_factory.mktemp("service")
+    current, adapters = root / "current", root / "adapters.toml"
+    current.symlink_to(model_folder)
+    adapters.write_text("")
     with serving(
         workspace=Workspace.open(tmp_path_factory.mktemp("workspace")),
-        model=str(model_folder),
+        model=str(current),
+        adapters=adapters,
         config=CONFIG,
         port=free_port(),
         api_keys=["another-key-0123456789", key],
     ) as service:
-        yield Running(service=service, key=key, logs=Path(_global_node.get_logs_dir_path()))
+        yield Running(
+            service=service,
+            key=key,
+            current=current,
+            adapters=adapters,
+            logs=Path(_global_node.get_logs_dir_path()),
+        )
         serve.shutdown()  # ends the threads of the handles that tests made here
 
 

@@ -59,7 +59,7 @@ def code_in(text: str) -> str:
 def invocations_in(text: str) -> list[tuple[str, str]]:
     """Return the name and the arguments of every command in code, and of what is submitted."""
     found = []
-    pattern = r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z0-9]+)(.*)$"
+    pattern = r"^(?:\$ )?(?:\.venv/bin/)?sonoray ([a-z0-9][a-z0-9-]*)(.*)$"
     for name, line in re.findall(pattern, code_in(text), re.MULTILINE):
         own, _, passed = line.partition(" -- ")
         found.append((name, own))

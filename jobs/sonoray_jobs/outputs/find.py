@@ -328,15 +328,17 @@ def find_evaluation(
     return find_stage(stage, workspace.stages, fix=fix)
 
 
-def find_internal_test(workspace: Workspace, dataset: str, trained: Trained) -> StageOutput | None:
-    """Return the newest evaluation of a training on its whole test split; None where there is none.
+def find_whole_evaluation(
+    workspace: Workspace, dataset: str, trained: Trained, split: str
+) -> StageOutput | None:
+    """Return the newest evaluation of a training on a whole split; None where there is none.
 
     Whatever its settings: they decide what is computed of the answers, and at most the length of
     free ones. Of one of some labels or topics alone, an export would keep a part.
     """
     output = workspace.dataset(dataset)
     found = []
-    for path in workspace.stages.glob(f"evaluate-{dataset}-test-*/{MANIFEST}"):
+    for path in workspace.stages.glob(f"evaluate-{dataset}-{split}-*/{MANIFEST}"):
         manifest = read_manifest(path.parent)
         inputs, config = manifest["inputs"], manifest["config"]
         of_training = inputs == [output.key, trained.name, trained.run_id]
@@ -354,6 +356,7 @@ def export_stage(
     trained: Trained,
     parts: Mapping[str, StageOutput],
     internal_test: str = "",
+    calibration: Mapping[str, Any] | None = None,
 ) -> Stage:
     """The stage that exports a finished training; its `config` is the model's provenance.
 
@@ -366,6 +369,7 @@ def export_stage(
         parts: its bootstrapped parts.
         internal_test: digest of the answers to the internal test that the folder holds; empty where
             it holds none.
+        calibration: how its probabilities are made, where that was fitted.
     """
     return Stage(
         name=f"export-{name}",
@@ -379,6 +383,7 @@ def export_stage(
             trained.name,
             *(parts[part].key for part in sorted(parts)),
             *([internal_test] if internal_test else []),
+            *([f"calibration-{content_hash(dict(calibration))}"] if calibration else []),
         ],
         code=_EXPORT_CODE,
     )

@@ -90,17 +90,17 @@ def closed_topics(studies: Iterable[Study]) -> dict[str, TopicRecord]:
     }
 
 
-def closed_answers(predictions: Path, topics: Iterable[str]) -> list[AnswerRecord]:
-    """The answers of an evaluation on some closed topics, from its `predictions.parquet`."""
+def closed_answers(predictions: Path, topics: Iterable[str] | None = None) -> list[AnswerRecord]:
+    """The answers of an evaluation on some or all closed topics, from its `predictions.parquet`."""
     import pyarrow.parquet as pq
 
     columns = ["image_ids", "patient_key", "topic", "truth", "answer", "option_scores"]
-    wanted = set(topics)
+    wanted = None if topics is None else set(topics)
     found = []
     for row in pq.read_table(predictions, columns=columns).to_pylist():
         scores = json.loads(row.pop("option_scores"))
         study = study_of(row.pop("image_ids"))
-        if row["topic"] in wanted and scores:
+        if scores and (wanted is None or row["topic"] in wanted):
             found.append(
                 AnswerRecord(study_id=study, **row, options=tuple(scores), option_scores=scores)
             )

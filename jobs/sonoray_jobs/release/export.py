@@ -18,12 +18,12 @@ from sonoray_jobs.outputs.find import (
     Made,
     Trained,
     export_stage,
-    find_internal_test,
+    find_whole_evaluation,
     learned_from,
 )
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
-from sonoray_jobs.release.collect_record import RecordSources
+from sonoray_jobs.release.collect_record import RecordSources, closed_answers
 from sonoray_jobs.release.dataset_card import dataset_card
 from sonoray_jobs.release.model_card import CARD, DATASET_CARD, CardSources, model_card
 from sonoray_jobs.release.write_model import write_model
@@ -51,6 +51,8 @@ class Exported:
     digests: Mapping[str, str]
     has_internal_test: bool
     """Whether the folder holds the answers to the internal test."""
+    calibration: Mapping[str, Any] | None = None
+    """How its probabilities are made; None where nobody has measured it."""
 
     @property
     def uri(self) -> str:
@@ -77,6 +79,20 @@ class Exported:
                 "it was not evaluated, so it cannot be promoted, and sonoray validate will have no "
                 "internal test to compare with; sonoray evaluate and another sonoray export add it"
             )
+        if self.calibration:
+            rows.append(
+                "calibrated on {num_questions} closed questions of the validation split: "
+                "temperature {temperature:.2f}, calibration error {ece_before:.3f} before and "
+                "{ece_after:.3f} after; it abstains below {abstain_below:.2f}, where "
+                "{coverage:.0%} are answered and {error_rate:.0%} of these wrong".format(
+                    **self.calibration
+                )
+            )
+        else:
+            rows.append(
+                "its probabilities of closed questions are not calibrated; sonoray evaluate "
+                "--split validation and another sonoray export do that"
+            )
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +107,7 @@ class Exported:
             "repaired": self.version.repaired,
             "digests": dict(self.digests),
             "has_internal_test": self.has_internal_test,
+            "calibration": None if self.calibration is None else dict(self.calibration),
         }
 
 
@@ -129,12 +146,15 @@ def run(
     made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     store = open_store(workspace, tracking_uri)
     deliver_waiting(store, workspace.runs)
-    test = find_internal_test(workspace, dataset, made.trained)
+    test = find_whole_evaluation(workspace, dataset, made.trained, "test")
     digest = test.manifest["files"][_PREDICTIONS] if test else ""
-    stage = export_stage(name, made.output, made.trained, made.parts, digest)
+    calibration = _calibrate(workspace, road, dataset, made.trained)
+    stage = export_stage(name, made.output, made.trained, made.parts, digest, calibration)
     _require_run(store, workspace, stage, made.trained)
     result = run_stage(
-        stage, workspace.stages, lambda folder: _write(folder, workspace, made, stage, test)
+        stage,
+        workspace.stages,
+        lambda folder: _write(folder, workspace, made, stage, test, calibration),
     )
     digests = result.manifest["summary"]["digests"]
     version = register(
@@ -154,7 +174,25 @@ def run(
         is_first=champion is None,
         digests=digests,
         has_internal_test=test is not None,
+        calibration=calibration,
     )
+
+
+def _calibrate(
+    workspace: Workspace, road: RoadConfig, dataset: str, trained: Trained
+) -> Mapping[str, Any] | None:
+    """How the model's probabilities are made, from its answers to the validation split.
+
+    None where that was not evaluated, or has too few closed questions.
+    """
+    from sonoray.metrics.external.temperature import fit_temperature
+
+    validation = find_whole_evaluation(workspace, dataset, trained, "validation")
+    if validation is None:
+        return None
+    records = closed_answers(validation.path / _PREDICTIONS)
+    found = fit_temperature(records, max_error_rate=road.export.max_error_rate)
+    return None if found is None else found.to_json()
 
 
 def _require_run(store: "Store", workspace: Workspace, stage: Stage, trained: Trained) -> None:
@@ -174,7 +212,12 @@ def _require_run(store: "Store", workspace: Workspace, stage: Stage, trained: Tr
 
 
 def _write(
-    folder: Path, workspace: Workspace, made: Made, stage: Stage, test: StageOutput | None
+    folder: Path,
+    workspace: Workspace,
+    made: Made,
+    stage: Stage,
+    test: StageOutput | None,
+    calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Write the model's folder into that of the stage."""
     road, output, name = made.road, made.output, stage.config["name"]
@@ -200,6 +243,7 @@ def _write(
             near_duplicates=wider_rule(output, learned),
             answers=None if test is None else test.path / _PREDICTIONS,
         ),
+        calibration=calibration,
     )
     facts = json.loads((model / "record.json").read_text(encoding="utf-8"))
     card = model_card(

@@ -92,7 +92,8 @@ class RolledBack:
         """What a person reads."""
         return [
             f"{self.alias} of {self.name} names version {self.now} again, before it named "
-            f"{self.before}; a running service keeps its model until it is restarted"
+            f"{self.before}; a running service follows within seconds where serve.max_models is "
+            "above 1, else it keeps its model until it is restarted"
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def write_model(
     tower_precision: "Precision",
     provenance: Mapping[str, Any],
     record: RecordSources,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Write a trained model with its frozen parts, its record and its manifest.
 
@@ -37,6 +38,7 @@ def write_model(
         tower_precision: what the towers multiply in.
         provenance: what the manifest says of its making, beside the digests of the record.
         record: where what the folder keeps of its making comes from.
+        calibration: how its probabilities are made, where that was fitted.
 
     Returns:
         The digest of every part.
@@ -63,6 +65,7 @@ def write_model(
         provenance={**provenance, RECORD: kept},
         site_cue=site_cue,
         tower_precision=tower_precision,
+        calibration=calibration,
     )
     digests: dict[str, str] = manifest["digests"]
     return digests

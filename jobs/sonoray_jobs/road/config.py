@@ -104,11 +104,14 @@ class ExternalConfig(Config):
 
 
 class ExportConfig(Config):
-    """Under which name the trained model is registered."""
+    """Under which name the trained model is registered, and when it abstains."""
 
     name: str = Field(default="", pattern=r"^[\w.\-]*$")
     """Name of the registered model, and in requests to the service; empty stands for
     `llava-ultra-DATASET`, so that models of one dataset are versions of one name."""
+    max_error_rate: float = Field(default=0.1, ge=0, lt=1)
+    """Share of wrong answers that a closed question's threshold is chosen for, on the validation
+    split; below the threshold the served answer says that it abstains."""
 
     def name_for(self, dataset: str) -> str:
         """The name of a model that was trained on `dataset`."""

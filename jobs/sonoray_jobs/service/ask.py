@@ -20,7 +20,7 @@ from sonoray.errors import DataError, ServingError
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_serve.http.auth import is_loopback, read_api_keys
+from sonoray_serve.keys.auth import is_loopback, read_api_keys
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -69,6 +69,26 @@ def deployed(args: AppArgs, host: str, port: int, *, shared_ray: bool) -> Iterat
             _take_down()
 
 
+def hand_over(args: AppArgs) -> None:
+    """Give the running application a new roster, and wait until all replicas have taken it.
+
+    Raises:
+        ServingError: they do not.
+    """
+    from ray import serve
+
+    try:
+        target = serve.RunTarget(build(args), name=APP_NAME, logging_config=LOGGING)
+        serve.run_many(
+            [target],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        _wait_running(args.config.start_timeout_s)
+    except (RuntimeError, TimeoutError) as error:
+        raise ServingError(f"the service did not take its models ({reason(error)})") from error
+
+
 def _require_no_serve() -> None:
     """Refuse a cluster on which Ray Serve runs.
 

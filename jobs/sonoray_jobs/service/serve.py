@@ -12,12 +12,12 @@ import logging
 import os
 import secrets
 import signal
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from sonoray.cluster.session import ray_session
 from sonoray.config.load import validate_config
@@ -25,10 +25,12 @@ from sonoray.errors import ConfigError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
-from sonoray_jobs.service.deployment import deployed
+from sonoray_jobs.service.deployment import deployed, hand_over
 from sonoray_jobs.service.listening import check_port, reachable, wait_healthy
+from sonoray_jobs.service.roster import LOOK_PERIOD_S, RosterKeeper, read_adapters
 from sonoray_serve.app import AppArgs, ServeConfig
-from sonoray_serve.http.auth import digest_key, is_loopback, read_api_keys
+from sonoray_serve.keys.auth import digest_key, is_loopback, read_key_file
+from sonoray_serve.settings import KeyTerms, Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Service:
     digest: str
     """Sha256 (hex) of the model's manifest."""
     keys_required: bool
+    keeper: RosterKeeper | None = None
+    """Lets models come and go; None where the service has one model."""
 
     def lines(self) -> list[str]:
         """What a person reads once it has stopped."""
@@ -51,7 +55,11 @@ class Service:
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
-        return dataclasses.asdict(self)
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "keeper"
+        }
 
 
 def new_api_key() -> str:
@@ -68,6 +76,7 @@ def run(
     port: int = 8000,
     api_key_file: Path | None = None,
     insecure_local: bool = False,
+    adapters: Path | None = None,
     address: str | None = None,
 ) -> Service:
     """Serve a model until Ctrl-C or SIGTERM; where it listens is logged once it answers.
@@ -80,6 +89,7 @@ def run(
         port: port to listen on.
         api_key_file: keys, one per line; readable by its owner only.
         insecure_local: ask for no key; refused unless `host` is a loopback address.
+        adapters: file of further models, looked at while the service runs.
         address: Ray cluster to run on; a private one otherwise.
 
     Returns:
@@ -93,15 +103,17 @@ def run(
         ServingError: the port is taken, Ray Serve already runs on the cluster, or the service does
             not come up.
     """
-    api_keys = read_api_keys(api_key_file) if api_key_file is not None else ()
+    api_keys = read_key_file(api_key_file) if api_key_file is not None else {}
     with serving(
         workspace=workspace,
         config=road.serve,
         model=model,
         host=host,
         port=port,
-        api_keys=api_keys,
+        api_keys=tuple(api_keys),
+        key_terms=api_keys,
         insecure_local=insecure_local,
+        adapters=adapters,
         address=address,
     ) as service:
         keys = "with an API key" if service.keys_required else "WITHOUT keys"
@@ -109,7 +121,10 @@ def run(
         # not before: Ray puts handlers of its own in place when it starts
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            threading.Event().wait()
+            while True:
+                time.sleep(LOOK_PERIOD_S)
+                if service.keeper is not None:
+                    service.keeper.look()
         except KeyboardInterrupt:
             logger.info("stopping")
         finally:
@@ -126,10 +141,24 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_keys: Sequence[str] = (),
+    key_terms: Mapping[str, KeyTerms] | None = None,
     insecure_local: bool = False,
+    adapters: Path | None = None,
     address: str | None = None,
 ) -> Iterator[Service]:
-    """Serve a model for the length of the block; arguments and errors as for `run`."""
+    """Serve a model for the length of the block; arguments and errors as for `run`.
+
+    `key_terms` are by key, for those that have some.
+
+    `Service.keeper` of the service has been looked at once; who holds the block looks again.
+    """
+    if adapters is not None:
+        read_adapters(adapters)
+        if config is None or config.max_models == 1:
+            raise ConfigError(
+                f"--adapters {adapters} and serve.max_models = 1; set serve.max_models to the "
+                "models that may be there at once"
+            )
     if insecure_local and not is_loopback(host):
         raise ConfigError(
             f"--insecure-local with host {host!r}: others could reach a service without keys; "
@@ -140,6 +169,7 @@ def serving(
         model=model,
         config=config or ServeConfig(),
         api_keys=api_keys,
+        key_terms=key_terms or {},
         insecure_local=insecure_local,
     )
     check_port(host, port)
@@ -148,12 +178,19 @@ def serving(
         model=args.model_name,
         digest=args.model_digest,
         keys_required=not insecure_local,
+        keeper=None
+        if args.config.max_models == 1
+        else RosterKeeper(
+            args, workspace=workspace, model=model, adapters=adapters, deploy=hand_over
+        ),
     )
     shared_ray = _shares_ray(address)
     with ray_session(address):
         _check_devices(args)
         with deployed(args, host, port, shared_ray=shared_ray):
             wait_healthy(f"http://{reachable(host)}:{port}/healthz")
+            if service.keeper is not None:
+                service.keeper.look()
             yield service
 
 
@@ -163,6 +200,7 @@ def _checked_args(
     model: str,
     config: ServeConfig,
     api_keys: Sequence[str],
+    key_terms: Mapping[str, KeyTerms],
     insecure_local: bool,
 ) -> AppArgs:
     """Resolve and check the model; the arguments pin the very one that was checked."""
@@ -172,6 +210,9 @@ def _checked_args(
         "model": model,
         "workspace": str(workspace.root),
         "api_key_digests": tuple(map(digest_key, api_keys)),
+        "key_terms": {
+            digest_key(key): terms for key, terms in key_terms.items() if terms != KeyTerms()
+        },
         "insecure_local": insecure_local,
         "config": config,
     }
@@ -197,14 +238,34 @@ def _check_devices(args: AppArgs) -> None:
     Raises:
         ConfigError: there is one.
     """
-    from llava_ultra.export.manifest import PrecisePart, precision_of, read_artifact_manifest
+    from llava_ultra.export.manifest import read_artifact_manifest
+
+    for asked, uses_gpus in needed_precisions(args, read_artifact_manifest(Path(args.model))):
+        require_precisions({"serve.precision": asked}, uses_gpus=uses_gpus)
+
+
+def needed_precisions(args: AppArgs, manifest: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """What each deployment computes in, and whether on GPUs.
+
+    Vision computes in the precisions of towers and model, since the fusion is a part of the model;
+    the engine has no towers.
+    """
+    from llava_ultra.export.manifest import PrecisePart, precision_of
     from llava_ultra.parameters.precision_names import answer_precision
 
-    manifest = read_artifact_manifest(Path(args.model))
-    for part in get_args(PrecisePart):  # each replica loads all of them
-        asked = answer_precision(args.config.precision, precision_of(manifest, part))
-        for replicas in (args.config.vision, args.config.engine):
-            require_precisions({"serve.precision": asked}, uses_gpus=replicas.num_gpus > 0)
+    vision, engine = args.config.vision, args.config.engine
+    parts: tuple[tuple[PrecisePart, Replicas], ...] = (
+        ("towers", vision),
+        ("model", vision),
+        ("model", engine),
+    )
+    return [
+        (
+            answer_precision(args.config.precision, precision_of(manifest, part)),
+            replicas.num_gpus > 0,
+        )
+        for part, replicas in parts
+    ]
 
 
 def _shares_ray(address: str | None) -> bool:

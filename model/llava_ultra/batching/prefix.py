@@ -38,13 +38,17 @@ class BlockKey:
     """Of everything before `end`."""
 
 
-def prompt_keys(ids: Sequence[int], images_at: int, images: Sequence[Tensor]) -> list[BlockKey]:
+def prompt_keys(
+    ids: Sequence[int], images_at: int, images: Sequence[Tensor], *, adapter: str = ""
+) -> list[BlockKey]:
     """Name the blocks of a prompt.
 
     Args:
         ids: of its text.
         images_at: how many of them stand in front of the images.
         images: (P, D) each, in the order in which the decoder sees them.
+        adapter: what names the adapter that the prompt is read with: another one makes other keys
+            and values of the same words.
     """
     words = [token.to_bytes(4) for token in ids]
     shown: list[bytes] = []
@@ -52,18 +56,22 @@ def prompt_keys(ids: Sequence[int], images_at: int, images: Sequence[Tensor]) ->
         digest = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
         shown += [digest + place.to_bytes(4) for place in range(len(image))]
     names = [*words[:images_at], *shown, *words[images_at:]]
-    return block_keys(names, ends=[images_at, images_at + len(shown)])
+    ends = [images_at, images_at + len(shown)]
+    return block_keys(names, ends=ends, salt=adapter.encode())
 
 
-def block_keys(names: Sequence[bytes], *, ends: Sequence[int] = ()) -> list[BlockKey]:
+def block_keys(
+    names: Sequence[bytes], *, ends: Sequence[int] = (), salt: bytes = b""
+) -> list[BlockKey]:
     """Cut a prompt into blocks; tokens at its end that fill none are in no block.
 
     Args:
         names: what names each of the prompt's tokens.
         ends: positions where a block ends early.
+        salt: what else an equal key has to mean.
     """
     keys: list[BlockKey] = []
-    digest = b""
+    digest = hashlib.sha256(salt).digest() if salt else b""
     start = 0
     while True:
         end = min([end for end in ends if end > start] + [start + BLOCK])

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
+from llava_ultra.batching.adapters import NONE, AdapterBank
 from llava_ultra.batching.slots import COLUMN_STEP, Slots, SlotShape, columns_for
 from llava_ultra.model import LlavaUltra
 
@@ -29,19 +30,29 @@ order of summation gives 1e-6, 1e-3 and 1e-2; a wrong mask some 1."""
 class RaggedDecoder:
     """A model's decoder and the memory of its rows; for one thread."""
 
-    def __init__(self, model: LlavaUltra, *, max_bytes: int, max_rows: int) -> None:
+    def __init__(
+        self,
+        model: LlavaUltra,
+        *,
+        max_bytes: int,
+        max_rows: int,
+        adapters: AdapterBank | None = None,
+    ) -> None:
         """Try the decoder, then take the memory for the rows.
 
         Args:
             model: in evaluation mode.
             max_bytes: of keys and values of all rows together.
             max_rows: most rows at once.
+            adapters: of the decoder, where rows may have some.
 
         Raises:
             ValueError: the memory does not hold one full context, the decoder's cache is none of
                 keys and values alone, or rows of different lengths get other answers than alone.
         """
         self._model = model
+        self._adapters = adapters
+        self._choose([NONE])
         self._decoder = model.language_model
         self._dtype = model.language_model.get_input_embeddings().weight.dtype  # type: ignore[operator]
         self._device = model.embedding_scale.device
@@ -59,42 +70,76 @@ class RaggedDecoder:
             )
         self.slots = Slots(shape, num_tokens=num_tokens, max_rows=max_rows, device=self._device)
 
-    def read(self, row: int, start: int, embeds: Tensor) -> Tensor:
+    def read(self, row: int, start: int, embeds: Tensor, *, adapter: str = NONE) -> Tensor:
         """Read L further tokens of one row: (L, D) to logits (V,) float32 of what follows."""
+        return self._read(row, start, embeds, adapter, num_logits=1)[-1]
+
+    def read_all(self, row: int, start: int, embeds: Tensor, *, adapter: str = NONE) -> Tensor:
+        """As `read`, to the logits (L, V) float32 of what follows each of the tokens."""
+        return self._read(row, start, embeds, adapter, num_logits=0)
+
+    def _read(
+        self, row: int, start: int, embeds: Tensor, adapter: str, *, num_logits: int
+    ) -> Tensor:
+        self._choose([adapter])
         end = start + embeds.shape[0]
         positions = torch.arange(start, end, device=self._device)
         masks = self._masks(positions, end, lambda mask: mask[None, None])
         cache = self.slots.reading(row, start)
-        return self._forward(embeds[None].to(self._device), positions[None], masks, cache)[0]
+        embeds = embeds[None].to(self._device)
+        return self._forward(embeds, positions[None], masks, cache, num_logits=num_logits)[0]
 
-    def step(self, ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    def step(
+        self, ids: Sequence[int], lengths: Sequence[int], *, adapters: Sequence[str] = ()
+    ) -> Tensor:
         """Feed one token to each of the first N rows, to logits (N, V) float32.
 
         Args:
             ids: the tokens.
             lengths: tokens that each row has before its new one.
+            adapters: the name of each row's; none has one where they are left out.
         """
+        self._choose(adapters or [NONE] * len(ids))
         columns = min(columns_for([max(lengths) + 1]), self.slots.columns)
         positions = torch.tensor(lengths, device=self._device)
         masks = self._masks(positions, columns, lambda mask: mask[:, None, None])
         embeds = self._model.embed(torch.tensor(ids)[:, None])
         cache = self.slots.decoding(positions, columns)
-        return self._forward(embeds, positions[:, None], masks, cache)
+        return self._forward(embeds, positions[:, None], masks, cache)[:, -1]
+
+    def _choose(self, adapters: Sequence[str]) -> None:
+        """Say which adapter each row of the next pass has."""
+        if self._adapters is not None:
+            self._adapters.choose(adapters)
+
+    @torch.no_grad()
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Embed tokens: (L, D)."""
+        return self._model.embed(torch.tensor(ids))
 
     @torch.no_grad()
     def _forward(
-        self, embeds: Tensor, positions: Tensor, masks: Tensor | dict[str, Tensor], cache: Cache
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        masks: Tensor | dict[str, Tensor],
+        cache: Cache,
+        *,
+        num_logits: int = 1,
     ) -> Tensor:
-        """Embeddings (N, L, D) at positions (N, L), to logits (N, V) float32 behind the last."""
+        """Embeddings (N, L, D) at positions (N, L), to logits (N, K, V) float32.
+
+        They are those behind the last `num_logits` = K tokens, or behind all of them where it is 0.
+        """
         logits: Tensor = self._decoder(
             inputs_embeds=embeds.to(self._dtype),
             attention_mask=masks,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=num_logits,
         ).logits
-        return logits[:, -1].float()
+        return logits.float()
 
     @torch.no_grad()
     def _check(self) -> None:
@@ -110,6 +155,7 @@ class RaggedDecoder:
             for length in _PROBE_LENGTHS
         ]
         embedded = [self._model.embed(ids) for ids in rows]
+        self._choose([NONE])
         alone = torch.stack(
             [self._decoder(inputs_embeds=row[None]).logits[0, -1] for row in embedded]
         ).float()

@@ -9,6 +9,9 @@ row ever has to give way.
 Each row draws from its own generator and is chosen from by `llava_ultra.decoding.step.choose`, so
 its tokens are those that `llava_ultra.decoding.text.generate` gives it alone: equal in float32,
 save a tie within its rounding.
+
+A row may have options in place of an answer: behind its prompt, read once, each option is read in
+turn on the same place of the slot, and the row ends with their log-likelihoods.
 """
 
 from collections.abc import Sequence
@@ -18,12 +21,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llava_ultra.batching.adapters import NONE
 from llava_ultra.batching.prefix import BlockKey, PrefixStore
 from llava_ultra.batching.ragged import RaggedDecoder
 from llava_ultra.decoding.step import Decoding, choose
 
-EndReason = Literal["stop", "length", "failed"]
-"""The end token; no more tokens allowed; logits that are no numbers."""
+EndReason = Literal["stop", "length", "failed", "scored"]
+"""The end token; no more tokens allowed; logits that are no numbers; all options are scored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenScore:
+    """How likely the decoder held a token, before any rule changed what it expects."""
+
+    token: int
+    log_prob: float
+    likeliest: tuple[tuple[int, float], ...]
+    """The likeliest tokens at its place with their log-probabilities, the best first."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -37,6 +51,14 @@ class Row:
     """Tokens that it has in its slot."""
     ids: list[int] = field(default_factory=list)
     """Tokens chosen so far."""
+    adapter: str = NONE
+    """Name of the adapter that it is decoded with."""
+    num_likeliest: int | None = None
+    """How many of the likeliest tokens are told beside each token; None tells no scores."""
+    options: Sequence[Sequence[int]] = ()
+    """Token ids of the answers to choose among, each with its end token; none for a free answer."""
+    likelihoods: list[float] = field(default_factory=list)
+    """Log-likelihood of each option, as far as they were scored."""
 
     @property
     def full_length(self) -> int:
@@ -46,15 +68,17 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A token that a row got."""
+    """A token that a row got, or the end of one that has options."""
 
     row: Row
     token: int
+    score: TokenScore | None = None
+    """Where its row wants scores."""
     reason: EndReason | None
     """Why the row ended with it, which has then left the batch; None where it goes on."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class _Prompt:
     """The prompt that is being read."""
 
@@ -62,6 +86,8 @@ class _Prompt:
     embeds: Tensor
     """(S, D)."""
     keys: Sequence[BlockKey]
+    first: Tensor | None = None
+    """Log-probabilities (V,) of what follows it, once it is read and its options are not."""
 
 
 class Batch:
@@ -70,7 +96,8 @@ class Batch:
     def __init__(self, decoder: RaggedDecoder, prefixes: PrefixStore, *, end_id: int) -> None:
         self._decoder = decoder
         self._prefixes = prefixes
-        self._end_id = end_id
+        self.end_id = end_id
+        """The token that ends an answer."""
         self._rows: list[Row] = []  # a row's place here is its slot
         self._prompt: _Prompt | None = None  # its slot is the one behind them
         self.num_read = 0
@@ -96,19 +123,38 @@ class Batch:
         """Whether a row that grows to so many tokens may begin now."""
         return self._prompt is None and self._decoder.slots.fits([*self._lengths(), num_tokens])
 
-    def begin(self, embeds: Tensor, decoding: Decoding, *, keys: Sequence[BlockKey] = ()) -> Row:
+    def begin(
+        self,
+        embeds: Tensor,
+        decoding: Decoding,
+        *,
+        keys: Sequence[BlockKey] = (),
+        adapter: str = NONE,
+        num_likeliest: int | None = None,
+        options: Sequence[Sequence[int]] = (),
+    ) -> Row:
         """Give a prompt a row, and start from what the store has of its beginning.
 
         Args:
             embeds: (S, D); S and `decoding.max_tokens` must be what `fits` was asked about.
             decoding: of the answer.
-            keys: the prompt's blocks.
+            keys: the prompt's blocks, named for the adapter as well.
+            adapter: as `Row` has it.
+            num_likeliest: as `Row` has it.
+            options: as `Row` has them; none longer than `decoding.max_tokens`.
         """
         assert self._prompt is None
         generator = None
         if decoding.seed is not None:
             generator = torch.Generator(embeds.device).manual_seed(decoding.seed)
-        row = Row(decoding=decoding, num_prompt_tokens=len(embeds), generator=generator)
+        row = Row(
+            decoding=decoding,
+            num_prompt_tokens=len(embeds),
+            generator=generator,
+            adapter=adapter,
+            num_likeliest=num_likeliest,
+            options=options,
+        )
         slots, slot = self._decoder.slots, len(self._rows)
         slots.arrange([*self._lengths(), row.full_length], [row.length for row in self._rows])
         # the last token is always read: what follows it is not in the store
@@ -124,20 +170,26 @@ class Batch:
         """Read on in the prompt that has begun.
 
         Returns:
-            Tokens read, and the answer's first token where that was all of the prompt.
+            Tokens read, and the answer's first token where that was all of the prompt; or one
+            option's tokens, and the row's end where that was the last option.
         """
         assert self._prompt is not None
+        if self._prompt.first is not None:
+            return self._score(self._prompt, self._prompt.first)
         prompt, row, slot = self._prompt, self._prompt.row, len(self._rows)
         piece = prompt.embeds[row.length : row.length + max_tokens]
-        logits = self._decoder.read(slot, row.length, piece)
+        logits = self._decoder.read(slot, row.length, piece, adapter=row.adapter)
         row.length += len(piece)
         self.num_read += len(piece)
         if row.length < len(prompt.embeds):
             return len(piece), []
-        self._prompt = None
         if bool(logits.max().isfinite()):
             slots = self._decoder.slots
             self._prefixes.put(prompt.keys, lambda key: slots.read(slot, key.start, key.end))
+            if row.options:
+                prompt.first = logits.log_softmax(dim=-1)
+                return len(piece), []
+        self._prompt = None
         self._rows.append(row)
         return len(piece), self._choose([row], logits[None])
 
@@ -146,7 +198,9 @@ class Batch:
         if not self._rows:
             return []
         logits = self._decoder.step(
-            [row.ids[-1] for row in self._rows], [row.length for row in self._rows]
+            [row.ids[-1] for row in self._rows],
+            [row.length for row in self._rows],
+            adapters=[row.adapter for row in self._rows],
         )
         for row in self._rows:
             row.length += 1
@@ -179,6 +233,26 @@ class Batch:
         if self._prompt is not None:
             slots.move(last + 1, last, self._prompt.row.length)
 
+    def _score(self, prompt: _Prompt, first: Tensor) -> tuple[int, list[Step]]:
+        """Score the next option behind a prompt that is read."""
+        row, slot = prompt.row, len(self._rows)
+        ids = row.options[len(row.likelihoods)]
+        total = float(first[ids[0]])
+        if len(ids) > 1:
+            embeds = self._decoder.embed(ids[:-1])
+            logits = self._decoder.read_all(slot, row.length, embeds, adapter=row.adapter)
+            log_probs = logits.log_softmax(dim=-1)
+            following = torch.tensor(ids[1:], device=log_probs.device)
+            total += float(log_probs.gather(1, following[:, None]).sum())
+        row.likelihoods.append(total)
+        if total == total and len(row.likelihoods) < len(row.options):  # it is a number
+            return len(ids), []
+        self._prompt = None
+        if total == total:
+            return len(ids), [Step(row=row, token=self.end_id, reason="scored")]
+        self._decoder.slots.clear(slot)
+        return len(ids), [Step(row=row, token=self.end_id, reason="failed")]
+
     def _choose(self, rows: Sequence[Row], logits: Tensor) -> list[Step]:
         """Choose a token of each row from logits (N, V), and let go those that it ends."""
         highest, likeliest = logits.max(dim=-1)  # a NaN anywhere in a row is its highest
@@ -186,21 +260,36 @@ class Batch:
         steps: list[Step] = []
         for number, row in enumerate(rows):
             if not is_number[number]:
-                steps.append(Step(row=row, token=self._end_id, reason="failed"))
+                steps.append(Step(row=row, token=self.end_id, reason="failed"))
                 self._decoder.slots.clear(self._rows.index(row))
                 self._leave(row)
                 continue
             token = tokens[number]
             if row.decoding.sample or row.decoding.rules:
-                token = int(choose(logits[number : number + 1], row.decoding, [row.generator]))
+                alone = logits[number : number + 1]
+                token = int(choose(alone, row.decoding, [row.generator], [row.ids]))
+            score = None
+            if row.num_likeliest is not None:
+                score = token_score(logits[number], token, row.num_likeliest)
             row.ids.append(token)
             reason = self._reason(row, token)
-            steps.append(Step(row=row, token=token, reason=reason))
+            steps.append(Step(row=row, token=token, score=score, reason=reason))
             if reason is not None:
                 self._leave(row)
         return steps
 
     def _reason(self, row: Row, token: int) -> EndReason | None:
-        if token == self._end_id:
+        if token == self.end_id:
             return "stop"
         return "length" if len(row.ids) >= row.decoding.max_tokens else None
+
+
+def token_score(logits: Tensor, token: int, num_likeliest: int) -> TokenScore:
+    """How likely a token was by logits (V,), beside the likeliest ones."""
+    log_probs = logits.log_softmax(dim=-1)
+    values, tokens = log_probs.topk(min(num_likeliest, len(log_probs)))
+    return TokenScore(
+        token=token,
+        log_prob=float(log_probs[token]),
+        likeliest=tuple(zip(tokens.tolist(), values.tolist(), strict=True)),
+    )

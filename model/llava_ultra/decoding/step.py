@@ -31,8 +31,13 @@ from llava_ultra.reading.sequence import positions
 class Rule(Protocol):
     """Changes what the decoder expects next, before a token is chosen."""
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Logits (N, V) float32 to logits (N, V); -inf for a token that is never chosen."""
+    def __call__(self, logits: Tensor, chosen: Sequence[Sequence[int]] = ()) -> Tensor:
+        """Logits (N, V) float32 to logits (N, V); -inf for a token that is never chosen.
+
+        Args:
+            logits: what the decoder expects next.
+            chosen: the tokens that each of the N rows was given since its prompt.
+        """
         ...
 
 
@@ -165,9 +170,13 @@ def iter_tokens(
         for _ in context.logits
     ]
     done = torch.zeros(len(context.logits), dtype=torch.bool, device=device)
+    chosen: list[list[int]] = [[] for _ in context.logits]
     for number in range(decoding.max_tokens):
-        token = choose(context.logits, decoding, generators)
+        token = choose(context.logits, decoding, generators, chosen)
         token = torch.where(done, end_id, token)
+        if decoding.rules:
+            for row, given in zip(chosen, token.tolist(), strict=True):
+                row.append(given)
         yield token
         full = context.last + 2 >= model.config.language.context_length
         done = done | (token == end_id) | full
@@ -177,7 +186,10 @@ def iter_tokens(
 
 
 def choose(
-    logits: Tensor, decoding: Decoding, generators: Sequence[torch.Generator | None]
+    logits: Tensor,
+    decoding: Decoding,
+    generators: Sequence[torch.Generator | None],
+    chosen: Sequence[Sequence[int]] = (),
 ) -> Tensor:
     """Choose one token of each row: logits (N, V) float32 to (N,) int64.
 
@@ -185,9 +197,10 @@ def choose(
         logits: what the decoder expects next.
         decoding: its rules, and whether to draw.
         generators: one of each row, so that a row draws the same alone and in a batch.
+        chosen: the tokens of each row so far, for those rules that look at them.
     """
     for rule in decoding.rules:
-        logits = rule(logits)
+        logits = rule(logits, chosen)
     if not decoding.sample:
         return logits.argmax(dim=-1)
     drawn = [

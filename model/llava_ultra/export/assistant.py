@@ -99,9 +99,14 @@ class Answerer:
         """Most tokens of images, question and answer together."""
         return self.model.config.language.context_length
 
+    @property
+    def width(self) -> int:
+        """Of a token."""
+        return self.model.feature_sizes.width
+
     @torch.no_grad()
     def prepare(self, visual: VisualStudy, messages: Sequence[dict[str, str]]) -> Prompt:
-        """Pick images and build the decoder's input.
+        """Pick images and build the decoder's input; of a study without images it is text alone.
 
         Raises:
             ConversationError: roles are unknown, or in an order that the chat form does not take.
@@ -110,6 +115,8 @@ class Answerer:
         device = self.model.embedding_scale.device
         encoded, images_at = encode_chat(self.tokenizer, messages)
         ids = torch.tensor([encoded], device=device)
+        if not len(visual.tokens):
+            return self._without_images(ids, images_at)
         text = TextBatch(
             ids=ids,
             labels=torch.full_like(ids, IGNORED),
@@ -127,6 +134,20 @@ class Answerer:
             images_at=images_at,
             scores=[float(share) for share in selection.probabilities[0]],
             selected=[int(index) for index in selection.indices[0] if index >= 0],
+        )
+
+    def _without_images(self, ids: Tensor, images_at: int) -> Prompt:
+        if ids.shape[1] >= self.context_length:
+            raise ValueError(
+                f"the text ({ids.shape[1]} tokens) does not fit the context of "
+                f"{self.context_length} tokens; shorten it"
+            )
+        return Prompt(
+            inputs_embeds=self.model.embed(ids),
+            ids=ids[0].tolist(),
+            images_at=images_at,
+            scores=[],
+            selected=[],
         )
 
     def stream(

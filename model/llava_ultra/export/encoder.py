@@ -163,8 +163,34 @@ def load_encoder(
         ValueError: the folder is incomplete, of another format, or a part does not match; or the
             device lacks the precision.
     """
-    manifest = read_artifact_manifest(folder)
     clip, sam, loaded = load_towers(folder, device, precision)
+    for tower in (clip, sam):
+        tower.to(device)
+    return load_encoder_on(folder, clip, sam, loaded, device, precision)
+
+
+def load_encoder_on(
+    folder: Path,
+    clip: ClipTower,
+    sam: SamTower,
+    loaded: Mapping[str, str],
+    device: str,
+    precision: AnswerPrecision,
+) -> StudyEncoder:
+    """Load what a model has beside its towers, and put it on towers that are there.
+
+    Args:
+        folder: the exported model.
+        clip: a tower of the digest that its manifest names; so is `sam`.
+        sam: the other tower.
+        loaded: both towers' fingerprints as they are now, by name.
+        device: where they are.
+        precision: as `load_encoder` takes it.
+
+    Raises:
+        ValueError: as `load_encoder` does.
+    """
+    manifest = read_artifact_manifest(folder)
     config = ModelConfig.model_validate(manifest["config"])
     width = AutoConfig.from_pretrained(folder / "language").hidden_size
     parts = nn.ModuleDict(
@@ -187,8 +213,7 @@ def load_encoder(
         round_products(parts["fusion"], DTYPES[fused_in])
         fix_products(parts)
     parts.eval()
-    for module in (clip, sam, parts):
-        module.to(device)
+    parts.to(device)
     fusion, sampler = parts["fusion"], parts["sampler"]
     assert isinstance(sampler, Sampler)
     return StudyEncoder(

@@ -2,7 +2,8 @@
 
 ```
 manifest.json            format, name, model config, site cue, digests of every part, provenance;
-                         where not all was trained in float32, the precision
+                         where not all was trained in float32, the precision; where it was
+                         fitted, the calibration of closed questions
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
 recognition.safetensors  modality tokens and heads, of a model that recognises
@@ -56,6 +57,7 @@ def save_artifact(
     provenance: Mapping[str, Any],
     site_cue: bool = False,
     tower_precision: Precision = "float32",
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the exported model and return its manifest.
 
@@ -69,6 +71,7 @@ def save_artifact(
         provenance: where it came from: run id, dataset digest, config hash.
         site_cue: whether every question of the training began with the examination site.
         tower_precision: what the towers multiplied in when they computed the training's features.
+        calibration: how the likelihoods of options become probabilities, where that was fitted.
     """
     precision = {"model": model.precision, "towers": tower_precision}
     connector, adapter = connector_state(model), adapter_state(model)
@@ -86,6 +89,7 @@ def save_artifact(
         "config": model.config.model_dump(mode="json"),
         "site_cue": site_cue,
         **({"precision": precision} if set(precision.values()) != {"float32"} else {}),
+        **({"calibration": dict(calibration)} if calibration else {}),
         "digests": {
             "connector": state_digest(connector),
             "adapter": state_digest(adapter),

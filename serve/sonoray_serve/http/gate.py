@@ -8,23 +8,30 @@ client's disconnect cancels the work.
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sonoray_serve.http.auth import is_admitted
+from sonoray_serve.http.request_counts import IngressMeters
+from sonoray_serve.keys.audit_log import AuditLog
+from sonoray_serve.keys.auth import check_terms, find_key
 from sonoray_serve.problems import ApiError, InternalError, Problem, contained
+from sonoray_serve.settings import KeyTerms
 
 logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/healthz"
+OPEN_PATHS = frozenset({HEALTH_PATH, "/health", "/readyz"})
+"""Paths that need no key: they tell whether a service is there, and no more."""
 CHAT_PATH = "/v1/chat/completions"
 RECOGNIZE_PATH = "/v1/recognize"
-
+WORK_PATHS = frozenset({CHAT_PATH, "/v1/completions", "/v1/embeddings", RECOGNIZE_PATH})
+"""Paths whose requests are counted against `max_requests`."""
 
 _COME_AGAIN = (429, 503)
 """Statuses that carry Retry-After."""
@@ -33,9 +40,10 @@ _NEWEST = 0.2
 """Weight of the latest answer in the pace; half of it rests on the last three."""
 
 
-def to_response(error: ApiError) -> JSONResponse:
+def to_response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The HTTP answer of an error: OpenAI's object and the headers that belong to its status."""
-    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(error.problem.status)
+    if error.problem.status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse(error.body(), status_code=error.problem.status, headers=headers)
 
 
@@ -65,21 +73,37 @@ class Pace:
 
 
 class Gate:
-    """ASGI layer around the API; every path but `/healthz` needs a key."""
+    """ASGI layer around the API; every path needs a key but `OPEN_PATHS`."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
         key_digests: Iterable[str] | None,
+        key_terms: Mapping[str, KeyTerms] | None = None,
+        audit: AuditLog | None = None,
         max_requests: int,
         pace: Pace,
+        meters: IngressMeters,
     ) -> None:
-        """Args: `key_digests`, read for each request; None admits everyone (loopback only)."""
+        """Stand before an application.
+
+        Args:
+            app: the application.
+            key_digests: of the keys, read for each request; None admits everyone (loopback only).
+            key_terms: by digest, of the keys that have some.
+            audit: is told of every request, where there is one.
+            max_requests: in work at once.
+            pace: of the answers.
+            meters: count every request.
+        """
         self._app = app
         self._key_digests = key_digests
+        self._key_terms = key_terms or {}
+        self._audit = audit
         self._max_requests = max_requests
         self._pace = pace
+        self._meters = meters
         self._num_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,11 +111,12 @@ class Gate:
         if scope["type"] != "http":  # the lifespan; there is no websocket route
             await self._app(scope, receive, send)
             return
-        started = is_answered = False
+        started = False
+        status = 499  # nobody was left to answer
         began, beside = time.monotonic(), self._num_requests
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started, is_answered
+            nonlocal started, status
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
@@ -99,23 +124,33 @@ class Gate:
                 headers["X-Content-Type-Options"] = "nosniff"
                 if message["status"] in _COME_AGAIN:
                     headers["Retry-After"] = str(self._pace.wait_s(self._num_requests))
-                is_answered = message["status"] == 200
+                status = message["status"]
             await send(message)
 
+        problem: ApiError | None = None
         try:
-            with contained(logger), suppress(ClientDisconnect):  # nobody is left to answer
+            with contained(logger), suppress(ClientDisconnect):
                 await self._admit(scope, receive, send_guarded)
         except ApiError as error:
             problem = error
         except InternalError:
             problem = ApiError(Problem.INTERNAL)
-        else:
-            if is_answered and self._is_work(scope):
-                num_requests = 1 + (beside + self._num_requests) / 2
-                self._pace.add(time.monotonic() - began, num_requests)
-            return
-        if not started:
+        finally:
+            took_s = time.monotonic() - began
+            if problem is None and status == 200 and self._is_work(scope):
+                self._pace.add(took_s, 1 + (beside + self._num_requests) / 2)
+            if problem is None or started:
+                self._note(scope, status, took_s)
+        if problem is not None and not started:
             await to_response(problem)(scope, receive, send_guarded)
+            self._note(scope, problem.problem.status, took_s)
+
+    def _note(self, scope: Scope, status: int, took_s: float) -> None:
+        """Count a request, and write who made it into the audit log."""
+        path = self._meters.add(self._path(scope), status, took_s)
+        if self._audit is not None:
+            key_digest = scope.get("sonoray.key", "")
+            self._audit.add(key_digest=key_digest, path=path, status=status, took_s=took_s)
 
     @staticmethod
     def _path(scope: Scope) -> str:
@@ -123,16 +158,23 @@ class Gate:
         return path.removeprefix(scope.get("root_path", ""))
 
     def _is_work(self, scope: Scope) -> bool:
-        return self._path(scope) in (CHAT_PATH, RECOGNIZE_PATH)
+        return self._path(scope) in WORK_PATHS
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._path(scope) != HEALTH_PATH and self._key_digests is not None:
+        if self._path(scope) not in OPEN_PATHS and self._key_digests is not None:
             authorization = Headers(scope=scope).get("authorization")
-            if not is_admitted(authorization, self._key_digests):
+            key = find_key(authorization, self._key_digests)
+            if key is None:
                 raise ApiError(Problem.INVALID_API_KEY)
+            scope["sonoray.key"] = key
+            today = datetime.now(UTC).date()
+            check_terms(self._key_terms.get(key), self._path(scope), today)
         if not self._is_work(scope):
+            scope["sonoray.num_requests"] = self._num_requests  # `/metrics` tells it
             await self._app(scope, receive, send)
             return
+        if self._audit is not None and self._audit.is_broken:
+            raise ApiError(Problem.UNAVAILABLE)
         if self._num_requests >= self._max_requests:
             raise ApiError(Problem.BUSY)
         self._num_requests += 1

@@ -1,35 +1,21 @@
-"""The HTTP side: OpenAI's chat endpoints on FastAPI, and the way to the other deployments.
+"""The ingress deployment: the HTTP application, and the way to the other deployments.
 
-It holds no model and imports no torch: 0.1 CPU is enough for it. Request bodies are read here
-piece by piece under the byte limit instead of by FastAPI, which would take any size.
+It holds no model and imports no torch: 0.1 CPU is enough for it.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI
 
 from llava_ultra.recognition.bank import ClassBank
 from sonoray.images.decode import Pixels
-from sonoray_serve.http import api
-from sonoray_serve.http.flow import Answer, Chat, Deadline
-from sonoray_serve.http.gate import (
-    CHAT_PATH,
-    HEALTH_PATH,
-    RECOGNIZE_PATH,
-    Gate,
-    Pace,
-    to_response,
-)
-from sonoray_serve.http.key_folder import KeyFolder
+from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.recognition import Calibration, Recognitions
+from sonoray_serve.http.routes import create_api
 from sonoray_serve.messages import (
     ClassShares,
     EncodedStudy,
@@ -39,108 +25,13 @@ from sonoray_serve.messages import (
     Sampling,
 )
 from sonoray_serve.problems import ApiError, Problem
-from sonoray_serve.settings import AppArgs
+from sonoray_serve.settings import AppArgs, Roster
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-
-class EventStream(StreamingResponse):
-    """A streamed answer that frees its engine slot however it ends."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._chunks = answer.stream()
-        super().__init__(
-            self._chunks, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; close the answer also where the client left before the first."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._chunks.aclose()
-            await self._answer.events.aclose()
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read a body, refusing it as soon as it is known to be too large.
-
-    Raises:
-        ApiError: 413, by Content-Length or by what really arrives.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise ApiError(Problem.BODY_TOO_LARGE, limit=max_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise ApiError(Problem.BODY_TOO_LARGE, limit=max_bytes)
-    return bytes(body)
-
-
-def create_api(chat: Chat, args: AppArgs, recognitions: Recognitions | None = None) -> FastAPI:
-    """Make the HTTP application around a `Chat`, and around what recognises classes."""
-    limits = args.config.limits
-    created = int(time.time())
-    app = FastAPI(title="SonoRay", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(
-        Gate,
-        key_digests=None if args.insecure_local else _key_digests(args),
-        max_requests=limits.max_requests,
-        pace=Pace(least_s=limits.retry_after_s, most_s=limits.deadline_s),
-    )
-
-    @app.exception_handler(ApiError)
-    async def refuse(_request: Request, error: ApiError) -> Response:
-        return to_response(error)
-
-    @app.exception_handler(HTTPException)
-    async def refuse_route(_request: Request, error: HTTPException) -> Response:
-        wrong_method = error.status_code == Problem.METHOD_NOT_ALLOWED.status
-        problem = Problem.METHOD_NOT_ALLOWED if wrong_method else Problem.NOT_FOUND
-        return to_response(ApiError(problem))
-
-    @app.get(HEALTH_PATH)
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    async def list_models() -> api.ModelList:
-        return api.ModelList(data=[api.ModelObject(id=args.model_name, created=created)])
-
-    @app.get("/v1/models/{model:path}")
-    async def get_model(model: str) -> api.ModelObject:
-        if model != args.model_name:
-            raise ApiError(Problem.MODEL_NOT_FOUND, "model")
-        return api.ModelObject(id=args.model_name, created=created)
-
-    @app.post(CHAT_PATH)
-    async def complete_chat(request: Request) -> Response:
-        deadline = Deadline.after(limits.deadline_s)
-        answer = await chat.begin(read_body(request, limits.max_body_bytes), deadline)
-        if answer.as_stream:
-            return EventStream(answer)
-        return JSONResponse((await answer.complete()).model_dump())
-
-    @app.post(RECOGNIZE_PATH)
-    async def recognize(request: Request) -> Response:
-        if recognitions is None:
-            raise ApiError(Problem.NOT_FOUND)
-        deadline = Deadline.after(limits.deadline_s)
-        found = await recognitions.answer(read_body(request, limits.max_body_bytes), deadline)
-        return JSONResponse(found.model_dump(exclude_none=True))
-
-    return app
-
-
-def _key_digests(args: AppArgs) -> Iterable[str]:
-    """The digests of the start, or those of a folder as it changes."""
-    if args.api_key_digests_folder:
-        return KeyFolder(Path(args.api_key_digests_folder))
-    return args.api_key_digests
+ROSTER_TIMEOUT_S = 60.0
+"""For the engine to read the models that have names; a model of the same decoder takes a second."""
 
 
 @contextmanager
@@ -178,10 +69,10 @@ class RemoteVision:
     def __init__(self, handle: "DeploymentHandle[Any]") -> None:
         self._handle = handle
 
-    async def encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
+    async def encode(self, images: Sequence[Pixels], digest: str) -> EncodedStudy | Failed:
         """Encode one study; see `VisionPort`."""
         with translated():
-            response = self._handle.encode.remote(list(images))
+            response = self._handle.encode.remote(list(images), digest)
             try:
                 study: EncodedStudy | Failed = await response
             except asyncio.CancelledError:
@@ -189,11 +80,18 @@ class RemoteVision:
                 raise
             return study
 
+    async def ready(self) -> str:
+        """See `VisionPort`."""
+        with translated():
+            digest: str = await self._handle.ready.remote()
+            return digest
+
 
 class RemoteEngine:
     """The engine deployment behind a handle."""
 
     def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        self._whole = handle
         self._handle = handle.options(stream=True)
         self._plain = handle
 
@@ -215,13 +113,19 @@ class RemoteEngine:
     async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
         """Hold a study against classes; see `RecognizePort`."""
         with translated():
-            response = self._plain.recognize.remote(study, bank)
+            response = self._whole.recognize.remote(study, bank)
             try:
                 found: ClassShares | Failed = await response
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
             return found
+
+    async def ready(self) -> str:
+        """See `EnginePort`."""
+        with translated():
+            digest: str = await self._whole.ready.remote()
+            return digest
 
 
 class Ingress:
@@ -234,20 +138,48 @@ class Ingress:
         engine: "DeploymentHandle[Any]",
     ) -> None:
         self._args = args
-        self._vision = vision
         self._engine = engine
+        self._remote_vision, self._remote_engine = RemoteVision(vision), RemoteEngine(engine)
+        self._chat = Chat(
+            vision=self._remote_vision,
+            engine=self._remote_engine,
+            models={},
+            limits=args.config.limits,
+        )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve when the replica starts."""
-        card: ModelCard = await self._engine.describe.remote()
-        vision, engine = RemoteVision(self._vision), RemoteEngine(self._engine)
-        common: dict[str, Any] = {
-            "vision": vision,
-            "engine": engine,
-            "card": card,
-            "model_name": self._args.model_name,
-            "limits": self._args.config.limits,
-        }
-        calibration = Calibration.read(self._args.config.calibration, card)
-        recognitions = Recognitions(**common, calibration=calibration)
-        return create_api(Chat(**common), self._args, recognitions)
+        cards: dict[str, ModelCard] = await self._engine.cards.remote()
+        digest: str = await self._engine.ready.remote()
+        if card := cards.get(digest):  # else other models have names, and `reconfigure` follows
+            self._chat.offer({self._args.model_name: card})
+        recognitions = None
+        if self._args.config.max_models == 1:
+            recognitions = Recognitions(
+                vision=self._remote_vision,
+                engine=self._remote_engine,
+                card=cards[digest],
+                model_name=self._args.model_name,
+                limits=self._args.config.limits,
+                calibration=Calibration.read(self._args.config.calibration, cards[digest]),
+            )
+        return create_api(self._chat, self._args, recognitions)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Called by Ray Serve with a `Roster`: offer its names once the engine has the models.
+
+        A name whose model the engine has refused stays with the model that it had, or is not
+        offered.
+        """
+        names = Roster.model_validate(config).names
+        if not names:
+            return
+        deadline = time.monotonic() + ROSTER_TIMEOUT_S
+        while True:
+            cards: dict[str, ModelCard] = await self._engine.cards.remote()
+            if cards.keys() >= set(names.values()) or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.2)
+        offered = self._chat.models
+        found = {name: cards.get(digest) or offered.get(name) for name, digest in names.items()}
+        self._chat.offer({name: card for name, card in found.items() if card is not None})

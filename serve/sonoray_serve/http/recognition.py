@@ -25,7 +25,7 @@ from llava_ultra.recognition.bank import ClassBank
 from llava_ultra.recognition.bank_file import load_bank, packaged_banks
 from sonoray.errors import ConfigError
 from sonoray.metrics.recognition.platt import Curve
-from sonoray_serve.http.flow import Deadline
+from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.question import decode_study, read_data_url
 from sonoray_serve.messages import ClassShares, Failed, ModelCard, RecognizePort, VisionPort
 from sonoray_serve.problems import ApiError, Problem
@@ -152,7 +152,9 @@ class Recognitions:
             bank, images = await asyncio.to_thread(self._read, await body)
             async with self._studies:  # bounds the memory that pixels take
                 decoded = await asyncio.to_thread(decode_study, images, self._limits)
-                study = await self._vision.encode([each.pixels for each in decoded])
+                study = await self._vision.encode(
+                    [each.pixels for each in decoded], self._card.digest
+                )
                 del decoded
             if isinstance(study, Failed):
                 raise ApiError(study.problem, "images", study.limit)

@@ -4,16 +4,20 @@ All answers are decoded together by one thread (`sonoray_serve.schedule`) and ha
 loop through a queue each, so a slow decoder never blocks health checks. Closing the iterator (Ray
 Serve does it when the client disconnects) frees the answer's room before the next step.
 
-Only the language half of the model is loaded, its adapter merged. Another engine, such as vLLM with
-`prompt_embeds`, takes the place of this class and nothing else (`messages.EnginePort`).
+Only the language half of the model is loaded. Of one model the adapter is merged; of several each
+row of a batch has its own model's. Another engine, such as vLLM with `prompt_embeds`, takes the
+place of this class and nothing else (`messages.EnginePort`).
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from llava_ultra.recognition.bank import ClassBank
-from sonoray.errors import ServingError
+from sonoray.errors import ServingError, SonoError
 from sonoray_serve.messages import (
     ClassShares,
     EncodedStudy,
@@ -22,22 +26,35 @@ from sonoray_serve.messages import (
     Finished,
     ModelCard,
     Sampling,
+    Started,
 )
 from sonoray_serve.problems import InternalError
 from sonoray_serve.replicas.class_reader import ClassReader
+from sonoray_serve.replicas.hosting import load_hosted, read_hosted
 from sonoray_serve.replicas.loading import ModelSource, describe, load_language_half
 from sonoray_serve.schedule.meters import Counts, Meters, show_model
 from sonoray_serve.schedule.scheduler import Scheduler
 from sonoray_serve.schedule.ticket import Ticket
 from sonoray_serve.schedule.worker import Worker
-from sonoray_serve.settings import Batching
+from sonoray_serve.settings import Batching, Roster
+
+if TYPE_CHECKING:
+    from llava_ultra.batching.adapters import AdapterBank
+    from llava_ultra.export.hosted import HostedModels
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:
     """Owns the language model."""
 
-    def __init__(self, source: ModelSource, batching: Batching) -> None:
+    def __init__(self, source: ModelSource, batching: Batching, *, max_models: int = 1) -> None:
         """Load the model's language half and take the memory for the answers.
+
+        Args:
+            source: the first model.
+            batching: how answers are decoded together.
+            max_models: with more than 1, others can come (`reconfigure`), and no adapter is merged.
 
         Raises:
             CheckpointError: as `load_language_half` does.
@@ -48,34 +65,76 @@ class Engine:
         from llava_ultra.batching.running import Batch
         from llava_ultra.language.chat import end_id
 
-        self._answerer, self._digest = load_language_half(source)
+        self._source = source
+        self._hosted: HostedModels | None = None
+        adapters: AdapterBank | None = None
+        if max_models > 1:
+            self._hosted, self._digest = load_hosted(source)
+            answerer, adapters = self._hosted.first.answerer, self._hosted.bank
+            first = self._hosted.first
+            adapters.add(self._digest, first.adapter, first.lora)
+        else:
+            answerer, self._digest = load_language_half(source)
+        self._cards = {self._digest: describe(answerer, self._digest)}
         try:
             decoder = RaggedDecoder(
-                self._answerer.model,
+                answerer.model,
+                adapters=adapters,
                 max_bytes=batching.key_value_bytes,
                 max_rows=batching.max_answers,
             )
         except ValueError as error:
             raise ServingError(f"serve.batching does not fit {source.model!r}: {error}") from None
-        self._classes = ClassReader(self._answerer, self._digest)
+        self._classes = ClassReader(answerer, self._digest)
         prefixes = PrefixStore(max_bytes=batching.prefix_bytes)
         self._scheduler = Scheduler(
-            self._answerer,
-            Batch(decoder, prefixes, end_id=end_id(self._answerer.tokenizer)),
+            answerer,
+            Batch(decoder, prefixes, end_id=end_id(answerer.tokenizer)),
+            adapters=adapters,
             digest=self._digest,
             prompt_tokens=batching.prompt_tokens_per_step,
             stream_interval_s=batching.stream_interval_s,
         )
         self._worker = Worker(self._scheduler, show=Meters().show)
-        self._tell_model = show_model(self._digest)
+        self._tell_models = {self._digest: show_model(self._digest)}
 
     async def check_health(self) -> None:
         """Called by Ray Serve every few seconds: a moment to tell what is served."""
-        self._tell_model()
+        for tell in self._tell_models.values():
+            tell()
 
-    async def describe(self) -> ModelCard:
-        """What the ingress needs to know of the model."""
-        return describe(self._answerer, self._digest)
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Called by Ray Serve with a `Roster`: take in what is new, let go what is no longer named.
+
+        A model that is refused is logged and left out: it must not bring down those that answer.
+        """
+        wanted = {model.digest: model.model for model in Roster.model_validate(config).models}
+        if self._hosted is None or not wanted:
+            return
+        for digest, model in wanted.items():
+            if digest in self._cards:
+                continue
+            source = replace(self._source, model=model, digest=digest)
+            try:
+                hosted = await asyncio.to_thread(read_hosted, source, self._hosted)
+                await asyncio.wrap_future(self._worker.admit(digest, hosted))
+            except (SonoError, ValueError) as error:
+                logger.error("model %s is left out: %s", digest[:16], error)
+                continue
+            self._cards[digest] = describe(hosted.answerer, digest)
+            self._tell_models[digest] = show_model(digest)
+        for digest in self._cards.keys() - wanted.keys():
+            self._worker.dismiss(digest)
+            del self._cards[digest]
+            del self._tell_models[digest]
+
+    async def cards(self) -> dict[str, ModelCard]:
+        """What the ingress needs to know of each model, by digest."""
+        return dict(self._cards)
+
+    async def ready(self) -> str:
+        """See `EnginePort`."""
+        return self._digest
 
     async def load(self) -> Counts:
         """What the engine does now and has done."""
@@ -95,8 +154,8 @@ class Engine:
         """Answer the last of `messages` about the study.
 
         Yields:
-            One `Started`, any number of `Piece`, one `Finished`; or one `Failed` in place of what
-            would have come.
+            One `Started`, any number of `Piece` or one `Weighed`, one `Finished` of each choice; or
+            one `Failed` in place of what would have come.
 
         Raises:
             InternalError: the decoder failed; says where, never on what.
@@ -108,23 +167,38 @@ class Engine:
             try:
                 loop.call_soon_threadsafe(queue.put_nowait, event)
             except RuntimeError:  # the loop is closed: nobody is there any more
+                cancel()
+
+        def cancel() -> None:
+            for ticket in tickets:
                 self._worker.cancel(ticket)
 
-        ticket = Ticket(
-            study=study,
-            messages=messages,
-            sampling=sampling,
-            deadline=time.monotonic() + sampling.timeout_s,
-            deliver=deliver,
-        )
-        self._worker.submit(ticket)
+        tickets = [
+            Ticket(
+                study=study,
+                messages=messages,
+                sampling=sampling,
+                deadline=time.monotonic() + sampling.timeout_s,
+                deliver=deliver,
+                choice=choice,
+            )
+            for choice in range(sampling.num_choices)
+        ]
+        for ticket in tickets:
+            self._worker.submit(ticket)
+        is_started, num_left = False, len(tickets)
         try:
-            while True:
+            while num_left:
                 event = await queue.get()
                 if isinstance(event, InternalError):
                     raise event
+                if isinstance(event, Started):
+                    if is_started:  # by another choice
+                        continue
+                    is_started = True
                 yield event
-                if isinstance(event, Finished | Failed):
+                if isinstance(event, Failed):
                     return
+                num_left -= isinstance(event, Finished)
         finally:
-            self._worker.cancel(ticket)
+            cancel()

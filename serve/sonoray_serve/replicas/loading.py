@@ -9,10 +9,10 @@ A replica loads its half alone: vision the towers and the fusion, the engine the
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_ultra.parameters.precision_names import AnswerPrecision
 from sonoray.errors import CheckpointError
@@ -20,7 +20,7 @@ from sonoray.study.prompt import PROTOCOL, ReportProtocol
 from sonoray.tracking.connection import open_store
 from sonoray.tracking.registry import manifest_digest, resolve_model
 from sonoray.workspace import Workspace
-from sonoray_serve.messages import ModelCard
+from sonoray_serve.messages import Calibration, ModelCard
 
 if TYPE_CHECKING:
     from llava_ultra.export.assistant import Answerer, Assistant
@@ -59,6 +59,19 @@ def describe(answerer: "Answerer", digest: str) -> ModelCard:
         site_cue=answerer.site_cue,
         training=answerer.training,
         protocol=ReportProtocol.model_validate(answerer.manifest["provenance"].get(PROTOCOL, {})),
+        width=answerer.width,
+        calibration=_calibration(answerer.manifest.get("calibration")),
+    )
+
+
+def _calibration(found: Mapping[str, Any] | None) -> Calibration | None:
+    """What a manifest says of how probabilities are made."""
+    if found is None:
+        return None
+    return Calibration(
+        temperature=float(found["temperature"]),
+        abstain_below=float(found["abstain_below"]),
+        error_rate=float(found["error_rate"]),
     )
 
 
@@ -101,26 +114,27 @@ def load_model(source: ModelSource) -> tuple["Assistant", str]:
     """
     from llava_ultra.export.assistant import load_assistant
 
-    return _load(source, load_assistant)
+    return load_part(source, load_assistant)
 
 
 def load_language_half(source: ModelSource) -> tuple["Answerer", str]:
     """Load what the engine needs; see `load_model`."""
     from llava_ultra.export.assistant import load_answerer
 
-    return _load(source, load_answerer)
+    return load_part(source, load_answerer)
 
 
 def load_vision_half(source: ModelSource) -> tuple["StudyEncoder", str]:
     """Load what the vision replica needs; see `load_model`."""
     from llava_ultra.export.encoder import load_encoder
 
-    return _load(source, load_encoder)
+    return load_part(source, load_encoder)
 
 
-def _load(
+def load_part(
     source: ModelSource, load: Callable[[Path, str, AnswerPrecision], _Part]
 ) -> tuple[_Part, str]:
+    """Resolve, check and load a part of a model; see `load_model`."""
     from safetensors import SafetensorError
 
     folder = resolve_folder(source.model, Path(source.workspace))

@@ -13,18 +13,23 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from sonoray.errors import CheckpointError
+from sonoray.errors import CheckpointError, SonoError
 from sonoray.images.decode import Pixels
 from sonoray_serve.messages import EncodedStudy, Failed
 from sonoray_serve.problems import Problem, contained
+from sonoray_serve.replicas.hosting import read_encoder
 from sonoray_serve.replicas.kept import Kept
 from sonoray_serve.replicas.loading import ModelSource, check_towers, load_vision_half
 from sonoray_serve.schedule.meters import show_model
+from sonoray_serve.settings import Roster
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from llava_ultra.export.encoder import StudyEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +45,52 @@ class Vision:
         weights_check_period_s: float,
         image_bytes: int,
     ) -> None:
+        self._source = source
         self._encoder, self._digest = load_vision_half(source)
+        self._encoders = {self._digest: self._encoder}
         self._kept: Kept[Tensor] = Kept(max_bytes=image_bytes)
         self._lock = threading.Lock()  # of what is kept, between the threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
         self._weights_check_period_s = weights_check_period_s
         self._weights_checked_at = time.monotonic()
         self._damage = ""
-        self._tell_model = show_model(self._digest)
+        self._tell_models = {self._digest: show_model(self._digest)}
 
-    async def encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
-        """Encode one study: K images, uint8 (H, W) or (H, W, 3).
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Called by Ray Serve with a `Roster`; see `Engine.reconfigure`."""
+        wanted = {model.digest: model.model for model in Roster.model_validate(config).models}
+        if not wanted:
+            return
+        for digest, model in wanted.items():
+            if digest in self._encoders:
+                continue
+            source = replace(self._source, model=model, digest=digest)
+            try:
+                encoder = await asyncio.to_thread(read_encoder, source, self._encoder)
+            except (SonoError, ValueError) as error:
+                logger.error("model %s is left out: %s", digest[:16], error)
+                continue
+            self._encoders[digest] = encoder
+            self._tell_models[digest] = show_model(digest)
+        for digest in self._encoders.keys() - wanted.keys():
+            del self._encoders[digest]
+            del self._tell_models[digest]
+
+    async def encode(self, images: Sequence[Pixels], digest: str) -> EncodedStudy | Failed:
+        """Encode one study for the model of that digest: K images, uint8 (H, W) or (H, W, 3).
 
         Raises:
             InternalError: the encoders failed; says where, never on what.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._encode, images)
+        encoder = self._encoders.get(digest)
+        if encoder is None:  # its model has left, or is not here yet
+            return Failed(problem=Problem.UNAVAILABLE)
+        return await loop.run_in_executor(self._pool, self._encode, images, encoder, digest)
+
+    async def ready(self) -> str:
+        """See `VisionPort`."""
+        return self._digest
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica when this raises three times in a row.
@@ -65,7 +99,8 @@ class Vision:
             CheckpointError: the towers in memory are no longer the exported ones; from then on
                 every time, since no later check makes them right again.
         """
-        self._tell_model()
+        for tell in self._tell_models.values():
+            tell()
         now = time.monotonic()
         if now - self._weights_checked_at >= self._weights_check_period_s:
             self._weights_checked_at = now
@@ -80,28 +115,31 @@ class Vision:
             self._damage = str(error)
 
     @contained(logger)
-    def _encode(self, images: Sequence[Pixels]) -> EncodedStudy | Failed:
+    def _encode(
+        self, images: Sequence[Pixels], encoder: "StudyEncoder", digest: str
+    ) -> EncodedStudy | Failed:
         try:
-            visual = self._encoder.score(images, self._fused(images))
+            visual = encoder.score(images, self._fused(images, encoder, digest))
         except ValueError:  # the model's word for images that it cannot take
             return Failed(problem=Problem.IMAGE_NOT_ACCEPTED)
         return EncodedStudy(
             tokens=visual.tokens.numpy(),
             feature_scores=visual.feature_scores.numpy(),
-            digest=self._digest,
+            digest=digest,
         )
 
-    def _fused(self, images: Sequence[Pixels]) -> "Tensor":
+    def _fused(self, images: Sequence[Pixels], encoder: "StudyEncoder", digest: str) -> "Tensor":
         """Fused tokens (K, P, D): of new images from the encoders, of others what was kept."""
         import torch
 
-        self._encoder.check_count(images)
-        keys = [image_digest(image) for image in images]
+        encoder.check_count(images)
+        # each model fuses in its own way
+        keys = [bytes.fromhex(digest) + image_digest(image) for image in images]
         with self._lock:
             tokens = {key: kept for key in keys if (kept := self._kept.get(key)) is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in tokens}
         if new:
-            for key, fused in zip(new, self._encoder.fuse(list(new.values())), strict=True):
+            for key, fused in zip(new, encoder.fuse(list(new.values())), strict=True):
                 tokens[key] = fused
                 with self._lock:
                     self._kept.put(key, fused.clone(), size_bytes=fused.nbytes)

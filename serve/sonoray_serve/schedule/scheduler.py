@@ -21,12 +21,14 @@ import numpy as np
 from sonoray_serve.messages import EncodedStudy, Failed, Finished, Started
 from sonoray_serve.problems import InternalError, Problem, contained
 from sonoray_serve.schedule.meters import Counts
-from sonoray_serve.schedule.ticket import Ticket, Writer
+from sonoray_serve.schedule.ticket import Ticket, TokenTexts, Writer
 
 if TYPE_CHECKING:
+    from llava_ultra.batching.adapters import AdapterBank
     from llava_ultra.batching.running import Batch, Row, Step
     from llava_ultra.export.assistant import Answerer, Prompt
     from llava_ultra.export.encoder import VisualStudy
+    from llava_ultra.export.hosted import Hosted
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,12 @@ class _Head:
     """The request that begins next, prepared."""
 
     ticket: Ticket
+    answerer: "Answerer"
     visual: "VisualStudy"
     prompt: "Prompt"
     max_tokens: int
+    options: tuple[tuple[int, ...], ...]
+    """Token ids of each."""
 
 
 class Scheduler:
@@ -52,12 +57,25 @@ class Scheduler:
         digest: str,
         prompt_tokens: int,
         stream_interval_s: float,
+        adapters: "AdapterBank | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: `digest` of the model; studies of another one are refused."""
-        self._answerer = answerer
+        """Take the first model.
+
+        Args:
+            answerer: of the model.
+            batch: what is decoded together.
+            digest: of the model; studies that no model here has encoded are refused.
+            prompt_tokens: that are read in a step.
+            stream_interval_s: least time between two pieces of a streamed answer.
+            adapters: of the decoder, by digest of the model; None where the first model's is
+                merged into it, and no other can be admitted.
+            clock: in seconds.
+        """
+        self._answerers = {digest: answerer}
         self._batch = batch
-        self._digest = digest
+        self._adapters = adapters
+        self._leaving: set[str] = set()  # digests of models that rows may still have
         self._prompt_tokens = prompt_tokens
         self._stream_interval_s = stream_interval_s
         self._clock = clock
@@ -76,6 +94,23 @@ class Scheduler:
         self._waiting.append(ticket)
         self._count()
 
+    def admit(self, digest: str, hosted: "Hosted") -> None:
+        """Let requests have another model.
+
+        Raises:
+            ValueError: its adapter does not fit the decoder.
+        """
+        assert self._adapters is not None
+        if digest not in self._adapters.names:
+            self._adapters.add(digest, hosted.adapter, hosted.lora)
+        self._leaving.discard(digest)
+        self._answerers[digest] = hosted.answerer
+
+    def dismiss(self, digest: str) -> None:
+        """Let no further request have a model; those that have begun go on with it."""
+        if self._answerers.pop(digest, None) is not None:
+            self._leaving.add(digest)
+
     def cancel(self, ticket: Ticket) -> None:
         """Let a request go whose client has gone; nothing where it has ended."""
         if self._leave(ticket):
@@ -84,6 +119,7 @@ class Scheduler:
     def tick(self) -> None:
         """Do one step: end what is over, begin what fits, read prompts, decode one token each."""
         self._expire()
+        self._forget()
         left = self._prompt_tokens
         while left > 0 and (self._batch.reading is not None or self._begin()):
             left -= self._read(left)
@@ -108,6 +144,17 @@ class Scheduler:
             if now >= ticket.deadline:
                 self._end(ticket, Failed(problem=Problem.DEADLINE))
 
+    def _forget(self) -> None:
+        """Take away the adapters of models that have been dismissed and that no row has."""
+        if not self._leaving or self._adapters is None:
+            return
+        used = {writer.row.adapter for writer in self._writers.values()}
+        if self._head is not None:
+            used.add(self._head.ticket.study.digest)
+        for digest in self._leaving - used:
+            self._adapters.remove(digest)
+            self._leaving.discard(digest)
+
     def _begin(self) -> bool:
         """Begin with the request that has waited longest, if there is one and room for it."""
         while self._waiting:
@@ -131,10 +178,10 @@ class Scheduler:
         return False
 
     def _prepare(self, ticket: Ticket) -> _Head | Failed:
-        from llava_ultra.language.chat import ConversationError
+        from llava_ultra.language.chat import ConversationError, encode_answer
 
-        answerer = self._answerer
-        if ticket.study.digest != self._digest:  # a rolling update is on its way
+        answerer = self._answerers.get(ticket.study.digest)
+        if answerer is None:  # its model has left, or is not here yet
             return Failed(problem=Problem.UNAVAILABLE)
         if not np.isfinite(ticket.study.tokens).all():
             raise ValueError("a study's tokens are no numbers")
@@ -146,15 +193,37 @@ class Scheduler:
             return Failed(problem=Problem.CONVERSATION_NOT_ACCEPTED, detail=str(error))
         except ValueError:  # the model's word for a conversation that it cannot take
             return Failed(problem=Problem.CONTEXT_LENGTH_EXCEEDED, limit=context)
-        max_tokens = min(ticket.sampling.max_tokens, context - prompt.num_prompt_tokens)
-        return _Head(ticket=ticket, visual=visual, prompt=prompt, max_tokens=max_tokens)
+        room = context - prompt.num_prompt_tokens
+        max_tokens = min(ticket.sampling.max_tokens, room)
+        options: tuple[tuple[int, ...], ...] = ()
+        if ticket.sampling.options:
+            try:
+                options = tuple(
+                    tuple(encode_answer(answerer.tokenizer, option))
+                    for option in ticket.sampling.options
+                )
+            except ValueError:  # characters without a token
+                return Failed(problem=Problem.OPTION_NOT_ACCEPTED)
+            max_tokens = max(map(len, options))
+            if max_tokens > room:
+                return Failed(problem=Problem.CONTEXT_LENGTH_EXCEEDED, limit=context)
+        return _Head(
+            ticket=ticket,
+            answerer=answerer,
+            visual=visual,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            options=options,
+        )
 
     def _start(self, head: _Head) -> None:
         from llava_ultra.batching.prefix import prompt_keys
         from llava_ultra.decoding.pieces import Pieces
-        from llava_ultra.decoding.rules import build_decoding
+        from llava_ultra.decoding.rules import Penalties, build_decoding
 
         prompt, sampling = head.prompt, head.ticket.sampling
+        digest, tokenizer = head.ticket.study.digest, head.answerer.tokenizer
+        adapter = "" if self._adapters is None else digest
         images = [head.visual.tokens[index] for index in prompt.selected]
         row = self._batch.begin(
             prompt.inputs_embeds[0],
@@ -162,16 +231,24 @@ class Scheduler:
                 max_tokens=head.max_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                seed=sampling.seed,
+                seed=None if sampling.seed is None else sampling.seed + head.ticket.choice,
+                penalties=Penalties(
+                    frequency=sampling.frequency_penalty, presence=sampling.presence_penalty
+                ),
+                without=self._batch.end_id if sampling.ignore_end else None,
             ),
-            keys=prompt_keys(prompt.ids, prompt.images_at, images),
+            keys=prompt_keys(prompt.ids, prompt.images_at, images, adapter=adapter),
+            adapter=adapter,
+            num_likeliest=sampling.num_likeliest,
+            options=head.options,
         )
         self._waiting.popleft()
         self._head = None
         self._writers[row] = Writer(
             ticket=head.ticket,
             row=row,
-            pieces=Pieces(self._answerer.tokenizer, sampling.stop),
+            pieces=Pieces(tokenizer, sampling.stop),
+            texts=TokenTexts(tokenizer),
             interval_s=self._stream_interval_s,
         )
         self._count()
@@ -180,7 +257,7 @@ class Scheduler:
                 num_prompt_tokens=prompt.num_prompt_tokens,
                 scores=tuple(prompt.scores),
                 selected=tuple(prompt.selected),
-                digest=self._digest,
+                digest=digest,
             )
         )
 
@@ -200,8 +277,8 @@ class Scheduler:
     def _write(self, steps: "Sequence[Step]") -> None:
         """Tell what became of the answers by their new tokens."""
         now = self._clock()
-        self.counts.num_answer_tokens += len(steps)
         for step in steps:
+            self.counts.num_answer_tokens += step.reason != "scored"
             writer = self._writers[step.row]
             if step.reason == "failed":
                 logger.error("request failed: its logits are no numbers")

@@ -11,12 +11,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from sonoray_serve.problems import InternalError, contained
 from sonoray_serve.schedule.meters import Counts
 from sonoray_serve.schedule.scheduler import Scheduler
 from sonoray_serve.schedule.ticket import Ticket
+
+if TYPE_CHECKING:
+    from llava_ultra.export.hosted import Hosted
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,25 @@ class Worker:
     def cancel(self, ticket: Ticket) -> None:
         """Let a request go before the next step; nothing where it has ended."""
         self._order(lambda: self._scheduler.cancel(ticket))
+
+    def admit(self, digest: str, hosted: "Hosted") -> Future[None]:
+        """Let requests have another model; the future fails as `Scheduler.admit` does."""
+        done: Future[None] = Future()
+
+        def order() -> None:
+            try:
+                self._scheduler.admit(digest, hosted)
+            except ValueError as error:  # what is wrong with the model spoils no answer
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._order(order)
+        return done
+
+    def dismiss(self, digest: str) -> None:
+        """Let no further request have a model."""
+        self._order(lambda: self._scheduler.dismiss(digest))
 
     def _order(self, order: Callable[[], None]) -> None:
         with self._lock:

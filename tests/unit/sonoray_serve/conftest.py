@@ -10,9 +10,9 @@ from fastapi import FastAPI
 
 from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
-from sonoray_serve.http.auth import digest_key
 from sonoray_serve.http.flow import Chat
-from sonoray_serve.http.ingress import create_api
+from sonoray_serve.http.routes import create_api
+from sonoray_serve.keys.auth import digest_key
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision
@@ -64,8 +64,7 @@ def make_api(vision: Vision, engine: Engine) -> Callable[..., FastAPI]:
         chat = Chat(
             vision=vision,
             engine=engine,
-            card=asyncio.run(engine.describe()),
-            model_name=args.model_name,
+            models={args.model_name: next(iter(asyncio.run(engine.cards()).values()))},
             limits=config.limits,
         )
         return create_api(chat, args)

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
 from sonoray_serve.app import build
-from sonoray_serve.http.auth import digest_key
-from sonoray_serve.settings import AppArgs, Limits, Replicas, ServeConfig
+from sonoray_serve.keys.auth import digest_key
+from sonoray_serve.settings import AppArgs, HostedModel, Limits, Replicas, Roster, ServeConfig
 
 DIGEST = digest_key("some-key-0123456789")
 
@@ -129,3 +129,23 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         validate_config(AppArgs, {"file": str(path)}, "serve")
+
+
+def test_another_roster_is_the_same_version_of_every_deployment():
+    """Else Ray Serve would replace the replicas that are to take it."""
+    args = AppArgs(model="/m", insecure_local=True, config=ServeConfig(max_models=2))
+    roster = Roster(models=(HostedModel(model="/n", digest=DIGEST),), names={"n": DIGEST})
+
+    def versions(changed: AppArgs) -> list[str | None]:
+        ingress = build(changed)._bound_deployment
+        others = [argument._bound_deployment for argument in ingress.init_args[1:]]
+        return [deployment.version for deployment in (ingress, *others)]
+
+    assert versions(args.model_copy(update={"roster": roster})) == versions(args)
+    assert set(versions(args.model_copy(update={"model": "/o"}))).isdisjoint(versions(args))
+
+
+def test_more_models_than_there_is_room_for_are_refused():
+    models = tuple(HostedModel(model="/n", digest=digit * 64) for digit in "ab")
+    with pytest.raises(ValidationError, match="max_models = 1"):
+        AppArgs(model="/m", insecure_local=True, roster=Roster(models=models))

@@ -8,6 +8,7 @@ import typer
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.release_commands import PANEL
 from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption, RunOption
+from sonoray_jobs.cli.usage import Commands
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from sonoray_jobs.road.config import RoadConfig
 
 app = typer.Typer()
+_group = typer.Typer(cls=Commands)
+
+app.add_typer(_group, name="audit-log", rich_help_panel=PANEL)
 
 
 @job_command(app, panel=PANEL)
@@ -36,6 +40,14 @@ def serve(
     insecure_local: Annotated[
         bool, typer.Option("--insecure-local", help="Ask for no key; loopback only.")
     ] = False,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapters",
+            help='TOML file of further models, as breast = "models:/NAME/VERSION"; looked at '
+            "while the service runs.",
+        ),
+    ] = None,
     run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
@@ -49,6 +61,7 @@ def serve(
         sonoray serve --api-key-file key.txt
         sonoray serve --model models:/llava-ultra-phantom/3 --insecure-local
         sonoray serve --run phantom-3f2a --api-key-file key.txt
+        sonoray serve --api-key-file key.txt --adapters adapters.toml --set serve.max_models=4
     """
     from sonoray_jobs.outputs.registered import model_of
     from sonoray_jobs.service import serve
@@ -62,6 +75,7 @@ def serve(
         port=port,
         api_key_file=api_key_file,
         insecure_local=insecure_local,
+        adapters=adapters,
         address=address,
     )
 
@@ -100,3 +114,28 @@ def ask(
         url=url,
         api_key_file=api_key_file,
     )
+
+
+@_group.callback()
+def _audit_log() -> None:
+    """The log of who asked the service when, and how it ended.
+
+    Examples:
+        sonoray audit-log verify /srv/sonoray/audit
+    """
+
+
+@job_command(_group, panel="Commands")
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of serve.audit_log.")],
+) -> Result:
+    """Follow the chain of an audit log, and say where it breaks.
+
+    Prints the lines and the last digest of every file, to be held against what was noted before.
+
+    Examples:
+        sonoray audit-log verify /srv/sonoray/audit
+    """
+    from sonoray_serve.keys.log_chain import verify as follow
+
+    return follow(folder)

@@ -13,7 +13,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from llava_ultra.batching.prefix import PrefixStore, prompt_keys
 from llava_ultra.batching.ragged import RaggedDecoder
 from llava_ultra.batching.running import Batch, Row, Step
-from llava_ultra.decoding.rules import build_decoding
+from llava_ultra.decoding.likelihood import answer_log_likelihoods
+from llava_ultra.decoding.rules import Penalties, build_decoding
 from llava_ultra.decoding.step import Decoding, iter_tokens, read_prompts
 from llava_ultra.language.chat import END, token_id
 from llava_ultra.model import LlavaUltra
@@ -143,6 +144,106 @@ def test_rows_draw_as_they_do_alone(top_p: float):
     got = run(make_batch(), requests)
     assert [[step.token for step in steps] for steps in got] == [alone(each) for each in requests]
     assert len({tuple(step.token for step in steps) for steps in got}) == 4
+
+
+def test_rows_are_penalised_for_what_each_has_said():
+    requests = [
+        Request(
+            ids=tuple(range(30 + number)),
+            decoding=build_decoding(
+                max_tokens=25, penalties=Penalties(frequency=0.4 * number, presence=0.3)
+            ),
+            arrives=3 * number,
+        )
+        for number in range(3)
+    ]
+    got = run(make_batch(), requests)
+    tokens = [[step.token for step in steps] for steps in got]
+    assert tokens == [alone(each) for each in requests]
+    plain = Request(ids=requests[2].ids, decoding=Decoding(max_tokens=25))
+    assert tokens[2] != alone(plain)
+
+
+def test_a_row_tells_how_likely_its_tokens_were_before_any_rule():
+    request = Request(
+        ids=tuple(range(40)),
+        decoding=build_decoding(max_tokens=6, penalties=Penalties(presence=2.0)),
+    )
+    batch = make_batch()
+    batch.begin(request.embeds, request.decoding, num_likeliest=3)
+    steps = batch.read(1000)[1]
+    while batch.num_rows:
+        steps += batch.step()
+    tokens = [step.token for step in steps]
+    with torch.no_grad():
+        embeds = torch.cat([request.embeds, MODEL.embed(torch.tensor(tokens[:-1]))])
+        logits = MODEL.language_model(inputs_embeds=embeds[None]).logits[0, -len(tokens) :]
+    expected = logits.float().log_softmax(dim=-1)
+    for number, step in enumerate(steps):
+        assert step.score is not None
+        assert step.score.token == step.token
+        assert step.score.log_prob == pytest.approx(float(expected[number, step.token]), abs=1e-4)
+        best = expected[number].topk(3)
+        assert [token for token, _ in step.score.likeliest] == best.indices.tolist()
+        values = [value for _, value in step.score.likeliest]
+        assert values == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+options_strategy = st.lists(
+    st.lists(st.integers(0, 299), min_size=1, max_size=7), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    prompt=ids_strategy,
+    options=options_strategy,
+    piece=st.integers(1, 64),
+    prefix_bytes=st.sampled_from([0, 10_000_000]),
+    leaves_at=st.integers(0, 6),
+)
+def test_options_are_scored_as_alone_while_others_answer(
+    prompt: tuple[int, ...],
+    options: list[list[int]],
+    piece: int,
+    prefix_bytes: int,
+    leaves_at: int,
+):
+    mask = torch.ones(1, len(prompt), dtype=torch.bool)
+    embeds = MODEL.embed(torch.tensor(prompt)).detach()
+    context = read_prompts(MODEL, embeds[None], mask)
+    expected = answer_log_likelihoods(
+        MODEL, context, [0] * len(options), options, max_tokens=10_000
+    )
+    batch = make_batch(prefix_bytes=prefix_bytes)
+    others = [
+        begin_and_read(batch, Request(ids=tuple(range(n)), decoding=Decoding(max_tokens=40)))
+        for n in (20, 33)
+    ]
+    longest = max(map(len, options))
+    row = batch.begin(
+        embeds,
+        Decoding(max_tokens=longest),
+        keys=prompt_keys(prompt, 0, []),
+        options=options,
+    )
+    ended = []
+    for time in range(1_000):
+        if time == leaves_at:
+            batch.drop(others[0])  # the row's slot moves under it
+        ended += [step for step in batch.read(piece)[1] if step.row is row]
+        if ended:
+            break
+        batch.step()
+    assert [step.reason for step in ended] == ["scored"]
+    assert row.likelihoods == pytest.approx(expected.tolist(), abs=1e-3)
+    assert batch.reading is None
+
+
+def begin_and_read(batch: Batch, request: Request) -> Row:
+    row = begin(batch, request)
+    batch.read(1000)
+    return row
 
 
 def test_a_second_question_about_the_same_images_reads_its_text_alone():

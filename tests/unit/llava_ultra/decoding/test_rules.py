@@ -6,7 +6,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from llava_ultra.batch import collate_texts
 from llava_ultra.config import KeepAllSampling
-from llava_ultra.decoding.rules import DecodingRule, Temperature, TopP, build_decoding
+from llava_ultra.decoding.rules import (
+    DecodingRule,
+    Penalties,
+    Temperature,
+    TopP,
+    Without,
+    build_decoding,
+)
 from llava_ultra.decoding.step import choose, read_prompts
 from llava_ultra.decoding.text import generate
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
@@ -89,6 +96,30 @@ def test_a_request_becomes_rules():
     logits = torch.tensor([[4.0, 3.9, -9.0]])
     drawn = {int(choose(logits, asked, [torch.Generator().manual_seed(n)])) for n in range(30)}
     assert drawn == {0}  # half of the probability is the first token's
+
+
+def test_penalties_count_what_the_answer_has_already():
+    logits = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    lowered = Penalties(frequency=0.5, presence=0.25)(logits, [[0, 0, 2], []])
+    assert lowered.tolist() == [[-0.25, 1.0, 0.25], [1.0, 1.0, 1.0]]
+    assert logits.tolist() == [[1.0, 1.0, 1.0]] * 2  # the caller's stay
+    raised = Penalties(presence=-2)(logits, [[1], [1]])
+    assert raised.tolist() == [[1.0, 3.0, 1.0]] * 2
+
+
+def test_penalties_change_a_greedy_choice_too():
+    asked = build_decoding(max_tokens=3, penalties=Penalties(frequency=1.0))
+    assert (asked.sample, asked.rules) == (False, (Penalties(frequency=1.0),))
+    logits = torch.tensor([[2.0, 1.5, 0.0]])
+    assert choose(logits, asked, [None], [[]]).tolist() == [0]
+    assert choose(logits, asked, [None], [[0]]).tolist() == [1]
+    assert build_decoding(max_tokens=3, penalties=Penalties()).rules == ()
+
+
+def test_a_token_that_is_left_out_is_never_chosen():
+    asked = build_decoding(max_tokens=3, without=1)
+    assert asked.rules == (Without(token=1),)
+    assert choose(torch.tensor([[0.0, 9.0, 1.0]]), asked, [None], [[]]).tolist() == [2]
 
 
 def test_rules_are_configured_by_type():

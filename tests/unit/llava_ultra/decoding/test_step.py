@@ -108,7 +108,7 @@ def test_any_function_of_logits_is_a_rule():
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
     assert choose(logits, Decoding(), [None, None]).tolist() == [1, 0]
 
-    def turned(values):
+    def turned(values, chosen):
         return -values
 
     assert choose(logits, Decoding(rules=(turned,)), [None, None]).tolist() == [0, 1]

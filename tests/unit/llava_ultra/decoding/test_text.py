@@ -111,7 +111,7 @@ class EndsAfter:
     def __init__(self, count):
         self.count = count
 
-    def __call__(self, logits):
+    def __call__(self, logits, _chosen):
         chosen = torch.full_like(logits, -torch.inf)
         end = TOKENIZER.eos_token_id
         if self.count:

@@ -13,7 +13,7 @@ from sonoray_jobs.outputs.find import (
     answer_settings,
     evaluation_stage,
     export_stage,
-    find_internal_test,
+    find_whole_evaluation,
     trained_elsewhere,
     training_name,
     training_stage,
@@ -148,8 +148,9 @@ def test_another_name_training_part_or_test_is_another_model(tmp_path, dataset, 
         export_stage("m", dataset, trained(tmp_path), parts | {"sam": output(tmp_path, "t")}).key,
         export_stage("other", dataset, trained(tmp_path), parts).key,
         export_stage("m", dataset, trained(tmp_path), parts, "answers").key,
+        export_stage("m", dataset, trained(tmp_path), parts, "", {"temperature": 2.0}).key,
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 def made(root, name, *, inputs=(), config=None, made_at):
@@ -187,7 +188,7 @@ def test_the_internal_test_is_the_newest_whole_one_of_the_training(workspace, tm
     own, whole = [key, "phantom-1", "r"], {"only": {}, "topics": []}
 
     def find(name="phantom-1"):
-        return find_internal_test(workspace, "phantom", trained(tmp_path, name))
+        return find_whole_evaluation(workspace, "phantom", trained(tmp_path, name), "test")
 
     assert find() is None
     name = "evaluate-phantom-test"

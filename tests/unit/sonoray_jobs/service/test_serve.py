@@ -25,7 +25,10 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.service import serve as job
 from sonoray_jobs.service.listening import free_port
+from sonoray_jobs.service.serve import needed_precisions
+from sonoray_serve.app import AppArgs, ServeConfig
 from sonoray_serve.replicas.loading import ModelSource, load_model, resolve_folder
+from sonoray_serve.settings import Replicas
 
 KEYS = ("unit-test-key-0123456789",)
 
@@ -177,3 +180,16 @@ def test_replica_refuses_another_model_than_the_checked_one(model_folder: Path):
     source = ModelSource(model=str(model_folder), digest="0" * 64, workspace="", device="cpu")
     with pytest.raises(CheckpointError, match=manifest_digest(model_folder)[:16]):
         load_model(source)
+
+
+def test_the_engine_needs_no_precision_of_the_towers():
+    vision = Replicas(num_cpus=1, num_gpus=1, max_ongoing=1, max_queued=1)
+    args = AppArgs(model="m", insecure_local=True, config=ServeConfig(vision=vision))
+    manifest = {"precision": {"towers": "bfloat16", "model": "float32"}}
+    assert needed_precisions(args, manifest) == [
+        ("bfloat16", True),  # towers, on vision's GPU
+        ("float32", True),  # the fusion
+        ("float32", False),  # the decoder, on the engine's CPU
+    ]
+    forced = args.model_copy(update={"config": ServeConfig(precision="bfloat16")})
+    assert {precision for precision, _ in needed_precisions(forced, manifest)} == {"bfloat16"}

@@ -10,7 +10,8 @@ import pytest
 from sonoray.images.decode import Pixels
 from sonoray.study.prompt import ProtocolQuestion, ReportProtocol
 from sonoray_serve.http.asked_first import is_report
-from sonoray_serve.http.flow import Chat, Deadline
+from sonoray_serve.http.deadline import Deadline
+from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.testing import chat_body, random_study
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -42,9 +43,12 @@ class Scripted:
         self.answers = {"有病灶吗？": "有", "边缘如何？": "光滑", "请写报告。": "报告", **answers}
         self.asked: list[tuple[str, ...]] = []
 
-    async def encode(self, images: Sequence[Pixels]) -> EncodedStudy:
+    async def encode(self, images: Sequence[Pixels], digest: str) -> EncodedStudy:
         empty = np.zeros((0,), np.float32)
         return EncodedStudy(tokens=empty, feature_scores=empty, digest="d")
+
+    async def ready(self) -> str:
+        return "d"
 
     async def generate(
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
@@ -67,9 +71,10 @@ def ask(model: Scripted, question: str, **changes):
         max_images=4,
         context_length=256,
         site_cue=False,
+        width=8,
         protocol=PROTOCOL,
     )
-    chat = Chat(vision=model, engine=model, card=card, model_name="llava-ultra", limits=Limits())
+    chat = Chat(vision=model, engine=model, models={"llava-ultra": card}, limits=Limits())
     body = json.dumps(chat_body(random_study(1), question, **changes)).encode()
 
     async def whole():

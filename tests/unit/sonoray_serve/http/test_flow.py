@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sonoray.images.decode import Pixels
-from sonoray_serve.http.api import LAST_EVENT, SonoRay
-from sonoray_serve.http.flow import Answer, Chat, Deadline
+from sonoray_serve.http.deadline import Deadline
+from sonoray_serve.http.flow import Chat
+from sonoray_serve.http.reply import Answer
 from sonoray_serve.http.testing import chat_body
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -25,6 +26,8 @@ from sonoray_serve.messages import (
 )
 from sonoray_serve.problems import ApiError, InternalError, Problem
 from sonoray_serve.settings import Limits
+from sonoray_serve.shapes.answers import LAST_EVENT, SonoRay
+from sonoray_serve.shapes.forms import ChatForm, Head
 
 SONORAY = SonoRay(images=[], notice="n", model="m", digest="d")
 
@@ -51,14 +54,17 @@ class Events:
 
 def begin(events: Events, limit_s: float = 60.0) -> Answer:
     return Answer(
+        form=ChatForm(),
+        head=Head(id="id", created=1, model="m", has_logprobs=False),
+        num_choices=1,
+        options=None,
+        calibration=None,
         as_stream=True,
         include_usage=False,
         sonoray=SONORAY,
         num_prompt_tokens=5,
         events=events.play(),
         deadline=Deadline.after(limit_s),
-        id="id",
-        created=1,
     )
 
 
@@ -116,9 +122,12 @@ def test_an_answer_that_ends_is_done():
 class Weighed:
     """Vision and engine in one, which weigh the process's memory while the engine is waited for."""
 
-    async def encode(self, images: Sequence[Pixels]) -> EncodedStudy:
+    async def encode(self, images: Sequence[Pixels], digest: str) -> EncodedStudy:
         empty = np.zeros((0,), np.float32)
         return EncodedStudy(tokens=empty, feature_scores=empty, digest="d")
+
+    async def ready(self) -> str:
+        return "d"
 
     async def generate(
         self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
@@ -131,11 +140,11 @@ class Weighed:
 def test_nothing_of_the_body_is_kept_while_the_engine_works():
     noise = np.random.default_rng(0).integers(0, 255, (1200, 1200), dtype=np.uint8)
     data = json.dumps(chat_body([noise], stream=True)).encode()
-    card = ModelCard(notice="n", digest="d", max_images=1, context_length=256, site_cue=False)
-    weighed = Weighed()
-    chat = Chat(
-        vision=weighed, engine=weighed, card=card, model_name="llava-ultra", limits=Limits()
+    card = ModelCard(
+        notice="n", digest="d", max_images=1, context_length=256, site_cue=False, width=8
     )
+    weighed = Weighed()
+    chat = Chat(vision=weighed, engine=weighed, models={"llava-ultra": card}, limits=Limits())
 
     async def arrive() -> bytes:
         return data + b" "  # a copy that is the request's alone

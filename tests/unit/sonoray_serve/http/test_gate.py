@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -9,9 +10,13 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from sonoray_serve.http.auth import digest_key
 from sonoray_serve.http.gate import CHAT_PATH, Gate, Pace
+from sonoray_serve.http.request_counts import IngressMeters
+from sonoray_serve.keys.audit_log import AuditLog
+from sonoray_serve.keys.auth import digest_key
+from sonoray_serve.keys.log_chain import verify
 from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.settings import KeyTerms
 
 KEY = "gate-test-key-0123456789"
 ADMITTED = {"Authorization": f"Bearer {KEY}"}
@@ -40,6 +45,7 @@ def client(application: Application, **options: Any) -> httpx2.AsyncClient:
             "key_digests": (digest_key(KEY),),
             "max_requests": 1,
             "pace": Pace(least_s=7, most_s=60),
+            "meters": IngressMeters([CHAT_PATH]),
             **options,
         },
     )
@@ -163,3 +169,52 @@ def test_what_fails_is_answered_with_a_fixed_text(
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert "canary" not in json.dumps(answer.json()) + caplog.text
+
+
+def test_keys_are_held_to_their_terms_and_every_request_is_logged(tmp_path: Path):
+    terms = {digest_key(KEY): KeyTerms(scopes=("models",))}
+    audit = AuditLog(tmp_path)
+
+    async def ask() -> list[int]:
+        application = Application()
+        application.go_on.set()
+        async with client(application, key_terms=terms, audit=audit) as http:
+            answers = [
+                await http.get("/v1/models", headers=ADMITTED),
+                await http.post(CHAT_PATH, headers=ADMITTED),
+                await http.post(CHAT_PATH),
+                await http.get("/patient-canary", headers=ADMITTED),
+            ]
+            assert application.num_started == 1
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200, 403, 401, 403]
+    (path,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    key = digest_key(KEY)[:12]
+    assert [(line["key"], line["path"], line["status"]) for line in lines] == [
+        (key, "other", 200),
+        (key, CHAT_PATH, 403),
+        ("", CHAT_PATH, 401),
+        (key, "other", 403),
+    ]
+    assert verify(tmp_path).exit_code == 0
+
+
+def test_a_service_that_cannot_write_its_log_takes_no_work(tmp_path: Path):
+    audit = AuditLog(tmp_path)
+    whole = audit._file
+    audit._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 - no space left on it
+
+    async def ask() -> int:
+        application = Application()
+        application.go_on.set()
+        async with client(application, audit=audit) as http:
+            return (await http.post(CHAT_PATH, headers=ADMITTED)).status_code
+
+    assert asyncio.run(ask()) == 200  # what had begun
+    assert asyncio.run(ask()) == 503
+    audit._file.close()
+    audit._file = whole
+    assert asyncio.run(ask()) == 503  # and with that it is written again
+    assert asyncio.run(ask()) == 200

@@ -12,21 +12,21 @@ import pytest
 from PIL import Image
 
 from sonoray.images.decode import encode_png
-from sonoray_serve.http.api import parse_chat_request
 from sonoray_serve.http.question import Question, decode_study, read_question
 from sonoray_serve.http.testing import chat_body, random_study, to_data_url, user_message
 from sonoray_serve.messages import ModelCard
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
+from sonoray_serve.shapes.api import ChatRequest, parse_request
 
-CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256, site_cue=False)
+CARD = ModelCard(notice="n", digest="d", max_images=4, context_length=256, site_cue=False, width=8)
 
 
 def read(
     body: dict[str, Any], card: ModelCard = CARD, **limits: Any
 ) -> tuple[Question, tuple[bytes, ...]]:
     checked = Limits(**limits)
-    request = parse_chat_request(json.dumps(body).encode(), checked.max_marks)
+    request = parse_request(ChatRequest, json.dumps(body).encode(), checked.max_marks)
     return read_question(request, checked, card)
 
 
@@ -126,7 +126,7 @@ def test_broken_base64_is_refused(payload: str):
 @pytest.mark.parametrize(
     ("body", "limits", "problem"),
     [
-        (chat_body([]), {}, Problem.NO_IMAGE),
+        (chat_body([]), {"min_images": 1}, Problem.TOO_FEW_IMAGES),
         (chat_body(random_study(1), question="  "), {}, Problem.EMPTY_QUESTION),
         (chat_body(random_study(5)), {}, Problem.TOO_MANY_IMAGES),  # the model takes 4
         (chat_body(random_study(3)), {"max_images": 2}, Problem.TOO_MANY_IMAGES),

@@ -11,11 +11,11 @@ from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.testing import tiny_artifact, tiny_config
 from sonoray.errors import ConfigError
 from sonoray.images.decode import encode_png
-from sonoray_serve.http.auth import digest_key
 from sonoray_serve.http.flow import Chat
-from sonoray_serve.http.ingress import create_api
 from sonoray_serve.http.recognition import Calibration, Recognitions
+from sonoray_serve.http.routes import create_api
 from sonoray_serve.http.testing import random_study, to_data_url
+from sonoray_serve.keys.auth import digest_key
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision
@@ -31,7 +31,7 @@ def build(folder, calibration: str = "", **limits: float) -> TestClient:
     engine = Engine(source, Batching(max_answers=1))
     config = ServeConfig(limits=Limits(**limits))
     args = AppArgs(model="unused", api_key_digests=(digest_key(KEY),), config=config)
-    card = asyncio.run(engine.describe())
+    (card,) = asyncio.run(engine.cards()).values()
     common: dict[str, Any] = {
         "vision": vision,
         "engine": engine,
@@ -39,8 +39,9 @@ def build(folder, calibration: str = "", **limits: float) -> TestClient:
         "model_name": args.model_name,
         "limits": config.limits,
     }
+    chat = Chat(vision=vision, engine=engine, models={args.model_name: card}, limits=config.limits)
     recognitions = Recognitions(**common, calibration=Calibration.read(calibration, card))
-    return TestClient(create_api(Chat(**common), args, recognitions))
+    return TestClient(create_api(chat, args, recognitions))
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def encoded(vision: Vision, num_images: int = 3) -> EncodedStudy:
-    study = run(vision.encode(random_study(num_images)))
+    study = run(vision.encode(random_study(num_images), run(vision.ready())))
     assert isinstance(study, EncodedStudy)
     return study
 
@@ -133,7 +133,7 @@ def test_stop_text_ends_the_answer_before_itself(vision: Vision, engine: Engine)
 def test_what_a_chat_template_refuses_is_said_and_not_taken_for_length(
     vision: Vision, engine: Engine
 ):
-    engine._answerer.tokenizer.chat_template = (
+    engine._scheduler._answerers[engine._digest].tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     )
@@ -262,7 +262,7 @@ def test_a_crash_is_contained_and_frees_the_slot(
 
 
 def test_vision_refuses_what_the_model_cannot_take(vision: Vision):
-    assert run(vision.encode([])) == Failed(problem=Problem.IMAGE_NOT_ACCEPTED)
+    assert run(vision.encode([], run(vision.ready()))) == Failed(problem=Problem.IMAGE_NOT_ACCEPTED)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_a_known_image_is_not_encoded_again(source: ModelSource, monkeypatch: py
     )
 
     def encode(images: list[np.ndarray]) -> EncodedStudy:
-        study = asyncio.run(vision.encode(images))
+        study = asyncio.run(vision.encode(images, asyncio.run(vision.ready())))
         assert isinstance(study, EncodedStudy)
         return study
 

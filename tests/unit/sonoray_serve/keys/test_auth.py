@@ -1,12 +1,22 @@
 """API keys: what a key file may be, and who is admitted."""
 
 import os
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from sonoray.errors import ConfigError
-from sonoray_serve.http.auth import digest_key, is_admitted, is_loopback, read_api_keys
+from sonoray_serve.keys.auth import (
+    check_terms,
+    digest_key,
+    is_admitted,
+    is_loopback,
+    read_api_keys,
+    read_key_file,
+)
+from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.settings import KeyTerms
 
 KEY, OTHER = "first-key-0123456789", "second-key-0123456789"
 
@@ -81,3 +91,42 @@ def test_loopback_addresses(host: str):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "example", "", "localhost.evil"])
 def test_reachable_addresses(host: str):
     assert not is_loopback(host)
+
+
+TERMS = KeyTerms(expires=date(2027, 1, 31), scopes=("chat", "models"))
+
+
+def test_a_key_may_have_terms(tmp_path: Path):
+    text = f"{KEY} expires=2027-01-31 scopes=chat,models\n{OTHER}\n"
+    assert read_key_file(write_keys(tmp_path / "keys", text)) == {KEY: TERMS, OTHER: KeyTerms()}
+
+
+@pytest.mark.parametrize("said", ["expires=soon", "scopes=everything", "until=2027-01-31", "x"])
+def test_terms_that_are_not_understood_are_refused(tmp_path: Path, said: str):
+    with pytest.raises(ConfigError, match=r"line 1: .*expires=YYYY-MM-DD") as refused:
+        read_key_file(write_keys(tmp_path / "keys", f"{KEY} {said}\n"))
+    assert KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "day", "problem"),
+    [
+        ("/v1/chat/completions", 31, None),
+        ("/v1/completions", 1, None),
+        ("/v1/models/x", 1, None),
+        ("/v1/chat/completions", 32, Problem.KEY_EXPIRED),
+        ("/v1/embeddings", 1, Problem.KEY_SCOPE),
+        ("/metrics", 1, Problem.KEY_SCOPE),
+        ("/docs", 1, Problem.KEY_SCOPE),
+        ("/elsewhere", 1, Problem.KEY_SCOPE),
+    ],
+)
+def test_a_key_is_held_to_its_terms(path: str, day: int, problem: Problem | None):
+    today = date(2027, 1, 1) + timedelta(days=day - 1)
+    check_terms(None, path, today)
+    if problem is None:
+        check_terms(TERMS, path, today)
+        return
+    with pytest.raises(ApiError) as refused:
+        check_terms(TERMS, path, today)
+    assert refused.value.problem is problem

@@ -10,9 +10,10 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from sonoray_serve.http.auth import digest_key, is_admitted
 from sonoray_serve.http.gate import Gate, Pace
-from sonoray_serve.http.key_folder import KeyFolder
+from sonoray_serve.http.request_counts import IngressMeters
+from sonoray_serve.keys.auth import digest_key, is_admitted
+from sonoray_serve.keys.key_folder import KeyFolder
 
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
 
@@ -94,6 +95,7 @@ def test_the_gate_follows_the_folder(tmp_path: Path):
         key_digests=KeyFolder(tmp_path, reread_s=0),
         max_requests=1,
         pace=Pace(least_s=1, most_s=2),
+        meters=IngressMeters([]),
     )
     assert asyncio.run(_statuses(gate, FIRST, SECOND)) == [200, 401]
     (tmp_path / "two").write_text(digest_key(SECOND))

@@ -10,13 +10,27 @@ import hmac
 import ipaddress
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
 
 from sonoray.errors import ConfigError
+from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.settings import KeyTerms, Scope
 
 MIN_KEY_CHARS = 16
 """Shortest key that is accepted: 16 random base64 characters are 96 bits."""
+
+_SCOPES: tuple[tuple[str, Scope], ...] = (
+    ("/v1/chat/", "chat"),
+    ("/v1/completions", "chat"),
+    ("/v1/embeddings", "embeddings"),
+    ("/v1/models", "models"),
+    ("/metrics", "metrics"),
+)
 
 _KEY_PATTERN = re.compile(r"[!-~]+")
 """Visible ASCII, which is what a bearer token can carry."""
@@ -28,7 +42,14 @@ def digest_key(key: str) -> str:
 
 
 def read_api_keys(path: Path) -> tuple[str, ...]:
-    """Read a key file: one key per line, blank lines and `#` lines ignored.
+    """Read the keys of a key file; see `read_key_file`."""
+    return tuple(read_key_file(path))
+
+
+def read_key_file(path: Path) -> dict[str, KeyTerms]:
+    """Read a key file: one key per line with its terms, blank lines and `#` lines ignored.
+
+    A line is `KEY`, or `KEY expires=2027-01-31 scopes=chat,models`.
 
     Raises:
         ConfigError: the file is missing, readable by others, empty, or holds a weak key. No
@@ -50,28 +71,70 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
             f"API key file {str(path)!r} is open to others (mode {stat.S_IMODE(mode):04o}); "
             f"run: chmod 600 {path}"
         )
-    keys: list[str] = []
+    keys: dict[str, KeyTerms] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        key = line.strip()
-        if not key or key.startswith("#"):
+        if not line.strip() or line.strip().startswith("#"):
             continue
+        key, *said = line.split()
+        where = f"API key file {str(path)!r}, line {number}"
         if len(key) < MIN_KEY_CHARS or not _KEY_PATTERN.fullmatch(key):
             raise ConfigError(
-                f"API key file {str(path)!r}, line {number}: a key of {len(key)} characters; it "
+                f"{where}: a key of {len(key)} characters; it "
                 f"needs at least {MIN_KEY_CHARS} visible ASCII characters without blanks, "
                 "as from: openssl rand -hex 32"
             )
-        keys.append(key)
+        keys[key] = _read_terms(said, where)
     if not keys:
         raise ConfigError(
             f"API key file {str(path)!r} holds no key; write one per line, "
             "as from: openssl rand -hex 32"
         )
-    return tuple(keys)
+    return keys
+
+
+def _read_terms(said: Sequence[str], where: str) -> KeyTerms:
+    values: dict[str, Any] = {}
+    for word in said:
+        name, _, value = word.partition("=")
+        values[name] = value.split(",") if name == "scopes" else value
+    try:
+        return KeyTerms.model_validate(values)
+    except ValidationError:
+        raise ConfigError(
+            f"{where}: behind the key stand terms that are not understood; write "
+            f"expires=YYYY-MM-DD and scopes= with some of {','.join(get_args(Scope))}"
+        ) from None
+
+
+def check_terms(terms: KeyTerms | None, path: str, today: date) -> None:
+    """Hold a key to its terms.
+
+    Raises:
+        ApiError: 401 where it has expired, 403 where it does not open the path.
+    """
+    if terms is None:
+        return
+    if terms.expires is not None and today > terms.expires:
+        raise ApiError(Problem.KEY_EXPIRED)
+    if scope_of(path) not in terms.scopes:
+        raise ApiError(Problem.KEY_SCOPE)
+
+
+def scope_of(path: str) -> Scope:
+    """What a path belongs to; one that is not there to `docs`, which tells what is."""
+    for start, scope in _SCOPES:
+        if path.startswith(start):
+            return scope
+    return "docs"
 
 
 def is_admitted(authorization: str | None, digests: Iterable[str]) -> bool:
-    """Whether an Authorization header carries one of the keys.
+    """Whether an Authorization header carries one of the keys."""
+    return find_key(authorization, digests) is not None
+
+
+def find_key(authorization: str | None, digests: Iterable[str]) -> str | None:
+    """The digest of the key that an Authorization header carries; None where it is none of them.
 
     Every digest is compared, each in constant time, so the answer's timing tells nothing of which
     key came near.
@@ -83,7 +146,7 @@ def is_admitted(authorization: str | None, digests: Iterable[str]) -> bool:
     scheme, _, key = (authorization or "").partition(" ")
     presented = digest_key(key.strip())
     matches = [hmac.compare_digest(presented, digest) for digest in digests]
-    return scheme.lower() == "bearer" and any(matches)
+    return presented if scheme.lower() == "bearer" and any(matches) else None
 
 
 def is_loopback(host: str) -> bool:

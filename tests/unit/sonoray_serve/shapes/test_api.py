@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from sonoray_serve.http.api import ChatRequest, parse_chat_request
 from sonoray_serve.http.testing import chat_body, random_study, user_message
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
+from sonoray_serve.shapes.api import ChatRequest, parse_request
 
 CANARY = "patient-name-canary"
 USER = {"role": "user", "content": "q"}
 
 
 def parse(body: bytes) -> ChatRequest:
-    return parse_chat_request(body, Limits().max_marks)
+    return parse_request(ChatRequest, body, Limits().max_marks)
 
 
 def request(**extra: Any) -> bytes:
@@ -43,7 +43,8 @@ def test_a_whole_request_is_read():
         {"top_p": 0.0},
         {"top_p": 0.9},
         {"frequency_penalty": 0, "presence_penalty": 0.0},
-        {"logprobs": False},
+        {"logprobs": False, "response_format": {"type": "text"}},
+        {"n": 3, "frequency_penalty": -2, "presence_penalty": 0.5, "logprobs": True},
         {"user": "u", "metadata": {"k": "v"}, "safety_identifier": "s", "store": False},
         {"stop": None, "temperature": None, "seed": None, "max_tokens": None, "stream": None},
         {"stop": ["a", "b"]},
@@ -81,7 +82,8 @@ def test_an_answer_can_be_sent_back_as_openai_clients_dump_it():
         (request(messages=[{"role": "user", "content": []}]), Problem.INVALID_VALUE, None),
         (messages_of({"type": "text", "text": 1}), Problem.INVALID_VALUE, None),
         (messages_of({"type": "input_audio"}), Problem.INVALID_VALUE, None),
-        (request(n=2), Problem.INVALID_VALUE, "n"),
+        (request(n=0), Problem.INVALID_VALUE, "n"),
+        (request(frequency_penalty=2.1), Problem.INVALID_VALUE, "frequency_penalty"),
         (request(top_p=1.5), Problem.INVALID_VALUE, "top_p"),
         (request(max_tokens=0), Problem.INVALID_VALUE, "max_tokens"),
         (request(temperature=-1), Problem.INVALID_VALUE, "temperature"),
@@ -89,9 +91,11 @@ def test_an_answer_can_be_sent_back_as_openai_clients_dump_it():
         (request(seed=-1), Problem.INVALID_VALUE, "seed"),
         (request(stop=""), Problem.INVALID_VALUE, "stop"),
         (request(stop=list("abcde")), Problem.INVALID_VALUE, "stop"),
-        (request(logprobs=True), Problem.INVALID_VALUE, "logprobs"),
+        (request(logprobs=3), Problem.INVALID_VALUE, "logprobs"),
+        (request(top_logprobs=21), Problem.INVALID_VALUE, "top_logprobs"),
+        (request(sonoray={"options": ["a"]}), Problem.INVALID_VALUE, "sonoray.options"),
         (request(tools=[]), Problem.UNSUPPORTED_PARAMETER, "tools"),
-        (request(response_format={}), Problem.UNSUPPORTED_PARAMETER, "response_format"),
+        (request(response_format={}), Problem.INVALID_VALUE, "response_format.type"),
         (request(**{CANARY: 1}), Problem.UNKNOWN_PARAMETER, None),
         (request(stream_options={CANARY: 1}), Problem.UNKNOWN_PARAMETER, "stream_options"),
     ],

@@ -1,22 +1,29 @@
-"""The OpenAI chat shapes: what a request may hold, what an answer holds.
+"""The OpenAI shapes of requests: chat, plain completion, embedding.
 
 Requests are parsed from bytes by pydantic (its JSON reader refuses deep nesting and lone
-surrogates). A parameter that would change the answer and is not supported is refused instead of
-ignored; parameters that this server cannot vary are accepted at their neutral value, because
-clients send those unasked (`n` = 1, penalties of 0). Images come as data: URLs in one
-message; that message's images are the study.
+surrogates). A parameter that would change the answer and is not supported is refused by name
+instead of ignored; those that this server cannot vary are accepted at their neutral value, because
+clients send them unasked. Images come as data: URLs in one message; that message's images are the
+study. What answers hold is in `sonoray_serve.shapes.answers`.
 
-Answers add one object to OpenAI's shape: `sonoray`, with the images' scores, the selection, the
-model's digest and the research-use notice.
+Beside OpenAI's parameters a request may have `sonoray`: the options of a closed question.
 """
 
-import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS
+
+MAX_LIKELIEST = 20
+"""Most tokens that `top_logprobs` may ask for, as in OpenAI's API."""
+
+MAX_OPTIONS = 64
+"""Options of a closed question."""
+
+MAX_OPTION_CHARS = 256
+"""Characters of an option."""
 
 _Item = TypeVar("_Item")
 _Items = Annotated[list[_Item], Field(min_length=1, max_length=MAX_ITEMS)]
@@ -35,11 +42,9 @@ _UNSUPPORTED = frozenset(
         "prompt_cache_options",
         "prompt_cache_retention",
         "reasoning_effort",
-        "response_format",
         "service_tier",
         "tool_choice",
         "tools",
-        "top_logprobs",
         "verbosity",
         "web_search_options",
     }
@@ -56,6 +61,9 @@ class TextPart(_Request):
 
     type: Literal["text"]
     text: str
+
+
+OptionText = Annotated[str, Field(min_length=1, max_length=MAX_OPTION_CHARS)]
 
 
 class ImageUrl(_Request):
@@ -117,16 +125,36 @@ class StreamOptions(_Request):
     """Accepted and without effect."""
 
 
-class ChatRequest(_Request):
-    """Body of `POST /v1/chat/completions`."""
+class JsonSchema(_Request):
+    """The schema of an answer that is a choice; read by `sonoray_serve.shapes.choices`."""
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(_Request):
+    """The form of the answer."""
+
+    type: Literal["text", "json_schema", "json_object"]
+    json_schema: JsonSchema | None = None
+
+
+class SonoRayRequest(_Request):
+    """What this server takes beyond OpenAI's parameters."""
+
+    options: Annotated[list[OptionText], Field(min_length=2, max_length=MAX_OPTIONS)] | None = None
+    """The answers to choose among: the likeliest is the answer, and each gets a probability."""
+
+
+class _Completing(_Request):
+    """What chat and plain completions have in common."""
 
     model: str
-    messages: _Items[Message]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    """The newer name of `max_tokens`; it wins where both are given."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """0 or absent: the most likely token each time, so equal requests give equal answers."""
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -137,15 +165,16 @@ class ChatRequest(_Request):
         | Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=4)]
         | None
     ) = None
-    n: Literal[1] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logprobs: Literal[False] | None = None
-    store: Literal[False] | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_ITEMS)
+    """Answers to draw; with a seed, the next one has the next seed."""
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Taken from a token's logit for each time that the answer has it."""
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Taken once from the logit of a token that the answer has."""
+    ignore_eos: bool | None = None
+    """Never ends before `max_tokens`, as load generators want it; no parameter of OpenAI's."""
     user: str | None = None
-    """Accepted and dropped, as are the next two: nothing of a request is kept."""
-    safety_identifier: str | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    """Accepted and dropped: nothing of a request is kept."""
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -158,10 +187,59 @@ class ChatRequest(_Request):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def parse_chat_request(body: bytes, max_marks: int) -> ChatRequest:
+class ChatRequest(_Completing):
+    """Body of `POST /v1/chat/completions`."""
+
+    messages: _Items[Message]
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    """The newer name of `max_tokens`; it wins where both are given."""
+    logprobs: bool | None = None
+    """Tell each token's log-probability, before penalties and temperature."""
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LIKELIEST)
+    """How many of the likeliest tokens are told beside each."""
+    response_format: ResponseFormat | None = None
+    """Free text, or a choice among the values of an enum."""
+    sonoray: SonoRayRequest | None = None
+    store: Literal[False] | None = None
+    safety_identifier: str | None = None
+    """Accepted and dropped, as is the next."""
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+
+
+class CompletionRequest(_Completing):
+    """Body of `POST /v1/completions`: a question as plain text, without a study."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    suffix: None = None
+    logprobs: None = None
+
+    def as_chat(self) -> ChatRequest:
+        """The same question as a conversation."""
+        shared = {name: getattr(self, name) for name in _Completing.model_fields}
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        return ChatRequest(messages=[UserMessage(role="user", content=text)], **shared)
+
+
+class EmbeddingRequest(_Request):
+    """Body of `POST /v1/embeddings`: a study's images, as data: URLs."""
+
+    model: str
+    input: str | _Items[str]
+    """One image, or all images of one study."""
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+
+
+_Body = TypeVar("_Body", ChatRequest, CompletionRequest, EmbeddingRequest)
+
+
+def parse_request(kind: type[_Body], body: bytes, max_marks: int) -> _Body:
     """Read a request's body.
 
     Args:
+        kind: what it should be.
         body: the JSON.
         max_marks: commas and opening brackets that it may have. They bound the values in it, and
             pydantic may need a kilobyte for each: it collects an error per item and unknown key.
@@ -172,7 +250,7 @@ def parse_chat_request(body: bytes, max_marks: int) -> ChatRequest:
     if sum(map(body.count, (b",", b"[", b"{"))) > max_marks:
         raise ApiError(Problem.TOO_MANY_VALUES, limit=max_marks)
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)
     detail = max(details, key=lambda detail: len(detail["loc"]))  # a union reports each member
@@ -188,9 +266,12 @@ def parse_chat_request(body: bytes, max_marks: int) -> ChatRequest:
 
 _FIELD_NAMES = frozenset(
     name
-    for model in (ChatRequest, StreamOptions, UserMessage, AssistantMessage)
+    for model in (
+        *(ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions, UserMessage),
+        *(AssistantMessage, ResponseFormat, JsonSchema, SonoRayRequest),
+    )
     for name in model.model_fields
-) | {"type", "text", "image_url", "url", "detail"}
+) | {"type", "text", "image_url", "url", "detail", "schema"}
 
 
 def _param(where: tuple[int | str, ...]) -> str | None:
@@ -208,135 +289,3 @@ def _param(where: tuple[int | str, ...]) -> str | None:
             path += f".{part}" if path else part
         after_position = isinstance(part, int)
     return path or None
-
-
-class ImageUse(BaseModel):
-    """What became of one image of the study."""
-
-    index: int
-    """Position among the request's images, from 0."""
-    score: float
-    """Share of the sampler's attention; the scores of a study sum to 1."""
-    selected: bool
-    """Whether the language model saw it."""
-    transparent: bool = False
-    """Whether some of its pixels were transparent: the model is shown it over black."""
-
-
-class Asked(BaseModel):
-    """A closed question that the service put to its model before a report, and the answer."""
-
-    question: str
-    answer: str
-
-
-class SonoRay(BaseModel):
-    """What an answer says beyond OpenAI's shape."""
-
-    images: list[ImageUse]
-    asked_first: list[Asked] = []
-    """What the report follows: of a model trained with `train.closed_first`."""
-    notice: str
-    """The research-use notice."""
-    model: str
-    digest: str
-    """Sha256 of the served model's manifest."""
-
-
-class Usage(BaseModel):
-    """Token counts; image tokens are part of the prompt."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-FinishReason = Literal["stop", "length"]
-
-
-class AnswerMessage(BaseModel):
-    """The answer."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class Choice(BaseModel):
-    """The only choice."""
-
-    index: Literal[0] = 0
-    message: AnswerMessage
-    logprobs: None = None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(BaseModel):
-    """A whole answer."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-    sonoray: SonoRay
-
-
-class Delta(BaseModel):
-    """What a chunk adds; absent fields are left out on the wire."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(BaseModel):
-    """The only choice of a chunk."""
-
-    index: Literal[0] = 0
-    delta: Delta
-    logprobs: None = None
-    finish_reason: FinishReason | None = None
-
-
-class ChatChunk(BaseModel):
-    """One event of a streamed answer; `sonoray` stands on the last one."""
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-    sonoray: SonoRay | None = None
-
-    def to_event(self) -> bytes:
-        """The chunk as a server-sent event."""
-        values = self.model_dump(exclude_none=True)
-        for choice in values["choices"]:  # OpenAI requires this key, null until the end
-            choice.setdefault("finish_reason", None)
-        return to_event(values)
-
-
-def to_event(values: dict[str, Any]) -> bytes:
-    """Format JSON as one server-sent event."""
-    return b"data: " + json.dumps(values, ensure_ascii=False).encode() + b"\n\n"
-
-
-LAST_EVENT = b"data: [DONE]\n\n"
-
-
-class ModelObject(BaseModel):
-    """One entry of `/v1/models`."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "sonoray"
-
-
-class ModelList(BaseModel):
-    """Answer of `GET /v1/models`."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelObject]

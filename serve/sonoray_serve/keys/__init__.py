@@ -1,0 +1,1 @@
+"""Who is admitted to what, and the log of who came."""

@@ -1,0 +1,1 @@
+"""The shapes of requests and answers: OpenAI's, and what this service adds."""
