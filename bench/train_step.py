@@ -22,7 +22,8 @@ other work on the machine disturbs less. Cases:
 - `trainer`: HF Trainer on the same questions as padded rows;
 - `sam`: one image of 1,024 px in the preset `paper`'s SAM: memory beside the weights, features.
 
-Without `--base` the ratios to it are left out, and with one round it takes two minutes.
+Without `--base` the ratios to it are left out, and with one round it takes two minutes. Results of
+cases that are not run again (`--only`) stay in the file.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,8 +46,10 @@ CASE = ROOT / "bench" / "train" / "case.py"
 COUNTING = ROOT / "model" / "llava_ultra" / "cost" / "counting.py"
 CASES = ("shared", "evidence", "smollm", "memory", "engine", "trainer", "sam")
 CHANNELS = {"clip": 96, "sam": 256}
-WARM = 2
+WARM = 1
 """Steps of a process that are not counted."""
+FEW = 2
+"""Most counted steps of a process with SmolLM2's shape, whose step takes up to a minute."""
 
 Found = dict[str, Any]
 
@@ -58,23 +62,38 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--image-tokens", type=int, nargs="+", default=[36])
-    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES[:6])
+    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    found: Found = {
-        "asked": {k: str(v) for k, v in vars(given).items()},
-        "load": os.getloadavg()[0],
-    }
+    begin = time.perf_counter()
+    asked = {"rounds": given.rounds, "steps": given.steps, "image tokens": given.image_tokens}
+    found: Found = {"asked": asked, "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         for name in given.only:
             found[name] = []
             for row in MEASURES[name](given, Path(folder)):
                 found[name].append(row)
                 print(json.dumps({name: row}), flush=True)
+    found["took_s"] = time.perf_counter() - begin
     if given.results:
         given.results.mkdir(parents=True, exist_ok=True)
         path = given.results / "train_step.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps(kept | found, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> Found:
+    """What the figures depend on."""
+    sys.path.insert(0, str(ROOT / "bench" / "data"))
+    from record import machine as described
+
+    found: Found = described()
+    return found
+
+
+def few(given: argparse.Namespace) -> int:
+    """Counted steps of SmolLM2's shape."""
+    return int(min(given.steps, FEW))
 
 
 def run(checkout: Path, case: str, *arguments: object) -> Found:
@@ -132,9 +151,7 @@ def shared(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
     for tokens in given.image_tokens:
         for sampling in ("alike", "first"):
             inputs = folder / f"shared-{tokens}-{sampling}"
-            write_random(
-                inputs, given.steps + WARM, studies=4, tokens=tokens, answers=(3, 3, 3, 40)
-            )
+            write_random(inputs, few(given) + WARM, studies=4, tokens=tokens, answers=(3, 3, 3, 40))
             common = [
                 "smollm",
                 "--input",
@@ -178,7 +195,7 @@ def smollm(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
     """A decoder of SmolLM2-135M's shape beside the base's."""
     for tokens in given.image_tokens:
         inputs = folder / f"smollm-{tokens}"
-        write_random(inputs, given.steps + WARM, studies=8, tokens=tokens, answers=(3, 3, 80))
+        write_random(inputs, few(given) + WARM, studies=8, tokens=tokens, answers=(3, 3, 80))
         arguments = [
             "smollm",
             "--input",
@@ -230,7 +247,7 @@ def engine(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
 def trainer(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
     """The plain loop beside HF Trainer's padded rows."""
     inputs = folder / "trainer"
-    write_random(inputs, given.steps + WARM, studies=8, tokens=36, answers=(3, 3, 80))
+    write_random(inputs, few(given) + WARM, studies=8, tokens=36, answers=(3, 3, 80))
     common = ["smollm", "--input", inputs, "--precision", "highest", "--way"]
     ways = {way: (ROOT, [*common, way]) for way in ("plain", "trainer")}
     yield compare(in_turn(given.rounds, ways), "plain", "trainer")
@@ -301,7 +318,7 @@ def write_real(folder: Path, workspace: Path, language: Path, steps: int) -> Non
             stores = stores_of(
                 str(workspace / "features"),
                 road.model,
-                road.embed.dtype,
+                road.embed,
                 {"clip": clip, "sam": sam_name},
             )
     folder.mkdir()

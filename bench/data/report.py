@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ def block_lines(name: str, results: Path) -> list[str]:
     """The Markdown of one result."""
     path = results / f"{name}.json"
     if not path.is_file():
+        folder = "bench" if name in IN_BENCH else "bench/data"
         return [
-            f"Not measured yet: `python bench/data/{name}.py` writes `bench/results/{name}.json`."
+            f"Not measured yet: `python {folder}/{name}.py` writes `bench/results/{name}.json`."
         ]
     result = json.loads(path.read_text(encoding="utf-8"))
     return [*TABLES[name](result), "", conditions(result)]
@@ -155,6 +157,69 @@ def embed_faults(result: Result) -> list[str]:
                 f"{row['recomputed']} features",
             )
             for kind, row in result["summary"].items()
+        ),
+    ).markdown()
+
+
+def train_faults(result: Result) -> list[str]:
+    """A row for each kind of kill; that the outcome is the same is asserted where it is run."""
+    counts = Counter(kill["kind"] for kill in result["kills"])
+    return Table(
+        header=("killed", "times", "s until a new checkpoint", "smallest to largest"),
+        rows=tuple(
+            (KILLED[kind], str(counts[kind]), *_ratio(spread))
+            for kind, spread in result["summary"]["recovered_s"].items()
+        ),
+    ).markdown()
+
+
+def train_step(result: Result) -> list[str]:
+    """Ratios of times, then of memory, beside what was wanted."""
+    rows = []
+    for case, text, wanted in STEP_RATIOS:
+        for row in result.get(case, []):
+            more = [f"{row[key]} {key}" for key in ("image tokens",) if key in row]
+            more += [f"picks {row['sampling']}"] if "sampling" in row else []
+            for clock in ("wall_s", "cpu_s"):
+                median, low, high = row[clock]
+                named = ", ".join([text.format(**row), *more, STEP_CLOCKS[clock]])
+                rows.append((named, wanted, f"{median:.2f}", f"{low:.2f} to {high:.2f}"))
+    times = Table(header=("step", "wanted", "median", "smallest to largest"), rows=tuple(rows))
+    peaks = [
+        (f"{row['way']}, {row['image tokens']} image tokens", row["peak_bytes"], row.get("base"))
+        for row in result.get("memory", [])
+    ]
+    peaks += [
+        ("SAM, one picture of 1,024 px", row["new"]["peak_bytes"], row["base"]["peak_bytes"])
+        for row in result.get("sam", [])
+        if "base" in row
+    ]
+    memory = Table(
+        header=("memory beside the weights", "this build", "the build before", "ratio"),
+        rows=tuple(
+            (text, size(peak), size(base) if base else "-", f"{peak / base:.2f}" if base else "-")
+            for text, peak, base in peaks
+        ),
+    )
+    return [*times.markdown(), "", *memory.markdown()]
+
+
+def gpu_train(result: Result) -> list[str]:
+    """A row for each case."""
+    return Table(
+        header=("decoder", "tokens", "studies", "recomputed", "tokens/s", "MFU", "6N", "GiB", "of"),
+        rows=tuple(
+            (
+                row["shape"],
+                f"{row['tokens']:,}",
+                str(row["studies"]),
+                "yes" if row["checkpoints"] else "no",
+                f"{row['tokens_per_second']:,}" if "tokens_per_second" in row else row["problem"],
+                *(f"{row[key]:.1%}" if key in row else "-" for key in ("mfu", "mfu_6n")),
+                f"{row['allocated_gib']:.1f}" if "allocated_gib" in row else "-",
+                f"{row['predicted_gib']:.1f}",
+            )
+            for row in result["rows"]
         ),
     ).markdown()
 
@@ -264,15 +329,34 @@ INGEST_WAYS = {
     "one_process": "one process, all cores",
     "workers": "Ray, with workers",
 }
+STEP_RATIOS = (
+    ("evidence", "the evidence road's, {slower} over {faster}", "at least 2.5"),
+    ("smollm", "SmolLM2's shape, {slower} over {faster}", "at least 3"),
+    ("shared", "SmolLM2's shape, a row for each of four questions over one reading", "-"),
+    ("engine", "a plain loop's over the worker's", "at least 0.95"),
+    ("trainer", "HF Trainer's padded rows over ours", "at least 2"),
+)
+STEP_CLOCKS = {"wall_s": "wall time", "cpu_s": "CPU time"}
+KILLED = {
+    "worker": "a worker, in a step",
+    "saving": "the workers, while a checkpoint is written",
+    "driver": "the driver, which is started again",
+    "raylet": "a node's raylet with all workers, and a new node comes",
+}
 TABLES: dict[str, Callable[[Result], list[str]]] = {
     "throughput": throughput,
     "null_towers": null_towers,
     "embed_faults": embed_faults,
+    "train_faults": train_faults,
+    "train_step": train_step,
+    "gpu_train": gpu_train,
     "ingest_workers": ingest_workers,
     "gpu": gpu,
     "scale": scale,
 }
 """By name of the result; the measurement is the script of the same name."""
+IN_BENCH = ("train_step", "gpu_train")
+"""Of which the script lies a folder higher."""
 
 
 def _ratio(spread: dict[str, float]) -> tuple[str, str]:

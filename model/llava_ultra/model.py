@@ -60,7 +60,7 @@ LEARNED_PARTS = (*CONNECTOR_PARTS, "recognition")
 """The parts trained in all stages; LoRA joins in the second."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: ZeRO-3 looks for tensors with `vars`
 class TrainOutput:
     """What a training step needs, and what it reports."""
 
@@ -104,6 +104,10 @@ class LlavaUltra(nn.Module):
         super().__init__()
         self.config = config
         self.precision = precision
+        self.reads_rows = False
+        """Whether every text is read as a padded row of its own, in one pass of the decoder. ZeRO-3
+        asks for it: all workers gather a layer's weights together, each time that it is called, so
+        that all have to call it as often; what texts share depends on a worker's own studies."""
         width: int = language_model.config.hidden_size  # type: ignore[union-attr, assignment]
         self.feature_sizes = fusion_sizes(config, width)
         self.fusion = build_fusion(config.fusion, self.feature_sizes)
@@ -205,7 +209,11 @@ class LlavaUltra(nn.Module):
 
     def _packs(self, text: TextBatch) -> bool:
         """Whether the decoder reads texts as branches of what they share."""
-        return shares_prefixes(self.language_model) and not follows_images(text)
+        return (
+            not self.reads_rows
+            and shares_prefixes(self.language_model)
+            and not follows_images(text)
+        )
 
     def answer_log_probs(self, reading: Reading, text: TextBatch) -> Tensor:
         """Log-probability of each answer token: (N, L - 1), 0 at tokens that are no answer.

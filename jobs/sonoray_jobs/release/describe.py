@@ -14,11 +14,12 @@ from sonoray.errors import ConfigError
 from sonoray.features.formats import FORMATS
 from sonoray.metrics.tables import Table
 from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from llava_ultra.cost.parts import Parts
 
-ZERO_STAGES = (1, 2, 3)
+ZERO_STAGES = (0, 1, 2, 3)
 GPU_COUNTS = (1, 4, 8)
 _GIB = 1024**3
 
@@ -94,6 +95,9 @@ class Description:
     """Of fusion and decoder: of frozen weights and of products; what learns is float32."""
     tower_precision: Precision
     studies_per_gpu: int
+    """In a step."""
+    studies_at_once: int
+    """Of those, in a part of the step (`train.micro_studies`, `train.micro_tokens`)."""
     study: StudyShape
     parts: tuple[Part, ...]
     tokens: Tokens
@@ -123,11 +127,16 @@ class Description:
             "",
             *self._flops_table().text(),
             "",
-            f"training, GiB on each GPU with {self.studies_per_gpu} studies each:",
+            f"training, GiB on each GPU with {self._share()}:",
             *self._training_table().text(),
             "",
             *self._serving_table().text(),
         ]
+
+    def _share(self) -> str:
+        parts = self.studies_at_once < self.studies_per_gpu
+        at_once = f", {self.studies_at_once} at once" if parts else ""
+        return f"{self.studies_per_gpu} studies each{at_once}"
 
     def _stored(self) -> str:
         each = f"{self.feature_bytes_per_image / 1e6:.2f} MB per image"
@@ -193,8 +202,10 @@ class Description:
         )
 
     def _training_table(self) -> Table:
+        header = ("ZeRO", "GPUs", "weights", "gradients", "optimiser", "activations", "total")
+        offloads = any(row.host for row in self.training)
         return Table(
-            header=("ZeRO", "GPUs", "weights", "gradients", "optimiser", "activations", "total"),
+            header=(*header, "host") if offloads else header,
             rows=tuple(
                 (
                     str(row.zero_stage),
@@ -204,6 +215,7 @@ class Description:
                     _gib(row.optimizer),
                     _gib(row.activations),
                     _gib(row.total),
+                    *((_gib(row.host),) if offloads else ()),
                 )
                 for row in self.training
             ),
@@ -244,16 +256,25 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
 
     from llava_ultra.cost.parts import build_parts, part_sizes
     from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill, trace_training
+    from llava_ultra.language.decoder import checkpoint_activations
     from sonoray_jobs.training.worker import set_trainable
 
     precision = road.train.precision
     parts = build_parts(road.model, precision=precision, tower_precision=road.embed.precision)
     set_trainable(parts.model, road.train.stages[-1])
+    if road.train.activation_checkpointing:
+        checkpoint_activations(parts.model.language_model.get_base_model())  # type: ignore[operator]
     sizes = part_sizes(parts)
     studies = -(-road.train.studies_per_step // road.train.num_workers)
-    load = Load(studies=studies, images=images, questions=study.questions, text_tokens=text_tokens)
+    at_once = _studies_at_once(road.train, study, tokens, studies)
+    load, whole = (
+        Load(studies=number, images=images, questions=study.questions, text_tokens=text_tokens)
+        for number in (at_once, studies)
+    )
     clip, sam = trace_encoder(parts.clip, images), trace_encoder(parts.sam, images)
     step = trace_training(parts, load)
+    parts.model.reads_rows = True
+    rows = trace_training(parts, whole)
     served = _served_parts(road)
     prefill = trace_prefill(served, load)
     described = tuple(
@@ -273,6 +294,7 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
         precision=precision,
         tower_precision=road.embed.precision,
         studies_per_gpu=studies,
+        studies_at_once=at_once,
         study=study,
         parts=described,
         tokens=tokens,
@@ -281,10 +303,10 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
         flops=Flops(
             clip_tower=clip.flops,
             sam_tower=sam.flops,
-            connector_forward=step.connector_forward // studies,
-            connector_backward=step.connector_backward // studies,
-            language_forward=step.language_forward // studies,
-            language_backward=step.language_backward // studies,
+            connector_forward=step.connector_forward // at_once,
+            connector_backward=step.connector_backward // at_once,
+            language_forward=step.language_forward // at_once,
+            language_backward=step.language_backward // at_once,
         ),
         training=tuple(
             training_memory(
@@ -293,7 +315,9 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
                 zero_stage=zero_stage,
                 num_gpus=num_gpus,
                 largest_layer=largest,
-                activations=step.peak_bytes,
+                # at stage 3 parts are refused, and questions share no reading
+                activations=rows.peak_bytes if zero_stage == 3 else step.peak_bytes,
+                offload=road.train.offload,
             )
             for zero_stage in ZERO_STAGES
             for num_gpus in sorted({*GPU_COUNTS, road.train.num_workers})
@@ -311,6 +335,16 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
             cache_per_1000_tokens=prefill.cache_bytes * 1000 // prefill.tokens,
         ),
     )
+
+
+def _studies_at_once(train: TrainConfig, study: StudyShape, tokens: Tokens, studies: int) -> int:
+    """Studies of a part of a step, where all are as the described one."""
+    if train.micro_studies:
+        studies = min(studies, train.micro_studies)
+    if train.micro_tokens:
+        read = tokens.images_read + study.questions * study.text_tokens
+        studies = min(studies, max(1, train.micro_tokens // read))
+    return studies
 
 
 def _served_parts(road: RoadConfig) -> "Parts":

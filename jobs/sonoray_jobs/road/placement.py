@@ -24,6 +24,8 @@ TRAINING_PLACEMENT = frozenset(
         "micro_tokens",
         "activation_checkpointing",
         "zero_stage",
+        "zero_whole_below",
+        "offload",
     }
 )
 """Of section `train`. They may change when a training is resumed: checkpoints fit any number of

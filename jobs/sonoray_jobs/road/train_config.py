@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llava_ultra.config import MatmulPrecision
+from llava_ultra.cost.zero import Offload
 from llava_ultra.parameters.precision_names import Precision
 from sonoray.config.model import Config
 
@@ -76,8 +77,14 @@ class TrainConfig(Config):
     feature_noise: float = Field(default=0, ge=0)
     """Standard deviation of Gaussian noise on the features while training. The towers' channels are
     standardised, so 1 doubles their variance. It is the augmentation that cached features allow."""
-    zero_stage: Literal[1, 2] = 2
-    """DeepSpeed ZeRO stage."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage: what is spread over the workers. Nothing at 0; the optimiser's state at
+    1; the gradients of what learns too at 2; at 3 all weights, for a decoder that no device holds:
+    then the questions of a study share no reading, and parts of a step are refused."""
+    zero_whole_below: int = Field(default=100_000, ge=0)
+    """At stage 3, parameters of at most so many values stay whole on every worker."""
+    offload: Offload = "none"
+    """What lies in the host's memory: the optimiser's state, or at stage 3 the weights as well."""
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of a stage's steps in which the rate rises; it then falls as a half cosine."""
@@ -136,6 +143,18 @@ class TrainConfig(Config):
             raise ValueError(
                 f"train.keep {self.keep!r} and train.patience {self.patience} need validations, "
                 "and train.validate_every is 'never'; set it to 'epoch'"
+            )
+        if self.zero_stage == 3 and (self.micro_studies or self.micro_tokens):
+            raise ValueError(
+                "train.zero_stage 3 with train.micro_studies or train.micro_tokens: a worker has "
+                "no whole parameter to add up the gradients of parts in; set both to 0 and lower "
+                "train.studies_per_step, or set train.zero_stage to 2"
+            )
+        if self.offload != "none" and self.zero_stage < (3 if self.offload == "all" else 1):
+            raise ValueError(
+                f"train.offload {self.offload!r} with train.zero_stage {self.zero_stage}: ZeRO "
+                "keeps the optimiser's state from stage 1 on and the weights at stage 3; raise "
+                'train.zero_stage, or set train.offload to "none"'
             )
         if self.min_workers > self.num_workers:
             raise ValueError(

@@ -1,7 +1,8 @@
 """Training checkpoints that do not depend on the number of workers.
 
-DeepSpeed's own ZeRO checkpoints load only on as many ranks as wrote them. What is trained here is
-small (connector, LoRA), so every rank helps to gather whole tensors and rank 0 writes them:
+DeepSpeed's own ZeRO checkpoints load only on as many ranks as wrote them, and at the stage of ZeRO
+that wrote them. What is trained here is small (connector, LoRA), so every rank helps to gather
+whole tensors and rank 0 writes them:
 
 ```
 weights.safetensors      every trainable tensor, float32
@@ -13,35 +14,41 @@ position.json            how far it is, and the digests of all parts (`saving.po
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from llava_ultra.model import LlavaUltra, trainable_parameters
-from llava_ultra.parameters.groups import decay_groups
 from sonoray.config.load import validate_config
 from sonoray.errors import CheckpointError
 from sonoray_jobs.training.saving.position import POSITION, Position
 from sonoray_jobs.training.saving.saver import OPTIMIZER, WEIGHTS
+from sonoray_jobs.training.steps.engine import (
+    give_state,
+    link_moments,
+    optimizer_places,
+    whole_state,
+)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def gather_state(model: LlavaUltra) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def gather_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401
     """Gather trainable weights and Adam moments; collective, so every rank must call it.
+
+    Args:
+        engine: DeepSpeed's, around the model.
 
     Returns:
         Weights by name and moments by `<name>|<moment>`, whole tensors on the CPU.
     """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
     weights, moments = {}, {}
-    for name, parameter in trainable_parameters(model).items():
-        weights[name] = safe_get_full_fp32_param(parameter).detach().cpu().clone()
+    for name, parameter in trainable_parameters(engine.module).items():
+        weights[name] = whole_state(engine, parameter)
         for moment in _MOMENTS:
-            state = safe_get_full_optimizer_state(parameter, moment)
-            moments[f"{name}|{moment}"] = state.detach().cpu().clone()
+            moments[f"{name}|{moment}"] = whole_state(engine, parameter, moment)
     return weights, moments
 
 
@@ -96,35 +103,28 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
             named[name].copy_(tensor)
 
 
-def place_moments(model: LlavaUltra, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def place_moments(engine: Any, steps: int) -> None:  # noqa: ANN401 - DeepSpeed's
     """Make Adam's state before there was a step, and link the parameters to it.
 
     AdamW would make it in its first step, a group at a time. DeepSpeed 0.19 links all groups after
     the first group's step, when the others have no state yet, and never again.
 
     Args:
-        model: wrapped in a DeepSpeed engine.
-        optimizer: the engine's AdamW over `decay_groups` of the model. In place of a group's
-            parameters it holds ZeRO's flat partition of them, this rank's part.
+        engine: DeepSpeed's; its AdamW is over `decay_groups` of its model.
         steps: optimiser steps that were done before.
     """
-    from deepspeed.utils import lazy_init_hp_params_optimizer_state
-
-    groups = decay_groups(model, weight_decay=0.0)  # as the optimizer was given them
-    for group, whole in zip(optimizer.param_groups, groups, strict=True):
-        (partition,) = group["params"]
-        optimizer.state[partition] = {
+    optimizer = engine.basic_optimizer
+    for place in optimizer_places(engine):
+        optimizer.state[place] = {
             "step": torch.tensor(float(steps)),
-            **{moment: torch.zeros_like(partition) for moment in _MOMENTS},
+            **{moment: torch.zeros_like(place) for moment in _MOMENTS},
         }
-        lazy_init_hp_params_optimizer_state(whole["params"], partition, optimizer.state)
+    link_moments(engine)
 
 
-def restore_moments(model: LlavaUltra, folder: Path) -> None:
+def restore_moments(engine: Any, folder: Path) -> None:  # noqa: ANN401 - DeepSpeed's
     """Give this rank its part of a checkpoint's Adam moments, whose place was made before."""
-    from deepspeed.utils import safe_set_full_optimizer_state
-
     moments = load_file(folder / OPTIMIZER)
-    for name, parameter in trainable_parameters(model).items():
+    for name, parameter in trainable_parameters(engine.module).items():
         for moment in _MOMENTS:
-            safe_set_full_optimizer_state(parameter, moments[f"{name}|{moment}"], moment)
+            give_state(engine, parameter, moment, moments[f"{name}|{moment}"])

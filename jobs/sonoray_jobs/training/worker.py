@@ -282,6 +282,7 @@ def _run_stage(
     import ray.train
 
     from sonoray_jobs.training.checkpoint import place_moments, restore_moments
+    from sonoray_jobs.training.steps.engine import build_engine, close_engine
 
     settings = job.train
     stage = settings.stages[start.stage]
@@ -289,10 +290,10 @@ def _run_stage(
     rank, world = context.get_world_rank(), context.get_world_size()
     set_trainable(model, stage)
     _check_room(model, saver)
-    engine, optimizer = build_engine(model, job.train, stage)
-    place_moments(model, optimizer, start.steps - start.skipped)
+    engine = build_engine(model, settings, stage.learning_rate)
+    place_moments(engine, start.steps - start.skipped)
     if saved is not None:
-        restore_moments(model, saved)
+        restore_moments(engine, saved)
     model.train()
     stepper = Stepper(
         engine=engine,
@@ -307,7 +308,7 @@ def _run_stage(
     loop = StageLoop(
         stepper=stepper,
         stage=stage,
-        optimizer=optimizer,
+        optimizer=engine.basic_optimizer,
         position=start,
         steps_before=start.steps_per_epoch
         * sum(earlier.epochs for earlier in settings.stages[: start.stage]),
@@ -319,7 +320,7 @@ def _run_stage(
         say=board.say,
     )
     position = loop.run(stream)
-    engine.destroy()
+    close_engine(engine)
     return position
 
 
@@ -339,8 +340,10 @@ def _check_room(model: Any, saver: "Saver | None") -> None:  # noqa: ANN401 - Ll
         StoppedError: the message says what is missing.
     """
     from llava_ultra.model import trainable_parameters
+    from llava_ultra.parameters.groups import whole_shape
 
-    size = 3 * sum(4 * each.numel() for each in trainable_parameters(model).values())
+    learned = trainable_parameters(model).values()
+    size = 3 * sum(4 * whole_shape(each).numel() for each in learned)
 
     def look() -> str | None:
         assert saver is not None  # of rank 0, which looks
@@ -366,33 +369,3 @@ def set_trainable(model: Any, stage: TrainStage) -> None:  # noqa: ANN401 - Llav
     for name, parameter in model.named_parameters():
         connector = name.split(".")[0] in LEARNED_PARTS
         parameter.requires_grad = connector or (stage.lora and ".lora_" in name)
-
-
-def build_engine(
-    model: Any,  # noqa: ANN401 - LlavaUltra
-    settings: TrainConfig,
-    stage: TrainStage,
-) -> tuple[Any, Any]:
-    """Wrap the model in DeepSpeed; returns the engine and the basic optimiser (AdamW)."""
-    import deepspeed
-    import torch
-
-    from llava_ultra.parameters.groups import decay_groups
-
-    adamw = torch.optim.AdamW(
-        decay_groups(model, weight_decay=settings.weight_decay), lr=stage.learning_rate
-    )
-    engine, optimizer, _, _ = deepspeed.initialize(
-        model=model,
-        optimizer=adamw,
-        config={
-            "train_micro_batch_size_per_gpu": 1,  # of no effect: steps count their answers
-            "gradient_clipping": settings.clip_norm,
-            "zero_optimization": {"stage": settings.zero_stage},
-            # torch's own AdamW: DeepSpeed's fused one would compile a kernel per machine
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 1_000_000_000,
-        },
-    )
-    return engine, optimizer.optimizer

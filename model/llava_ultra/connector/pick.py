@@ -39,7 +39,7 @@ from llava_ultra.config import (
 from llava_ultra.connector.scores import Scores, gather_studies, masked_log_softmax
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: ZeRO-3 looks for tensors with `vars`
 class Selection:
     """The images that were picked for each text row."""
 

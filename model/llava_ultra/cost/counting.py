@@ -5,12 +5,12 @@ parameters (torch 2.15). FLOPs are counted by torch's own `FlopCounterMode`.
 """
 
 import weakref
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -50,18 +50,22 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live -= size
 
 
-class FusedAttention(TorchFunctionMode):
+class FusedAttention(AbstractContextManager[None]):
     """Take attention as one operator, which meta tensors would otherwise split into its products.
 
     The operator is that of the CPU; its shapes and what it keeps are those of flash attention on a
     GPU: queries, keys, values, output and the logarithms of the sums.
+
+    torch's function is exchanged while the block runs. A `TorchFunctionMode` would be off inside
+    `torch.autograd.grad`, where checkpoints compute attention anew and then find other tensors.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's signature
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        return _attend(*args, **kwargs)
+    def __enter__(self) -> None:
+        self._plain = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = _attend
+
+    def __exit__(self, *_: object) -> None:
+        F.scaled_dot_product_attention = self._plain
 
 
 def _attend(

@@ -9,7 +9,14 @@ own training.
 
 from typing import Any
 
+import torch
 from torch import nn
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of a parameter, also where ZeRO-3 has left a worker but a part of it."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def decay_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -19,8 +26,8 @@ def decay_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, An
     two calls agree.
     """
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in learned if parameter.ndim >= 2]
-    vectors = [parameter for parameter in learned if parameter.ndim < 2]
+    matrices = [parameter for parameter in learned if len(whole_shape(parameter)) >= 2]
+    vectors = [parameter for parameter in learned if len(whole_shape(parameter)) < 2]
     groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

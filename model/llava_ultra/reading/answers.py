@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from llava_ultra.reading.attention import packed_attention
 from llava_ultra.reading.credit import give_credit
@@ -60,6 +61,9 @@ def _decode(language_model: nn.Module, sequence: Sequence) -> Tensor:
 
     def logits(**others: Any) -> Tensor:  # noqa: ANN401 - of the decoder
         given = {**sequence.arguments, **others}
+        if sequence.prefixes is None and sequence.embeds.is_meta:
+            # without a cache, transformers looks into positions for packed rows, of which are none
+            given["past_key_values"] = DynamicCache(config=language_model.config)  # type: ignore[arg-type]
         found: Tensor = language_model(
             inputs_embeds=sequence.embeds, use_cache=False, **given
         ).logits
@@ -75,6 +79,8 @@ def _decode(language_model: nn.Module, sequence: Sequence) -> Tensor:
 def _read_prefixes(language_model: nn.Module, prefixes: Prefixes) -> Passage:
     """Read the prefixes once for all branches; the states of their last layer go nowhere."""
     passage = Passage(packing=prefixes.packing)
+    if prefixes.packing.prefixes is None:  # every text reads its images by itself
+        return passage
     layers: nn.Module = language_model.get_decoder()  # type: ignore[operator]
     layers(
         inputs_embeds=prefixes.embeds,
@@ -83,13 +89,7 @@ def _read_prefixes(language_model: nn.Module, prefixes: Prefixes) -> Passage:
         passage=passage,
     )
     if prefixes.picks is not None:
-        give_credit(
-            passage,
-            prefixes.picks,
-            images=prefixes.images,
-            scale=prefixes.scale,
-            prefix_of_row=prefixes.of_row,
-        )
+        give_credit(passage, prefixes.picks, images=prefixes.images, scale=prefixes.scale)
     return passage
 
 
@@ -120,7 +120,7 @@ def _is_plain(head: nn.Module, states: Tensor, logits: Tensor) -> bool:
 
 
 def token_log_probs(head: nn.Module, states: Tensor, targets: Tensor, *, vocabulary: int) -> Tensor:
-    """Log-probability (A,) float32 of tokens behind states, in chunks.
+    """Log-probability (A,) float32 of tokens behind states, in chunks, in one call of the layer.
 
     Args:
         head: the output layer, (..., D) to (..., V).
@@ -131,13 +131,41 @@ def token_log_probs(head: nn.Module, states: Tensor, targets: Tensor, *, vocabul
     size = max(1, MAX_LOGITS // vocabulary)
     if len(states) <= size:
         return _log_probs(head(states), targets)
+    with _scores_in_chunks(head, targets, size):
+        found: Tensor = head(states)
+        return found
+
+
+@contextmanager
+def _scores_in_chunks(head: nn.Module, targets: Tensor, size: int) -> Iterator[None]:
+    """Let a layer return log-probabilities (A,) in place of logits.
+
+    All chunks are computed within one call: under ZeRO-3 a call gathers the layer's weights from
+    all workers, forward and backward, and they have unlike numbers of answers.
+    """
+    whole: list[Tensor] = []
+
+    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        whole.append(inputs[0])
+        return (inputs[0][:1],)
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
-        return _log_probs(head(states), targets)
+        return _log_probs(head.forward(states), targets)
 
-    chunks = zip(torch.split(states, size), torch.split(targets, size), strict=True)
-    found = [checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks]
-    return torch.cat(found)
+    def give(*_: object) -> Tensor:
+        chunks = zip(torch.split(whole[0], size), torch.split(targets, size), strict=True)
+        return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
+
+    # the weights leave in a hook behind the call: this one comes before it
+    handles = (
+        head.register_forward_pre_hook(take),
+        head.register_forward_hook(give, prepend=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _log_probs(logits: Tensor, targets: Tensor) -> Tensor:

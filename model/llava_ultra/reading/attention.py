@@ -4,9 +4,10 @@ A branch's tokens see its prefix and what stands before them in their own branch
 branch. So each token has the state that it has in a row of its own, and backward, the prefix gets
 the gradients of all its branches added up.
 
-The decoder is called twice: over a row of all prefixes, whose keys and values in every layer are
-kept (`passage.Passage`), and over a row of all branches. Between the two stands what takes their
-gradients apart again where a sampler learns from them (`llava_ultra.reading.credit`).
+The decoder is called twice: over a row of all prefixes that are shared, whose keys and values in
+every layer are kept (`passage.Passage`), and over a row of all branches. Between the two stands
+what takes their gradients apart again where a sampler learns from them
+(`llava_ultra.reading.credit`).
 
 Everything but attention works on each token by itself and takes a row of real tokens as it is.
 Attention goes block by block: the prefixes are one block, branches of like length another, each
@@ -100,11 +101,13 @@ def attend_packed(
     """
     queries, keys, values = (each[0].transpose(0, 1) for each in (query, key, value))
     packing, attended = passage.packing, []
-    for block in packing.branches if passage.in_branches else (packing.prefixes,):
+    blocks = packing.branches if passage.in_branches else (packing.prefixes,)
+    for block in blocks:
+        assert block is not None
         seen = (_segments(block, keys), _segments(block, values))
-        if block.parents is None:
+        if not passage.in_branches:
             passage.seen.setdefault(module, seen)  # not what is computed anew by checkpoints
-        else:
+        elif block.parents is not None:
             shared, asked = passage.seen[module], passage.asked.get(module, (None, None))
             seen = (
                 torch.cat([_OfPrefixes.apply(shared[0], block, asked[0]), seen[0]], dim=1),

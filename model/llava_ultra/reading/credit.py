@@ -10,11 +10,11 @@ of that with the tokens of every image is the gradient of the question's pick. S
 what it learns from a row for each question, to rounding.
 
 Of Q questions that share, Q - 1 go back so; the first is left over from the sum. They cost as many
-more backward passes over the prefixes, all readings at once. Nothing of it is done for questions
-alone, and for samplers whose pick is not learned.
+more backward passes over the prefixes, all readings at once that are shared. Nothing of it is done
+for questions alone, and for samplers whose pick is not learned.
 
-Axes: B studies, K images, M slots (images kept), P tokens, G readings, G' prefixes, N rows, D
-width.
+Axes: B studies, K images, M slots (images kept), P tokens, G readings, G' prefixes (shared readings
+behind the same words), N rows, D width.
 """
 
 from collections.abc import Sequence
@@ -49,13 +49,11 @@ class _Turn:
     """(n,) int64, on the CPU."""
     firsts: Tensor
     """(n,) int64: the first row of each one's reading."""
-    prefixes: Tensor
-    """(n,) int64: the prefix of each."""
+    readings: Tensor
+    """(n,) int64: the reading of each, another one each."""
 
 
-def give_credit(
-    passage: Passage, picks: Picks, *, images: Tensor, scale: Tensor, prefix_of_row: Tensor
-) -> None:
+def give_credit(passage: Passage, picks: Picks, *, images: Tensor, scale: Tensor) -> None:
     """Let every row's pick get its own gradient from what stands behind the prefixes.
 
     Between the two passes.
@@ -63,11 +61,10 @@ def give_credit(
     Args:
         passage: after the pass over the prefixes.
         picks: of the rows.
-        images: (G', M*P, D), the images' tokens as the prefixes have them.
+        images: (G, M*P, D), the images' tokens as the prefixes have them.
         scale: (), by which they are larger than those picked from.
-        prefix_of_row: (N,) int64, on the CPU.
     """
-    turns = _turns(picks.reading, prefix_of_row)
+    turns = _turns(picks.reading)
     if not turns:
         return
     seen = [each for layer in passage.seen.values() for each in layer]
@@ -79,7 +76,7 @@ def give_credit(
         passage.asked[module] = (asked[2 * place], asked[2 * place + 1])
 
 
-def _turns(reading: Tensor, prefix_of_row: Tensor) -> list[_Turn]:
+def _turns(reading: Tensor) -> list[_Turn]:
     """Rows behind the first of their reading: the second ones, the third ones, and so on."""
     firsts: dict[int, int] = {}
     waiting = list(enumerate(reading.tolist()))
@@ -91,7 +88,7 @@ def _turns(reading: Tensor, prefix_of_row: Tensor) -> list[_Turn]:
         if firsts:
             rows = torch.tensor(list(taken.values()))
             of_reading = torch.tensor([firsts[number] for number in taken])
-            turns.append(_Turn(rows=rows, firsts=of_reading, prefixes=prefix_of_row[rows]))
+            turns.append(_Turn(rows=rows, firsts=of_reading, readings=reading[rows]))
         firsts = firsts or taken
         gone = set(taken.values())
         waiting = [(row, number) for row, number in waiting if row not in gone]
@@ -125,7 +122,7 @@ class _Credit(torch.autograd.Function):
             (found,) = torch.autograd.grad(seen, [images], behind, retain_graph=True)
             device = found.device
             studies = tokens.index_select(0, ctx.study_index[turn.rows].to(device))
-            own = found.index_select(0, turn.prefixes.to(device)).to(tokens.dtype) * scale
+            own = found.index_select(0, turn.readings.to(device)).to(tokens.dtype) * scale
             own = own.unflatten(1, (-1, tokens.shape[2]))  # (n, M, P, D)
             credit = torch.einsum("nmpd,nkpd->nmk", own, studies).to(slots.dtype)
             gradient.index_add_(0, turn.rows.to(device), credit)

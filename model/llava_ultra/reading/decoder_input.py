@@ -1,6 +1,6 @@
 """What one call of the decoder is given while it learns, and where it predicts answers.
 
-Axes: N text rows, G' prefixes, M*P image tokens of a prefix, D width, A answer tokens of all rows,
+Axes: G readings, M*P image tokens of each, D width, A answer tokens of all rows,
 R rows of T tokens that the decoder reads.
 """
 
@@ -20,12 +20,10 @@ class Prefixes:
     embeds: Tensor
     """(1, T, D)."""
     images: Tensor
-    """(G', M*P, D): the images' tokens among them."""
+    """(G, M*P, D): the images' tokens of all readings, those among them and others."""
     scale: Tensor
     """(): see `Reading`."""
     picks: Picks | None
-    of_row: Tensor
-    """(N,) int64: the prefix of each text row; on the CPU."""
     packing: Packing
 
 

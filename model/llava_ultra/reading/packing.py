@@ -3,6 +3,7 @@
 All questions of a study begin alike: what the chat form puts in front of the images, and the
 images. The decoder reads that prefix once. Each question with its answer is a branch: its positions
 go on from the prefix's end. How its tokens see that prefix is the matter of `reading.attention`.
+A question that shares its images with none stands among the branches as a whole.
 
 Axes: T tokens of a row, G prefixes, N branches.
 """
@@ -31,7 +32,7 @@ class Block:
     places: Tensor | None
     """(stop - start,) int64: each token's place among `count * length`; None without padding."""
     parents: Tensor | None
-    """(count,) int64: the prefix that each segment goes on from; None for prefixes themselves."""
+    """(count,) int64: the prefix that each segment goes on from; None for what begins by itself."""
     numbers: Tensor
     """(count,) int64: which of all prefixes or branches the segments are; on the CPU."""
     positions: Tensor
@@ -46,14 +47,16 @@ class Block:
 class Packing:
     """Where prefixes and branches stand, each in a row of their own; prefixes in their order."""
 
-    prefixes: Block
+    prefixes: Block | None
+    """None where no branch goes on from any."""
     branches: tuple[Block, ...]
     branch_starts: Tensor
     """(N,) int64: first token of each branch in their row; on the CPU."""
 
     @property
     def prefix_positions(self) -> Tensor:
-        """Position ids (1, T) int64 of the prefixes' row."""
+        """Position ids (1, T) int64 of the prefixes' row, where there are any."""
+        assert self.prefixes is not None
         return _of_tokens(self.prefixes)[None]
 
     @property
@@ -74,23 +77,29 @@ def pack(
     Args:
         prefix_lengths: tokens of each of G prefixes, at least one.
         branch_lengths: tokens of each of N branches, at least one.
-        parents: the prefix of each branch.
+        parents: the prefix of each branch; -1 where it begins by itself.
         device: where the decoder reads.
     """
-    order = sorted(range(len(branch_lengths)), key=lambda row: branch_lengths[row])
-    prefixes = torch.tensor(prefix_lengths)
-    every = torch.arange(len(prefixes))
-    of_prefixes = _block(0, every, prefixes, torch.zeros_like(prefixes), None, prefixes)
+    lengths, of_prefix = torch.tensor(branch_lengths), torch.tensor(parents)
+    prefixes = torch.tensor(prefix_lengths, dtype=torch.int64)
     branches: list[Block] = []
-    branch_starts = torch.zeros(len(order), dtype=torch.int64)
-    for rows in torch.tensor(order).chunk(BRANCH_BLOCKS):
-        lengths = torch.tensor(branch_lengths)[rows]
-        own = torch.tensor(parents)[rows]
-        start = branches[-1].stop if branches else 0
-        branch_starts[rows] = start + lengths.cumsum(0) - lengths
-        branches.append(_block(start, rows, lengths, prefixes[own], own, prefixes))
+    branch_starts = torch.zeros_like(lengths)
+    order = lengths.argsort(stable=True)
+    alone = of_prefix[order] < 0
+    groups = [(part, begins) for part, begins in ((order[~alone], False), (order[alone], True))]
+    for part, begins in groups:
+        for rows in part.chunk(BRANCH_BLOCKS) if len(part) else ():
+            own = None if begins else of_prefix[rows]
+            start = branches[-1].stop if branches else 0
+            branch_starts[rows] = start + lengths[rows].cumsum(0) - lengths[rows]
+            first = torch.zeros_like(rows) if own is None else prefixes[own]
+            branches.append(_block(start, rows, lengths[rows], first, own, prefixes))
+    of_prefixes = None
+    if len(prefixes):
+        every = torch.arange(len(prefixes))
+        of_prefixes = _block(0, every, prefixes, torch.zeros_like(prefixes), None, prefixes)
     return Packing(
-        prefixes=_move(of_prefixes, device),
+        prefixes=None if of_prefixes is None else _move(of_prefixes, device),
         branches=tuple(_move(block, device) for block in branches),
         branch_starts=branch_starts,
     )

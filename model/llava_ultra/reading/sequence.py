@@ -9,6 +9,8 @@ image tokens of a reading, D width, S = M*P + L, A answer tokens of all rows, R 
 that the decoder reads.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,41 +72,53 @@ def follows_images(text: TextBatch) -> bool:
 
 
 def pack_reading(reading: Reading, text: TextBatch) -> Sequence:
-    """Pack all texts into rows: one of a prefix for each reading, one of a branch for each text.
+    """Pack all texts into rows: one of a prefix for each shared reading, one of all texts.
 
     The prefix is the text in front of the images and the images; texts that differ before their
-    images have prefixes of their own. Not for texts that answer right behind the images
-    (`follows_images`).
+    images have prefixes of their own. A text that shares its images with none stands in the second
+    row as a whole: nothing of it is read twice, or asked back. Not for texts that answer right
+    behind the images (`follows_images`).
     """
-    device = reading.words.device
-    at, (_, length, width) = reading.images_at, reading.words.shape
+    device, at = reading.words.device, reading.images_at
+    rows_of, length, width = reading.words.shape
     of_row, first, images_of = _prefixes(reading, text)
-    seen = torch.cat(
-        [torch.ones(len(first), at, dtype=torch.bool), reading.selection.mask.cpu()[images_of]],
-        dim=1,
-    )
+    real = reading.selection.mask.cpu()  # (G, M*P)
+    own = reading.selection.reading.cpu()
+    images = rows_of * length + torch.arange(real.numel()).view(real.shape)
+    heads = [[torch.arange(at) + row * length, images[g][real[g]]] for row, g in enumerate(own)]
     lengths = text.mask.sum(dim=1).cpu() - at
-    packing = pack(seen.sum(dim=1).tolist(), lengths.tolist(), of_row.tolist(), device=device)
-    images = reading.images.index_select(0, images_of.to(device))
-    heads = torch.cat([reading.words[first.to(device), :at], images], dim=1).flatten(0, 1)
-    if not bool(seen.all()):
-        heads = heads.index_select(0, seen.flatten().nonzero()[:, 0].to(device))
+    whole = of_row < 0
+    num_images = real.sum(dim=1)
+    packing = pack(
+        (at + num_images[images_of]).tolist(),
+        torch.where(whole, lengths + at + num_images[own], lengths).tolist(),
+        of_row.tolist(),
+        device=device,
+    )
     starts = packing.branch_starts
-    order = starts.argsort()
-    shift = (order * length + at - starts[order]).repeat_interleave(lengths[order])
-    words = (shift + torch.arange(len(shift))).to(device)  # places among the N*L words
-    branches = reading.words.reshape(-1, width).index_select(0, words)
+    branches = [
+        [*(heads[row] if whole[row] else ()), row * length + at + torch.arange(int(lengths[row]))]
+        for row in starts.argsort().tolist()
+    ]
+    # all that may be read; every place in it is taken from here
+    table = torch.cat([reading.words.reshape(-1, width), reading.images.reshape(-1, width)])
+
+    def read(pieces: Iterable[Iterable[Tensor]]) -> Tensor:
+        places = [piece for of_row in pieces for piece in of_row]
+        taken = torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
+        return table.index_select(0, taken.to(device))[None]
+
     rows, places = answer_places(text)
-    sources = starts[rows] + places - at - 1
+    behind = torch.where(whole, num_images[own], -at)  # of the row's place among its text tokens
+    sources = starts[rows] + places + behind[rows] - 1
     return Sequence(
-        embeds=branches[None],
+        embeds=read(branches),
         arguments={"position_ids": packing.branch_positions},
         prefixes=Prefixes(
-            embeds=heads[None],
-            images=images,
+            embeds=read(heads[row] for row in first.tolist()),
+            images=reading.images,
             scale=reading.scale,
             picks=reading.picks,
-            of_row=of_row,
             packing=packing,
         ),
         rows=rows,
@@ -114,21 +128,26 @@ def pack_reading(reading: Reading, text: TextBatch) -> Sequence:
 
 
 def _prefixes(reading: Reading, text: TextBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """The prefix of each row (N,), and of each prefix its first row and its reading (G', each)."""
+    """The prefix of each row (N,), and of each prefix its first row and its reading (G', each).
+
+    A row whose reading is shared by none has none: -1.
+    """
     heads = text.ids[:, : reading.images_at].tolist()
+    own = reading.selection.reading.tolist()
+    readers = Counter(own)
     numbers: dict[tuple[int, ...], int] = {}
     of_row: list[int] = []
     first: list[int] = []
-    images_of: list[int] = []
-    for row, (images, head) in enumerate(
-        zip(reading.selection.reading.tolist(), heads, strict=True)
-    ):
+    for row, (images, head) in enumerate(zip(own, heads, strict=True)):
+        if readers[images] == 1:
+            of_row.append(-1)
+            continue
         number = numbers.setdefault((images, *head), len(numbers))
         if number == len(first):
             first.append(row)
-            images_of.append(images)
         of_row.append(number)
-    return torch.tensor(of_row), torch.tensor(first), torch.tensor(images_of)
+    images_of = [own[row] for row in first]
+    return tuple(torch.tensor(each, dtype=torch.int64) for each in (of_row, first, images_of))  # type: ignore[return-value]
 
 
 def pad_reading(reading: Reading, text: TextBatch) -> Sequence:

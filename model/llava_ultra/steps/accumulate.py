@@ -1,10 +1,13 @@
 """The loss of a worker's share of a step, computed part by part.
 
 Parts go forward and backward one after the other, so that one part's activations are alive at a
-time. Their gradients are summed here, and the last part's loss carries them (`_Sums.owed`): one
-backward pass of DeepSpeed's engine then finds the gradient of the whole share. The engine knows
-nothing of parts, so none of its steps is ever partial, workers may have different numbers of parts,
-and a parameter that some worker did not use gets a gradient of zero there.
+time. Their gradients are summed here and handed to DeepSpeed's engine by a loss that has them all
+(`_Sums.owed`), whose backward pass is one node. The engine knows nothing of parts, so none of its
+steps is ever partial. It sees no graph either: ZeRO-1 and 2 put gradients into buckets in the order
+in which they come, and add up buckets of all workers, which is silently wrong where the order
+differs. A worker whose questions share readings goes backward in another order than one whose
+questions do not. Here the order is that of the parameters on all workers, and one that some worker
+did not use gets a gradient of zero there.
 
 A mean over rows adds up from parts, each weighted by its rows. A loss that compares all studies of
 a step (`StepObjective`) does not: first every part says what it brings to the comparison, without
@@ -14,11 +17,13 @@ cache, arXiv 2101.06983); and each part's pass hears that as a product, whose gr
 Where the sampler draws at random, and with LoRA dropout, parts have other draws than the whole.
 
 Parameters are whole on every worker: ZeRO up to stage 2. At stage 3 a worker has a shard of each,
-and parts are refused.
+and parts are refused; the engine then goes backward through the model, in which all texts are read
+as rows, so that the order is the same (`LlavaUltra.reads_rows`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +40,7 @@ Pull = dict[str, tuple[Tensor, ...]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareLoss:
-    """A worker's share of a step, gone forward and, but for its last part, backward."""
+    """A worker's share of a step, gone forward and, where parameters are whole, backward."""
 
     owed: Tensor
     """(): its gradient, averaged over workers, is that of the whole step's loss."""
@@ -59,16 +64,21 @@ def forward_share(
         module: in training mode.
         batch: the share, on the CPU.
         limits: how large a part may be.
-        run: runs the part whose loss goes backward at the end: DeepSpeed's engine; by default the
-            module itself, as for all other parts.
+        run: runs the last part: DeepSpeed's engine, which wants to be called once a step; by
+            default the module itself, as for all other parts.
         device: of the module.
 
     Raises:
         ValueError: the share has parts, and parameters are spread over workers.
     """
     parts = [batch.of_studies(studies) for studies in split_share(batch, module.config, limits)]
-    if len(parts) > 1:
-        _check_whole(module)
+    spread = _spread_parameter(module)
+    if spread and len(parts) > 1:
+        raise ValueError(
+            f"a step in parts cannot add up gradients of {spread}, which ZeRO-3 spreads over "
+            "workers; set train.micro_studies and train.micro_tokens to 0, or lower "
+            "train.zero_stage to 2"
+        )
     num_answers = len(batch.text.ids)
     step_answers, in_parts = sum_over_ranks([num_answers, len(parts) > 1])
     pulls: Sequence[Pull | None] = [None]
@@ -88,25 +98,20 @@ def forward_share(
         owed = output.loss * (rows * ranks / step_answers) + output.pulled * ranks
         for name, value in output.losses.items():
             losses[name] = losses.get(name, 0.0) + float(value) * rows / num_answers
-        if not is_last:
+        if not spread:
             sums.add(owed)
-    if len(parts) > 1:
-        owed = owed + sums.owed()
+    if not spread:
+        owed = sums.owed()
     losses |= of_step
     weights = {f"{each.type}_loss": each.weight for each in module.config.active_objectives}
     losses["loss"] = sum(weight * losses[name] for name, weight in weights.items())
     return ShareLoss(owed=owed, losses=losses, num_answers=num_answers)
 
 
-def _check_whole(module: nn.Module) -> None:
-    """Refuse parameters of which each worker has a shard, as DeepSpeed marks them at stage 3."""
-    for name, parameter in trainable_parameters(module).items():
-        if hasattr(parameter, "ds_id"):
-            raise ValueError(
-                f"a step in parts cannot add up gradients of {name}, which ZeRO-3 spreads over "
-                "workers; set train.micro_studies and train.micro_tokens to 0, or lower "
-                "train.zero_stage to 2"
-            )
+def _spread_parameter(module: nn.Module) -> str | None:
+    """A parameter of which each worker has a shard, as DeepSpeed marks them at stage 3."""
+    learned = trainable_parameters(module)
+    return next((name for name, each in learned.items() if hasattr(each, "ds_id")), None)
 
 
 def _pulls(
@@ -147,9 +152,24 @@ class _Sums:
                 self._sums[place] = gradient if so_far is None else so_far.add_(gradient)
 
     def owed(self) -> Tensor:
-        """A loss () whose gradient is the sums; of a parameter without any it is zero."""
-        owed = [
-            (parameter * (0.0 if total is None else total)).sum()
+        """A loss () whose gradient is the sums, to be asked once; of a parameter without any, 0."""
+        sums = [
+            torch.zeros_like(parameter) if total is None else total
             for parameter, total in zip(self._parameters, self._sums, strict=True)
         ]
-        return torch.stack(owed).sum()
+        self._sums = []
+        owed: Tensor = _Owed.apply(sums, *self._parameters)
+        return owed
+
+
+class _Owed(torch.autograd.Function):
+    """Nothing of some parameters; backward, the gradients that are given for them."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: list[Tensor], *parameters: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+        ctx.sums = sums
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's
+        return None, *(total.mul_(gradient) for total in ctx.sums)

@@ -244,7 +244,7 @@ class StageLoop:
         from sonoray_jobs.training.checkpoint import gather_state
 
         start = time.monotonic()
-        weights, moments = gather_state(self.stepper.engine.module)
+        weights, moments = gather_state(self.stepper.engine)
         if self.saver is not None:
             self.saver.save(self.position, weights, moments)
         self._saved_at = time.monotonic()
@@ -274,6 +274,9 @@ def diverged(stage: TrainStage, step: int, rate: float, in_a_row: int) -> Stoppe
 
 
 def connector_metrics(model: Any) -> dict[str, float]:  # noqa: ANN401 - LlavaUltra
-    """The blend's alpha, where the fusion has one: its mean over channels or tokens."""
-    alpha = getattr(model.fusion, "alpha", None)
-    return {} if alpha is None else {"alpha": float(alpha.mean().detach())}
+    """The blend's alpha, where the fusion has one: its mean over channels or tokens; collective."""
+    from sonoray_jobs.training.steps.engine import whole_parameters
+
+    with whole_parameters(model.fusion):
+        alpha = getattr(model.fusion, "alpha", None)
+        return {} if alpha is None else {"alpha": float(alpha.mean().detach())}

@@ -79,6 +79,7 @@ class Stepper:
         from llava_ultra.parameters.precision import matmul_precision
         from llava_ultra.steps.accumulate import forward_share
         from llava_ultra.steps.micro_batches import PartLimits
+        from sonoray_jobs.training.steps.engine import take_step
 
         settings, engine = self.settings, self.engine
         torch.manual_seed(step_seed(settings.seed, self.stage, number, self.rank))
@@ -105,9 +106,7 @@ class Stepper:
         # many ranks and parts they are spread over.
         with matmul_precision(settings.matmul_precision, engine.device.type):
             engine.backward(share.owed)
-        engine.step()
-        # a gradient that is not finite: DeepSpeed leaves the step out, on all ranks
-        return told.outcome(applied=bool(engine.was_step_applied()))
+        return told.outcome(applied=take_step(engine))
 
     def _pairs(self, loaded: "LoadedStep") -> "Pairs | None":
         from llava_ultra.language.report_pairs import collate_pairs

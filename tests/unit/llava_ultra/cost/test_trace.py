@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from llava_ultra.batch import TextBatch, VisualBatch
@@ -17,7 +18,7 @@ from llava_ultra.config import (
     RandomSampling,
     images_kept,
 )
-from llava_ultra.cost.counting import LiveBytes
+from llava_ultra.cost.counting import FusedAttention, LiveBytes
 from llava_ultra.cost.parts import build_parts, part_sizes
 from llava_ultra.cost.trace import Load, trace_encoder, trace_prefill, trace_training
 from llava_ultra.language.chat import IGNORED
@@ -162,28 +163,44 @@ def test_the_decoders_flops_follow_from_its_shape(rule):
     """
     config = tiny_config(AdaptiveSampling(num_selected=3, training_rule=rule))
     traced = trace_training(described(config), LOAD)
-    language, rank = config.language, config.lora.rank
-    width, inner = language.hidden_size, language.intermediate_size
     read = 3 if rule == "straight_through" else 1
     length = read * config.num_tokens + LOAD.text_tokens
+    frozen, adapters, logits = decoder_sizes(config)
+    attention = config.language.num_layers * 4 * length**2 * config.language.hidden_size
+    forward = 2 * length * (frozen + adapters) + attention + logits
+    backward = 2 * length * (frozen + 2 * adapters) + attention * 5 / 2 + logits
+    assert traced.language_forward == pytest.approx(LOAD.studies * forward, rel=0.01)
+    assert traced.language_backward == pytest.approx(LOAD.studies * backward, rel=0.01)
+
+
+def decoder_sizes(config):
+    """Weights, those of adapters, and FLOPs of a question's logits."""
+    language, rank = config.language, config.lora.rank
+    width, inner = language.hidden_size, language.intermediate_size
     frozen = language.num_layers * (4 * width**2 + 3 * width * inner)
     adapters = language.num_layers * rank * (4 * 2 * width + 3 * (width + inner))
-    # the prefix among itself, and the text behind it with all that stands before
-    prefix = length - LOAD.text_tokens + 1
-    seen = prefix**2 + (length - prefix) * length
-    attention = language.num_layers * 4 * seen * width
-    rows = LOAD.studies
-    logits = 2 * (LOAD.text_tokens - 2) * width * language.vocab_size
-    forward = rows * (2 * length * (frozen + adapters) + attention + logits)
+    return frozen, adapters, 2 * (LOAD.text_tokens - 2) * width * language.vocab_size
+
+
+def test_shared_images_spare_the_decoder_what_follows_from_its_shape():
+    """Three questions of a study: the images once, the texts behind them, each seeing both."""
+    config = tiny_config(FirstSampling(num_selected=3))
+    load = replace(LOAD, questions=3)
+    traced = trace_training(described(config), load)
+    language, rank = config.language, config.lora.rank
+    width, inner = language.hidden_size, language.intermediate_size
+    frozen, adapters, logits = decoder_sizes(config)
+    prefix, text = 3 * config.num_tokens + 1, load.text_tokens - 1
+    length = prefix + 3 * text
+    attention = language.num_layers * 4 * (prefix**2 + 3 * text * (prefix + text)) * width
+    forward = 2 * length * (frozen + adapters) + attention + 3 * logits
     # of the last layer, prefixes give keys and values alone
     unused = 2 * width**2 + 3 * width * inner
     idle = rank * (2 * 2 * width + 3 * (width + inner))
     spared = 2 * prefix * (unused + 2 * idle) + 4 * prefix**2 * width * 5 / 2
-    # of the first layer, the words of branches ask nothing of what is frozen before it
-    spared += 2 * (length - prefix) * 3 * width * (width + rank)
-    backward = rows * (2 * length * (frozen + 2 * adapters) + attention * 5 / 2 + logits - spared)
-    assert traced.language_forward == pytest.approx(forward, rel=0.01)
-    assert traced.language_backward == pytest.approx(backward, rel=0.01)
+    backward = 2 * length * (frozen + 2 * adapters) + attention * 5 / 2 + 3 * logits - spared
+    assert traced.language_forward == pytest.approx(load.studies * forward, rel=0.01)
+    assert traced.language_backward == pytest.approx(load.studies * backward, rel=0.02)
 
 
 def test_questions_of_a_study_read_its_images_once():
@@ -310,3 +327,12 @@ def test_recognition_is_counted_as_it_runs(others):
     counted = step.connector_forward + step.language_forward
     assert counted == pytest.approx(flops.get_total_flops(), rel=0.05)
     assert step.connector_backward + step.language_backward > counted
+
+
+def test_attention_is_torchs_own_again_afterwards():
+    plain = functional.scaled_dot_product_attention
+    with FusedAttention():
+        assert functional.scaled_dot_product_attention is not plain
+    with pytest.raises(RuntimeError), FusedAttention():
+        raise RuntimeError
+    assert functional.scaled_dot_product_attention is plain

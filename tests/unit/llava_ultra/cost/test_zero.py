@@ -11,7 +11,12 @@ PARTS = (
 
 @pytest.mark.parametrize(
     ("zero_stage", "weights", "gradients"),
-    [(1, 2000 + 320, 320), (2, 2000 + 320, 80), (3, 580 + 2 * 100, 80)],
+    [
+        (0, 2000 + 320, 320),
+        (1, 2000 + 320, 320),
+        (2, 2000 + 320, 320),
+        (3, 580 + 2 * 100, 80),
+    ],
 )
 def test_zero_spreads_what_it_says_over_four_gpus(zero_stage, weights, gradients):
     memory = training_memory(
@@ -22,8 +27,26 @@ def test_zero_spreads_what_it_says_over_four_gpus(zero_stage, weights, gradients
         largest_layer=100,
         activations=7,
     )
-    assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, 240)
-    assert memory.total == weights + gradients + 240 + 7
+    optimizer = 240 if zero_stage else 640  # moments of all, and no copy
+    assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, optimizer)
+    assert memory.total == weights + gradients + optimizer + 7
+    assert memory.host == 0
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "offload", "gpu", "host"),
+    [
+        (0, "optimizer", 2320 + 320 + 640, 0),
+        (1, "optimizer", 2320 + 320, 240 + 80),
+        (2, "all", 2320 + 320, 240 + 80),
+        (3, "optimizer", 580 + 200 + 80, 240 + 80),
+        (3, "all", 200 + 80, 580 + 240 + 80),
+    ],
+)
+def test_what_is_offloaded_lies_on_the_host(zero_stage, offload, gpu, host):
+    given = {"precision": "bfloat16", "zero_stage": zero_stage, "num_gpus": 4}
+    memory = training_memory(PARTS, **given, largest_layer=100, activations=0, offload=offload)
+    assert (memory.total, memory.host) == (gpu, host)
 
 
 def test_where_everything_learns_deepspeeds_own_estimate_agrees():

@@ -19,17 +19,29 @@ SIZES = {
 VOCABULARY = 7
 
 
+class Head(nn.Linear):
+    """Notes how many logits it computes at once."""
+
+    def forward(self, states):
+        logits = super().forward(states)
+        self.computed.append(logits.numel())
+        return logits
+
+
 @pytest.mark.parametrize("learns", [False, True], ids=["frozen", "learning"])
 def test_chunks_give_the_log_probabilities_and_gradients_of_all_logits_at_once(learns, monkeypatch):
     torch.manual_seed(0)
-    head = nn.Linear(5, VOCABULARY, dtype=torch.float64).requires_grad_(learns)
+    head = Head(5, VOCABULARY, dtype=torch.float64).requires_grad_(learns)
     states = torch.randn(10, 5, dtype=torch.float64, requires_grad=True)
+    seen: list[int] = []
     targets, weights = torch.randint(VOCABULARY, (10,)), torch.randn(10)
-    seen = []
-    head.register_forward_hook(lambda _head, _inputs, logits: seen.append(logits.numel()))
+    called = []
+    head.register_forward_hook(lambda *_: called.append(1))
 
     def run():
+        head.computed = seen
         seen.clear()
+        called.clear()
         states.grad = None
         head.zero_grad()
         found = token_log_probs(head, states, targets, vocabulary=VOCABULARY)
@@ -42,8 +54,9 @@ def test_chunks_give_the_log_probabilities_and_gradients_of_all_logits_at_once(l
     torch.testing.assert_close(whole[0], expected.detach())
     monkeypatch.setattr(answers, "MAX_LOGITS", 3 * VOCABULARY)
     chunked = run()
-    # each chunk once forward and once for its gradient
-    assert sorted(seen) == sorted(2 * [3 * VOCABULARY] * 3 + 2 * [VOCABULARY])
+    # each chunk once forward and once for its gradient, and one token that decides nothing
+    assert sorted(seen) == sorted(2 * [3 * VOCABULARY] * 3 + 2 * [VOCABULARY] + [VOCABULARY])
+    assert len(called) == 1
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-7)
 
 

@@ -65,7 +65,7 @@ def decoder(name):
 def test_every_token_has_the_state_of_a_row_of_its_own(name, prefixes):
     model = decoder(name)
     assert shares_prefixes(model)
-    parents, branches = (0, 0, 1, 0), (5, 1, 3, 2)
+    parents, branches = (0, 0, 1, -1, 0, -1), (5, 1, 3, 7, 2, 4)  # -1: by itself
     packing = pack(prefixes, branches, parents)
     passage = Passage(packing=packing)
     rows = [
@@ -86,7 +86,7 @@ def test_every_token_has_the_state_of_a_row_of_its_own(name, prefixes):
                 ).logits[0]
             )
     for row, (parent, length) in enumerate(zip(parents, branches, strict=True)):
-        before = rows[0][1][parent] + torch.arange(prefixes[parent])
+        before = rows[0][1][parent] + torch.arange(prefixes[parent] if parent >= 0 else 0)
         behind = packing.branch_starts[row] + torch.arange(length)
         positions = torch.cat([rows[0][0][0, before], rows[1][0][0, behind]])
         assert positions.tolist() == list(range(len(positions)))

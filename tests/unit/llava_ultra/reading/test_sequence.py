@@ -18,7 +18,7 @@ ROWS = [
 ]
 
 
-def read():
+def read(rows=ROWS):
     config = tiny_config(KeepAllSampling())
     language = tiny_language(config)
     model = tiny_model(config, language)
@@ -28,18 +28,29 @@ def read():
             for n in (3, 2)
         ]
     )
-    text = collate_texts(language.tokenizer, ROWS, max_tokens=100)
+    text = collate_texts(language.tokenizer, rows, max_tokens=100)
     return model.read(model.fuse(visual.clip, visual.sam), visual.image_mask, text), text
 
 
-def test_the_images_of_a_study_stand_once_and_no_place_is_padding():
+def test_shared_images_stand_once_and_no_place_is_padding():
+    """The second study has one question, which reads its images by itself."""
     reading, text = read()
     sequence = pack_reading(reading, text)
     words = int(text.mask.sum()) - len(ROWS)  # all but the first token of each
-    assert sequence.prefixes.embeds.shape == (1, 2 + (3 + 2) * 4, 32)
-    assert sequence.embeds.shape == (1, words, 32)
-    first = sequence.prefixes.embeds[0, : 1 + 3 * 4]
+    assert sequence.prefixes.embeds.shape == (1, 1 + 3 * 4, 32)
+    assert sequence.embeds.shape == (1, words + 1 + 2 * 4, 32)
+    first = sequence.prefixes.embeds[0]
     torch.testing.assert_close(first, reading.embeds[0, : 1 + 3 * 4])
+    alone = reading.embeds[1, reading.mask[1]]
+    torch.testing.assert_close(sequence.embeds[0, -len(alone) :], alone)
+
+
+def test_questions_alone_have_no_prefixes():
+    reading, text = read([ROWS[0], ROWS[1]])
+    sequence = pack_reading(reading, text)
+    assert sequence.prefixes.packing.prefixes is None
+    assert sequence.prefixes.embeds.shape == (1, 0, 32)
+    assert sequence.embeds.shape == (1, int(text.mask.sum()) + (3 + 2) * 4, 32)
 
 
 def test_answers_are_predicted_by_the_token_before_them():

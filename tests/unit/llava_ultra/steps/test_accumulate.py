@@ -170,14 +170,31 @@ def test_parameters_spread_by_zero_3_are_refused_in_parts():
         forward_share(model, batch, PartLimits(studies=1))
 
 
-def test_the_last_part_is_run_by_the_engine():
+def test_the_engine_runs_once_and_the_last_part():
     model, batch = build(AdaptiveSampling())
     ran = []
 
-    def engine(visual, text, pull):
+    def engine(visual, text, *others):
         ran.append(len(text.ids))
-        return model(visual, text, pull)
+        return model(visual, text, *others)
 
     forward_share(model, batch, PartLimits(studies=2), run=engine)
     forward_share(model, batch, PartLimits(), run=engine)
     assert ran == [2, 4]
+
+
+def test_gradients_come_in_the_order_of_the_parameters_whatever_questions_share():
+    """ZeRO puts them into buckets as they come, and adds up the buckets of all workers."""
+    orders = []
+    for studies in ([0, 1], [2]):  # the third one's questions may share a reading
+        model, batch = build(AdaptiveSampling(balance=0.0))
+        share = forward_share(model, batch.of_studies(studies), PartLimits())
+        order = []
+        for name, parameter in trainable_parameters(model).items():
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, name=name, order=order: order.append(name)
+            )
+        share.owed.backward()
+        orders.append(order)
+    assert len(orders[0]) == len(trainable_parameters(model))
+    assert orders[0] == orders[1]

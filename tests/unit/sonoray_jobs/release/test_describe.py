@@ -143,6 +143,7 @@ def test_the_json_keeps_its_shape(tiny):
         "precision": "str",
         "tower_precision": "str",
         "studies_per_gpu": "int",
+        "studies_at_once": "int",
         "study": dict.fromkeys(("images", "images_read", "questions", "text_tokens"), "int"),
         "parts": [{"name": "str", **dict.fromkeys(("parameters", "trainable", "frozen"), "int")}],
         "tokens": dict.fromkeys(
@@ -171,6 +172,7 @@ def test_the_json_keeps_its_shape(tiny):
                     "gradients",
                     "optimizer",
                     "activations",
+                    "host",
                     "total",
                 ),
                 "int",
@@ -186,6 +188,30 @@ def test_the_json_keeps_its_shape(tiny):
             "int",
         ),
     }
+
+
+def test_parts_recomputed_layers_and_offloading_are_counted(tiny):
+    def training(*overrides):
+        described = run(road=load_road("tiny", overrides), config="x", images=5, text_tokens=40)
+        return described, {(row.zero_stage, row.num_gpus): row for row in described.training}
+
+    known = {(row.zero_stage, row.num_gpus): row for row in tiny.training}
+    assert {stage for stage, _ in known} == {0, 1, 2, 3}
+    parts, rows = training("train.micro_studies=2")
+    assert (tiny.studies_at_once, parts.studies_at_once) == (8, 2)
+    assert rows[2, 4].activations < 0.3 * known[2, 4].activations
+    assert rows[3, 4] == known[3, 4]  # parts are refused
+    assert "8 studies each, 2 at once:" in "\n".join(parts.lines())
+    prompt = tiny.tokens.images_read + 40 * tiny.study.questions
+    assert training(f"train.micro_tokens={3 * prompt}")[0].studies_at_once == 3
+    anew = training("train.activation_checkpointing=true")
+    assert anew[1][2, 4].activations < known[2, 4].activations  # the decoder is the least of it
+    assert anew[0].flops.language_backward > 1.2 * tiny.flops.language_backward
+    assert anew[0].flops.language_forward == tiny.flops.language_forward
+    offloaded, rows = training("train.offload=optimizer")
+    assert rows[2, 4].host > rows[2, 4].optimizer == 0
+    assert rows[2, 4].total < known[2, 4].total
+    assert any(line.split()[-1:] == ["host"] for line in offloaded.lines())
 
 
 def test_a_person_reads_the_same_figures(tiny):

@@ -54,6 +54,10 @@ def test_overrides_reach_nested_values():
         (["train.studies_per_step=1"], "less than num_workers"),
         (["train.min_workers=3"], "train.min_workers 3 is more than train.num_workers 2"),
         (["train.save_every=often"], "train.save_every"),
+        (["train.zero_stage=4"], "train.zero_stage = 4"),
+        (["train.zero_stage=3", "train.micro_tokens=9"], "no whole parameter .* set both to 0"),
+        (["train.zero_stage=0", "train.offload=optimizer"], "raise train.zero_stage, or"),
+        (["train.offload=all"], "with train.zero_stage 2: .* the weights at stage 3"),
         (["train.keep=best"], "train.validate_every is 'never'; set it to 'epoch'"),
         (["train.patience=2"], "train.validate_every is 'never'; set it to 'epoch'"),
         (

@@ -111,6 +111,23 @@ for job, resumed, num_ranks in json.loads(sys.argv[1]):
 
 NUM_TURNS = (1, 2, 6)
 """Of each study: however two ranks share the three, studies and answers weigh them differently."""
+ZERO: dict[str, dict[str, object]] = {
+    "stage 2": {},
+    "stage 0": {"zero_stage": 0},
+    "stage 1": {"zero_stage": 1},
+    "stage 3": {"zero_stage": 3, "zero_whole_below": 0},
+    "stage 3, small ones whole": {"zero_stage": 3},
+    "stage 3, checkpoints": {
+        "zero_stage": 3,
+        "zero_whole_below": 0,
+        "activation_checkpointing": True,
+    },
+    "stage 2, optimizer on the host": {"offload": "optimizer"},
+    "stage 3, all on the host": {"zero_stage": 3, "zero_whole_below": 0, "offload": "all"},
+    "stage 3, resumed": {"zero_stage": 3, "zero_whole_below": 0},
+    "stage 0, resumed": {"zero_stage": 0},
+}
+"""Trainings that differ in what the workers spread."""
 BROKEN = "broken"
 """Folder of features that overflow in the model."""
 ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结节", "肝脏", "乳腺")
@@ -202,6 +219,14 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "stages": [{"name": "instruct", "epochs": 2, "learning_rate": 1e-2, "lora": True}]
     }
     stepwise = {"num_workers": 1, "studies_per_step": 1, "save_every": "1 steps", **two_epochs}
+    two_stages = {
+        "stages": [
+            {"name": "align", "epochs": 1, "learning_rate": 1e-2},
+            {"name": "instruct", "epochs": 2, "learning_rate": 1e-2, "lora": True},
+        ],
+        "clip_norm": 0.1,
+        "validate_every": "epoch",
+    }
     random = {"dropout": 0.1, "feature_noise": 0.5}
     judged = {"validate_every": "2 steps", "keep": "best"}
     idle = {"name": "align", "epochs": 2, "learning_rate": 1e-30}
@@ -221,6 +246,7 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             validate_every="1 steps",
             patience=1,
         ),
+        **{name: road_of(num_workers=2, **two_stages, **zero) for name, zero in ZERO.items()},
         "broken": road_of(**stepwise),
         "broken and resumed": road_of(**stepwise),
         "diverged": road_of(**stepwise, max_skipped=0),
@@ -229,8 +255,12 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "recognising and resumed": road_of(objectives=RECOGNISING, num_workers=2, **two_epochs),
     }
     if cpu_has_bfloat16():
-        roads["half"] = road_of(num_workers=2, precision="bfloat16")
+        half = {"num_workers": 2, "precision": "bfloat16"}
+        roads["half"] = road_of(**half)
+        roads["half, stage 3"] = road_of(**half, zero_stage=3, zero_whole_below=0)
     resumed = {
+        "stage 3, resumed": "stage 2/checkpoint_01_00000001",
+        "stage 0, resumed": "stage 3/checkpoint_01_00000001",
         "resumed": "two/checkpoint_00_00000001",
         "interrupted": "stepwise/checkpoint_00_00000002",
         "broken and resumed": "broken/checkpoint_00_00000004",
@@ -333,9 +363,38 @@ def test_recognition_learns_the_same_in_parts_on_two_ranks_and_goes_on_with_its_
         )
 
 
+@pytest.mark.parametrize("spread", [name for name in ZERO if name != "stage 2"])
+def test_every_stage_of_zero_learns_the_same(runs, spread):
+    """Through both stages of a training, clipping, moments, and judging between the epochs."""
+    known, other = runs["stage 2"], runs[spread]
+    epochs = (2,) if "resumed" in spread else (1, 2)
+    for epoch in epochs:
+        expected, found = metrics(known, epoch), metrics(other, epoch)
+        assert expected.keys() == found.keys()
+        for name in ("loss", "grounding_loss", "validation_loss", "alpha"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), (epoch, name)
+    first = load_file(known / "checkpoint_01_00000001" / "optimizer.safetensors")
+    for name in (f"checkpoint_01_{step:08}" for step in epochs):
+        moments, adam = (load_file(run / name / "optimizer.safetensors") for run in (known, other))
+        expected, found = (load_file(run / name / "weights.safetensors") for run in (known, other))
+        assert any("lora_A" in key for key in expected)
+        assert (moments.keys(), expected.keys()) == (adam.keys(), found.keys())
+        for key, tensor in expected.items():
+            for moment in (f"{key}|exp_avg", f"{key}|exp_avg_sq"):
+                torch.testing.assert_close(
+                    adam[moment], moments[moment], rtol=1e-3, atol=1e-6, msg=moment
+                )
+            # Adam's step is a gradient's sign: where there was none, it is that of the noise
+            real = (moments[f"{key}|exp_avg"].abs() > 1e-6) & (first[f"{key}|exp_avg"].abs() > 1e-6)
+            torch.testing.assert_close(
+                found[key][real], tensor[real], rtol=1e-4, atol=1e-5, msg=key
+            )
+
+
 @pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
-def test_half_precision_learns_nearly_the_same_and_keeps_float32(runs):
-    one, half = runs["one"], runs["half"]
+@pytest.mark.parametrize("spread", ["half", "half, stage 3"])
+def test_half_precision_learns_nearly_the_same_and_keeps_float32(runs, spread):
+    one, half = runs["one"], runs[spread]
     for name in ("answer_loss", "distillation_loss", "grounding_loss"):
         assert metrics(half)[name] == pytest.approx(metrics(one)[name], rel=0.02, abs=1e-3), name
         assert metrics(half)[name] != metrics(one)[name]
