@@ -12,9 +12,9 @@ less what it held before.
 
 import argparse
 import multiprocessing
-import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -125,8 +125,9 @@ def fill(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def peak_bytes() -> int:
-    """The most that this process was ever resident in."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most that this process was resident in, without that of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":

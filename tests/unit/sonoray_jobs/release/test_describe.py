@@ -19,14 +19,15 @@ CHINESE = (DOCS / "zh" / "published.md").read_text(encoding="utf-8")
 ROWS = re.compile(r"^\| `[a-z0-9_]+` \| .*GB \|$", re.MULTILINE)
 
 WHOLE_PAPER = """
-import resource, sys
+import sys
 from sonoray_jobs.cli.main import main
 try:
     main(["describe", "--config", "paper", "--json"])
 except SystemExit as end:
     assert not end.code
-kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(kibibytes * 1024, file=sys.stderr)
+# not `ru_maxrss`, which starts with that of the process that started this one
+kibibytes = open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]
+print(int(kibibytes) * 1024, file=sys.stderr)
 """
 
 
