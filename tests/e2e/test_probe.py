@@ -52,6 +52,9 @@ def test_what_cannot_be_probed_is_refused(finished_road):
     given = {"workspace": finished_road.workspace, "dataset": "phantom"}
     with pytest.raises(DataError, match="choose validation or test"):
         probe.run(**given, road=finished_road.road, split="train")
+    road = with_values(finished_road.road, {"evaluate.topics": ["patholgy"]})
+    with pytest.raises(DataError, match=r"evaluate.topics \['patholgy'\] are asked of no study"):
+        probe.run(**given, road=road)
     road = with_values(finished_road.road, {"evaluate.topics": ["report"]})
     with pytest.raises(DataError, match="no closed question is asked of the train studies"):
         probe.run(**given, road=road)

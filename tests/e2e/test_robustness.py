@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.tracking.connection import open_store
 from sonoray_jobs.evaluation.ablation.variants import with_values
 from sonoray_jobs.evaluation.robustness import assess
@@ -87,6 +87,11 @@ def test_the_report_is_in_mlflow_and_a_second_run_reads_it(judged, given):
     assert again.output.reused
     assert again.values == judged.values
     assert any(line.startswith("wrong-claim") for line in again.lines())
+
+
+def test_one_reference_is_refused(given):
+    with pytest.raises(ConfigError, match="--references 1 shows no spread"):
+        assess.run(**{**given, "references": 1})
 
 
 def test_topics_without_a_closed_question_are_refused(given):

@@ -69,7 +69,7 @@ def _are_alike(base: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
 
 
 def _read_toml(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    fix = f"check {EXTENDS} in {str(below[-1])!r}" if below else "check --config"
+    fix = f"check {EXTENDS} in {str(below[-1])!r}" if below else "check the path"
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.study.contract import Study, StudyImage
+from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.config import EvaluateConfig
-
-TOWERS = ("clip", "sam")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,15 +16,15 @@ from sonoray.errors import DataError
 from sonoray.metrics import AnswerRecord, Bootstrap
 from sonoray.metrics.answers import most_frequent
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study.contract import SPLITS, Study, iter_studies
+from sonoray.study.contract import SPLITS, Study, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.finished import Evaluation, find_evaluation
 from sonoray_jobs.evaluation.predictions import read_predictions, to_record
-from sonoray_jobs.evaluation.probing.pooling import TOWERS, PooledStudy
+from sonoray_jobs.evaluation.probing.pooling import PooledStudy
 from sonoray_jobs.evaluation.probing.topic_report import judge_topic, topics_table
 from sonoray_jobs.evaluation.questions import asked_about
 from sonoray_jobs.outputs.find import find_parts
-from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
+from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 
 if TYPE_CHECKING:
@@ -153,11 +153,18 @@ def _studies(output: "Dataset", road: RoadConfig, split: str) -> list[Study]:
     for each in SPLITS:
         only = road.evaluate.only if each == split else {}
         found = list(iter_studies(output.path, split=each, only=only))
-        if road.evaluate.topics and found:
+        wanted = road.evaluate.topics
+        if wanted and each == split:  # refuses what nobody is asked
             topics = {turn.topic for study in found for turn in study.turns}
-            found = asked_about(found, [t for t in road.evaluate.topics if t in topics], topics)
+            found = asked_about(found, wanted, topics)
         for study in found:
-            turns = tuple(turn for turn in study.turns if turn.options)
+            turns = tuple(
+                turn
+                for turn in study.turns
+                if turn.options
+                and turn.task is not Task.CONTEXT
+                and (not wanted or turn.topic in wanted)
+            )
             if turns:
                 kept.append(replace(study, turns=turns))
     for each in ("train", split):

@@ -19,12 +19,11 @@ from llava_ultra.perturbations.calibration import CLEAN, Prototypes, describe
 from sonoray.study.contract import Study
 from sonoray_jobs.evaluation.answer import AnswerActor
 from sonoray_jobs.evaluation.robustness.conditions import Conditions
+from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.config import EvaluateConfig
-
-TOWERS = ("clip", "sam")
 
 
 class ReferenceActor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.config.canonical import content_hash
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.files.json_files import write_json
 from sonoray.metrics import Bootstrap
 from sonoray.stages import Stage, StageOutput, run_stage
@@ -57,7 +57,7 @@ class Judged:
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        from sonoray_jobs.evaluation.robustness.degradation import kinds_table
+        from sonoray_jobs.evaluation.robustness.degradation import kinds_table, signed
 
         accuracy = self.values["clean"]["accuracy"]
         lines = [
@@ -68,11 +68,9 @@ class Judged:
             *kinds_table(self.values).text(),
         ]
         if cured := self.values["clean"].get("calibrated"):
-            gain = cured["gain"]
             lines += [
-                f"calibrated, clean images: {gain['value']:+.3f} "
-                f"[{gain['low']:+.3f}, {gain['high']:+.3f}]; {cured['recognised']:.2f} of them are "
-                "taken for clean"
+                f"calibrated, clean images: {signed(cured['gain'])}; {cured['recognised']:.2f} of "
+                "them are taken for clean"
             ]
         return [*lines, f"picture: {self.output.path / _REPORT[2]}"]
 
@@ -117,6 +115,8 @@ def run(
         TrackingError: MLflow cannot be reached or does not know the training.
     """
     conditions = make_conditions(kinds, strengths)
+    if references == 1:
+        raise ConfigError("--references 1 shows no spread among clean images; give 0, or 2 or more")
     output = workspace.dataset(dataset)
     made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     studies = closed_studies(asked_studies(output.path, road, split))
@@ -236,7 +236,6 @@ def _prototypes(
 
     from llava_ultra.perturbations.calibration import Prototypes
     from sonoray_jobs.evaluation.answer_pool import answer_rows
-    from sonoray_jobs.evaluation.robustness.actor import TOWERS as DESCRIBED
     from sonoray_jobs.evaluation.robustness.actor import ReferenceActor
 
     studies = _first_images(iter_training_studies(made.output.path, made.road.train), references)
@@ -257,7 +256,7 @@ def _prototypes(
     number_of = {condition: number for number, condition in enumerate(under)}
     described = {
         tower: np.stack([np.asarray(row[tower]).reshape(2, -1) for row in found])
-        for tower in DESCRIBED
+        for tower in TOWERS
     }
     return Prototypes.fit(described, [number_of[int(row["condition"])] for row in found])
 

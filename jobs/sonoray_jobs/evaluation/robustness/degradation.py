@@ -95,9 +95,9 @@ def kinds_table(values: Mapping[str, Any]) -> Table:
         (
             each["kind"],
             f"{each['difference']['second']:.3f}",
-            _signed(each["difference"]),
+            signed(each["difference"]),
             "-" if each["same_pick"] is None else f"{each['same_pick']:.3f}",
-            *([_signed(each.get("gain")), _share(each.get("recognised"))] if has_gain else []),
+            *([signed(each.get("gain")), _share(each.get("recognised"))] if has_gain else []),
         )
         for each in kinds
     ]
@@ -236,7 +236,8 @@ def _share_recognised(rows: Sequence[Row], conditions: Conditions, kind: str) ->
     return float(np.mean(taken))
 
 
-def _signed(difference: Mapping[str, Any] | None) -> str:
+def signed(difference: Mapping[str, Any] | None) -> str:
+    """A difference with its sign, and its interval where it has one."""
     if difference is None:
         return "-"
     text = f"{difference['value']:+.3f}"

@@ -222,4 +222,4 @@ def test_an_image_of_pil_is_no_exception():
     """A read-only array, as PIL hands it out."""
     image = np.asarray(Image.fromarray(scan()))
     for perturbation in PERTURBATIONS:
-        perturbation.apply(image, 0.7, rng())
+        assert not np.array_equal(perturbation.apply(image, 1.0, rng()), image)
