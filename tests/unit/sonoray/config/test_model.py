@@ -194,7 +194,7 @@ def test_a_malformed_file_is_named(tmp_path, content):
 @pytest.mark.parametrize("name", ["folder.toml", f"{'x' * 300}.toml"])
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, name):
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(ConfigError, match=rf"{name}.*cannot be read \(.+\); check --config"):
+    with pytest.raises(ConfigError, match=rf"{name}.*cannot be read \(.+\); check the path"):
         load_config(Train, tmp_path / name)
 
 
