@@ -80,7 +80,7 @@ def hit_rates(
             max_tokens=road.model.language.context_length,
         )
         with torch.no_grad():
-            tokens = model.fuse(visual.clip, visual.sam)
+            tokens = model.fuse_studies(visual)
             told = model.sampler.attention_scores(
                 tokens, visual.image_mask, text.study_index, model.embed(text.ids), text.mask
             )

@@ -142,6 +142,17 @@ class LlavaUltra(nn.Module):
         fused: Tensor = self.fusion(clip, with_mean_token(clip, sam))
         return fused
 
+    def fuse_studies(self, visual: VisualBatch) -> Tensor:
+        """Fused tokens of a batch's real images: (B, K, P, D), zeros at padding."""
+        mask = visual.image_mask
+        if bool(mask.all()):
+            return self.fuse(visual.clip, visual.sam)
+        device = visual.clip.device
+        places = tuple(each.to(device) for each in mask.nonzero(as_tuple=True))
+        fused = self.fuse(visual.clip[places], visual.sam[places])
+        padded = fused.new_zeros(*mask.shape, *fused.shape[1:])
+        return padded.index_put(places, fused)
+
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids: (N, L) to (N, L, D)."""
         table: nn.Embedding = self.language_model.get_input_embeddings()  # type: ignore[operator]
@@ -296,7 +307,7 @@ class LlavaUltra(nn.Module):
     ) -> dict[str, StepPart]:
         """What a part of a step brings to each loss that compares the whole step, by its type."""
         fused = Fused(
-            tokens=self.fuse(visual.clip, visual.sam),
+            tokens=self.fuse_studies(visual),
             sampler=self.sampler,
             embed=self.embed,
             recogniser=self,
@@ -320,7 +331,7 @@ class LlavaUltra(nn.Module):
                 loss for each vector of `step_parts` (`StepObjective.pull`).
             pairs: of the studies, where recognition is trained for.
         """
-        tokens = self.fuse(visual.clip, visual.sam)
+        tokens = self.fuse_studies(visual)
         reading = self.read(tokens, visual.image_mask, text)
         active = self.config.active_objectives
         needs_answers = any("answers" in objective.needs for objective in active)

@@ -160,7 +160,7 @@ class AnswerActor:
             For each study its prediction rows, in the order of its questions.
         """
         visual = collate_features(features).to(self._device)
-        tokens = self._model.fuse(visual.clip, visual.sam)
+        tokens = self._model.fuse_studies(visual)
         feature_scores = self._model.sampler.feature_scores(
             tokens, [study.study_id for study in studies]
         )

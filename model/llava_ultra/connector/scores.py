@@ -82,34 +82,63 @@ class Scores(nn.Module):
             (N, K) log attention mass; -inf at padding.
         """
         num_images, num_tokens = tokens.shape[1:3]
-        keys = gather_studies(self.keys(tokens).flatten(1, 2), study_index)  # (N, K*P, D)
-        image_mask = gather_studies(image_mask, study_index).to(tokens.device)
-        words = text.to(tokens.dtype)  # a decoder may be kept in half precision
-        logits = self.queries(words) @ keys.transpose(1, 2)  # (N, L, K*P)
-        visible = image_mask.repeat_interleave(num_tokens, dim=1)[:, None]
+        device = tokens.device
+        # A study's words side by side, without padding of rows: its keys are not repeated for each
+        # of its rows, and most of a batch's longest row is padding.
+        row, column = (each.to(device) for each in text_mask.nonzero(as_tuple=True))
+        study = study_index.to(device).index_select(0, row)
+        place, most = _places_within(study_index, text_mask)
+        place = place.to(device)
+        words = text.to(tokens.dtype)[row, column]  # a decoder may be kept in half precision
+        queries = self.queries(words)
+        by_study = queries.new_zeros(len(tokens), most, queries.shape[1])
+        by_study = by_study.index_put((study, place), queries)
+        logits = by_study @ self.keys(tokens).flatten(1, 2).transpose(1, 2)  # (B, words, K*P)
+        visible = image_mask.to(device).repeat_interleave(num_tokens, dim=1)[:, None]
         attention = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
-        mass = attention.view(len(text), -1, num_images, num_tokens).sum(dim=-1)  # (N, L, K)
-        weights = self._word_weights(mass, image_mask, text_mask.to(tokens.device))
-        mean_mass = (mass * weights[:, :, None]).sum(dim=1)
-        scores: Tensor = mean_mass.clamp(min=1e-9).log().masked_fill(~image_mask, -torch.inf)
-        return scores
+        masses = attention.view(*attention.shape[:2], num_images, num_tokens).sum(dim=-1)
+        mass = masses[study, place]  # (T, K)
+        counts = image_mask.sum(dim=1).to(device).index_select(0, study)
+        weights = self._word_weights(mass, counts)
+        sums = mass.new_zeros(len(text), num_images).index_add(0, row, mass * weights[:, None])
+        totals = mass.new_zeros(len(text)).index_add(0, row, weights).clamp(min=LEAST_INFORMATION)
+        row_mask = gather_studies(image_mask, study_index).to(device)
+        scores: Tensor = (sums / totals[:, None]).clamp(min=1e-9).log()
+        return scores.masked_fill(~row_mask, -torch.inf)
 
-    def _word_weights(self, mass: Tensor, image_mask: Tensor, text_mask: Tensor) -> Tensor:
-        """What each word counts in the attention score: (N, L), sums to 1 over real words.
+    def _word_weights(self, mass: Tensor, num_images: Tensor) -> Tensor:
+        """What each word counts in its row's attention score: (T,).
 
         Args:
-            mass: (N, L, K), sums to 1 over images.
-            image_mask: (N, K) bool.
-            text_mask: (N, L) bool.
+            mass: (T, K), sums to 1 over images.
+            num_images: (T,) int64, of the word's study.
         """
-        weights = text_mask.to(mass.dtype)
-        if self.word_weights == "information":
-            # Only a weight: its own gradient would teach words to be sure, not to be right.
-            mass = mass.detach()
-            entropy = -torch.xlogy(mass, mass).sum(dim=-1)
-            most = image_mask.sum(dim=1, keepdim=True).to(mass.dtype).log()
-            weights = weights * (most - entropy).clamp(min=LEAST_INFORMATION)
-        return weights / weights.sum(dim=1, keepdim=True).clamp(min=LEAST_INFORMATION)
+        if self.word_weights == "equal":
+            return mass.new_ones(len(mass))
+        # Only a weight: its own gradient would teach words to be sure, not to be right.
+        mass = mass.detach()
+        entropy = -torch.xlogy(mass, mass).sum(dim=-1)
+        return (num_images.to(mass.dtype).log() - entropy).clamp(min=LEAST_INFORMATION)
+
+
+def _places_within(study_index: Tensor, text_mask: Tensor) -> tuple[Tensor, int]:
+    """Where each real word stands among those of its study, and the most words of a study.
+
+    Args:
+        study_index: (N,) int64.
+        text_mask: (N, L) bool.
+
+    Returns:
+        (T,) int64, in the order of `text_mask.nonzero()`.
+    """
+    lengths = text_mask.sum(dim=1).tolist()
+    taken: dict[int, int] = {}
+    starts = []
+    for study, length in zip(study_index.tolist(), lengths, strict=True):
+        starts.append(taken.get(study, 0))
+        taken[study] = starts[-1] + length
+    places = torch.cat([torch.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
+    return places, max(taken.values())
 
 
 def gather_studies(values: Tensor, study_index: Tensor) -> Tensor:

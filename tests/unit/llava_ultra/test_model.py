@@ -39,6 +39,18 @@ def visual(counts=(3, 2), seed=0):
     )
 
 
+def test_real_images_alone_are_fused():
+    model, _ = build(FirstSampling())
+    images = visual()
+    found, wanted = model.fuse_studies(images), model.fuse(images.clip, images.sam)
+    assert not bool(images.image_mask.all())
+    assert torch.allclose(found[images.image_mask], wanted[images.image_mask], atol=1e-6)
+    assert not bool(found[~images.image_mask].any())
+    full = images.clip[:, :1], images.sam[:, :1]
+    whole = VisualBatch(clip=full[0], sam=full[1], image_mask=images.image_mask[:, :1])
+    assert torch.equal(model.fuse_studies(whole), model.fuse(*full))
+
+
 def test_the_loss_is_the_mean_over_answers_of_their_mean_cross_entropy():
     model, tokenizer = build(FirstSampling())
     text = collate_texts(tokenizer, ROWS, max_tokens=100)

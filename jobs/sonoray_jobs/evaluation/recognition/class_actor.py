@@ -83,7 +83,7 @@ class ClassActor:
                 self._model,
                 self._tokenizer,
                 self._classes,
-                self._model.fuse(visual.clip, visual.sam),
+                self._model.fuse_studies(visual),
                 visual.image_mask,
                 [study.study_id for study in studies],
             )

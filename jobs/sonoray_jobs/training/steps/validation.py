@@ -125,7 +125,7 @@ def _judged(
             device
         )
         with torch.no_grad(), matmul_precision(stepper.settings.matmul_precision, device.type):
-            tokens = model.fuse(visual.clip, visual.sam)
+            tokens = model.fuse_studies(visual)
             reading = model.read(tokens, visual.image_mask, text)
             log_probs = model.answer_log_probs(reading, text).double()
         num_tokens = text.num_answer_tokens().clamp(min=1).to(log_probs.device)
@@ -160,7 +160,7 @@ def sample_answers(stepper: Stepper, loaded: "LoadedStep") -> list[dict[str, Any
     visual = collate_features(loaded.features).to(device)
     text = collate_texts(stepper.tokenizer, asked, max_tokens=stepper.context_length).to(device)
     with torch.no_grad(), matmul_precision(stepper.settings.matmul_precision, device.type):
-        tokens = model.fuse(visual.clip, visual.sam)
+        tokens = model.fuse_studies(visual)
         reading = model.read(tokens, visual.image_mask, text)
         scores = model.answer_log_probs(reading, text).double().sum(dim=1)
     shown = []
