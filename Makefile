@@ -120,6 +120,7 @@ bench-serve: $(READY)  ## the service over HTTP beside a naive server, two decod
 
 bench-train: $(READY)  ## measure training steps, BASE=CHECKOUT beside an older build (see bench/README.md)
 	@python bench/train_step.py --rounds 5 $(if $(BASE),--base "$(BASE)") --results bench/results
+	@python bench/train_workers.py --workspace .sonoray
 	@python bench/gpu_train.py --results bench/results
 	@python bench/data/train_faults.py
 	@python bench/data/report.py

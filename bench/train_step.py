@@ -10,12 +10,14 @@ other work on the machine disturbs less. Cases:
 
 - `shared`: a step of SmolLM2-135M's shape, four questions a study, beside the same build with a row
   for each question; picks that are learned and alike, and picks that are not learned;
-- `evidence`: the evidence road's model, 16 studies a step, three of their turns. With
-  `--workspace`, the studies, features and language model of a finished tiny road in it; otherwise
-  random features and texts of the phantom's lengths. The losses of the steps are compared;
+- `evidence`: the evidence road's model, 16 studies a step, three of their turns, with float32
+  products as they are and rounded (`train.matmul_precision`). With `--workspace`, the studies,
+  features and language model of a finished tiny road in it; otherwise random features and texts of
+  the phantom's lengths. The losses of the steps are compared;
 - `smollm`: SmolLM2-135M's shape with random weights, 8 studies with three questions, one of them
   answered by a report of 80 tokens; `--image-tokens` of each picked image stand before them (36, or
-  256 as in the preset `base`);
+  256 as in the preset `base`), in float32 and with `train.precision = "bfloat16"`, which the base
+  has not: it is in float32 both times;
 - `memory`: tensors alive at once in such a step (weights are left out), at once and in parts;
 - `engine`: the worker's step through DeepSpeed beside the plain loop of the same model, batch and
   sharing (model, backward, clip, AdamW; no Ray in either);
@@ -183,12 +185,14 @@ def evidence(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
         write_random(
             inputs, given.steps + WARM, studies=16, tokens=36, answers=(3, 3, 40), vocabulary=1500
         )
-    arguments = ["evidence", "--input", inputs, *language]
-    variants = {"new": (ROOT, arguments)}
-    if given.base:
-        variants["base"] = (given.base, arguments)
-    made = in_turn(given.rounds, variants)
-    yield compare(made, "new", "base" if given.base else "new")
+    for precision in ("highest", "medium"):
+        arguments = ["evidence", "--input", inputs, *language, "--precision", precision]
+        variants = {"new": (ROOT, arguments)}
+        if given.base:
+            variants["base"] = (given.base, arguments)
+        made = in_turn(given.rounds, variants)
+        told = compare(made, "new", "base" if given.base else "new")
+        yield {"matmul_precision": precision} | told
 
 
 def smollm(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
@@ -205,11 +209,14 @@ def smollm(given: argparse.Namespace, folder: Path) -> Iterator[Found]:
             "--image-tokens",
             tokens,
         ]
-        variants = {"new": (ROOT, arguments)}
+        half = [*arguments, "--products", "bfloat16"]
+        variants = {"new": (ROOT, arguments), "new, bfloat16": (ROOT, half)}
         if given.base:
             variants["base"] = (given.base, arguments)
         made = in_turn(given.rounds, variants)
-        yield {"image tokens": tokens} | compare(made, "new", "base" if given.base else "new")
+        for name in ("new", "new, bfloat16"):
+            told = compare(made, name, "base" if given.base else "new")
+            yield {"image tokens": tokens} | told
 
 
 def memory(given: argparse.Namespace, folder: Path) -> Iterator[Found]:

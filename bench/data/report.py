@@ -173,6 +173,18 @@ def train_faults(result: Result) -> list[str]:
     ).markdown()
 
 
+def train_workers(result: Result) -> list[str]:
+    """Rates of the ways to train, then their ratios beside what was wanted."""
+    rates = [(name, "-", *_ratio(spread)) for name, spread in result["steps_per_s"].items()]
+    ratios = [
+        (name, WORKERS_WANTED[name], *_ratio(spread)) for name, spread in result["ratios"].items()
+    ]
+    return Table(
+        header=("steps a second, and their ratios", "wanted", "median", "smallest to largest"),
+        rows=tuple(rates + ratios),
+    ).markdown()
+
+
 def train_step(result: Result) -> list[str]:
     """Ratios of times, then of memory, beside what was wanted."""
     rows = []
@@ -180,6 +192,7 @@ def train_step(result: Result) -> list[str]:
         for row in result.get(case, []):
             more = [f"{row[key]} {key}" for key in ("image tokens",) if key in row]
             more += [f"picks {row['sampling']}"] if "sampling" in row else []
+            more += [PRODUCTS[row["matmul_precision"]]] if "matmul_precision" in row else []
             for clock in ("wall_s", "cpu_s"):
                 median, low, high = row[clock]
                 named = ", ".join([text.format(**row), *more, STEP_CLOCKS[clock]])
@@ -336,7 +349,12 @@ STEP_RATIOS = (
     ("engine", "a plain loop's over the worker's", "at least 0.95"),
     ("trainer", "HF Trainer's padded rows over ours", "at least 2"),
 )
+PRODUCTS = {"highest": "float32", "medium": "float32 products rounded"}
 STEP_CLOCKS = {"wall_s": "wall time", "cpu_s": "CPU time"}
+WORKERS_WANTED = {
+    "two workers over one": "at least 1.7",
+    "plain loop's step over two workers'": "at least 0.95",
+}
 KILLED = {
     "worker": "a worker, in a step",
     "saving": "the workers, while a checkpoint is written",
@@ -349,13 +367,14 @@ TABLES: dict[str, Callable[[Result], list[str]]] = {
     "embed_faults": embed_faults,
     "train_faults": train_faults,
     "train_step": train_step,
+    "train_workers": train_workers,
     "gpu_train": gpu_train,
     "ingest_workers": ingest_workers,
     "gpu": gpu,
     "scale": scale,
 }
 """By name of the result; the measurement is the script of the same name."""
-IN_BENCH = ("train_step", "gpu_train")
+IN_BENCH = ("train_step", "train_workers", "gpu_train")
 """Of which the script lies a folder higher."""
 
 

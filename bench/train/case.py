@@ -53,7 +53,13 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 pick the same image; and one whose pick is not learned."""
 
 
-def build(case: str, language: Path | None, image_tokens: int, sampling: str) -> Any:  # noqa: ANN401 - LlavaUltra
+def build(
+    case: str,
+    language: Path | None,
+    image_tokens: int,
+    sampling: str,
+    products: str = "float32",
+) -> Any:  # noqa: ANN401 - LlavaUltra
     """The model of a case, ready to train as the instruct stage does."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -75,7 +81,9 @@ def build(case: str, language: Path | None, image_tokens: int, sampling: str) ->
     else:
         shape = find("llama_config", "llava_ultra.language.decoder", "llava_ultra.language")
         decoder = LlamaForCausalLM(shape(config.language, vocab_size=config.language.vocab_size))
-    model = find("LlavaUltra", "llava_ultra.model")(config, add_lora(decoder, config.lora))
+    # a build that knows no other format is not told of one
+    more = () if products == "float32" else (products,)
+    model = find("LlavaUltra", "llava_ultra.model")(config, add_lora(decoder, config.lora), *more)
     fill(model, keep_decoder=language is not None and case != "smollm")
     for name, parameter in model.named_parameters():
         connector = name.split(".")[0] in ("fusion", "sampler")
@@ -331,16 +339,18 @@ def main() -> None:
     parser.add_argument("--image-tokens", type=int, default=36)
     parser.add_argument("--way", choices=("plain", "rows", "engine", "trainer"), default="plain")
     parser.add_argument("--sampling", choices=SAMPLINGS, default="adaptive")
-    parser.add_argument("--precision", default="medium")
+    parser.add_argument("--precision", default="medium", help="of float32 products")
+    parser.add_argument("--products", default="float32", help="train.precision")
     parser.add_argument("--micro-studies", type=int, default=0)
     parser.add_argument("--checkpoint", action="store_true")
     parser.add_argument("--memory", type=Path, help="module that counts bytes alive at once")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     if given.case == "sam":
         print(json.dumps(tower_memory()))
         return
-    model = build(given.case, given.language, given.image_tokens, given.sampling)
+    model = build(given.case, given.language, given.image_tokens, given.sampling, given.products)
     batches = read_batches(given.input)
     torch.manual_seed(0)
     if given.way == "trainer":

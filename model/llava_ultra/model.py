@@ -30,7 +30,7 @@ from llava_ultra.batch import Batch, TextBatch, VisualBatch
 from llava_ultra.config import ModelConfig
 from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
 from llava_ultra.connector.pick import Sampler, Selection
-from llava_ultra.connector.scores import gather_studies
+from llava_ultra.connector.rows import gather_studies
 from llava_ultra.connector.unasked import images_unasked
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.objectives.objective import StepObjective

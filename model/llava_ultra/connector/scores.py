@@ -24,6 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from llava_ultra.connector.rows import gather_studies, places_within
+
 LEAST_INFORMATION = 1e-4
 """Nats that every word is granted: where none tells images apart, all weigh the same."""
 
@@ -87,7 +89,7 @@ class Scores(nn.Module):
         # of its rows, and most of a batch's longest row is padding.
         row, column = (each.to(device) for each in text_mask.nonzero(as_tuple=True))
         study = study_index.to(device).index_select(0, row)
-        place, most = _places_within(study_index, text_mask)
+        place, most = places_within(study_index, text_mask)
         place = place.to(device)
         words = text.to(tokens.dtype)[row, column]  # a decoder may be kept in half precision
         queries = self.queries(words)
@@ -119,31 +121,6 @@ class Scores(nn.Module):
         mass = mass.detach()
         entropy = -torch.xlogy(mass, mass).sum(dim=-1)
         return (num_images.to(mass.dtype).log() - entropy).clamp(min=LEAST_INFORMATION)
-
-
-def _places_within(study_index: Tensor, text_mask: Tensor) -> tuple[Tensor, int]:
-    """Where each real word stands among those of its study, and the most words of a study.
-
-    Args:
-        study_index: (N,) int64.
-        text_mask: (N, L) bool.
-
-    Returns:
-        (T,) int64, in the order of `text_mask.nonzero()`.
-    """
-    lengths = text_mask.sum(dim=1).tolist()
-    taken: dict[int, int] = {}
-    starts = []
-    for study, length in zip(study_index.tolist(), lengths, strict=True):
-        starts.append(taken.get(study, 0))
-        taken[study] = starts[-1] + length
-    places = torch.cat([torch.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
-    return places, max(taken.values())
-
-
-def gather_studies(values: Tensor, study_index: Tensor) -> Tensor:
-    """Repeat per-study values (B, ...) for each text row: (N, ...)."""
-    return values.index_select(0, study_index.to(values.device))
 
 
 def masked_log_softmax(scores: Tensor, image_mask: Tensor) -> Tensor:
