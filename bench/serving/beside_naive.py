@@ -46,7 +46,7 @@ from sonoray_serve.messages import Sampling
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
 from sonoray_serve.replicas.vision import Vision
-from sonoray_serve.settings import Batching
+from sonoray_serve.settings import Batching, ServeConfig
 
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_layers": 30, "num_heads": 9}
 START_TIMEOUT_S = 120.0
@@ -64,9 +64,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--config", default="{}", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(Path(args.serve), args.port)
+        serve(Path(args.serve), args.port, ServeConfig.model_validate_json(args.config))
         return
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
@@ -81,7 +82,7 @@ def main() -> None:
             compare(ours, theirs, model, args)
 
 
-def serve(folder: Path, port: int) -> None:
+def serve(folder: Path, port: int, config: ServeConfig) -> None:
     """Run the service until this process is ended."""
     from sonoray_jobs.service.serve import serving
 
@@ -90,6 +91,7 @@ def serve(folder: Path, port: int) -> None:
         serving(
             workspace=Workspace.open(Path(workspace)),
             model=str(folder),
+            config=config,
             port=port,
             insecure_local=True,
         ),

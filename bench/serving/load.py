@@ -75,7 +75,10 @@ async def ask(http: httpx2.AsyncClient, number: int, content: bytes, served: Ser
         async with http.stream("POST", CHAT, content=content) as response:
             if response.status_code != 200:
                 await response.aread()
-                served.ended[str(response.status_code)] += 1
+                how = str(response.status_code)
+                if how in ("429", "503") and "retry-after" not in response.headers:
+                    how += " without Retry-After"
+                served.ended[how] += 1
                 return
             async for line in response.aiter_lines():
                 if line == "data: [DONE]":

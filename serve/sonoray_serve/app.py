@@ -14,6 +14,7 @@ that does Ray Serve's proxy refuse, with the same status but a plain text. The p
 from typing import TYPE_CHECKING, Any
 
 from sonoray.config.canonical import content_hash
+from sonoray_serve.schedule.autoscale import BUSY, replicas_for_work
 from sonoray_serve.settings import APP_NAME, AppArgs, Replicas, Roster, ServeConfig
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def _options(
         "autoscaling_config": AutoscalingConfig(
             min_replicas=replicas.min_replicas,
             max_replicas=replicas.max_replicas,
-            target_ongoing_requests=replicas.max_ongoing,
+            upscale_delay_s=replicas.upscale_delay_s,
+            downscale_delay_s=replicas.downscale_delay_s,
+            target_ongoing_requests=BUSY * replicas.max_ongoing,
+            **_policy(name),
         ),
         "max_ongoing_requests": replicas.max_ongoing,
         "max_queued_requests": replicas.max_queued,
@@ -94,6 +98,15 @@ def _options(
         "max_constructor_retry_count": MAX_START_TRIES,
         "logging_config": LOGGING,
     }
+
+
+def _policy(name: str) -> dict[str, Any]:
+    """What a deployment scales by; the ingress by its requests, which are much alike."""
+    from ray.serve.config import AutoscalingPolicy
+
+    if name == "ingress":
+        return {}
+    return {"policy": AutoscalingPolicy(policy_function=replicas_for_work)}
 
 
 def _source(args: AppArgs, replicas: Replicas) -> "ModelSource":

@@ -62,6 +62,24 @@ class EncodedStudy:
     """(K,): the sampler's scores from the images alone."""
     digest: str
     """Of the model that encoded it, which answers."""
+    name: bytes = b""
+    """What later questions call it by, as `KnownStudy`; without one it is not kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownStudy:
+    """A study that an engine was given before, in place of the study itself.
+
+    The name is a digest of the model and of all encoded images (`asking.studies.study_name`), so
+    nobody can call a study by name without having its images.
+    """
+
+    name: bytes
+    digest: str
+    """Of the model that encoded it, which answers."""
+
+
+Study = EncodedStudy | KnownStudy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,9 +178,14 @@ class Failed:
     """What goes into the problem's text, where it has a place for it."""
 
 
-Event = Started | Piece | Weighed | Finished | Failed
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forgotten:
+    """The engine does not have the study that it was told by name, and wants the study itself."""
+
+
+Event = Started | Piece | Weighed | Finished | Failed | Forgotten
 """An answer is one `Started`, any number of `Piece` or one `Weighed`, and one `Finished` of each of
-its choices; `Failed` ends it early."""
+its choices; `Failed` ends it early. `Forgotten` comes alone, to a `KnownStudy`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +216,7 @@ class EnginePort(Protocol):
     """
 
     def generate(
-        self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
+        self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
     ) -> AsyncGenerator[Event, None]:
         """Answer the last of `messages` about the study, with the model that encoded it.
 

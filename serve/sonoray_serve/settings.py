@@ -94,7 +94,11 @@ class Replicas(Config):
     min_replicas: int = Field(default=1, gt=0)
     """Replicas that are always up."""
     max_replicas: int = Field(default=1, gt=0)
-    """Replicas under load; Ray Serve scales by the requests in work and in the queue."""
+    """Replicas under load; they scale by the work in hand: images, answers and their tokens."""
+    upscale_delay_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """How long more replicas must have been wanted before they start."""
+    downscale_delay_s: float = Field(default=600.0, ge=0, allow_inf_nan=False)
+    """How long fewer must have been wanted before one ends; what it works on is finished."""
     max_ongoing: int = Field(gt=0)
     """Requests that a replica works on at once."""
     max_queued: int = Field(gt=0)
@@ -124,6 +128,9 @@ class Batching(Config):
     prefix_bytes: int = Field(default=64_000_000, ge=0)
     """Keys and values of prompts' beginnings, so that a second question about a study reads its
     text alone; 0 keeps none."""
+    study_bytes: int = Field(default=128_000_000, ge=0)
+    """Encoded studies that are kept by name, so that a second question about a study needs neither
+    its pixels nor the encoders; 0 keeps none."""
     prompt_tokens_per_step: int = Field(default=512, gt=0)
     """Prompt tokens that are read between two tokens of the answers in decoding."""
     stream_interval_s: float = Field(default=0.05, ge=0, allow_inf_nan=False)

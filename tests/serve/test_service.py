@@ -1,9 +1,12 @@
 """The service as clients meet it: OpenAI's client and plain HTTP against real Ray Serve."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -285,3 +288,12 @@ def test_nothing_of_a_request_is_in_any_log(http: httpx2.Client, running: Any):
     logs = [path for path in running.logs.rglob("*") if path.is_file()]
     assert any("replica" in path.name for path in logs)
     assert [path for path in logs if CANARY.encode() in path.read_bytes()] == []
+
+
+def test_malformed_requests_are_refused_and_change_nothing(running: Any, tmp_path: Path):
+    key = tmp_path / "key"
+    key.write_text(running.key)
+    script = Path(__file__).resolve().parents[2] / "bench" / "serving" / "fuzz.py"
+    command = [sys.executable, str(script), "--url", running.root, "--key-file", str(key)]
+    done = subprocess.run([*command, "--requests", "250"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2_000:]

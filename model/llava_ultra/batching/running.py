@@ -119,6 +119,16 @@ class Batch:
         """Whether a row that grows to so many tokens may ever begin."""
         return self._decoder.slots.fits([num_tokens])
 
+    def share(self, num_rows: int, num_tokens: int) -> float:
+        """The rows here and as many more, as a share of what has room: of slots, or of memory."""
+        slots, lengths = self._decoder.slots, self._lengths()
+        if self._prompt is not None:
+            lengths.append(self._prompt.row.full_length)
+        return max(
+            (len(lengths) + num_rows) / slots.max_rows,
+            (sum(lengths) + num_tokens) / slots.num_tokens,
+        )
+
     def fits(self, num_tokens: int) -> bool:
         """Whether a row that grows to so many tokens may begin now."""
         return self._prompt is None and self._decoder.slots.fits([*self._lengths(), num_tokens])

@@ -10,11 +10,12 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sonoray_serve.http.asked_first import ask_first, is_report, with_answers
+from sonoray_serve.asking.asked_first import ask_first, is_report, with_answers
+from sonoray_serve.asking.studies import AskedStudy, KnownStudies, Seen, study_name
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.question import Question, decode_study, read_question, read_study
 from sonoray_serve.http.reply import Answer
@@ -22,6 +23,7 @@ from sonoray_serve.messages import (
     EncodedStudy,
     EnginePort,
     Failed,
+    KnownStudy,
     ModelCard,
     Started,
     VisionPort,
@@ -66,6 +68,7 @@ class Chat:
         self._models = dict(models)
         self._limits = limits
         self._studies = asyncio.Semaphore(limits.studies_in_memory)
+        self._known = KnownStudies()
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -102,17 +105,19 @@ class Chat:
         """
         form: Form = ChatForm() if is_chat else TextForm()
         async with deadline.scope():
-            model, question, study, is_transparent = await self._prepare(body, is_chat=is_chat)
+            model, question, study = await self._prepare(body, is_chat=is_chat)
             messages, protocol = question.messages, model.card.protocol
             asked: list[tuple[str, str]] = []
             if question.options is None and is_report(messages, protocol):
-                asked = await ask_first(self._engine, study, messages, protocol, deadline.left_s)
+                asked = await ask_first(study, messages, protocol, deadline.left_s)
                 messages = with_answers(messages, asked)
-            events = self._engine.generate(study, messages, question.sampling(deadline.left_s))
+            events = study.generate(messages, question.sampling(deadline.left_s))
             started = await anext(events)
         if isinstance(started, Failed):
             raise ApiError(started.problem, question.place, started.limit, started.detail)
         assert isinstance(started, Started)
+        if study.name:
+            self._known.add(study.name, study.seen)
         return Answer(
             form=form,
             head=Head(
@@ -126,7 +131,7 @@ class Chat:
             num_choices=question.num_choices,
             options=question.options,
             calibration=model.card.calibration,
-            sonoray=_describe(model, started, is_transparent, question, asked),
+            sonoray=_describe(model, started, study.seen.is_transparent, question, asked),
             num_prompt_tokens=started.num_prompt_tokens,
             events=events,
             deadline=deadline,
@@ -165,12 +170,29 @@ class Chat:
 
     async def _prepare(
         self, body: Awaitable[bytes], *, is_chat: bool
-    ) -> tuple[_Model, Question, EncodedStudy, Sequence[bool]]:
-        model, question, images = await asyncio.to_thread(self._read, await body, is_chat)
-        return model, question, *await self._encode(images, model.card, "messages")
+    ) -> tuple[_Model, Question, AskedStudy]:
+        read = await asyncio.to_thread(self._read, await body, is_chat)
+        model, question, images, name = read
+        card = model.card
+        if not images:
+            nothing = Seen(is_transparent=())
+            return model, question, AskedStudy(self._engine, _no_study(card), nothing)
 
-    def _read(self, body: bytes, is_chat: bool) -> tuple[_Model, Question, tuple[bytes, ...]]:
-        """Parse and check; off the event loop, since a body may be tens of megabytes."""
+        async def encode() -> EncodedStudy:
+            study, _ = await self._encode(images, card, "messages")
+            return replace(study, name=name)
+
+        if seen := self._known.find(name):
+            known = KnownStudy(name=name, digest=card.digest)
+            return model, question, AskedStudy(self._engine, known, seen, encode=encode)
+        study, is_transparent = await self._encode(images, card, "messages")
+        seen = Seen(is_transparent=tuple(is_transparent))
+        return model, question, AskedStudy(self._engine, replace(study, name=name), seen)
+
+    def _read(
+        self, body: bytes, is_chat: bool
+    ) -> tuple[_Model, Question, tuple[bytes, ...], bytes]:
+        """Parse, check and name the study; off the event loop: a body may be tens of megabytes."""
         marks = self._limits.max_marks
         if is_chat:
             request = api.parse_request(api.ChatRequest, body, marks)
@@ -178,7 +200,8 @@ class Chat:
             request = api.parse_request(api.CompletionRequest, body, marks).as_chat()
         model = self._find(request.model)
         place = "messages" if is_chat else "prompt"
-        return model, *read_question(request, self._limits, model.card, place=place)
+        question, images = read_question(request, self._limits, model.card, place=place)
+        return model, question, images, study_name(images, model.card.digest)
 
     def _read_embedding(
         self, body: bytes
@@ -199,8 +222,6 @@ class Chat:
         self, images: Sequence[bytes], card: ModelCard, place: str
     ) -> tuple[EncodedStudy, Sequence[bool]]:
         """Encode the study, and tell which of its images have transparent pixels."""
-        if not images:
-            return _no_study(card), ()
         async with self._studies:  # bounds the memory that pixels take
             decoded = await asyncio.to_thread(decode_study, images, self._limits)
             is_transparent = [each.is_transparent for each in decoded]

@@ -2,7 +2,12 @@
 
 All answers are decoded together by one thread (`sonoray_serve.schedule`) and handed to the event
 loop through a queue each, so a slow decoder never blocks health checks. Closing the iterator (Ray
-Serve does it when the client disconnects) frees the answer's room before the next step.
+Serve does it when the client disconnects) frees the answer's room before the next step. Events
+that come together leave together (`batches`): each trip between processes costs about as much as a
+token of a small decoder.
+
+A study is kept under its name, so that a second question about it is a name and a text: no pixel
+is decoded, vision is not asked, and the prompt's beginning is in the prefix store.
 
 Only the language half of the model is loaded. Of one model the adapter is merged; of several each
 row of a batch has its own model's. Another engine, such as vLLM with `prompt_embeds`, takes the
@@ -13,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +30,18 @@ from sonoray_serve.messages import (
     Event,
     Failed,
     Finished,
+    Forgotten,
     ModelCard,
     Sampling,
     Started,
+    Study,
 )
 from sonoray_serve.problems import InternalError
 from sonoray_serve.replicas.class_reader import ClassReader
 from sonoray_serve.replicas.hosting import load_hosted, read_hosted
+from sonoray_serve.replicas.kept import Kept
 from sonoray_serve.replicas.loading import ModelSource, describe, load_language_half
+from sonoray_serve.schedule.autoscale import WORK
 from sonoray_serve.schedule.meters import Counts, Meters, show_model
 from sonoray_serve.schedule.scheduler import Scheduler
 from sonoray_serve.schedule.ticket import Ticket
@@ -96,6 +106,7 @@ class Engine:
             stream_interval_s=batching.stream_interval_s,
         )
         self._worker = Worker(self._scheduler, show=Meters().show)
+        self._studies: Kept[EncodedStudy] = Kept(max_bytes=batching.study_bytes)
         self._tell_models = {self._digest: show_model(self._digest)}
 
     async def check_health(self) -> None:
@@ -140,6 +151,10 @@ class Engine:
         """What the engine does now and has done."""
         return self._scheduler.counts
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve; see `schedule.autoscale`."""
+        return {WORK: self._scheduler.counts.work}
+
     async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
         """Hold a study against classes; see `RecognizePort`.
 
@@ -149,17 +164,36 @@ class Engine:
         return await asyncio.to_thread(self._classes.score, study, bank)
 
     async def generate(
-        self, study: EncodedStudy, messages: Sequence[dict[str, str]], sampling: Sampling
+        self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
     ) -> AsyncGenerator[Event, None]:
         """Answer the last of `messages` about the study.
 
         Yields:
             One `Started`, any number of `Piece` or one `Weighed`, one `Finished` of each choice; or
-            one `Failed` in place of what would have come.
+            one `Failed` in place of what would have come; or one `Forgotten`.
 
         Raises:
             InternalError: the decoder failed; says where, never on what.
         """
+        async with aclosing(self.batches(study, messages, sampling)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def batches(
+        self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
+    ) -> AsyncGenerator[tuple[Event, ...], None]:
+        """As `generate`, with those events together that need not leave alone.
+
+        The start goes with the first piece, and an answer that is not streamed leaves as a whole.
+
+        Raises:
+            InternalError: as `generate`.
+        """
+        found = self._find(study)
+        if found is None:
+            yield (Forgotten(),)
+            return
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Event | InternalError] = asyncio.Queue()
 
@@ -175,7 +209,8 @@ class Engine:
 
         tickets = [
             Ticket(
-                study=study,
+                study=found,
+                is_known=study is not found,
                 messages=messages,
                 sampling=sampling,
                 deadline=time.monotonic() + sampling.timeout_s,
@@ -186,6 +221,7 @@ class Engine:
         ]
         for ticket in tickets:
             self._worker.submit(ticket)
+        held: list[Event] = []
         is_started, num_left = False, len(tickets)
         try:
             while num_left:
@@ -193,12 +229,26 @@ class Engine:
                 if isinstance(event, InternalError):
                     raise event
                 if isinstance(event, Started):
-                    if is_started:  # by another choice
-                        continue
+                    if not is_started:  # else by another choice
+                        held.append(event)
                     is_started = True
-                yield event
+                    continue
+                held.append(event)
+                num_left -= isinstance(event, Finished)
+                is_over = isinstance(event, Failed) or not num_left
+                if is_over or (sampling.stream and queue.empty()):
+                    yield tuple(held)
+                    held = []
                 if isinstance(event, Failed):
                     return
-                num_left -= isinstance(event, Finished)
         finally:
             cancel()
+
+    def _find(self, study: Study) -> EncodedStudy | None:
+        """The study itself, kept from now on where it has a name; None where it is not there."""
+        if not isinstance(study, EncodedStudy):
+            return self._studies.get(study.name)
+        if not study.name:
+            return study
+        self._studies.put(study.name, study, size_bytes=study.tokens.nbytes)
+        return study

@@ -23,6 +23,7 @@ from sonoray_serve.problems import Problem, contained
 from sonoray_serve.replicas.hosting import read_encoder
 from sonoray_serve.replicas.kept import Kept
 from sonoray_serve.replicas.loading import ModelSource, check_towers, load_vision_half
+from sonoray_serve.schedule.autoscale import WORK
 from sonoray_serve.schedule.meters import show_model
 from sonoray_serve.settings import Roster
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from llava_ultra.export.encoder import StudyEncoder
 
 logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 4
+"""Images of a usual study."""
 
 
 class Vision:
@@ -51,6 +55,8 @@ class Vision:
         self._kept: Kept[Tensor] = Kept(max_bytes=image_bytes)
         self._lock = threading.Lock()  # of what is kept, between the threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
+        self._num_threads = num_threads
+        self._num_images = 0
         self._weights_check_period_s = weights_check_period_s
         self._weights_checked_at = time.monotonic()
         self._damage = ""
@@ -86,7 +92,15 @@ class Vision:
         encoder = self._encoders.get(digest)
         if encoder is None:  # its model has left, or is not here yet
             return Failed(problem=Problem.UNAVAILABLE)
-        return await loop.run_in_executor(self._pool, self._encode, images, encoder, digest)
+        self._num_images += len(images)
+        try:
+            return await loop.run_in_executor(self._pool, self._encode, images, encoder, digest)
+        finally:
+            self._num_images -= len(images)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve; see `schedule.autoscale`. A thread is busy with four images."""
+        return {WORK: self._num_images / (IMAGES_AT_ONCE * self._num_threads)}
 
     async def ready(self) -> str:
         """See `VisionPort`."""

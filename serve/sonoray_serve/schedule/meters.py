@@ -29,11 +29,14 @@ class Counts:
     """Prompt tokens that were read."""
     num_shared_tokens: int = 0
     """Prompt tokens that an earlier prompt had been read for."""
+    work: float = 0.0
+    """What is in hand, as a share of what is decoded at once; above 1 some of it waits."""
 
 
 _GAUGES = {
     "num_waiting": "Requests that wait in the engine.",
     "num_active": "Requests that the engine reads or decodes.",
+    "work": "What is in hand, as a share of what is decoded at once.",
 }
 _COUNTERS = {
     "num_ended": "Requests that have ended, in any way.",

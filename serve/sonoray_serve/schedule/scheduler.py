@@ -183,7 +183,7 @@ class Scheduler:
         answerer = self._answerers.get(ticket.study.digest)
         if answerer is None:  # its model has left, or is not here yet
             return Failed(problem=Problem.UNAVAILABLE)
-        if not np.isfinite(ticket.study.tokens).all():
+        if not ticket.is_known and not np.isfinite(ticket.study.tokens).all():
             raise ValueError("a study's tokens are no numbers")
         visual = _to_visual(ticket.study)
         context = answerer.context_length
@@ -320,16 +320,21 @@ class Scheduler:
         counts = self.counts
         counts.num_waiting = len(self._waiting)
         counts.num_active = len(self._writers)
+        counts.work = self._batch.share(
+            len(self._waiting), sum(each.sampling.max_tokens for each in self._waiting)
+        )
         counts.num_prompt_tokens = self._batch.num_read
         counts.num_shared_tokens = self._batch.num_shared
 
 
 def _to_visual(study: EncodedStudy) -> "VisualStudy":
-    """Copy the arrays into tensors: what arrives from Ray's object store is read-only."""
+    """The arrays as tensors that share their memory, unless it may only be read."""
     import torch
 
     from llava_ultra.export.encoder import VisualStudy
 
-    return VisualStudy(
-        tokens=torch.tensor(study.tokens), feature_scores=torch.tensor(study.feature_scores)
+    tokens, scores = (
+        torch.from_numpy(np.require(array, requirements="W"))
+        for array in (study.tokens, study.feature_scores)
     )
+    return VisualStudy(tokens=tokens, feature_scores=scores)

@@ -34,6 +34,8 @@ class Ticket:
     """On the scheduler's clock."""
     deliver: Callable[[Event | InternalError], None]
     """Called in the decoder's thread."""
+    is_known: bool = False
+    """Whether its study was looked at for an earlier request."""
     choice: int = 0
     """Which of a request's answers it is; a request with several has a ticket for each."""
 

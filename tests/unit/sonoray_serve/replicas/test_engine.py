@@ -18,7 +18,17 @@ from llava_ultra.parameters.precision_names import AnswerPrecision
 from llava_ultra.parameters.products import cpu_has_bfloat16
 from sonoray.errors import CheckpointError, ServingError
 from sonoray_serve.http.testing import QUESTION, random_study
-from sonoray_serve.messages import EncodedStudy, Event, Failed, Finished, Piece, Sampling, Started
+from sonoray_serve.messages import (
+    EncodedStudy,
+    Event,
+    Failed,
+    Finished,
+    Forgotten,
+    KnownStudy,
+    Piece,
+    Sampling,
+    Started,
+)
 from sonoray_serve.problems import InternalError, Problem
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
@@ -44,7 +54,7 @@ def encoded(vision: Vision, num_images: int = 3) -> EncodedStudy:
 
 async def collect(
     engine: Engine,
-    study: EncodedStudy,
+    study: EncodedStudy | KnownStudy,
     sampling: Sampling,
     messages: Sequence[dict[str, str]] = MESSAGES,
 ) -> list[Event]:
@@ -325,3 +335,45 @@ def test_answers_that_are_decoded_together_are_each_its_own(
 def test_memory_that_holds_no_context_is_refused_in_one_line(source: ModelSource):
     with pytest.raises(ServingError, match=r"serve\.batching does not fit .* give at least"):
         Engine(source, Batching(key_value_bytes=1000))
+
+
+def test_a_known_study_is_answered_as_the_study_itself(vision: Vision, source: ModelSource):
+    engine = Engine(source, Batching())
+    study = dataclasses.replace(encoded(vision), name=b"n")
+    known = KnownStudy(name=b"n", digest=study.digest)
+    assert run(collect(engine, known, GREEDY)) == [Forgotten()]
+    events = run(collect(engine, study, GREEDY))
+    again = run(collect(engine, known, GREEDY))
+    assert text_of(again) == text_of(events)
+    assert (again[0], again[-1]) == (events[0], events[-1])
+    # the images and the words before them were not read again
+    assert run(engine.load()).num_shared_tokens > 0
+    assert run(collect(engine, KnownStudy(name=b"m", digest=study.digest), GREEDY)) == [Forgotten()]
+
+
+@pytest.mark.parametrize(("name", "study_bytes"), [(b"", 1_000_000), (b"n", 0)])
+def test_a_study_without_a_name_or_room_is_not_kept(
+    vision: Vision, source: ModelSource, name: bytes, study_bytes: int
+):
+    engine = Engine(source, Batching(study_bytes=study_bytes))
+    study = dataclasses.replace(encoded(vision), name=name)
+    assert isinstance(run(collect(engine, study, GREEDY))[-1], Finished)
+    known = KnownStudy(name=name, digest=study.digest)
+    assert run(collect(engine, known, GREEDY)) == [Forgotten()]
+
+
+def test_events_that_come_together_leave_together(vision: Vision, engine: Engine):
+    study = encoded(vision)
+
+    async def batches(sampling: Sampling) -> list[tuple[Event, ...]]:
+        return [each async for each in engine.batches(study, MESSAGES, sampling)]
+
+    whole = run(batches(dataclasses.replace(GREEDY, stream=False)))
+    assert [[type(event) for event in each] for each in whole] == [[Started, Piece, Finished]]
+    several = dataclasses.replace(
+        GREEDY, stream=False, num_choices=2, temperature=1.0, seed=1, max_tokens=9
+    )
+    assert len(run(batches(several))) == 1
+    streamed = run(batches(GREEDY))
+    assert [type(event) for event in streamed[0]][:2] == [Started, Piece]
+    assert text_of([event for each in streamed for event in each]) == text_of(list(whole[0]))

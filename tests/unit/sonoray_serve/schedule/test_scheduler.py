@@ -301,3 +301,18 @@ def test_pieces_come_no_more_often_than_wanted_and_whole_answers_once(
     pieces = [event for event in streamed.told if isinstance(event, Piece)]
     assert len(pieces) == 2  # the first at once, the rest at the end: the clock stood still
     assert streamed.text == whole.text == desk.expected()
+
+
+def test_work_in_hand_is_a_share_of_what_is_decoded_at_once(make_desk: Callable[..., Desk]):
+    few_slots, little_memory = make_desk(max_rows=2), make_desk(max_rows=8, num_tokens=256)
+    short = dataclasses.replace(GREEDY, max_tokens=4)
+    asked = [few_slots.ask(sampling=short) for _ in range(3)]
+    few_slots.scheduler.tick()
+    assert few_slots.scheduler.counts.work == 1.5  # two are decoded, one waits
+    while not few_slots.scheduler.is_idle:
+        few_slots.scheduler.tick()
+    assert [type(each.end) for each in asked] == [Finished] * 3
+    assert few_slots.scheduler.counts.work == 0
+    little_memory.ask(sampling=dataclasses.replace(GREEDY, max_tokens=160))
+    little_memory.scheduler.tick()
+    assert 160 / 256 < little_memory.scheduler.counts.work < 1

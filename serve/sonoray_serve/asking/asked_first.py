@@ -12,14 +12,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from sonoray.study.prompt import ProtocolQuestion, ReportProtocol, split_site
-from sonoray_serve.messages import (
-    EncodedStudy,
-    EnginePort,
-    Failed,
-    Finished,
-    Piece,
-    Sampling,
-)
+from sonoray_serve.asking.studies import AskedStudy
+from sonoray_serve.messages import Failed, Finished, Piece, Sampling
 from sonoray_serve.problems import ApiError
 
 _MAX_TOKENS = 64
@@ -38,8 +32,7 @@ def is_report(messages: Messages, protocol: ReportProtocol) -> bool:
 
 
 async def ask_first(
-    engine: EnginePort,
-    study: EncodedStudy,
+    study: AskedStudy,
     messages: Messages,
     protocol: ReportProtocol,
     timeout_s: float,
@@ -47,8 +40,7 @@ async def ask_first(
     """Ask the closed questions of a protocol about a study.
 
     Args:
-        engine: answers them.
-        study: the study.
+        study: the study, and who answers.
         messages: a lone question for a report.
         protocol: of the model.
         timeout_s: what is left of the request's time.
@@ -63,7 +55,7 @@ async def ask_first(
 
     async def answer(question: ProtocolQuestion) -> str:
         asked = [*messages[:-1], {"role": "user", "content": cue + question.question}]
-        return await _text(engine, study, asked, timeout_s)
+        return await _text(study, asked, timeout_s)
 
     texts = await asyncio.gather(*map(answer, protocol.questions))
     said: Mapping[str, str] = {
@@ -86,9 +78,7 @@ def with_answers(
     return (*messages[:-1], *told, messages[-1])
 
 
-async def _text(
-    engine: EnginePort, study: EncodedStudy, messages: Messages, timeout_s: float
-) -> str:
+async def _text(study: AskedStudy, messages: Messages, timeout_s: float) -> str:
     sampling = Sampling(
         max_tokens=_MAX_TOKENS,
         temperature=0.0,
@@ -98,7 +88,7 @@ async def _text(
         timeout_s=timeout_s,
         stream=False,
     )
-    events = engine.generate(study, messages, sampling)
+    events = study.generate(messages, sampling)
     text = ""
     try:
         async for event in events:

@@ -9,7 +9,7 @@ import pytest
 
 from sonoray.images.decode import Pixels
 from sonoray.study.prompt import ProtocolQuestion, ReportProtocol
-from sonoray_serve.http.asked_first import is_report
+from sonoray_serve.asking.asked_first import is_report
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.testing import chat_body, random_study
