@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
 from sonoray_jobs.service.listening import check_port, free_port
 from sonoray_jobs.service.serve import new_api_key
-from sonoray_serve.http.testing import QUESTION, random_study
+from sonoray_serve.http.gate import CHAT_PATH
+from sonoray_serve.http.testing import QUESTION, chat_body, random_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -31,6 +34,25 @@ def wait_for(path: Path, text: str, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, path.read_text(encoding="utf-8")
         assert time.monotonic() < deadline, path.read_text(encoding="utf-8")
         time.sleep(0.2)
+
+
+def end_among_answers(port: int, key: str, process: subprocess.Popen[bytes]) -> set[int]:
+    """End the service while it answers more than it decodes at once; gives all statuses."""
+    headers = {"Authorization": f"Bearer {key}"}
+    body = chat_body(random_study(1), max_tokens=200, ignore_eos=True)
+    url = f"http://127.0.0.1:{port}"
+    with (
+        httpx2.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as http,
+        ThreadPoolExecutor(24) as pool,
+    ):
+        answers = [pool.submit(http.post, CHAT_PATH, json=body) for _ in range(24)]
+        while not any("in_work 24" in line for line in http.get("/metrics").text.splitlines()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        while http.get("/readyz").status_code == 200:
+            time.sleep(0.01)
+        assert http.post(CHAT_PATH, json=body).status_code == 503
+        return {answer.result().status_code for answer in answers}
 
 
 def test_serve_answers_ask_and_ends_on_sigterm(
@@ -55,9 +77,11 @@ def test_serve_answers_ask_and_ends_on_sigterm(
             url = ["--url", f"http://127.0.0.1:{port}/v1"]
             ask = [*SONORAY, "ask", *map(str, files), "--question", QUESTION, *url, *common]
             asked = subprocess.run([*ask, "--json"], capture_output=True, check=True)
+            statuses = end_among_answers(port, keys.read_text(), process)
         finally:
             process.send_signal(signal.SIGTERM)
             status = process.wait(60)
+    assert statuses == {200}  # what was in work was finished
     reply = json.loads(asked.stdout)
     prompt = assistant.prepare(assistant.encode(images), [{"role": "user", "content": QUESTION}])
     assert reply["answer"] == "".join(assistant.stream(prompt, max_tokens=256))

@@ -18,6 +18,10 @@ from sonoray_serve.app import APP_NAME, LOGGING, AppArgs, build
 
 logger = logging.getLogger(__name__)
 
+DRAIN_PERIOD_S = 0.2
+DRAIN_ANSWER_S = 10.0
+"""For all ingress replicas to say how many requests they have in work."""
+
 SHUTDOWN_TIMEOUT_S = 30.0
 """For Ray Serve to end on a Ray that goes on; as Serve's own."""
 
@@ -87,6 +91,28 @@ def hand_over(args: AppArgs) -> None:
         _wait_running(args.config.start_timeout_s)
     except (RuntimeError, TimeoutError) as error:
         raise ServingError(f"the service did not take its models ({reason(error)})") from error
+
+
+def drain(timeout_s: float) -> int:
+    """Let no further request in, and wait until those in work are answered.
+
+    Args:
+        timeout_s: the longest wait.
+
+    Returns:
+        Requests that are still in work.
+    """
+    from ray import serve
+
+    ingress = serve.get_app_handle(APP_NAME)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answers = ingress.broadcast("close").results(timeout_s=DRAIN_ANSWER_S)
+        num_requests = sum(answers)
+        if not num_requests or time.monotonic() > deadline:
+            time.sleep(DRAIN_PERIOD_S)  # the proxy sends the last bytes
+            return num_requests
+        time.sleep(DRAIN_PERIOD_S)
 
 
 def _require_no_serve() -> None:

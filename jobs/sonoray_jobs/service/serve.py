@@ -25,8 +25,8 @@ from sonoray.errors import ConfigError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
-from sonoray_jobs.service.deployment import deployed, hand_over
-from sonoray_jobs.service.listening import check_port, reachable, wait_healthy
+from sonoray_jobs.service.deployment import deployed, drain, hand_over
+from sonoray_jobs.service.listening import check_port, reachable, reason, wait_healthy
 from sonoray_jobs.service.roster import LOOK_PERIOD_S, RosterKeeper, read_adapters
 from sonoray_serve.app import AppArgs, ServeConfig
 from sonoray_serve.keys.auth import digest_key, is_loopback, read_key_file
@@ -126,10 +126,22 @@ def run(
                 if service.keeper is not None:
                     service.keeper.look()
         except KeyboardInterrupt:
-            logger.info("stopping")
+            logger.info("stopping: what is in work is finished first; Ctrl-C again cuts it off")
+            _finish(road.serve.limits.deadline_s)
         finally:
             signal.signal(signal.SIGTERM, previous)
     return service
+
+
+def _finish(timeout_s: float) -> None:
+    """Drain the service; a second signal or a service that does not answer ends the wait."""
+    try:
+        if left := drain(timeout_s):
+            logger.warning("%d requests are cut off after %g s", left, timeout_s)
+    except KeyboardInterrupt:
+        logger.info("stopping at once")
+    except Exception as error:
+        logger.warning("requests in work are cut off: %s", reason(error))
 
 
 @contextmanager

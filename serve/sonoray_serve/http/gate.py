@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,7 +27,8 @@ from sonoray_serve.settings import KeyTerms
 logger = logging.getLogger(__name__)
 
 HEALTH_PATH = "/healthz"
-OPEN_PATHS = frozenset({HEALTH_PATH, "/health", "/readyz"})
+READY_PATH = "/readyz"
+OPEN_PATHS = frozenset({HEALTH_PATH, "/health", READY_PATH})
 """Paths that need no key: they tell whether a service is there, and no more."""
 CHAT_PATH = "/v1/chat/completions"
 RECOGNIZE_PATH = "/v1/recognize"
@@ -72,6 +74,15 @@ class Pace:
         return math.ceil(wait_s)
 
 
+@dataclass(kw_only=True, slots=True)
+class House:
+    """The requests in work of one ingress replica, and whether more are let in."""
+
+    num_requests: int = 0
+    is_closing: bool = False
+    """Whether the service is about to end: what is in work is finished, and nothing else begins."""
+
+
 class Gate:
     """ASGI layer around the API; every path needs a key but `OPEN_PATHS`."""
 
@@ -85,6 +96,7 @@ class Gate:
         max_requests: int,
         pace: Pace,
         meters: IngressMeters,
+        house: House | None = None,
     ) -> None:
         """Stand before an application.
 
@@ -96,6 +108,7 @@ class Gate:
             max_requests: in work at once.
             pace: of the answers.
             meters: count every request.
+            house: is told who is in; one of its own where nobody else asks.
         """
         self._app = app
         self._key_digests = key_digests
@@ -104,7 +117,7 @@ class Gate:
         self._max_requests = max_requests
         self._pace = pace
         self._meters = meters
-        self._num_requests = 0
+        self._house = house or House()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit or refuse one request, and answer for what fails on its way."""
@@ -113,7 +126,7 @@ class Gate:
             return
         started = False
         status = 499  # nobody was left to answer
-        began, beside = time.monotonic(), self._num_requests
+        began, beside = time.monotonic(), self._house.num_requests
 
         async def send_guarded(message: Message) -> None:
             nonlocal started, status
@@ -123,7 +136,7 @@ class Gate:
                 headers["Cache-Control"] = "no-store"
                 headers["X-Content-Type-Options"] = "nosniff"
                 if message["status"] in _COME_AGAIN:
-                    headers["Retry-After"] = str(self._pace.wait_s(self._num_requests))
+                    headers["Retry-After"] = str(self._pace.wait_s(self._house.num_requests))
                 status = message["status"]
             await send(message)
 
@@ -138,7 +151,7 @@ class Gate:
         finally:
             took_s = time.monotonic() - began
             if problem is None and status == 200 and self._is_work(scope):
-                self._pace.add(took_s, 1 + (beside + self._num_requests) / 2)
+                self._pace.add(took_s, 1 + (beside + self._house.num_requests) / 2)
             if problem is None or started:
                 self._note(scope, status, took_s)
         if problem is not None and not started:
@@ -169,16 +182,19 @@ class Gate:
             scope["sonoray.key"] = key
             today = datetime.now(UTC).date()
             check_terms(self._key_terms.get(key), self._path(scope), today)
-        if not self._is_work(scope):
-            scope["sonoray.num_requests"] = self._num_requests  # `/metrics` tells it
+        path = self._path(scope)
+        if self._house.is_closing and (path in WORK_PATHS or path == READY_PATH):
+            raise ApiError(Problem.UNAVAILABLE)
+        if path not in WORK_PATHS:
+            scope["sonoray.num_requests"] = self._house.num_requests  # `/metrics` tells it
             await self._app(scope, receive, send)
             return
         if self._audit is not None and self._audit.is_broken:
             raise ApiError(Problem.UNAVAILABLE)
-        if self._num_requests >= self._max_requests:
+        if self._house.num_requests >= self._max_requests:
             raise ApiError(Problem.BUSY)
-        self._num_requests += 1
+        self._house.num_requests += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._num_requests -= 1
+            self._house.num_requests -= 1

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from llava_ultra.recognition.bank import ClassBank
 from sonoray.images.decode import Pixels
 from sonoray_serve.http.flow import Chat
+from sonoray_serve.http.gate import House
 from sonoray_serve.http.recognition import Calibration, Recognitions
 from sonoray_serve.http.routes import create_api
 from sonoray_serve.messages import (
@@ -149,6 +150,7 @@ class Ingress:
         engine: "DeploymentHandle[Any]",
     ) -> None:
         self._args = args
+        self._house = House()
         self._engine = engine
         self._remote_vision, self._remote_engine = RemoteVision(vision), RemoteEngine(engine)
         self._chat = Chat(
@@ -174,7 +176,12 @@ class Ingress:
                 limits=self._args.config.limits,
                 calibration=Calibration.read(self._args.config.calibration, cards[digest]),
             )
-        return create_api(self._chat, self._args, recognitions)
+        return create_api(self._chat, self._args, recognitions, self._house)
+
+    async def close(self) -> int:
+        """Let no further request in, and tell how many are in work; may be called again."""
+        self._house.is_closing = True
+        return self._house.num_requests
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Called by Ray Serve with a `Roster`: offer its names once the engine has the models.

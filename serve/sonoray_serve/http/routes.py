@@ -25,6 +25,7 @@ from sonoray_serve.http.gate import (
     RECOGNIZE_PATH,
     WORK_PATHS,
     Gate,
+    House,
     Pace,
     to_response,
 )
@@ -84,8 +85,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def create_api(chat: Chat, args: AppArgs, recognitions: Recognitions | None = None) -> FastAPI:
-    """Make the HTTP application around a `Chat`, and around what recognises classes."""
+def create_api(
+    chat: Chat,
+    args: AppArgs,
+    recognitions: Recognitions | None = None,
+    house: House | None = None,
+) -> FastAPI:
+    """Make the HTTP application around a `Chat`, and around what recognises classes.
+
+    `house` is told how many requests are in work, and says whether more are let in.
+    """
     limits = args.config.limits
     app = FastAPI(
         title="SonoRay",
@@ -105,6 +114,7 @@ def create_api(chat: Chat, args: AppArgs, recognitions: Recognitions | None = No
         max_requests=limits.max_requests,
         pace=Pace(least_s=limits.retry_after_s, most_s=limits.deadline_s),
         meters=meters,
+        house=house,
     )
 
     @app.exception_handler(ApiError)

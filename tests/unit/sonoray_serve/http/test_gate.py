@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from sonoray_serve.http.gate import CHAT_PATH, Gate, Pace
+from sonoray_serve.http.gate import CHAT_PATH, Gate, House, Pace
 from sonoray_serve.http.request_counts import IngressMeters
 from sonoray_serve.keys.audit_log import AuditLog
 from sonoray_serve.keys.auth import digest_key
@@ -69,6 +69,28 @@ def test_full_house_is_refused_at_once_and_open_again_afterwards():
             assert (await http.post(CHAT_PATH, headers=ADMITTED)).status_code == 200
 
     asyncio.run(crowd())
+
+
+def test_a_house_that_closes_finishes_what_is_in_and_lets_nobody_else_in():
+    async def leave() -> None:
+        application, house = Application(), House()
+        async with client(application, house=house, max_requests=4) as http:
+            first = asyncio.create_task(http.post(CHAT_PATH, headers=ADMITTED))
+            while not application.num_started:
+                await asyncio.sleep(0)
+            house.is_closing = True
+            for refused in (
+                await http.post(CHAT_PATH, headers=ADMITTED),
+                await http.get("/readyz"),
+            ):
+                assert refused.status_code == 503
+                assert refused.headers["Retry-After"] == "7"
+            assert house.num_requests == application.num_started == 1
+            application.go_on.set()
+            assert (await first).status_code == 200
+            assert house.num_requests == 0
+
+    asyncio.run(leave())
 
 
 def test_who_is_refused_is_told_when_those_in_work_will_have_left():
