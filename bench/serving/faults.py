@@ -4,12 +4,13 @@
 
 The service runs with its defaults in a process of its own, on a model with random weights at the
 shape of the preset `tiny`, and is asked by 12 streams at once. In turn: `kill -9` of the engine's,
-the vision and the ingress replica; ten times as many streams as are let in; clients that leave
-after their first piece; clients that read slowly. Each row says how requests ended: `200`, refused
-with a status and Retry-After (`429`, `503`), an error event in a stream (`broke off`), or what the
-client met (`ReadError`: the connection was cut). `hung` counts requests without an end after 150
-seconds, beyond the service's own deadline of 120. `well after` is the time from the fault until 5
-requests in a row are answered; memory is the growth of all replicas' resident size.
+the vision and the ingress replica and of the proxy; ten times as many streams as are let in;
+clients that leave after their first piece; clients that read slowly. Each row says how requests
+ended: `200`, refused with a status and Retry-After (`429`, `503`), an error event in a stream
+(`broke off`), or what the client met (`ReadError`: the connection was cut). `hung` counts requests
+without an end after 150 seconds, beyond the service's own deadline of 120. `well after` is the time
+from the fault until 5 requests in a row are answered; memory is the growth of all replicas'
+resident size.
 """
 
 import argparse
@@ -35,7 +36,13 @@ from sonoray_jobs.service.listening import free_port
 STREAMS = 12
 HUNG_S = 150.0
 TOKENS = (16, 96)
-REPLICAS = ("engine", "vision", "ingress")
+KILLED = {
+    "engine": "ServeReplica:sonoray:engine",
+    "vision": "ServeReplica:sonoray:vision",
+    "ingress": "ServeReplica:sonoray:ingress",
+    "proxy": "ProxyActor",
+}
+"""What is killed, and words of its process."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,7 +73,7 @@ async def suffer(url: str, only: Sequence[str] | None) -> None:
     """Run the faults in turn."""
     faults: dict[str, Callable[[str], Awaitable[Outcome]]] = {
         "none": lambda url: under_load(url, None),
-        **{f"kill -9 {name}": _killing(name) for name in REPLICAS},
+        **{f"kill -9 {name}": _killing(name) for name in KILLED},
         "overload": overload,
         "disconnect storm": storm,
         "slow readers": slow_readers,
@@ -94,18 +101,21 @@ async def suffer(url: str, only: Sequence[str] | None) -> None:
     print("\n".join(Table(header=header, rows=tuple(rows)).text()))
 
 
-def replicas(name: str = "") -> list[psutil.Process]:
-    """The replicas' processes, among those that this one has started."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if f"ServeReplica:sonoray:{name}" in " ".join(child.cmdline())
-    ]
+def processes(words: str) -> list[psutil.Process]:
+    """The processes with these words, among those that this one has started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if words in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:  # it has just ended
+            continue
+    return found
 
 
 def memory_mb() -> float:
     """Resident size of all replicas."""
-    return sum(process.memory_info().rss for process in replicas()) / 1e6
+    return sum(process.memory_info().rss for process in processes("ServeReplica")) / 1e6
 
 
 def _killing(name: str) -> Callable[[str], Awaitable[Outcome]]:
@@ -120,7 +130,9 @@ async def under_load(url: str, killed: str | None) -> Outcome:
     await asyncio.sleep(1.0)
     began = time.perf_counter()
     if killed is not None:
-        for process in replicas(killed):
+        found = processes(KILLED[killed])
+        assert found, f"no process of the {killed}"
+        for process in found:
             process.kill()
         outcome.well_after_s = await well_after(url, began)
     await crowd
