@@ -106,7 +106,8 @@ def _policy(name: str) -> dict[str, Any]:
 
     if name == "ingress":
         return {}
-    return {"policy": AutoscalingPolicy(policy_function=replicas_for_work)}
+    policy = AutoscalingPolicy(policy_function=replicas_for_work)  # type: ignore[no-untyped-call]
+    return {"policy": policy}
 
 
 def _source(args: AppArgs, replicas: Replicas) -> "ModelSource":

@@ -46,7 +46,12 @@ _SCRATCH_ROOT = Path("/tmp")  # noqa: S108 - a longer path is too long for Ray's
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[str]:
+def ray_session(
+    address: str | None = None,
+    num_cpus: int | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Give the block an initialised Ray and yield the cluster's address, HOST:PORT.
 
     An already initialised Ray is used as it is, and left running. Else `address`, or `RAY_ADDRESS`,
@@ -57,6 +62,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
             `ray start`, `local` for a private one, or None.
         num_cpus: logical CPUs of a private instance; by default those of the machine, at least 2.
             A running cluster keeps its own number: see `require_cpus`.
+        environment: what a private instance and all that runs in it is started with, where the
+            environment does not say it already.
 
     Raises:
         ClusterError: the address is malformed or nothing usable answers there.
@@ -73,6 +80,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
         ),
     }
+    for name, value in (environment or {}).items():
+        env[name] = os.environ.get(name, value)
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     if target not in ("local", "auto"):
         check_address(target)

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 
-def by_value(handle: "DeploymentHandle[Any]", **options: bool) -> "DeploymentHandle[Any]":
+def by_value(handle: "DeploymentHandle[Any]", *, stream: bool = False) -> "DeploymentHandle[Any]":
     """A handle whose calls go over gRPC."""
-    return handle.options(_by_reference=False, **options)
+    return handle.options(_by_reference=False, stream=stream)
 
 
 ROSTER_TIMEOUT_S = 60.0
