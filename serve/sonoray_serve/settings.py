@@ -165,6 +165,8 @@ class ServeConfig(Config):
     calibration: str = ""
     """The `calibration.json` that `sonoray recognize` wrote for the served model's training: then
     `/v1/recognize` answers with probabilities about that bank's classes; empty: shares alone."""
+    haproxy: bool = True
+    """Whether HAProxy stands before the ingress of a private Ray, where the platform has it."""
     audit_log: str = ""
     """Folder of the log of who asked when and how it ended; every node may write to it. Empty
     writes none."""

@@ -18,18 +18,6 @@ from sonoray_serve.app import APP_NAME, LOGGING, AppArgs, build
 
 logger = logging.getLogger(__name__)
 
-RAY_ENVIRONMENT = {
-    # one event loop a replica: its router and its requests share it, so nothing is handed between
-    # threads; whatever computes has threads of its own
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    # from the proxy to the ingress as between the deployments (`sonoray_serve.http.ingress`)
-    "RAY_SERVE_PROXY_USE_GRPC": "1",
-    # by default Ray's workers give way to everything else on the machine
-    "RAY_worker_niceness": "0",
-}
-"""What a private Ray is started with for the sake of the service's latency."""
-
 DRAIN_PERIOD_S = 0.2
 DRAIN_ANSWER_S = 10.0
 """For all ingress replicas to say how many requests they have in work."""

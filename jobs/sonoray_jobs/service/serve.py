@@ -25,7 +25,8 @@ from sonoray.errors import ConfigError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
-from sonoray_jobs.service.deployment import RAY_ENVIRONMENT, deployed, drain, hand_over
+from sonoray_jobs.service.deployment import deployed, drain, hand_over
+from sonoray_jobs.service.front import front
 from sonoray_jobs.service.listening import check_port, reachable, reason, wait_healthy
 from sonoray_jobs.service.roster import LOOK_PERIOD_S, RosterKeeper, read_adapters
 from sonoray_serve.app import AppArgs, ServeConfig
@@ -197,7 +198,10 @@ def serving(
         ),
     )
     shared_ray = _shares_ray(address)
-    with ray_session(address, environment=RAY_ENVIRONMENT):
+    with (
+        front(host, haproxy=args.config.haproxy) as environment,
+        ray_session(address, environment=environment),
+    ):
         _check_devices(args)
         with deployed(args, host, port, shared_ray=shared_ray):
             wait_healthy(f"http://{reachable(host)}:{port}/healthz")

@@ -149,6 +149,9 @@ class Ingress:
         vision: "DeploymentHandle[Any]",
         engine: "DeploymentHandle[Any]",
     ) -> None:
+        for handle in (vision, engine):
+            if not handle.is_initialized:  # its router runs in the requests' own event loop
+                handle._init(_run_router_in_separate_loop=False)
         self._args = args
         self._house = House()
         self._engine = engine
