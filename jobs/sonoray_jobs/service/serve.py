@@ -199,7 +199,7 @@ def serving(
     )
     shared_ray = _shares_ray(address)
     with (
-        front(host, haproxy=args.config.haproxy) as environment,
+        front(host, haproxy=args.config.haproxy, is_private=not shared_ray) as environment,
         ray_session(address, environment=environment),
     ):
         _check_devices(args)

@@ -151,7 +151,7 @@ class Ingress:
     ) -> None:
         for handle in (vision, engine):
             if not handle.is_initialized:  # its router runs in the requests' own event loop
-                handle._init(_run_router_in_separate_loop=False)
+                handle._init(_run_router_in_separate_loop=False)  # type: ignore[no-untyped-call]
         self._args = args
         self._house = House()
         self._engine = engine

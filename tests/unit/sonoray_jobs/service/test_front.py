@@ -42,7 +42,7 @@ def test_rays_configuration_is_the_one_that_is_changed():
 
 
 def test_its_files_are_the_services_own_and_go_with_it():
-    with front("127.0.0.1", haproxy=True) as environment:
+    with front("127.0.0.1", haproxy=True, is_private=True) as environment:
         folder = Path(environment[BINARY]).parent
         assert folder.stat().st_mode & 0o777 == 0o700
         paths = [value for value in environment.values() if value.startswith("/")]
@@ -55,6 +55,11 @@ def test_its_files_are_the_services_own_and_go_with_it():
     ("host", "haproxy"), [("127.0.0.1", False), ("192.0.2.7", True), ("::1", True)]
 )
 def test_other_hosts_and_wishes_get_ray_serves_own_proxy(host: str, haproxy: bool):
-    with front(host, haproxy=haproxy) as environment:
+    with front(host, haproxy=haproxy, is_private=True) as environment:
         assert "RAY_SERVE_ENABLE_HA_PROXY" not in environment
         assert BINARY not in environment
+
+
+def test_a_ray_of_others_is_left_as_it_is():
+    with front("127.0.0.1", haproxy=True, is_private=False) as environment:
+        assert environment == {}
