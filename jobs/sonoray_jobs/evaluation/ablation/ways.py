@@ -1,14 +1,17 @@
 """Ways of telling classes, compared: in words, and from features with ever more of LLaVA-RadZ.
 
-`sonoray ablate recognition` trains three roads a seed, alike but for the objective `recognition`:
-without it (asked in words), with DFAT, with DFAT and DKAM; and a fourth that pools a class's
-descriptions by the nearest one (GMAT). All are judged on the same studies: the AUC of each class
-against all others, with intervals over patients and seeds. Its parts are the road's own
-content-addressed jobs, so that running the command again goes on where it stopped.
+`sonoray ablate recognition` trains roads that are alike but for the objective `recognition`, several
+seeds each: without it (asked in words, and by the probability of the option), with DFAT, with DFAT
+and DKAM, and with learned weights of a class's descriptions (GMAT). A linear probe on the frozen
+towers stands beside them. A way called `KEY=VALUE`, as in `layer=-1`, is DFAT and DKAM with another
+setting of the objective. All are judged on the same studies: the AUC of each class against all
+others, with intervals over patients and seeds. The parts are the road's own content-addressed jobs,
+in one Ray session, so that running the command again goes on where it stopped.
 """
 
 import json
 import logging
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.recognition.bank import ClassBank
@@ -43,15 +47,17 @@ logger = logging.getLogger(__name__)
 
 Scores = npt.NDArray[np.float64]
 
-WORDS, OPTION = "words", "option"
-"""Ways of the road without the objective: the free answer, and the probability of yes."""
+WORDS, OPTION, PROBE = "words", "option", "probe"
+"""Ways that read no decoder states: the free answer and the probability of yes, both of the road
+without the objective, and a linear probe on the towers."""
 FEATURES: Mapping[str, Mapping[str, Any]] = {
     "dfat": {"bank": ""},
     "dkam": {},
-    "gmat": {"pooling": "max"},
+    "gmat": {"pooling": "attention"},
 }
 """Ways that read features: what each changes of the objective."""
-WAYS = (WORDS, OPTION, *FEATURES)
+WAYS = (WORDS, OPTION, PROBE, *FEATURES)
+_EQUALS = "="
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +72,10 @@ class WaysCompared:
     """Classes of which every study was held out of training."""
     num_studies: int
     values: Mapping[str, Mapping[str, Estimate | None]]
-    """By way, and by class: the AUC; `mean` is that over classes, `unseen` over those unseen."""
+    """By way, and by class: the AUC; `mean` is that over classes, `seen` over those that training
+    had, `unseen` over the others."""
+    runs: Mapping[str, Sequence[str]]
+    """By way: the MLflow runs of its trainings, one a seed."""
     path: Path
 
     def lines(self) -> list[str]:
@@ -84,6 +93,7 @@ class WaysCompared:
             f"AUC on {self.num_studies} studies of {self.split}, bank {self.bank}, seeds "
             f"{', '.join(map(str, self.seeds))}; {held}95 % intervals over patients and seeds",
             *table.text(),
+            *(f"{way}: MLflow runs {', '.join(runs)}" for way, runs in self.runs.items() if runs),
             f"report: {self.path}",
         ]
 
@@ -100,6 +110,7 @@ class WaysCompared:
                 way: {name: each and each.to_json() for name, each in of_way.items()}
                 for way, of_way in self.values.items()
             },
+            "runs": {way: list(runs) for way, runs in self.runs.items()},
         }
 
 
@@ -130,10 +141,25 @@ def roads_of(road: RoadConfig, ways: Sequence[str], seed: int) -> Iterator[tuple
     )
     if set(ways) & {WORDS, OPTION}:
         yield WORDS, _placed(road, others, seed)
-    for way, changes in FEATURES.items():
-        if way in ways:
-            changed = settings.model_copy(update=dict(changes))
-            yield way, _placed(road, (*others, changed), seed)
+    for way in ways:
+        if way not in (WORDS, OPTION, PROBE):
+            yield way, _placed(road, (*others, _changed(settings, way)), seed)
+
+
+def _changed(settings: RecognitionObjective, way: str) -> RecognitionObjective:
+    """The objective of a way; of one called KEY=VALUE, where no TOML value is a text."""
+    changes = FEATURES.get(way)
+    if changes is None:
+        key, _, value = way.partition(_EQUALS)
+        try:
+            changes = tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            changes = {key: value}
+    try:
+        return RecognitionObjective.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ConfigError(f"--variants {way}: {reason}; give another value") from None
 
 
 def _placed(road: RoadConfig, objectives: Sequence[Any], seed: int) -> RoadConfig:
@@ -188,20 +214,10 @@ def run(
             f"no {choice.split} study of {choice.dataset!r} has a class of bank {bank.name!r} "
             f"({', '.join(bank.labels)}); give another bank in model.objectives"
         )
-    scores: dict[str, list[Scores]] = {way: [] for way in ways}
-    common: dict[str, Any] = {"workspace": workspace, "dataset": choice.dataset, "address": address}
-    for seed in choice.seeds:
-        for way, own in roads_of(road, ways, seed):
-            logger.info("%s, seed %d", way, seed)
-            train.run(road=own, **common)
-            if way == WORDS:
-                told = _ask(workspace, own, choice.dataset, studies, bank, address)
-                for name, found in ((WORDS, told.said), (OPTION, told.probability)):
-                    if name in ways:
-                        scores[name].append(found)
-                continue
-            done = recognize.run(road=own, classes=_name(own, bank), split=choice.split, **common)
-            scores[way].append(_read(done.output.path, studies, bank))
+    from sonoray.cluster.session import ray_session
+
+    with ray_session(address):
+        scores, runs = _score(workspace, road, choice, ways, studies, bank, address)
     bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
     unseen = _unseen(studies, bank, road)
     values = {way: _aucs(found, studies, bank, unseen, bootstrap) for way, found in scores.items()}
@@ -216,19 +232,59 @@ def run(
         unseen=unseen,
         num_studies=len(studies),
         values=values,
+        runs=runs,
         path=path,
     )
     write_json(path, compared.to_json())
     return compared
 
 
+def _score(
+    workspace: Workspace,
+    road: RoadConfig,
+    choice: Choice,
+    ways: Sequence[str],
+    studies: Sequence[Study],
+    bank: ClassBank,
+    address: str | None,
+) -> tuple[dict[str, list[Scores]], dict[str, list[str]]]:
+    """Scores (N, C) of each way and seed, and the runs of its trainings."""
+    scores: dict[str, list[Scores]] = {way: [] for way in ways}
+    runs: dict[str, list[str]] = {way: [] for way in ways}
+    common: dict[str, Any] = {
+        "workspace": workspace,
+        "dataset": choice.dataset,
+        "address": address,
+    }
+    if PROBE in ways:
+        scores[PROBE].append(_probe(workspace, road, choice.dataset, studies, bank))
+    for seed in choice.seeds:
+        for way, own in roads_of(road, ways, seed):
+            logger.info("%s, seed %d", way, seed)
+            trained = train.run(road=own, **common)
+            if way == WORDS:
+                told = _ask(workspace, own, choice.dataset, studies, bank, address)
+                for name, found in ((WORDS, told.said), (OPTION, told.probability)):
+                    if name in ways:
+                        scores[name].append(found)
+                        runs[name].append(trained.run_id)
+                continue
+            done = recognize.run(road=own, classes=_name(road, bank), split=choice.split, **common)
+            scores[way].append(_read(done.output.path, studies, bank))
+            runs[way].append(trained.run_id)
+    return scores, runs
+
+
 def _chosen(choice: Choice) -> tuple[str, ...]:
-    if unknown := sorted(set(choice.variants).difference(WAYS)):
+    settings = RecognitionObjective.model_fields
+    own = [way for way in choice.variants if way.partition(_EQUALS)[0] in settings]
+    if unknown := sorted(set(choice.variants).difference(WAYS, own)):
         raise ConfigError(
             f"--variants {', '.join(unknown)} are no ways of recognition; use some of "
-            f"{', '.join(WAYS)}"
+            f"{', '.join(WAYS)}, or KEY=VALUE with a setting of the objective, as layer=-1"
         )
-    return tuple(way for way in WAYS if not choice.variants or way in choice.variants)
+    named = tuple(way for way in WAYS if not choice.variants or way in choice.variants)
+    return (*named, *own)
 
 
 def _name(road: RoadConfig, bank: ClassBank) -> str:
@@ -269,6 +325,31 @@ def _ask(
     return word_scores(rows, studies, bank)
 
 
+def _probe(
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str,
+    studies: Sequence[Study],
+    bank: ClassBank,
+) -> Scores:
+    """Fit a probe on the training studies; no seed bears on it."""
+    from sonoray_jobs.evaluation.recognition.study_probe import probe_classes
+    from sonoray_jobs.outputs.find import find_parts, open_stores
+    from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.training.studies import iter_training_studies
+
+    output, parts = workspace.dataset(dataset), find_parts(workspace, road, dataset)
+    features = feature_source(
+        road.embed,
+        model=road.model,
+        dataset=output.path,
+        folders={tower: parts[tower].path for tower in TOWERS},
+        stores=open_stores(workspace, road, dataset),
+    )
+    learned = list(iter_training_studies(output.path, road.train))
+    return probe_classes(learned, studies, bank, features)
+
+
 def _read(folder: Path, studies: Sequence[Study], bank: ClassBank) -> Scores:
     """The shares (N, C) that `sonoray recognize` wrote, in the order of the studies."""
     import pyarrow.parquet as pq
@@ -301,7 +382,10 @@ def _aucs(
         truth[row, list(bank.classes_of(study.labels))] = True
     patients = [study.patient_key for study in studies]
     judged = [n for n in range(truth.shape[1]) if truth[:, n].any() and not truth[:, n].all()]
-    groups = {"mean": judged, "unseen": [n for n in judged if bank.names[n] in unseen]}
+    groups = {"mean": judged}
+    if unseen:
+        groups["seen"] = [n for n in judged if bank.names[n] not in unseen]
+        groups["unseen"] = [n for n in judged if bank.names[n] in unseen]
     groups |= {bank.names[number]: [number] for number in judged}
     return {
         name: mean_over_seeds(scores, truth, numbers, patients, bootstrap) if numbers else None

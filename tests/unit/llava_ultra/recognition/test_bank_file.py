@@ -18,7 +18,9 @@ def test_a_packaged_bank_has_several_descriptions_of_each_class_and_a_label(name
     assert all(chinese) if bank.language == "zh" else not any(chinese)
 
 
-@pytest.mark.parametrize("organ", ["breast", "thyroid", "liver", "phantom", "chest"])
+@pytest.mark.parametrize(
+    "organ", ["breast", "birads", "thyroid", "liver", "lung", "phantom", "chest"]
+)
 def test_both_languages_have_the_same_classes(organ):
     one, other = load_bank(f"{organ}-zh"), load_bank(f"{organ}-en")
     assert [each.values for each in one.classes] == [each.values for each in other.classes]

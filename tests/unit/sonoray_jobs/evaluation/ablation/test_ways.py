@@ -24,7 +24,7 @@ def test_three_ways_read_features_and_two_ask_one_training_in_words():
     settings = {way: own.model.recognition for way, own in found.items()}
     assert settings["dfat"] == OWN.model_copy(update={"bank": ""})
     assert settings["dkam"] == OWN
-    assert settings["gmat"] == OWN.model_copy(update={"pooling": "max"})
+    assert settings["gmat"] == OWN.model_copy(update={"pooling": "attention"})
     assert all(own.model.objectives[0] == AnswerObjective() for own in found.values())
 
 
@@ -35,7 +35,24 @@ def test_a_road_without_the_objective_gets_the_phantoms_bank():
     assert found["words"].model == road().model
 
 
-def test_an_unknown_way_is_refused(tmp_path):
-    choice = Choice(name="recognition", dataset="d", variants=("dfat", "probe"))
-    with pytest.raises(ConfigError, match="--variants probe are no ways of recognition"):
+def test_a_setting_of_the_objective_is_a_way():
+    ways = ("dkam", "image_tokens=1", "pooling=max", "temperature=0.1")
+    found = dict(roads_of(road(AnswerObjective(), OWN), ways, 0))
+    assert list(found) == list(ways)
+    settings = [each.model.recognition for each in found.values()]
+    changes = ({}, {"image_tokens": 1}, {"pooling": "max"}, {"temperature": 0.1})
+    assert settings == [OWN.model_copy(update=each) for each in changes]
+
+
+def test_a_value_that_the_setting_does_not_take_is_refused():
+    with pytest.raises(
+        ConfigError, match="--variants image_tokens=0: .*greater than or equal to 1"
+    ):
+        list(roads_of(road(AnswerObjective(), OWN), ("image_tokens=0",), 0))
+
+
+@pytest.mark.parametrize("way", ["probing", "tokens=1"])
+def test_an_unknown_way_is_refused(tmp_path, way):
+    choice = Choice(name="recognition", dataset="d", variants=("dfat", way))
+    with pytest.raises(ConfigError, match=f"--variants {way} are no ways of recognition"):
         plan(workspace=Workspace.open(tmp_path), road=road(), choice=choice)
