@@ -12,7 +12,10 @@ from pydantic import Field, model_validator
 from llava_ultra.objectives.answer import AnswerObjective
 from llava_ultra.objectives.distillation import DistillationObjective
 from llava_ultra.objectives.grounding import GroundingObjective
+from llava_ultra.objectives.laver import LaverObjective
 from llava_ultra.objectives.objective import Need, StepObjective
+from llava_ultra.objectives.pretraining.mlip import MlipObjective
+from llava_ultra.objectives.pretraining.tower_objective import ImageTextObjective
 from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.perturbations.gallery import PerturbationConfig
 from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
@@ -120,7 +123,11 @@ def images_kept(config: SamplingConfig, images: int) -> int:
 
 
 ObjectiveConfig = Annotated[
-    AnswerObjective | DistillationObjective | GroundingObjective | RecognitionObjective,
+    AnswerObjective
+    | DistillationObjective
+    | GroundingObjective
+    | RecognitionObjective
+    | LaverObjective,
     Field(discriminator="type"),
 ]
 """The losses there are. A new one is a module in `llava_ultra.objectives`, its class here, and an
@@ -230,8 +237,11 @@ class ModelConfig(ModelPart):
 
     @property
     def active_objectives(self) -> tuple[ObjectiveConfig, ...]:
-        """The objectives that are computed: with a weight, and all they need."""
-        provided: set[Need] = {"answers"}
+        """The objectives that are computed: with a weight, and all they need.
+
+        Those that need `adapters` rest in stages in which these do.
+        """
+        provided: set[Need] = {"answers", "adapters"}
         if isinstance(self.sampling, AdaptiveSampling):
             provided.add("scores")
         return tuple(each for each in self.objectives if each.weight and each.needs <= provided)
@@ -286,12 +296,39 @@ class TowerPretrainConfig(PretrainConfig):
     see `llava_ultra.perturbations`."""
 
 
+ClipObjectiveConfig = Annotated[
+    ImageTextObjective | MlipObjective,
+    Field(discriminator="type"),
+]
+"""What CLIP may be pretrained for. A new one is a module in `llava_ultra.objectives.pretraining`,
+its class here, and an entry in `ClipPretrainConfig.objectives`."""
+
+
 class ClipPretrainConfig(TowerPretrainConfig):
     """CLIP pretraining."""
 
     steps: int = Field(default=300, ge=1)
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
+    objectives: tuple[ClipObjectiveConfig, ...] = (ImageTextObjective(),)
+    """What it is pretrained for, summed in this order, each loss with its weight."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClipPretrainConfig":
+        names = [objective.type for objective in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objectives {names} repeat a type; list each once")
+        if not any(objective.weight for objective in self.objectives):
+            raise ValueError(
+                f"objectives {names} leave nothing to learn from; list one with a weight above 0, "
+                "such as 'image_text'"
+            )
+        return self
+
+    @property
+    def active_objectives(self) -> tuple[ClipObjectiveConfig, ...]:
+        """Those that are computed."""
+        return tuple(each for each in self.objectives if each.weight)
 
 
 class SamPretrainConfig(TowerPretrainConfig):

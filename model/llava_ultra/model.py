@@ -33,6 +33,7 @@ from llava_ultra.connector.pick import Sampler, Selection
 from llava_ultra.connector.rows import gather_studies
 from llava_ultra.connector.unasked import images_unasked
 from llava_ultra.language.chat import IGNORED
+from llava_ultra.objectives.heads import ObjectiveHead
 from llava_ultra.objectives.objective import StepObjective
 from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.objectives.states import Fused, States, StepPart
@@ -56,7 +57,10 @@ from llava_ultra.recognition.pairs import Pairs, TextTokens
 CONNECTOR_PARTS = ("fusion", "sampler")
 """What every model has between towers and decoder."""
 
-LEARNED_PARTS = (*CONNECTOR_PARTS, "recognition")
+OBJECTIVE_HEADS = "heads"
+"""What objectives learn beside the model, and keep."""
+
+LEARNED_PARTS = (*CONNECTOR_PARTS, "recognition", OBJECTIVE_HEADS)
 """The parts trained in all stages; LoRA joins in the second."""
 
 
@@ -126,6 +130,12 @@ class LlavaUltra(nn.Module):
             check_layer(language_model, recognition.layer)
             with torch.random.fork_rng(devices=()):  # all others begin as without it
                 self.recognition = RecognitionHead(recognition.shape, width=width, scale=scale)
+        self.heads = nn.ModuleDict()
+        for objective in config.active_objectives:
+            with torch.random.fork_rng(devices=()):
+                head = objective.build_head(language_model, width, scale)
+            if head is not None:
+                self.heads[objective.type] = head
 
     def fix(self) -> None:
         """Fix the model for answering: evaluation mode, its products' factors rounded for good."""
@@ -301,6 +311,16 @@ class LlavaUltra(nn.Module):
             )
         return settings
 
+    def _adapters_learn(self) -> bool:
+        named = self.language_model.named_parameters()
+        return any(p.requires_grad for name, p in named if ".lora_" in name)
+
+    def after_step(self) -> None:
+        """Tell the objectives' heads that the weights have moved; collective."""
+        for head in self.heads.values():
+            assert isinstance(head, ObjectiveHead)
+            head.after_step(self.language_model)
+
     @torch.no_grad()
     def step_parts(
         self, visual: VisualBatch, text: TextBatch, pairs: Pairs | None = None
@@ -333,7 +353,11 @@ class LlavaUltra(nn.Module):
         """
         tokens = self.fuse_studies(visual)
         reading = self.read(tokens, visual.image_mask, text)
-        active = self.config.active_objectives
+        active = [
+            each
+            for each in self.config.active_objectives
+            if "adapters" not in each.needs or self._adapters_learn()
+        ]
         needs_answers = any("answers" in objective.needs for objective in active)
         row_mask = gather_studies(visual.image_mask, text.study_index).to(tokens.device)
         states = States(
@@ -363,6 +387,16 @@ class LlavaUltra(nn.Module):
             pulled=pulled,
             selection=reading.selection,
         )
+
+
+def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What no gradient moves and a training has to keep, by name: averages of objectives' heads."""
+    kept = dict(model.state_dict(keep_vars=True))
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in kept and name.split(".")[0] == OBJECTIVE_HEADS
+    }
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra.language.gguf_file import PACKAGE, gguf_path
+from llava_ultra.recognition.bank_file import load_bank
+from sonoray.config.canonical import content_hash
 from sonoray.digests.content import content_digest
 from sonoray.stages import Stage, StageOutput
 from sonoray_jobs.outputs.layers import READOUT
@@ -55,6 +57,8 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         config["tokenizer"] = source or model.language.vocab_size
     if part == "sam" and not is_trained:
         config["target_grid"] = model.clip.grid
+    if part == "clip" and is_trained and (banks := _banks_of(road)):
+        config["banks"] = banks
     if road.train.hold_out:
         config["hold_out"] = road.train.model_dump(mode="json")["hold_out"]
     return Stage(
@@ -63,6 +67,16 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         inputs=[dataset.key],
         code=[_LEARNING[part]],
     )
+
+
+def _banks_of(road: RoadConfig) -> list[str]:
+    """What the class banks hold that CLIP is pretrained with, as digests.
+
+    Raises:
+        ValueError: one cannot be read.
+    """
+    named = [getattr(each, "bank", "") for each in road.bootstrap.clip.active_objectives]
+    return [content_hash(load_bank(bank).model_dump(mode="json")) for bank in named if bank]
 
 
 def is_trained_tower(part: str, road: RoadConfig) -> bool:

@@ -5,7 +5,7 @@ that wrote them. What is trained here is small (connector, LoRA), so every rank 
 whole tensors and rank 0 writes them:
 
 ```
-weights.safetensors      every trainable tensor, float32
+weights.safetensors      every trainable tensor, float32, and the averages that objectives keep
 optimizer.safetensors    Adam's two moments of each, `<name>|exp_avg` and `<name>|exp_avg_sq`
 position.json            how far it is, and the digests of all parts (`saving.position`)
 ```
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llava_ultra.model import LlavaUltra, trainable_parameters
+from llava_ultra.model import LlavaUltra, kept_buffers, trainable_parameters
 from sonoray.config.load import validate_config
 from sonoray.errors import CheckpointError
 from sonoray_jobs.training.saving.position import POSITION, Position
@@ -49,6 +49,8 @@ def gather_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  #
         weights[name] = whole_state(engine, parameter)
         for moment in _MOMENTS:
             moments[f"{name}|{moment}"] = whole_state(engine, parameter, moment)
+    for name, buffer in kept_buffers(engine.module).items():  # the same on every rank
+        weights[name] = buffer.detach().cpu().clone()
     return weights, moments
 
 
@@ -92,7 +94,7 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
     Raises:
         CheckpointError: the model lacks a tensor or has it in another shape.
     """
-    named = dict(model.named_parameters())
+    named = {**dict(model.named_parameters()), **kept_buffers(model)}
     for name, tensor in load_file(folder / WEIGHTS).items():
         if name not in named or named[name].shape != tensor.shape:
             raise CheckpointError(

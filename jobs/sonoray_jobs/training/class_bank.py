@@ -10,16 +10,13 @@ from pathlib import Path
 
 from llava_ultra.recognition.bank import ClassBank
 from llava_ultra.recognition.bank_file import load_bank
-from sonoray.errors import ConfigError, DataError
+from sonoray.errors import DataError
 from sonoray.study.choosing.held_out import check_unnamed, is_held_out, names_of_held_out
 from sonoray.study.contract import iter_studies
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.studies import iter_training_studies
 
 logger = logging.getLogger(__name__)
-
-_MOST_ZERO = 2
-"""Stage of ZeRO up to which every worker has all weights: modality tokens belong to no layer."""
 
 
 def prepare_bank(dataset: Path, road: RoadConfig) -> ClassBank | None:
@@ -33,16 +30,10 @@ def prepare_bank(dataset: Path, road: RoadConfig) -> ClassBank | None:
         None where nothing is held against a bank.
 
     Raises:
-        ConfigError: the weights are spread over workers.
         DataError: no study has a class of the bank, or a text names a class that is held out.
         ValueError: the bank cannot be read, or does not know a label's value.
     """
     settings = road.model.recognition
-    if settings is not None and road.train.zero_stage > _MOST_ZERO:
-        raise ConfigError(
-            f"objective 'recognition' needs whole weights on every worker, which train.zero_stage "
-            f"{road.train.zero_stage} spreads; set it to {_MOST_ZERO}"
-        )
     whole = load_bank(settings.bank) if settings is not None and settings.bank else None
     unseen: set[str] = set()
     bank = None

@@ -45,6 +45,7 @@ from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.class_bank import prepare_bank
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
+from sonoray_jobs.training.objective_check import check_objectives
 from sonoray_jobs.training.protocol import training_protocol
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 from sonoray_jobs.training.saving.position import Position
@@ -134,6 +135,7 @@ def run(
     studies = iter_training_studies(output.path, road.train)
     told = partial(conversation, protocol=protocol)
     check_lengths(read_tokenizer(parts["language"].path), studies, road.model, told=told)
+    check_objectives(road)
     bank = prepare_bank(output.path, road)
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(

@@ -22,26 +22,49 @@ from llava_ultra.towers.tower_config import ModelPart
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from llava_ultra.batch import Batch
     from llava_ultra.objectives.states import Fused, States, StepPart
 
-Need = Literal["answers", "scores"]
-"""What not every forward pass computes: `answers`, the decoder's log-probabilities, the larger part
-of a step's work; `scores`, those of a sampler that learns which images to pick."""
+Need = Literal["answers", "scores", "adapters"]
+"""What not every forward pass has: `answers`, the decoder's log-probabilities, the larger part of a
+step's work; `scores`, those of a sampler that learns which images to pick; `adapters` that learn,
+which they do in the stages that say so."""
 
 
-class Objective(ModelPart):
-    """A named loss; what derives from it adds its settings and `loss`."""
-
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    """A sampler without scores leaves the objectives out that need them."""
+class NamedLoss(ModelPart):
+    """What all objectives have: those of the model, and those of CLIP's pretraining."""
 
     type: str
     """Its name, under which its loss is logged as `<type>_loss`."""
     weight: float = Field(default=1.0, ge=0)
     """Factor of its loss in what is minimised; at 0 it is not computed."""
+
+
+class Objective(NamedLoss):
+    """A loss of the model; what derives from it adds its settings and `loss`."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """A sampler without scores leaves the objectives out that need them."""
+    needs_whole_weights: ClassVar[bool] = False
+    """Whether it calls parts of the decoder in ways of its own, which no worker can follow that has
+    a share of each weight (ZeRO-3)."""
+
+    def build_head(
+        self,
+        language_model: "nn.Module",
+        width: int,
+        scale: "Tensor",
+    ) -> "nn.Module | None":
+        """What it learns beside the model, an `ObjectiveHead`; None where it needs nothing.
+
+        Args:
+            language_model: the decoder with its adapters.
+            width: of the decoder (D).
+            scale: (), root mean square of its token embeddings.
+        """
+        return None
 
     def loss(self, batch: "Batch", states: "States") -> "Tensor":
         """The loss () of one worker's share of a step, or of a part of it, before its weight.

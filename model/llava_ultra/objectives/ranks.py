@@ -55,6 +55,15 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
     return sums
 
 
+def sum_rows(values: Tensor) -> Tensor:
+    """Sum a tensor over all ranks, without gradients; collective."""
+    if not _is_spread():
+        return values
+    total = values.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
 def _is_spread() -> bool:
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return ready and torch.distributed.get_world_size() > 1

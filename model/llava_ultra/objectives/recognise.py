@@ -12,7 +12,7 @@ counts, so that their gradient is the sum of what all of them are asked.
 Axes: B studies of a part, D width, R class texts, C classes.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,8 @@ _SIDES = 4
 
 class RecognitionObjective(StepObjective):
     """DFAT, and DKAM where there is a bank."""
+
+    needs_whole_weights: ClassVar[bool] = True
 
     type: Literal["recognition"] = "recognition"
     bank: str = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from llava_ultra.connector.pick import Sampler, Selection
     from llava_ultra.recognition.head import RecognitionHead
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 
 class Recogniser(Protocol):
-    """A model that reads studies, texts and classes for recognition."""
+    """The model, for objectives that read more with its decoder than questions and answers."""
 
     recognition: "RecognitionHead | None"
+    language_model: "nn.Module"
+    embedding_scale: "Tensor"
+    """(): what image tokens are multiplied with in front of the decoder."""
+    heads: "nn.ModuleDict"
+    """By objective: what it learns beside the model."""
 
     def read_images(
         self, tokens: "Tensor", image_mask: "Tensor", prompt: "Sequence[int]", images_at: int
@@ -44,7 +49,7 @@ class Fused:
     embed: "Callable[[Tensor], Tensor]"
     """Token ids (N, L) to vectors (N, L, D)."""
     recogniser: "Recogniser | None" = None
-    """The model, where it has what recognition needs."""
+    """The model; None where it is not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,8 @@
-"""Contrastive pretraining of the CLIP tower on images and their captions, with CLIP's own loss.
+"""Pretraining of the CLIP tower on images and their captions, for the objectives that are listed.
+
+By default that is CLIP's own loss alone; what else there is stands in
+`llava_ultra.objectives.pretraining`. Features of patches, terms and classes are computed where an
+objective needs them.
 
 Ultrasound captions repeat a lot, and CLIP's target calls the other images of an equal caption
 wrong. A target that is spread over them (UniCL, arXiv 2204.03610) would change nothing: equal
@@ -9,12 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.config import ClipConfig, ClipPretrainConfig
 from llava_ultra.language.chat import encode_text
-from llava_ultra.objectives.contrast import info_nce
+from llava_ultra.objectives.pretraining.tower_objective import Knowledge, TowerBatch, TowerStates
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.pretrain.views import ViewMaker
 from llava_ultra.towers.clip import ClipTower
@@ -30,6 +35,9 @@ def pretrain_clip(
     model_config: ClipConfig,
     config: ClipPretrainConfig,
     on_step: OnStep | None = None,
+    *,
+    knowledge: Knowledge | None = None,
+    told: dict[str, list[float]] | None = None,
 ) -> tuple[ClipTower, list[float]]:
     """Train a CLIP tower from its seed.
 
@@ -40,6 +48,8 @@ def pretrain_clip(
         model_config: the tower's shape.
         config: how to train.
         on_step: progress callback.
+        knowledge: what the objectives need beside images and captions, of the N examples.
+        told: gets each objective's loss at each step, under `<type>_loss`.
 
     Returns:
         The tower in evaluation mode, its standardiser fresh, and the loss of each step.
@@ -72,16 +82,54 @@ def pretrain_clip(
         images, model_config.image_size, config, generator, intensity=model_config.intensity
     )
 
+    active = config.active_objectives
+    needs = set().union(*(each.needs for each in active))
+    with_patches = "patches" in needs
+    heads = nn.ModuleDict()
+    with torch.random.fork_rng(devices=()):  # all others begin as without them
+        for objective in active:
+            if (head := objective.build_head(model_config.embed_dim)) is not None:
+                heads[objective.type] = head
+
+    def encode(tokens: Tensor) -> Tensor:
+        return tower.clip.encode_text(tokens, normalize=True)
+
     def step_loss() -> Tensor:
         index = next(batches)
         views, _ = maker.draw(index)
-        image_features = tower.clip.encode_image(views, normalize=True)
-        text_features = tower.clip.encode_text(ids[index], normalize=True)
-        logits = tower.clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
-        return info_nce(logits)
+        images, patches = _look(tower, views, with_patches=with_patches)
+        states = TowerStates(
+            images=images,
+            texts=encode(ids[index]),
+            scale=tower.clip.logit_scale.exp().clamp(max=100),
+            patches=patches,
+            encode=encode,
+            heads=heads,
+        )
+        batch = TowerBatch(index=index, knowledge=knowledge or Knowledge())
+        losses = {each.type: each.loss(batch, states) for each in active}
+        for name, loss in losses.items():
+            if told is not None:
+                told.setdefault(f"{name}_loss", []).append(float(loss.detach()))
+        return torch.stack([each.weight * losses[each.type] for each in active]).sum()
 
-    losses = optimise(tower, config, step_loss, on_step)
+    # without heads the tower alone, so that what is learned is the same to the bit
+    learned = nn.ModuleDict({"tower": tower, "heads": heads}) if heads else tower
+    losses = optimise(learned, config, step_loss, on_step)
     return tower, losses
+
+
+def _look(tower: ClipTower, views: Tensor, *, with_patches: bool) -> tuple[Tensor, Tensor | None]:
+    """Vectors (B, E) of views (B, 3, S, S), and where asked for of their patches (B, P, E)."""
+    if not with_patches:
+        return tower.clip.encode_image(views, normalize=True), None
+    visual = tower.clip.visual
+    visual.output_tokens = True
+    try:
+        pooled, tokens = visual(views)
+    finally:
+        visual.output_tokens = False
+    return F.normalize(pooled, dim=-1), F.normalize(tokens @ visual.proj, dim=-1)
 
 
 def encode_captions(

@@ -2,7 +2,8 @@
 
 States come from the layer that is asked for, by default the one before last, and no layer above it
 is computed: the pass ends where that layer's states go into the next one. Rows are padded on the
-right, which causal attention never looks at, so that no mask is needed.
+right, which causal attention never looks at, so that no mask is needed; another attention than
+causal comes with a mask of its own.
 
 Axes: B rows, T tokens, D width.
 """
@@ -28,8 +29,13 @@ def num_layers(language_model: nn.Module) -> int:
     return count
 
 
-def check_layer(language_model: nn.Module, layer: int) -> int:
+def check_layer(language_model: nn.Module, layer: int, told: str = "recognition.layer") -> int:
     """The number from 1 on of the layer whose states are read.
+
+    Args:
+        language_model: the decoder.
+        layer: from 1 on, or from the last one, -1, back.
+        told: what messages call it.
 
     Raises:
         ValueError: the decoder has no such layer.
@@ -38,14 +44,22 @@ def check_layer(language_model: nn.Module, layer: int) -> int:
     found = layer if layer > 0 else count + 1 + layer
     if layer == 0 or not 1 <= found <= count:
         raise ValueError(
-            f"recognition.layer {layer} is none of this decoder's {count} layers; give 1 to "
+            f"{told} {layer} is none of this decoder's {count} layers; give 1 to "
             f"{count}, or -1 to -{count} from the last one"
         )
     return found
 
 
-def layer_states(language_model: nn.Module, embeds: Tensor, layer: int) -> Tensor:
+def layer_states(
+    language_model: nn.Module, embeds: Tensor, layer: int, mask: Tensor | None = None
+) -> Tensor:
     """States (B, T, D) behind a layer; of the last one, behind the decoder's norm.
+
+    Args:
+        language_model: the decoder, with its adapters.
+        embeds: (B, T, D).
+        layer: as `check_layer` takes it.
+        mask: (B, 1, T, T), added to attention scores; None: causal attention.
 
     Raises:
         ValueError: the decoder has no such layer, or its layers cannot be told.
@@ -55,6 +69,8 @@ def layer_states(language_model: nn.Module, embeds: Tensor, layer: int) -> Tenso
     # without one, transformers looks into the values of positions, and those on meta have none
     cache = DynamicCache() if embeds.is_meta else None
     arguments = {"inputs_embeds": embeds, "use_cache": False, "past_key_values": cache}
+    if mask is not None:
+        arguments["attention_mask"] = mask.to(embeds.dtype)
     if number == num_layers(language_model):
         states: Tensor = decoder(**arguments).last_hidden_state
         return states

@@ -104,7 +104,9 @@ def forward_share(
         owed = sums.owed()
     losses |= of_step
     weights = {f"{each.type}_loss": each.weight for each in module.config.active_objectives}
-    losses["loss"] = sum(weight * losses[name] for name, weight in weights.items())
+    losses["loss"] = sum(
+        weight * losses[name] for name, weight in weights.items() if name in losses
+    )
     return ShareLoss(owed=owed, losses=losses, num_answers=num_answers)
 
 

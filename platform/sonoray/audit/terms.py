@@ -185,6 +185,14 @@ LABEL_TERMS: Mapping[str, LabelTerms] = {
 """The labels that can be checked."""
 
 
+def affirmed_terms(text: str) -> set[str]:
+    """The terms of all labels that a text affirms, as `fold` writes them."""
+    found: set[str] = set()
+    for table in LABEL_TERMS.values():
+        found = found.union(*table.named(text, negation_names=False).values())
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contradiction:
     """A text that names another value than the label has."""

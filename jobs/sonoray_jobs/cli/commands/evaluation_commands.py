@@ -230,7 +230,8 @@ def ablate(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="visual, sampling, balance, site-cue, modality or recognition."
+            metavar="NAME",
+            help="visual, sampling, balance, site-cue, modality, objectives or recognition.",
         ),
     ],
     *,
@@ -281,6 +282,7 @@ def ablate(
         sonoray ablate balance --dataset busbra --config busbra --seeds 0,1,2,3,4
         sonoray ablate visual --config busbra --dataset busbra --split validation
         sonoray ablate modality --label organ --parallel 2
+        sonoray ablate recognition --variants words,dkam,layer=-1,image_tokens=1
     """
     from sonoray.workspace import Workspace
     from sonoray_jobs.evaluation.ablation.ablate import plan, run

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from llava_ultra.config import AdaptiveSampling, FusionConfig
+from llava_ultra.objectives.laver import LaverObjective
+from llava_ultra.objectives.pretraining.mlip import MlipObjective
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
 from sonoray.study.choosing.labels import label_values
@@ -265,6 +267,46 @@ def _site_cue(road: RoadConfig, request: Request) -> Ablation:  # noqa: ARG001 -
     )
 
 
+def _objectives(road: RoadConfig, request: Request) -> Ablation:
+    """MLIP before the towers are read, LaVer while the adapters learn: neither, one, both.
+
+    A CLIP with published weights is not pretrained here, and MLIP is left out.
+    """
+    mlip, laver = MlipObjective(), LaverObjective()
+    if request.is_phantom:
+        mlip = MlipObjective(bank=f"phantom-{road.phantom.language}")
+    lists = {
+        "bootstrap.clip.objectives": (road.bootstrap.clip.objectives, mlip),
+        "model.objectives": (road.model.objectives, laver),
+    }
+
+    def values(*chosen: str) -> dict[str, Any]:
+        found = {}
+        for key, (listed, added) in lists.items():
+            own = next((each for each in listed if each.type == added.type), added)
+            others = [each for each in listed if each.type != added.type]
+            told = [*others, own] if added.type in chosen else others
+            found[key] = [each.model_dump(mode="json") for each in told]
+        return found
+
+    return Ablation(
+        name="objectives",
+        question="What are MLIP before and LaVer during the training worth?",
+        reference="none",
+        variants=tuple(
+            Variant(name=name, values=values(*chosen))
+            for name, chosen in {
+                "none": (),
+                "mlip": ("mlip",),
+                "laver": ("laver",),
+                "both": ("mlip", "laver"),
+            }.items()
+            if not (road.model.clip.weights and "mlip" in chosen)
+        ),
+        settings=(request.setting,),
+    )
+
+
 def _modality(road: RoadConfig, request: Request) -> Ablation:
     values, tested = (_label_values(road, request, split) for split in ("train", request.split))
     if len(values) < 2:
@@ -299,6 +341,7 @@ ABLATIONS: Mapping[str, Callable[[RoadConfig, Request], Ablation]] = {
     "balance": _balance,
     "site-cue": _site_cue,
     "modality": _modality,
+    "objectives": _objectives,
 }
 
 

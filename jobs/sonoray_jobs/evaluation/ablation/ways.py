@@ -1,12 +1,12 @@
 """Ways of telling classes, compared: in words, and from features with ever more of LLaVA-RadZ.
 
-`sonoray ablate recognition` trains roads that are alike but for the objective `recognition`, several
-seeds each: without it (asked in words, and by the probability of the option), with DFAT, with DFAT
-and DKAM, and with learned weights of a class's descriptions (GMAT). A linear probe on the frozen
-towers stands beside them. A way called `KEY=VALUE`, as in `layer=-1`, is DFAT and DKAM with another
-setting of the objective. All are judged on the same studies: the AUC of each class against all
-others, with intervals over patients and seeds. The parts are the road's own content-addressed jobs,
-in one Ray session, so that running the command again goes on where it stopped.
+`sonoray ablate recognition` trains roads that are alike but for the objective `recognition`, of
+several seeds: without it (asked in words, and by the probability of the option), with DFAT, with
+DFAT and DKAM, and with learned weights of a class's descriptions (GMAT). A linear probe on the
+frozen towers stands beside them. A way called `KEY=VALUE`, as in `layer=-1`, is DFAT and DKAM with
+another setting of the objective. All are judged on the same studies: the AUC of each class against
+all others, with intervals over patients and seeds. The parts are the road's own content-addressed
+jobs, in one Ray session, so that running the command again goes on where it stopped.
 """
 
 import json

@@ -2,9 +2,9 @@
 
 A study is the mean over its images of the mean of their tokens, and the maximum over its images of
 their maximum, of both towers. A class is told from all others by a logistic regression on the
-training studies, its penalty chosen on left-out patients (`sonoray_jobs.evaluation.probing.linear`).
-Unlike recognition it needs labelled studies of each class: of one that training never saw it knows
-nothing, and gives every study the same score.
+training studies (`sonoray_jobs.evaluation.probing.linear`). Unlike recognition it needs labelled
+studies of each class: of one that training never saw it knows nothing, and gives every study the
+same score.
 """
 
 from collections.abc import Sequence

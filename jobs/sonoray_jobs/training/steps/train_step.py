@@ -106,7 +106,10 @@ class Stepper:
         # many ranks and parts they are spread over.
         with matmul_precision(settings.matmul_precision, engine.device.type):
             engine.backward(share.owed)
-        return told.outcome(applied=take_step(engine))
+        applied = take_step(engine)
+        if applied:
+            engine.module.after_step()
+        return told.outcome(applied=applied)
 
     def _pairs(self, loaded: "LoadedStep") -> "Pairs | None":
         from llava_ultra.language.report_pairs import collate_pairs

@@ -113,7 +113,13 @@ def test_the_default_loss_is_this_sum_to_the_bit():
 
 
 def test_gradients_are_the_weighted_sum_of_each_objectives_own():
-    weights = {"answer": 0.7, "distillation": 1.6, "grounding": 0.4, "recognition": 0.5}
+    weights = {
+        "answer": 0.7,
+        "distillation": 1.6,
+        "grounding": 0.4,
+        "recognition": 0.5,
+        "laver": 0.9,
+    }
     alone = {}
     for kind in OBJECTIVES:
         model, tokenizer = build(objectives=[kind(weight=1).model_dump()])

@@ -6,7 +6,7 @@ import pytest
 
 from llava_ultra.config import ModelConfig
 from llava_ultra.objectives.recognise import RecognitionObjective
-from sonoray.errors import ConfigError, DataError
+from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Turn, write_studies
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
@@ -91,13 +91,6 @@ def test_labels_that_the_bank_lacks_are_refused(tmp_path):
     write(tmp_path, {}, kinds=("cyst",))
     with pytest.raises(DataError, match=r"are of 1 of the 3 classes of bank 'bank' \(kind\)"):
         prepare_bank(tmp_path, road(tmp_path))
-
-
-def test_weights_that_are_spread_over_workers_are_refused(tmp_path):
-    made = road(tmp_path)
-    spread = made.train.model_copy(update={"zero_stage": 3})
-    with pytest.raises(ConfigError, match=r"which train\.zero_stage 3 spreads; set it to 2"):
-        prepare_bank(tmp_path, made.model_copy(update={"train": spread}))
 
 
 def test_nothing_is_read_where_nothing_is_recognised(tmp_path):

@@ -80,6 +80,19 @@ def test_every_variant_of_every_packaged_road_is_a_valid_road_of_its_own(
         assert set(child.tests) == {test.name for test in ablation.tests}
 
 
+def test_objectives_adds_mlip_to_the_pretraining_and_laver_to_the_training(request_for):
+    found = roads("objectives", request_for())
+    added = {"mlip": "bootstrap.clip", "laver": "model.objectives"}
+    for name, own in {"none": (), "mlip": ("mlip",), "laver": ("laver",), "both": added}.items():
+        assert changed(found[name]) == {"train.seed", *(added[each] for each in own)}
+        clip, model = found[name].bootstrap.clip.objectives, found[name].model.objectives
+        assert [each.type for each in clip] == ["image_text", *(["mlip"] if "mlip" in own else [])]
+        assert [each.type for each in model][3:] == (["laver"] if "laver" in own else [])
+    assert found["both"].bootstrap.clip.objectives[1].bank == "phantom-zh"
+    adopted = with_values(ROAD, {"model.clip.source": "ViT-B-32", "model.clip.weights": "openai"})
+    assert list(roads("objectives", request_for(), adopted)) == ["none", "laver"]
+
+
 def test_visual_changes_the_fusion_alone(request_for):
     found = roads("visual", request_for())
     assert list(found) == list(fusion_types())

@@ -46,7 +46,7 @@ def test_a_setting_of_the_objective_is_a_way():
 
 def test_a_value_that_the_setting_does_not_take_is_refused():
     with pytest.raises(
-        ConfigError, match="--variants image_tokens=0: .*greater than or equal to 1"
+        ConfigError, match=r"--variants image_tokens=0: .*greater than or equal to 1"
     ):
         list(roads_of(road(AnswerObjective(), OWN), ("image_tokens=0",), 0))
 
