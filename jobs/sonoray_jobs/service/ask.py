@@ -140,7 +140,7 @@ def run(
         else study_pictures(workspace, dataset, study)
     )
     timeout_s = road.serve.limits.deadline_s + _PAST_DEADLINE_S
-    return ask(question, pictures, url=url, api_key=_key(api_key_file), timeout_s=timeout_s)
+    return ask(question, pictures, url=url, api_key=read_key(api_key_file), timeout_s=timeout_s)
 
 
 def study_pictures(workspace: Workspace, dataset: str, study_id: str) -> list[Picture]:
@@ -262,7 +262,8 @@ def _client(url: str, api_key: str, timeout_s: float) -> "OpenAI":
     )
 
 
-def _key(file: Path | None) -> str:
+def read_key(file: Path | None) -> str:
+    """The API key of a file, or of the environment where none is given."""
     if file is not None:
         return read_api_keys(file)[0]
     return os.environ.get(KEY_VARIABLE) or "none"

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from llava_ultra.language.report_pairs import recognition_prompt, text_encoder
 from llava_ultra.model import LlavaUltra
 from llava_ultra.recognition.bank import ClassBank
-from llava_ultra.recognition.losses import ClassTexts, class_similarities
+from llava_ultra.recognition.losses import ClassTexts, Side, class_similarities
 from llava_ultra.recognition.names import Against, Pooling, Readout
 from llava_ultra.recognition.pairs import text_tokens
 
@@ -137,11 +137,32 @@ def score_classes(
         image_mask: (B, K) bool.
         study_keys: what names each study.
     """
-    head, settings = model.recognition, model.config.recognition
-    assert head is not None
+    side = read_studies(model, tokenizer, tokens, image_mask, study_keys)
+    return compare(model, classes, side)
+
+
+@torch.no_grad()
+def read_studies(
+    model: LlavaUltra,
+    tokenizer: PreTrainedTokenizerFast,
+    tokens: Tensor,
+    image_mask: Tensor,
+    study_keys: Sequence[str],
+) -> Side:
+    """What is compared of B studies, whatever the classes; arguments as of `score_classes`."""
+    can_recognise(model)
+    settings = model.config.recognition
     assert settings is not None
     prompt, images_at = recognition_prompt(tokenizer, settings)
-    side = model.read_images(tokens, image_mask, prompt, images_at, study_keys)
+    return model.read_images(tokens, image_mask, prompt, images_at, study_keys)
+
+
+@torch.no_grad()
+def compare(model: LlavaUltra, classes: KnownClasses, side: Side) -> Tensor:
+    """Similarity over temperature (B, C) of studies and classes that were read before."""
+    can_recognise(model)
+    head = model.recognition
+    assert head is not None
     if classes.readout == "global" or classes.locals_ is None:
         found = class_similarities(side.globals_, classes.globals_, classes.pooling)
     else:

@@ -1,12 +1,21 @@
-"""Analysis on the command line: what a model withstands, and what its towers know."""
+"""Analysis on the command line: what a model withstands, what its towers know, what it says of
+classes.
+"""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.evaluation_commands import PANEL
-from sonoray_jobs.cli.options import AddressOption, DatasetOption, RunOption, parse_numbers
+from sonoray_jobs.cli.options import (
+    AddressOption,
+    DatasetOption,
+    KeyFileOption,
+    RunOption,
+    parse_numbers,
+)
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
@@ -104,4 +113,55 @@ def probe(
         split=split,
         run=run,
         address=address,
+    )
+
+
+@job_command(app, panel=PANEL, name="write-bank")
+def write_bank(
+    *,
+    classes: Annotated[
+        str,
+        typer.Option("--classes", metavar="NAME|FILE", help="The bank to add descriptions to."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The new bank, a .toml file.")],
+    dataset: DatasetOption = None,
+    studies: Annotated[
+        int, typer.Option("--studies", min=1, help="Most studies of a class that are shown.")
+    ] = 2,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role",
+            metavar="ROLE",
+            help="morphology, texture or context; repeatable; default: all.",
+        ),
+    ] = None,
+    url: Annotated[
+        str, typer.Option("--url", help="The service's base URL.")
+    ] = "http://127.0.0.1:8000/v1",
+    api_key_file: KeyFileOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Have a running service describe the classes of a bank, aspect by aspect, and keep what fits.
+
+    It is shown training studies of each class. An answer is dropped that repeats another or names
+    what the class excludes, or another class. Read the new bank before it is used.
+
+    Examples:
+        sonoray write-bank --classes phantom-zh --out mine.toml
+        sonoray write-bank --classes breast-zh --dataset busbra --out mine.toml --role texture
+    """
+    from sonoray_jobs.service import class_writer
+
+    return class_writer.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        classes=classes,
+        out=out,
+        studies=studies,
+        roles=roles or tuple(class_writer.ROLES),
+        url=url,
+        api_key_file=api_key_file,
     )

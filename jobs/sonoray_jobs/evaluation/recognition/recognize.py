@@ -1,10 +1,11 @@
 """Recognise: classes of a bank, found in a dataset's studies from features, without asking.
 
 Features come from the store; what it lacks of the dataset is embedded first with the training's own
-towers, so that a model can be tried on a dataset that it was not trained on. The output is a
-content-addressed stage: `scores.parquet` with every study's shares, which stays in the workspace;
-and `recognition.json`, `calibration.json` and `recognition.png`, which hold nothing of a patient
-and go to the training's MLflow run too. A dataset without labels gets scores alone.
+towers, so that a model can be tried on a dataset that it was not trained on. What the model reads
+of the studies is a stage of its own, which other banks share. The output is a content-addressed
+stage: `scores.parquet` with every study's shares, which stays in the workspace; and
+`recognition.json`, `calibration.json` and `recognition.png`, which hold nothing of a patient and go
+to the training's MLflow run too. A dataset without labels gets scores alone.
 """
 
 import logging
@@ -46,6 +47,7 @@ from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 
 if TYPE_CHECKING:
+    from sonoray_jobs.evaluation.recognition.study_states import Load, StudyStates
     from sonoray_jobs.towers.feature_source import FeatureSource
 
 logger = logging.getLogger(__name__)
@@ -54,8 +56,12 @@ ALL = "all"
 """Every split of the dataset."""
 
 _CODE = (
-    "sonoray_jobs.evaluation.recognition.class_actor",
+    "sonoray_jobs.evaluation.recognition.class_scoring",
     "sonoray_jobs.evaluation.recognition.recognition_report",
+    "sonoray_jobs.training.restore",
+)
+_READ_CODE = (
+    "sonoray_jobs.evaluation.recognition.study_states",
     "sonoray_jobs.training.restore",
 )
 _LOGGED = (FIGURES, CALIBRATION, PICTURE, "recognition.md")
@@ -221,7 +227,8 @@ def _recognize(
         validation = [study for study in validation if study.images]
         if validation and truth_of(validation, bank) is None:
             validation = []
-    scores = _scores(workspace, road, made, output, bank, [*studies, *validation], address)
+    splits = {split: studies} | ({"validation": validation} if validation else {})
+    scores = _scores(workspace, road, made, output, bank, splits, address)
     tested, held = (
         Split(studies=own, scores=np.array([scores[study.study_id] for study in own]))
         if own
@@ -265,33 +272,74 @@ def _scores(
     made: Made,
     output: StageOutput,
     bank: ClassBank,
-    studies: Sequence[Study],
+    splits: Mapping[str, Sequence[Study]],
     address: str | None,
 ) -> dict[str, list[float]]:
-    """Embed what the store lacks and score, in one Ray session."""
+    """Read the studies of each split, unless they were read before, and score them."""
     from sonoray.cluster.session import ray_session
-    from sonoray_jobs.evaluation.recognition.class_actor import Reading, score_studies
+    from sonoray_jobs.evaluation.recognition.class_scoring import Reading, score_states
+    from sonoray_jobs.training.restore import load_trained
+
+    load = partial(load_trained, made.located, road.evaluate.precision)
+    with ray_session(address):
+        return score_states(
+            [
+                _states(workspace, road, made, output, split, studies, load, address)
+                for split, studies in splits.items()
+            ],
+            load=load,
+            reading=Reading(bank=bank, settings=road.recognize),
+            settings=road.evaluate,
+            address=address,
+        )
+
+
+def _states(
+    workspace: Workspace,
+    road: RoadConfig,
+    made: Made,
+    output: StageOutput,
+    split: str,
+    studies: Sequence[Study],
+    load: "Load",
+    address: str | None,
+) -> "StudyStates":
+    """What the model reads of a split; what the store lacks of it is embedded first."""
+    from sonoray_jobs.evaluation.recognition.study_states import StudyStates, read_states
     from sonoray_jobs.towers.embedding import embed_dataset
     from sonoray_jobs.towers.feature_source import tower_stages
-    from sonoray_jobs.training.restore import load_trained
 
     features = _features(workspace, road, made, output)
     embed = made.road.embed
     folders = {tower: made.parts[tower].path for tower in TOWERS}
     kept = {tower: folders[tower] for tower in embed.kept}
-    with ray_session(address):
+    stage = Stage(
+        name=f"read-{output.manifest['name'].removeprefix('ingest-')}-{split}",
+        config={
+            "studies": content_hash([study.study_id for study in studies]),
+            "precision": road.evaluate.precision,
+            "features": embed.dtype,
+        },
+        inputs=[output.key, made.trained.name, made.trained.run_id],
+        code=_READ_CODE,
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
         if kept:
             towers = tower_stages(embed, made.road.model, kept, made.stores(workspace))
             embed_dataset(output, towers, embed, address)
-        return score_studies(
+        states = read_states(
             studies,
-            load=partial(load_trained, made.located, road.evaluate.precision),
+            load=load,
             trained_in=made.road.train.precision,
-            reading=Reading(bank=bank, settings=road.recognize),
             settings=road.evaluate,
             features=features,
             address=address,
         )
+        states.write(folder)
+        return {"num_studies": len(studies)}
+
+    return StudyStates.read(run_stage(stage, workspace.stages, make).path)
 
 
 def _features(

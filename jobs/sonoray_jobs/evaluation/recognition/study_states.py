@@ -1,19 +1,24 @@
-"""Class scores of studies: the Ray Data actor behind `sonoray recognize`.
+"""What a model reads of studies for recognition, kept: the Ray Data actor, and the file of vectors.
 
-An actor loads the model, reads the bank's classes once, and goes through batches of studies: their
-features come from the store (or from the towers that are not stored), the decoder reads a study's
-images once for all classes. A row is a study with its scores, similarity over temperature.
+A study's vectors do not depend on the classes that it is held against. So they are a stage of their
+own, a pass of the decoder for each study: another bank, other words for a class or another pooling
+then take products of vectors (`sonoray_jobs.evaluation.recognition.class_scoring`).
+
+Axes: N studies, D width.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from llava_ultra.language.decoder import Language
 from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import Precision, answer_precision
-from llava_ultra.recognition.bank import ClassBank
 from sonoray.errors import DataError
 from sonoray.study.contract import Study
 from sonoray_jobs.evaluation.answer import pack_studies
@@ -21,101 +26,105 @@ from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
-    from sonoray_jobs.road.config import EvaluateConfig, RecognizeConfig
+    from sonoray_jobs.road.config import EvaluateConfig
+
+Load = Callable[[], tuple[LlavaUltra, Language]]
+"""Returns a trained model and its language side."""
+
+_FILE = "states.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """How classes are read."""
+class StudyStates:
+    """Vectors of length 1 of some studies."""
 
-    bank: ClassBank
-    settings: "RecognizeConfig"
+    study_ids: tuple[str, ...]
+    globals_: npt.NDArray[np.float32]
+    """(N, D)."""
+    locals_: npt.NDArray[np.float32]
+    """(N, D)."""
+
+    def write(self, folder: Path) -> None:
+        """Write them into a stage's folder; they tell of patients and stay in the workspace."""
+        np.savez(
+            folder / _FILE,
+            study_ids=np.array(self.study_ids),
+            globals=self.globals_,
+            locals=self.locals_,
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read them."""
+        with np.load(folder / _FILE) as found:
+            return cls(
+                study_ids=tuple(map(str, found["study_ids"])),
+                globals_=found["globals"],
+                locals_=found["locals"],
+            )
 
 
-class ClassActor:
-    """One model in one process: studies in, scores of classes out."""
+class StateActor:
+    """One model in one process: studies in, their vectors out."""
 
-    def __init__(
-        self,
-        load: Callable[[], tuple[LlavaUltra, Language]],
-        reading: Reading,
-        features: FeatureSource,
-        device: str,
-    ) -> None:
-        """Load the model and read the classes.
+    def __init__(self, load: Load, features: FeatureSource, device: str) -> None:
+        """Load the model.
 
         Args:
-            load: returns a trained model and its language side.
-            reading: the bank, and how it is read.
+            load: returns it.
             features: where the images' features come from.
             device: where the model runs.
         """
-        from llava_ultra.decoding.class_scores import read_classes
-
         self._model, language = load()
         self._model.fix()
         self._model.to(device)
         self._tokenizer = language.tokenizer
         self._device = device
         self._features = FeatureReader(features)
-        settings = reading.settings
-        self._classes = read_classes(
-            self._model,
-            self._tokenizer,
-            reading.bank,
-            against=settings.against,
-            pooling=None if settings.pooling == "trained" else settings.pooling,
-            readout=None if settings.readout == "trained" else settings.readout,
-        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Score a batch of study rows."""
+        """Read a batch of study rows."""
         import torch
 
         from llava_ultra.batch import collate_features
-        from llava_ultra.decoding.class_scores import score_classes
+        from llava_ultra.decoding.class_scores import read_studies
 
         studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
         visual = collate_features(self._features.read_studies([study.images for study in studies]))
         visual = visual.to(self._device)
         with torch.no_grad():
-            scores = score_classes(
+            side = read_studies(
                 self._model,
                 self._tokenizer,
-                self._classes,
                 self._model.fuse_studies(visual),
                 visual.image_mask,
                 [study.study_id for study in studies],
             )
         return {
             "study_id": [study.study_id for study in studies],
-            "scores": [json.dumps(row) for row in scores.double().tolist()],
+            "globals": [row.tobytes() for row in side.globals_.float().cpu().numpy()],
+            "locals": [row.tobytes() for row in side.locals_.float().cpu().numpy()],
         }
 
 
-def score_studies(
+def read_states(
     studies: Sequence[Study],
     *,
-    load: Callable[[], tuple[LlavaUltra, Language]],
+    load: Load,
     trained_in: Precision,
-    reading: Reading,
     settings: "EvaluateConfig",
     features: FeatureSource,
     address: str | None,
-) -> dict[str, list[float]]:
-    """Score some studies.
+) -> StudyStates:
+    """Read some studies.
 
     Args:
         studies: with images; texts are not looked at.
         load: returns the model; called once in each actor.
         trained_in: the precision that the model was trained in.
-        reading: the bank, and how it is read.
         settings: the room of the actors.
         features: where the images' features come from.
         address: the cluster, as for every job.
-
-    Returns:
-        Scores (C,) by study id.
 
     Raises:
         ConfigError: a node lacks the precision.
@@ -140,10 +149,9 @@ def score_studies(
         rows = ray.data.from_items(
             pack_studies(list(studies)), override_num_blocks=num_batches
         ).map_batches(
-            ClassActor,
+            StateActor,
             fn_constructor_kwargs={
                 "load": load,
-                "reading": reading,
                 "features": features,
                 "device": "cuda" if settings.actor_gpus else "cpu",
             },
@@ -153,9 +161,14 @@ def score_studies(
             num_gpus=settings.actor_gpus,
         )
         found = {
-            row["study_id"]: json.loads(row["scores"])
-            for row in progress(rows.iter_rows(), "recognise", total=len(studies))
+            row["study_id"]: (row["globals"], row["locals"])
+            for row in progress(rows.iter_rows(), "read studies", total=len(studies))
         }
     if len(found) != len(studies):
         raise DataError(f"{len(found)} of {len(studies)} studies came back; run the command again")
-    return found
+    ids = tuple(study.study_id for study in studies)
+    vectors = [
+        np.stack([np.frombuffer(found[study_id][side], np.float32) for study_id in ids])
+        for side in (0, 1)
+    ]
+    return StudyStates(study_ids=ids, globals_=vectors[0], locals_=vectors[1])
