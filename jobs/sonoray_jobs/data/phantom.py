@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.images.decode import encode_png
 from sonoray.phantom import PhantomConfig, StudyPlan, build_study, plan_study, render_view
 from sonoray.phantom.lesion import Kind, SizeClass
@@ -64,9 +64,15 @@ def run(*, workspace: Workspace, road: RoadConfig, out: Path | None = None) -> P
         out: another folder; files of the same name are replaced.
 
     Raises:
+        ConfigError: another modality than ultrasound is asked for.
         DataError: the folder cannot be written.
     """
     config = road.phantom
+    if config.modality != "ultrasound":
+        raise ConfigError(
+            f"the contact sheet shows ultrasound, and phantom.modality is {config.modality!r}; "
+            "leave it out here, or look at an ingested dataset with sonoray audit"
+        )
     folder = out if out is not None else workspace.root / "phantom"
     plans = [
         plan_study(config, patient, number)

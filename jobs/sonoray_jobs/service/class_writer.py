@@ -1,10 +1,10 @@
 """More descriptions of a bank's classes, written by a served model about studies of them.
 
-GMAT (arXiv 2508.01293) has agents write descriptions of a class by aspect. Here a running service is
-the agent: for each class it is shown training studies of it and asked, in each of several roles, for
-one aspect. An answer is kept only where it says something new and names nothing that the class
-excludes: none of its `excludes`, and no name or alias of another class. What is kept goes, behind the
-bank's own descriptions, into a new bank file; everything that was dropped is counted by reason.
+GMAT (arXiv 2508.01293) has agents write descriptions of a class by aspect. Here a running service
+is the agent: for each class it is shown training studies of it and asked, in each of several roles,
+for one aspect. An answer is kept only where it says something new and names nothing that the class
+excludes: none of its `excludes`, and no name or alias of another class. What is kept goes, behind
+the bank's own descriptions, into a new bank file; what was dropped is counted by reason.
 
 A class without a training study stays as it is: nothing is written of what was never seen.
 """

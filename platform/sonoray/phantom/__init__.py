@@ -9,6 +9,7 @@ truth. One image takes about 12 ms of one core, nearly the same from 96 to 384 p
 - `lesion`: attributes, shape, mask
 - `anatomy`: thyroid, breast and liver as layers; the probe of each
 - `marks`: body mark and ruler
+- `projection`, `chest`: the second modality, a chest film with findings of known kind
 - `language`: questions and answers; `wording`, `chinese`, `english`: the texts' languages
 - `study`: plans and renders studies; `PhantomConfig` and `iter_phantom`
 """

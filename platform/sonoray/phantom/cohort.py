@@ -18,7 +18,7 @@ Choices:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -78,6 +78,10 @@ class PhantomConfig(Config):
     """What is scanned, equally often."""
     language: LanguageName = "zh"
     """Of captions, reports, questions and answers; the pictures do not depend on it."""
+    modality: Literal["ultrasound", "projection"] = "ultrasound"
+    """What is simulated; `projection` is a chest film with findings of known kind, in one to three
+    views (`sonoray.phantom.chest`), of which `organs`, `max_showing` and `dynamic_range_db` say
+    nothing."""
     dynamic_range_db: float = Field(default=60.0, ge=30.0, le=100.0)
     """Echo levels between black and white; a smaller range gives more contrast."""
 

@@ -1,6 +1,4 @@
-"""Analysis on the command line: what a model withstands, what its towers know, what it says of
-classes.
-"""
+"""Analysis on the command line: what a model withstands, what its towers and itself know."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -15,7 +15,8 @@ from typing import Any
 
 from sonoray.images.sandbox import GuardedPool
 from sonoray.ingest.units import NO_GUARD, Guard, Unit
-from sonoray.phantom import PhantomConfig, build_study, iter_phantom, plan_study
+from sonoray.phantom import PhantomConfig, build_study, plan_study
+from sonoray.phantom.chest import build_chest
 from sonoray.study.raw import RawStudy
 
 _FEW_STUDIES = 24
@@ -37,7 +38,8 @@ class PhantomSource:
     def iter_studies(self) -> Iterator[RawStudy]:
         """Yield every study once, patient by patient."""
         if len(self) <= _FEW_STUDIES:
-            yield from iter_phantom(self.settings)
+            for patient in range(self.settings.num_patients):
+                yield from _draw_patient(self.settings, patient)
             return
         # spawned, not forked: the caller may hold threads, Ray's among them
         context = multiprocessing.get_context("spawn")
@@ -84,10 +86,17 @@ class PhantomUnit:
     def build(self, decoded: Sequence[Future[Any]], pool: GuardedPool) -> RawStudy:
         """Draw it."""
         del decoded, pool
-        return build_study(self.settings, plan_study(self.settings, self.patient, self.number))
+        return draw_study(self.settings, self.patient, self.number)
+
+
+def draw_study(settings: PhantomConfig, patient: int, number: int) -> RawStudy:
+    """A study of the modality that is simulated."""
+    if settings.modality == "projection":
+        return build_chest(settings, patient, number)
+    return build_study(settings, plan_study(settings, patient, number))
 
 
 def _draw_patient(settings: PhantomConfig, patient: int) -> list[RawStudy]:
     """All studies of one patient."""
     numbers = range(settings.studies_per_patient)
-    return [build_study(settings, plan_study(settings, patient, number)) for number in numbers]
+    return [draw_study(settings, patient, number) for number in numbers]
