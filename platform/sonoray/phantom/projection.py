@@ -76,49 +76,49 @@ def draw_chest(
     heart = _inside(_ellipse(x, y, 0.08 + 0.25 * swell, 0.64, reach, 0.17 + 0.35 * swell))
     density += 0.34 * heart * _inside(0.83 - y + 0 * x)
     density += _ribs(x, y, rng)
-    shape = _finding(truth, x, y, lungs, rng)
-    if shape is not None:
-        weight, extent = shape
-        density += weight * extent
-        mask = extent > 0.5
+    if truth.finding is ChestFinding.CARDIOMEGALY:
+        region = heart
     else:
-        is_heart = truth.finding is ChestFinding.CARDIOMEGALY
-        mask = heart > 0.5 if is_heart else np.zeros((size, size), dtype=bool)
+        added, region = _finding(truth, x, y, lungs[truth.side], rng)
+        density += added
     grain = rng.normal(0, 0.012, (size, size)).astype(np.float32)
     exposure = np.float32(rng.uniform(0.9, 1.1))
     gray = np.clip((density * exposure + grain + 0.06) * 235, 0, 255).astype(np.uint8)
-    return gray, np.where(mask, 255, 0).astype(np.uint8)
+    return gray, np.where(region > 0.5, 255, 0).astype(np.uint8)
 
 
 def _finding(
     truth: ChestTruth,
     x: Floats,
     y: Floats,
-    lungs: dict[Side, Floats],
+    lung: Floats,
     rng: np.random.Generator,
-) -> tuple[float, Floats] | None:
-    """Weight and extent (S, S), 0 to 1, of what is added; None where nothing is."""
-    lung = lungs[truth.side]
+) -> tuple[Floats, Floats]:
+    """What a finding in a lung adds to the density (S, S), and where it is, 0 to 1."""
     sign = -1.0 if truth.side is Side.RIGHT else 1.0
     centre_x = sign * _LUNG_X + 0.55 * _LUNG_WIDTH * truth.x
     centre_y = _LUNG_Y + 0.55 * _LUNG_HEIGHT * truth.y
     if truth.finding is ChestFinding.NODULE:
         radius = 0.05 + 0.05 * truth.size
-        return 0.34, _inside(_ellipse(x, y, centre_x, centre_y, radius, radius / 2 * 1.4)) * lung
+        region = _inside(_ellipse(x, y, centre_x, centre_y, radius, 0.7 * radius)) * lung
+        return 0.34 * region, region
     if truth.finding is ChestFinding.CONSOLIDATION:
         reach = 0.14 + 0.10 * truth.size
         blob = _ellipse(x, y, centre_x, centre_y, reach, 0.75 * reach)
-        ragged = blob + 0.7 * (_clouds(rng, len(y)) - 0.5)
-        return 0.30, _inside(ragged * 0.35) * lung
+        ragged = blob + 0.1 * (_clouds(rng, len(y)) - 0.5)
+        region = np.asarray(_inside(0.35 * ragged) * lung, np.float32)
+        return 0.30 * region, region
     if truth.finding is ChestFinding.EFFUSION:
         level = 0.70 - 0.16 * truth.size - 0.14 * np.abs(np.abs(x) - 0.28)
-        return 0.42, np.asarray(_inside(y - level) * lung, np.float32)
+        region = np.asarray(_inside(y - level) * lung, np.float32)
+        return 0.42 * region, region
     if truth.finding is ChestFinding.PNEUMOTHORAX:
         edge = _LUNG_X + 0.14 - 0.14 * truth.size + 0.16 * (y - 0.2)
-        outside = _inside(sign * x - edge) * lung
-        line = 0.9 * np.exp(-(((sign * x - edge) / 0.015) ** 2)) * lung
-        return 1.0, np.asarray(0.18 * line - 0.12 * outside, np.float32)
-    return None
+        region = np.asarray(_inside(sign * x - edge) * lung, np.float32)
+        line = np.exp(-(((sign * x - edge) / 0.015) ** 2)) * lung
+        return np.asarray(0.16 * line - 0.12 * region, np.float32), region
+    nothing = np.zeros_like(lung)
+    return nothing, nothing
 
 
 def _lung(x: Floats, y: Floats, side: Side) -> Floats:
