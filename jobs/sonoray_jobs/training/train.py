@@ -135,7 +135,7 @@ def run(
     studies = iter_training_studies(output.path, road.train)
     told = partial(conversation, protocol=protocol)
     check_lengths(read_tokenizer(parts["language"].path), studies, road.model, told=told)
-    check_objectives(road)
+    check_objectives(road, parts["language"].path)
     bank = prepare_bank(output.path, road)
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(

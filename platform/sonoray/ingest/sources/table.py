@@ -11,6 +11,7 @@
 | `question`, `answer` | one question of the study |
 | `options` | the answers that it admits, separated by `;` (in JSON a list): makes it closed |
 | `task`, `topic` | `open`, `closed`, `report` or `recognition`; what scores are grouped by |
+| `modality` | a label: what made the images, as `DX` or `CT`; empty or `US` is ultrasound |
 | `label:NAME` | the label NAME of the study, as `label:site` |
 
 `study` and `patient` are required, and so is something to learn from: images, a report, or question
@@ -63,7 +64,7 @@ from sonoray.ingest.units import Guard, Listed, Unit, read_source
 from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import RawStudy
 
-REPORT_QUESTION = "请写出这次超声检查的报告。"
+REPORT_QUESTION, OTHER_REPORT_QUESTION = "请写出这次超声检查的报告。", "请写出这次检查的报告。"
 COLUMNS = (
     "study",
     "patient",
@@ -75,8 +76,8 @@ COLUMNS = (
     "options",
     "task",
     "topic",
+    "modality",
 )
-
 _IDENTIFIERS = ("study", "patient")
 _CONTENT = ("image", "images", "report", "question")
 _GUESSED = ("study", "patient", "image", "report", "question", "answer", "label:site")
@@ -116,14 +117,15 @@ class _Row(Item):
         Literal["", "open", "closed", "report", "recognition"], BeforeValidator(_to_text)
     ] = ""
     topic: _Text = ""
+    modality: _Text = ""
     labels: dict[str, _Text] = Field(default_factory=dict)
-    """From the columns `label:NAME`."""
+    """From the columns `label:NAME`, and `modality`."""
 
     @model_validator(mode="before")
     @classmethod
     def _gather_labels(cls, values: Fields) -> Fields:
         labels = {k.removeprefix(LABEL): v for k, v in values.items() if k.startswith(LABEL)}
-        return {**values, "labels": labels}
+        return {**values, "labels": {"modality": values.get("modality")} | labels}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -379,12 +381,11 @@ def _find_conflict(study: str, rows: Sequence[_Row]) -> str:
 
 def _turns(rows: Sequence[_Row]) -> tuple[Turn, ...]:
     """One turn per question, in order, and the report last."""
+    is_other = any(row.labels["modality"] not in ("", "US") for row in rows)
+    asked = OTHER_REPORT_QUESTION if is_other else REPORT_QUESTION
     turns = [_turn(row) for row in rows if row.question]
-    turns += [
-        Turn(question=REPORT_QUESTION, answer=row.report, task=Task.REPORT, topic="report")
-        for row in rows
-        if row.report
-    ]
+    reports = [row.report for row in rows if row.report]
+    turns += [Turn(question=asked, answer=r, task=Task.REPORT, topic="report") for r in reports]
     return tuple(dict.fromkeys(turns))
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from sonoray.errors import DataError
 from sonoray.images.video import VideoConfig
-from sonoray.ingest.sources.table import REPORT_QUESTION, TableSource
+from sonoray.ingest.sources.table import OTHER_REPORT_QUESTION, REPORT_QUESTION, TableSource
 from sonoray.study.contract import Task
 
 HEADER = "study,patient,image,images,report,question,answer,options,task,topic,label:site"
@@ -270,3 +270,23 @@ def test_a_number_of_json_that_was_a_float_is_refused(tmp_path):
         "reformatted_identifier",
         "",
     ]
+
+
+def test_a_modality_is_a_label_and_its_report_is_no_ultrasound(tmp_path):
+    header = "study,patient,report,modality,label:findings"
+    rows = ("a,p1,未见异常。,DX,Effusion|Nodule", "b,p2,未见异常。,US,", "c,p3,未见异常。,,")
+    studies = list(TableSource(write(tmp_path, *rows, header=header), name="t").iter_studies())
+    assert [study.labels for study in studies] == [
+        {"modality": "DX", "findings": "Effusion|Nodule"},
+        {"modality": "US"},
+        {},
+    ]
+    asked = [study.turns[0].question for study in studies]
+    assert asked == [OTHER_REPORT_QUESTION, REPORT_QUESTION, REPORT_QUESTION]
+
+
+def test_rows_that_disagree_on_the_modality_are_refused(tmp_path):
+    rows = ("a,p1,一。,DX", "a,p1,,CT")
+    path = write(tmp_path, *rows, header="study,patient,report,modality")
+    (study,) = TableSource(path, name="t").iter_studies()
+    assert study.problem.endswith("disagree on label:modality")
