@@ -4,8 +4,10 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from sonoray.errors import DataError
+from sonoray.ingest.source_options import SourceOptions
 from sonoray.study.contract import iter_studies
 from sonoray.study.image_table import read_images
 from sonoray.tracking.connection import open_store
@@ -67,8 +69,6 @@ def test_a_new_users_table_of_images_is_recognised(given, tmp_path):
     folder = given["workspace"].dataset("phantom").path
     studies = list(iter_studies(folder, split="test"))
     ids = [image.image_id for study in studies for image in study.images]
-    from PIL import Image
-
     rows = ["study,patient,image,modality,label:kind"]
     for number, (pixels, _) in enumerate(read_images(folder, ids).values()):
         Image.fromarray(255 - pixels).save(tmp_path / f"{number}.png")
@@ -76,7 +76,8 @@ def test_a_new_users_table_of_images_is_recognised(given, tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("\n".join(rows), "utf-8")
     road = with_values(given["road"], {"dataset": "mine"})
-    ingest.run(workspace=given["workspace"], road=road, source="table", path=table, name="mine")
+    options = SourceOptions(path=table, name="mine")
+    ingest.run(workspace=given["workspace"], road=road, dataset="table", options=options)
     own = {**given, "dataset": "mine"}
     run = train.run(**given).name
     done = recognize.run(**own, classes="phantom-zh", split="all", run=run)
@@ -86,7 +87,5 @@ def test_a_new_users_table_of_images_is_recognised(given, tmp_path):
 
 
 def test_a_model_that_does_not_recognise_says_so(given, finished_road):
-    with pytest.raises(
-        DataError, match="was not trained to recognise; train one with an objective"
-    ):
+    with pytest.raises(DataError, match="was not trained to recognise; train one"):
         recognize.run(**{**given, "road": finished_road.road}, classes="phantom-zh")
