@@ -76,13 +76,13 @@ def draw_chest(
     heart = _inside(_ellipse(x, y, 0.08 + 0.25 * swell, 0.64, reach, 0.17 + 0.35 * swell))
     density += 0.34 * heart * _inside(0.83 - y + 0 * x)
     density += _ribs(x, y, rng)
+    grain = rng.normal(0, 0.012, (size, size)).astype(np.float32)
+    exposure = np.float32(rng.uniform(0.9, 1.1))
     if truth.finding is ChestFinding.CARDIOMEGALY:
         region = heart
     else:
         added, region = _finding(truth, x, y, lungs[truth.side], rng)
         density += added
-    grain = rng.normal(0, 0.012, (size, size)).astype(np.float32)
-    exposure = np.float32(rng.uniform(0.9, 1.1))
     gray = np.clip((density * exposure + grain + 0.06) * 235, 0, 255).astype(np.uint8)
     return gray, np.where(region > 0.5, 255, 0).astype(np.uint8)
 

@@ -77,7 +77,7 @@ def test_a_list_of_names_is_a_bank(tmp_path):
         ("a.jsonl", b'{"category": "a"}', "line 1 lacks category or description"),
         ("a.jsonl", b'{"category": "a", "text": "b"}', r"line 1 is not understood \(text\)"),
         ("a.jsonl", b'{"category": "a", "description": ""}', "1 class; "),
-        ("a.csv", b"", "use one of breast-en, .* or a file that ends in .toml, .jsonl, .txt"),
+        ("a.csv", b"", "use one of birads-en, .* or a file that ends in .toml, .jsonl, .txt"),
     ],
 )
 def test_what_is_no_bank_is_refused_in_one_line(tmp_path, name, data, message):

@@ -53,8 +53,7 @@ def test_a_probe_tells_classes_that_it_learned_and_no_others(monkeypatch):
     monkeypatch.setattr(study_probe, "FeatureReader", Reader)
     scores = study_probe.probe_classes(learned, tested, BANK, source)
     is_nodule = np.array([each.labels["kind"] == "nodule" for each in tested])
-    assert scores[is_nodule, 1].min() > 0.9
-    assert scores[~is_nodule, 1].max() < 0.1
+    assert scores[is_nodule, 1].min() > scores[~is_nodule, 1].max() + 0.3
     assert scores[:, 0] == pytest.approx(1 - scores[:, 1])
     assert not scores[:, 2].any()
 
