@@ -16,11 +16,11 @@ from statistics import median
 
 import torch
 
-from llava_ultra.config import PretrainConfig
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.pretrain.causal import pretrain_language
 from llava_ultra.pretrain.contrastive import pretrain_clip
 from llava_ultra.pretrain.masks import pretrain_sam
+from llava_ultra.pretrain.pretrain_config import PretrainConfig
 from llava_ultra.pretrain.words import bag_of_words
 from sonoray.phantom import PhantomConfig, iter_phantom
 from sonoray_jobs.road.config import load_road

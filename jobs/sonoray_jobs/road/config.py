@@ -15,13 +15,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from llava_ultra.config import (
+from llava_ultra.config import ModelConfig
+from llava_ultra.parameters.precision_names import AnswerPrecision
+from llava_ultra.pretrain.pretrain_config import (
     ClipPretrainConfig,
     LanguagePretrainConfig,
-    ModelConfig,
     SamPretrainConfig,
 )
-from llava_ultra.parameters.precision_names import AnswerPrecision
 from llava_ultra.recognition.names import Against, Pooling, Readout
 from sonoray.config.load import load_config
 from sonoray.config.model import Config

@@ -43,20 +43,14 @@ from sonoray_jobs.outputs.stores import features_root, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.train_config import TrainConfig
+from sonoray_jobs.training import train_checks
 from sonoray_jobs.training.class_bank import prepare_bank
 from sonoray_jobs.training.deepspeed_ops import prebuild_communication
-from sonoray_jobs.training.objective_check import check_objectives
 from sonoray_jobs.training.protocol import training_protocol
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 from sonoray_jobs.training.saving.position import Position
 from sonoray_jobs.training.stream import loader_room
 from sonoray_jobs.training.studies import iter_training_studies, training_index
-from sonoray_jobs.training.train_checks import (
-    check_cpus,
-    check_features,
-    check_steps,
-    warn_unjudged,
-)
 from sonoray_jobs.training.unfinished import (
     LOCK,
     Record,
@@ -126,16 +120,16 @@ def run(
         _deliver_rest(workspace, road.train.resume or name, tracking_uri)
         _tell_changed(name, "was trained", changed_modules(trained.code, code))
         return trained
-    check_steps(len(training_index(output.path, road.train)), road.train)
+    train_checks.check_steps(len(training_index(output.path, road.train)), road.train)
     record = record_of(stage, {"dataset": output, **parts})
     work = _working_folder(workspace, road, name, record)
-    check_features(workspace, road, dataset)
-    warn_unjudged(output.path, dataset, road.train)
+    train_checks.check_features(workspace, road, dataset)
+    train_checks.warn_unjudged(output.path, dataset, road.train)
     protocol = training_protocol(output.path, road.train)
     studies = iter_training_studies(output.path, road.train)
     told = partial(conversation, protocol=protocol)
     check_lengths(read_tokenizer(parts["language"].path), studies, road.model, told=told)
-    check_objectives(road, parts["language"].path)
+    train_checks.check_objectives(road, parts["language"].path)
     bank = prepare_bank(output.path, road)
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(
@@ -171,7 +165,7 @@ def run(
         **(tags or {}),
     }
     with ray_session(address), ExitStack() as stack:
-        check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        train_checks.check_cpus(road, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         stack.enter_context(sole_training(work))
         if stage.is_made(workspace.stages):  # another process may just have ended it
             return find_training(workspace, road, dataset)

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.batch import TextBatch, collate_texts
-from llava_ultra.config import LanguageConfig, LanguagePretrainConfig
+from llava_ultra.config import LanguageConfig
 from llava_ultra.language.chat import IGNORED, encode_text
 from llava_ultra.language.decoder import Language, build_language_model
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
+from llava_ultra.pretrain.pretrain_config import LanguagePretrainConfig
 from llava_ultra.reading.sequence import positions
 
 Pair = tuple[str | Sequence[str], str]

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from llava_ultra.config import ClipConfig, ClipPretrainConfig
+from llava_ultra.config import ClipConfig
 from llava_ultra.language.chat import encode_text
 from llava_ultra.objectives.pretraining.tower_objective import Knowledge, TowerBatch, TowerStates
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
+from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
 from llava_ultra.pretrain.views import ViewMaker
 from llava_ultra.towers.clip import ClipTower
 
@@ -92,7 +93,8 @@ def pretrain_clip(
                 heads[objective.type] = head
 
     def encode(tokens: Tensor) -> Tensor:
-        return tower.clip.encode_text(tokens, normalize=True)
+        texts: Tensor = tower.clip.encode_text(tokens, normalize=True)
+        return texts
 
     def step_loss() -> Tensor:
         index = next(batches)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from llava_ultra.config import PretrainConfig
 from llava_ultra.parameters.groups import decay_groups
 from llava_ultra.parameters.precision import matmul_precision
 from llava_ultra.parameters.schedule import cosine_rate
+from llava_ultra.pretrain.pretrain_config import PretrainConfig
 
 OnStep = Callable[[int, int, float], None]
 """Called with (step, number of steps, loss) after each step."""

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llava_ultra.config import SamConfig, SamPretrainConfig
+from llava_ultra.config import SamConfig
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
+from llava_ultra.pretrain.pretrain_config import SamPretrainConfig
 from llava_ultra.pretrain.views import ViewMaker
 from llava_ultra.towers.sam import SamTower
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llava_ultra.config import TowerPretrainConfig
 from llava_ultra.perturbations.gallery import draw_views
+from llava_ultra.pretrain.pretrain_config import TowerPretrainConfig
 from llava_ultra.towers.pixels import normalise, random_views, to_canvas, to_canvases, to_masks
 from llava_ultra.towers.tower_config import IntensityName
 

@@ -10,12 +10,18 @@ Coordinates: x from -1 (the patient's right, on the left of the image) to 1, y f
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sonoray.phantom.lesion import Side
-from sonoray.phantom.physics import Floats, Gray
+from sonoray.phantom.physics import Gray
+
+Plane = NDArray[np.floating[Any]]
+"""Values over the image, or along one of its sides."""
+
+Number = float | np.floating[Any]
 
 _LUNG_X, _LUNG_Y = 0.42, 0.44
 _LUNG_WIDTH, _LUNG_HEIGHT = 0.31, 0.37
@@ -89,11 +95,11 @@ def draw_chest(
 
 def _finding(
     truth: ChestTruth,
-    x: Floats,
-    y: Floats,
-    lung: Floats,
+    x: Plane,
+    y: Plane,
+    lung: Plane,
     rng: np.random.Generator,
-) -> tuple[Floats, Floats]:
+) -> tuple[Plane, Plane]:
     """What a finding in a lung adds to the density (S, S), and where it is, 0 to 1."""
     sign = -1.0 if truth.side is Side.RIGHT else 1.0
     centre_x = sign * _LUNG_X + 0.55 * _LUNG_WIDTH * truth.x
@@ -121,7 +127,7 @@ def _finding(
     return nothing, nothing
 
 
-def _lung(x: Floats, y: Floats, side: Side) -> Floats:
+def _lung(x: Plane, y: Plane, side: Side) -> Plane:
     """Where a lung is (S, S), 0 to 1; the diaphragm is higher on the right."""
     sign = -1.0 if side is Side.RIGHT else 1.0
     body = _inside(_ellipse(x, y, sign * _LUNG_X, _LUNG_Y, _LUNG_WIDTH, _LUNG_HEIGHT))
@@ -129,7 +135,7 @@ def _lung(x: Floats, y: Floats, side: Side) -> Floats:
     return np.asarray(body * _inside(dome - y), np.float32)
 
 
-def _ribs(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+def _ribs(x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
     total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     start = rng.uniform(0.08, 0.12)
     for number in range(_NUM_RIBS):
@@ -138,7 +144,7 @@ def _ribs(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
     return np.asarray(total * _inside(0.86 - np.abs(x) + 0 * y), np.float32)
 
 
-def _clouds(rng: np.random.Generator, size: int) -> Floats:
+def _clouds(rng: np.random.Generator, size: int) -> Plane:
     """A smooth random field (S, S), 0 to 1: a coarse grid, interpolated."""
     coarse = rng.uniform(size=(10, 10)).astype(np.float32)
     place = np.linspace(0, 8.999, size)
@@ -148,12 +154,12 @@ def _clouds(rng: np.random.Generator, size: int) -> Floats:
     return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
-def _ellipse(x: Floats, y: Floats, cx: float, cy: float, rx: float, ry: float) -> Floats:
+def _ellipse(x: Plane, y: Plane, cx: float, cy: float, rx: Number, ry: Number) -> Plane:
     """About the distance inside of an ellipse, negative outside."""
     level = np.hypot((x - np.float32(cx)) / np.float32(rx), (y - np.float32(cy)) / np.float32(ry))
-    return np.asarray((1 - level) * min(rx, ry), np.float32)
+    return np.asarray((1 - level) * min(float(rx), float(ry)), np.float32)
 
 
-def _inside(distance: Floats) -> Floats:
+def _inside(distance: Plane) -> Plane:
     """0 outside and 1 inside, with a soft edge."""
     return np.asarray(1 / (1 + np.exp(-np.clip(distance * _SHARP * 2, -30, 30))), np.float32)

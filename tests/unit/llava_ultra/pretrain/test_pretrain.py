@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llava_ultra.config import ClipPretrainConfig, LanguagePretrainConfig, SamPretrainConfig
 from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
 from llava_ultra.language.tokenizer import train_tokenizer
@@ -16,6 +15,11 @@ from llava_ultra.pretrain.causal import _hints, clauses, pretrain_language
 from llava_ultra.pretrain.contrastive import encode_captions, pretrain_clip
 from llava_ultra.pretrain.loop import optimise, shuffled_batches
 from llava_ultra.pretrain.masks import mask_loss, pretrain_sam, thin_blanks
+from llava_ultra.pretrain.pretrain_config import (
+    ClipPretrainConfig,
+    LanguagePretrainConfig,
+    SamPretrainConfig,
+)
 from llava_ultra.pretrain.words import bag_of_words
 from llava_ultra.testing import TEXTS, tiny_config
 

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from llava_ultra.config import SamPretrainConfig
 from llava_ultra.perturbations.echo import GainPerturbation, GammaPerturbation
 from llava_ultra.perturbations.frame import ZoomPerturbation
+from llava_ultra.pretrain.pretrain_config import SamPretrainConfig
 from llava_ultra.pretrain.views import ViewMaker
 from llava_ultra.towers.pixels import normalise, random_views, to_canvases
 

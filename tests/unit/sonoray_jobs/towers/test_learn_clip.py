@@ -2,10 +2,10 @@
 
 import pytest
 
-from llava_ultra.config import ClipPretrainConfig
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
 from llava_ultra.objectives.pretraining.tower_objective import ImageTextObjective
+from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
 from sonoray.audit.terms import affirmed_terms
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from llava_ultra.config import ClipPretrainConfig
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
 from llava_ultra.objectives.pretraining.mlip_losses import (
@@ -15,6 +14,7 @@ from llava_ultra.objectives.pretraining.mlip_losses import (
 )
 from llava_ultra.objectives.pretraining.tower_objective import ImageTextObjective, Knowledge
 from llava_ultra.pretrain.contrastive import encode_captions, pretrain_clip
+from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
 from llava_ultra.testing import TEXTS, tiny_config
 
 TAU = 0.07

@@ -7,7 +7,7 @@ from llava_ultra.objectives.recognise import RecognitionObjective
 from sonoray.errors import ConfigError
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
-from sonoray_jobs.training.objective_check import check_objectives
+from sonoray_jobs.training.train_checks import check_objectives
 
 
 @pytest.fixture
