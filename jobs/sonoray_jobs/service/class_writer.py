@@ -9,7 +9,6 @@ the bank's own descriptions, into a new bank file; what was dropped is counted b
 A class without a training study stays as it is: nothing is written of what was never seen.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 from llava_ultra.recognition.bank import BankClass, ClassBank
 from llava_ultra.recognition.bank_file import load_bank
+from llava_ultra.recognition.bank_toml import to_toml
 from sonoray.errors import ConfigError, DataError
 from sonoray.study.choosing.held_out import is_held_out
 from sonoray.study.contract import Study, iter_studies
@@ -191,20 +191,6 @@ def extended(bank: ClassBank, written: Written) -> ClassBank:
     for each in values["classes"]:
         each["descriptions"] = (*each["descriptions"], *written.kept.get(each["name"], ()))
     return ClassBank.model_validate(values)
-
-
-def to_toml(bank: ClassBank) -> str:
-    """A bank as `load_bank` reads it; JSON's strings and lists are TOML's too."""
-
-    def line(name: str, value: object) -> str:
-        return f"{name} = {json.dumps(value, ensure_ascii=False)}"
-
-    values = bank.model_dump(mode="json", exclude={"name"})
-    lines = [line(name, value) for name, value in values.items() if name != "classes" and value]
-    for each in values["classes"]:
-        lines += ["", "[[classes]]"]
-        lines += [line(name, value) for name, value in each.items() if value]
-    return "\n".join(lines) + "\n"
 
 
 def _check(bank: ClassBank, out: Path, roles: Sequence[str]) -> None:

@@ -49,8 +49,7 @@ def gather_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  #
         weights[name] = whole_state(engine, parameter)
         for moment in _MOMENTS:
             moments[f"{name}|{moment}"] = whole_state(engine, parameter, moment)
-    for name, buffer in kept_buffers(engine.module).items():  # the same on every rank
-        weights[name] = buffer.detach().cpu().clone()
+    weights |= {n: b.detach().cpu().clone() for n, b in kept_buffers(engine.module).items()}
     return weights, moments
 
 

@@ -10,11 +10,9 @@ tokens, K outputs of a head on the decoder's states, with student z and teacher 
   student's are above the teacher's, `max(0, G(z) - G(y))^2`, as the paper has it, or
   `(G(z) - G(y))^2`, as its public code has it; the mean over pairs of a study's tokens.
 
-What is ours, and why, says docs/methods.md. Above all: the average is taken of the adapters and the
-head alone, since all else of the decoder is frozen, and the objective rests while the adapters do.
-Studies count by their text rows, so that the loss adds up from parts of a step.
-
-The teacher's average and c move after each optimiser step (`LaverHead.after_step`).
+What is ours, says docs/methods.md. The average is taken of adapters and head alone, since all else
+is frozen, and the objective rests while the adapters do; it and c move after each optimiser step
+(`LaverHead.after_step`). Studies count by their text rows, so that the loss adds up from parts.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -51,9 +49,8 @@ class LaverObjective(Objective):
     gram: Gram = "clipped"
     """Whether cosines count that are above the teacher's, or all that differ."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """What the teacher keeps of itself at each step."""
     centring: float = Field(default=0.9, ge=0, lt=1)
-    """What the mean of the teacher's outputs keeps of itself at each step."""
+    """What the teacher, and the mean of its outputs, keep of themselves at each step."""
     student_temperature: float = Field(default=0.1, gt=0)
     teacher_temperature: float = Field(default=0.04, gt=0)
     outputs: int = Field(default=128, ge=2)
@@ -95,7 +92,7 @@ class LaverObjective(Objective):
         student = head.student(
             model.language_model, torch.cat([words, shown], dim=1), seen, self.layer
         )[:, at:]
-        real, hidden = mask.to(student.device), hidden.to(student.device)
+        real, hidden = (each.to(student.device) for each in (mask, hidden))
         rebuilt = masked_loss(
             student,
             teacher - head.centre,

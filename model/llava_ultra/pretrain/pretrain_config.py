@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from llava_ultra.config import MatmulPrecision
+from llava_ultra.objectives.pretraining.image_text import ImageTextObjective
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
-from llava_ultra.objectives.pretraining.tower_objective import ImageTextObjective
 from llava_ultra.perturbations.gallery import PerturbationConfig
 from llava_ultra.towers.tower_config import ModelPart
 

@@ -76,15 +76,3 @@ class TowerObjective(NamedLoss):
     def loss(self, batch: TowerBatch, states: TowerStates) -> "Tensor":
         """The loss () of a step, before its weight."""
         raise NotImplementedError
-
-
-class ImageTextObjective(TowerObjective):
-    """CLIP's own loss: each image must find its caption, and each caption its image."""
-
-    type: Literal["image_text"] = "image_text"
-
-    def loss(self, batch: TowerBatch, states: TowerStates) -> "Tensor":
-        """InfoNCE ()."""
-        from llava_ultra.objectives.contrast import info_nce
-
-        return info_nce(states.scale * states.images @ states.texts.T)

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 
 from llava_ultra.recognition.bank import BankClass, ClassBank
-from llava_ultra.recognition.bank_file import load_bank
 from sonoray.errors import ConfigError
 from sonoray.study.contract import Study
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service.asking import Reply
-from sonoray_jobs.service.class_writer import ROLES, extended, gather, refusal, run, to_toml
+from sonoray_jobs.service.class_writer import ROLES, extended, gather, refusal, run
 
 BANK = ClassBank(
     name="mine",
@@ -98,15 +97,6 @@ def test_every_study_is_asked_in_every_role_and_nothing_is_dropped_silently():
     made = extended(BANK, written)
     assert made.classes[0].descriptions == ("无回声。", "壁薄。", "后方增强。")
     assert made.source == "hand; others written by llava-ultra-d"
-
-
-def test_a_bank_is_the_same_after_it_was_written_as_toml(tmp_path):
-    quoted = BANK.model_dump()
-    quoted["classes"][0]["descriptions"] = ('"quoted" \\ back', "两\n行")
-    bank = ClassBank.model_validate(quoted)
-    path = tmp_path / "mine.toml"
-    path.write_text(to_toml(bank), encoding="utf-8")
-    assert load_bank(str(path)) == bank
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_asked(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llava_ultra.language.tokenizer import train_tokenizer
+from llava_ultra.objectives.pretraining.image_text import ImageTextObjective
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
 from llava_ultra.objectives.pretraining.mlip_losses import (
     DivergenceEncoder,
@@ -12,7 +13,7 @@ from llava_ultra.objectives.pretraining.mlip_losses import (
     global_loss,
     local_loss,
 )
-from llava_ultra.objectives.pretraining.tower_objective import ImageTextObjective, Knowledge
+from llava_ultra.objectives.pretraining.tower_objective import Knowledge
 from llava_ultra.pretrain.contrastive import encode_captions, pretrain_clip
 from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
 from llava_ultra.testing import TEXTS, tiny_config

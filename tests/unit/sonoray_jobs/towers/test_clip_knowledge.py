@@ -3,14 +3,14 @@
 import pytest
 
 from llava_ultra.language.tokenizer import train_tokenizer
+from llava_ultra.objectives.pretraining.image_text import ImageTextObjective
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
-from llava_ultra.objectives.pretraining.tower_objective import ImageTextObjective
 from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
 from sonoray.audit.terms import affirmed_terms
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage
 from sonoray_jobs.road.config import BootstrapConfig, RoadConfig
-from sonoray_jobs.towers.learn_clip import knowledge_of
+from sonoray_jobs.towers.clip_knowledge import knowledge_of
 
 TEXTS = {
     "a1": "甲状腺左叶见低回声病灶，边缘毛刺，内见钙化。",
