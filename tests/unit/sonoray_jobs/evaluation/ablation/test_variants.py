@@ -89,7 +89,8 @@ def test_objectives_adds_mlip_to_the_pretraining_and_laver_to_the_training(reque
         assert [each.type for each in clip] == ["image_text", *(["mlip"] if "mlip" in own else [])]
         assert [each.type for each in model][3:] == (["laver"] if "laver" in own else [])
     assert found["both"].bootstrap.clip.objectives[1].bank == "phantom-zh"
-    adopted = with_values(ROAD, {"model.clip.source": "ViT-B-32", "model.clip.weights": "openai"})
+    adopted = load_road("qwen_small")
+    assert adopted.model.clip.weights
     assert list(roads("objectives", request_for(), adopted)) == ["none", "laver"]
 
 
