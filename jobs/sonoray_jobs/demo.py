@@ -25,7 +25,7 @@ from sonoray_jobs.evaluation import evaluate
 from sonoray_jobs.release import export
 from sonoray_jobs.results import Result
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service import asking
+from sonoray_jobs.service import service_client
 from sonoray_jobs.service.listening import free_port
 from sonoray_jobs.service.serve import new_api_key, serving
 from sonoray_jobs.towers import bootstrap, embed
@@ -53,7 +53,7 @@ class Demonstrated:
 
     results: Mapping[str, Any]
     """What each step returned, by its name."""
-    replies: Sequence[asking.Reply]
+    replies: Sequence[service_client.Reply]
     truths: Sequence[str]
     seconds: dict[str, float]
     mlflow: str
@@ -165,7 +165,7 @@ def run(
         if road.train.site_cue:  # as it was trained
             study = with_site_cue(study)
         turns = demo_turns(study)
-        pictures = asking.study_pictures(workspace, DATASET, study.study_id)
+        pictures = service_client.study_pictures(workspace, DATASET, study.study_id)
         key = new_api_key()
         with serving(
             workspace=workspace,
@@ -175,7 +175,8 @@ def run(
             api_keys=[key],
         ) as service:
             replies = [
-                asking.ask(turn.question, pictures, url=service.url, api_key=key) for turn in turns
+                service_client.ask(turn.question, pictures, url=service.url, api_key=key)
+                for turn in turns
             ]
             seconds["serve"] = time.monotonic() - start - sum(seconds.values())
             shown = Demonstrated(
@@ -200,7 +201,7 @@ def demo_study(workspace: Workspace) -> Study:
     return next(with_finding, studies[0])
 
 
-def write_pictures(workspace: Workspace, pictures: Sequence[asking.Picture]) -> list[Path]:
+def write_pictures(workspace: Workspace, pictures: Sequence[service_client.Picture]) -> list[Path]:
     """Write a study's images beside the stages, so that anyone can ask about them again."""
     folder = workspace.root / "demo-study"
     folder.mkdir(exist_ok=True)

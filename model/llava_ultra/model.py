@@ -22,6 +22,7 @@ re-initialises what it does not find when a composite goes through `from_pretrai
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,7 @@ from llava_ultra.connector.pick import Sampler, Selection
 from llava_ultra.connector.rows import gather_studies
 from llava_ultra.connector.unasked import images_unasked
 from llava_ultra.language.chat import IGNORED
-from llava_ultra.objectives.heads import ObjectiveHead
-from llava_ultra.objectives.objective import StepObjective
+from llava_ultra.objectives.objective import ObjectiveHead, StepObjective
 from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.objectives.states import Fused, States, StepPart
 from llava_ultra.parameters.precision_names import Precision
@@ -318,8 +318,7 @@ class LlavaUltra(nn.Module):
     def after_step(self) -> None:
         """Tell the objectives' heads that the weights have moved; collective."""
         for head in self.heads.values():
-            assert isinstance(head, ObjectiveHead)
-            head.after_step(self.language_model)
+            cast("ObjectiveHead", head).after_step(self.language_model)
 
     @torch.no_grad()
     def step_parts(

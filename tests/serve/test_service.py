@@ -15,7 +15,7 @@ import pytest
 
 from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
-from sonoray_jobs.service.asking import Picture, ask
+from sonoray_jobs.service.service_client import Picture, ask
 from sonoray_serve.app import APP_NAME
 from sonoray_serve.http.testing import QUESTION, chat_body, random_study, to_data_url, user_message
 

@@ -194,7 +194,7 @@ def test_the_serving_page_names_the_model_of_every_packaged_road():
 
 
 def test_the_serving_page_names_the_variable_that_holds_the_key():
-    from sonoray_jobs.service.asking import KEY_VARIABLE
+    from sonoray_jobs.service.service_client import KEY_VARIABLE
 
     assert f"`{KEY_VARIABLE}`" in SERVING
 

@@ -1,7 +1,7 @@
 """Ask: put a question about a study to a running service.
 
 The study is a handful of image files, or one of an ingested dataset; what is sent and what comes
-back stands in `sonoray_jobs.service.asking`.
+back stands in `sonoray_jobs.service.service_client`.
 """
 
 import stat
@@ -11,7 +11,7 @@ from pathlib import Path
 from sonoray.errors import DataError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.asking import Picture, Reply, ask, read_key, study_pictures
+from sonoray_jobs.service.service_client import Picture, Reply, ask, read_key, study_pictures
 
 _PAST_DEADLINE_S = 30.0
 """Above the service's own deadline, so that its answer to that comes through."""

@@ -23,7 +23,7 @@ from sonoray.study.choosing.held_out import is_held_out
 from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.asking import Reply, ask, read_key, study_pictures
+from sonoray_jobs.service.service_client import Reply, ask, read_key, study_pictures
 
 ROLES: Mapping[str, Mapping[str, str]] = {
     "morphology": {

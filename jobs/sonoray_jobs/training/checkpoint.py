@@ -1,11 +1,11 @@
 """Training checkpoints that do not depend on the number of workers.
 
-DeepSpeed's own ZeRO checkpoints load only on as many ranks as wrote them, and at the stage of ZeRO
-that wrote them. What is trained here is small (connector, LoRA), so every rank helps to gather
-whole tensors and rank 0 writes them:
+DeepSpeed's own ZeRO checkpoints load only on as many ranks as wrote them, and at the same stage of
+ZeRO. What is trained here is small (connector, LoRA), so every rank helps to gather whole tensors,
+and rank 0 writes them:
 
 ```
-weights.safetensors      every trainable tensor, float32, and the averages that objectives keep
+weights.safetensors      every trainable tensor, float32, and what objectives keep
 optimizer.safetensors    Adam's two moments of each, `<name>|exp_avg` and `<name>|exp_avg_sq`
 position.json            how far it is, and the digests of all parts (`saving.position`)
 ```
@@ -36,7 +36,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def gather_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # noqa: ANN401
-    """Gather trainable weights and Adam moments; collective, so every rank must call it.
+    """Gather trainable weights and Adam moments; collective: every rank must call it.
 
     Args:
         engine: DeepSpeed's, around the model.
@@ -44,12 +44,12 @@ def gather_state(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  #
     Returns:
         Weights by name and moments by `<name>|<moment>`, whole tensors on the CPU.
     """
-    weights, moments = {}, {}
+    kept = kept_buffers(engine.module).items()
+    weights, moments = {name: each.detach().cpu().clone() for name, each in kept}, {}
     for name, parameter in trainable_parameters(engine.module).items():
         weights[name] = whole_state(engine, parameter)
         for moment in _MOMENTS:
             moments[f"{name}|{moment}"] = whole_state(engine, parameter, moment)
-    weights |= {n: b.detach().cpu().clone() for n, b in kept_buffers(engine.module).items()}
     return weights, moments
 
 

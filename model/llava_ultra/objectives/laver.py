@@ -71,7 +71,7 @@ class LaverObjective(Objective):
         import torch
 
         from llava_ultra.connector.unasked import images_unasked
-        from llava_ultra.objectives.laver_losses import gram_loss, masked_loss
+        from llava_ultra.objectives.laver_head import gram_loss, masked_loss
 
         model = states.recogniser
         assert model is not None  # it has the head

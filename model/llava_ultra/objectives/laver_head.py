@@ -1,19 +1,19 @@
-"""What LaVer learns beside the model, and its teacher: a moving average of adapters and head.
+"""What LaVer learns beside the model, its teacher, and its two losses.
 
-The teacher is the same decoder with other adapters: `torch.func.functional_call` puts them in place
-for one pass. So it costs the bytes of the adapters and not of the decoder. Averages are float32,
-and the same on every worker, since all have the same weights after a step.
+The teacher, a moving average of adapters and head, is the same decoder with other adapters, which
+`torch.func.functional_call` puts in place for one pass. So it costs the bytes of the adapters and
+not of the decoder. Averages are float32, and the same on every worker, as the weights are.
 
-Axes: B studies, S tokens of a row, D width, K outputs.
+Axes: B studies, S tokens of a row, T image tokens, D width, K outputs.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from llava_ultra.objectives.heads import ObjectiveHead
 from llava_ultra.objectives.ranks import sum_rows
 from llava_ultra.recognition.decoder_states import check_layer, layer_states
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ADAPTER = ".lora_"
 
 
-class LaverHead(ObjectiveHead):
+class LaverHead(nn.Module):
     """Mask vector and head of the student, averages of the teacher."""
 
     centre: Tensor
@@ -136,3 +136,44 @@ class _Passing(nn.Module):
 def _buffer(name: str) -> str:
     """A parameter's name as that of a buffer, which may hold no dot."""
     return "teacher|" + name.replace(".", "|")
+
+
+def masked_loss(
+    student: Tensor,
+    teacher: Tensor,
+    hidden: Tensor,
+    *,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Tensor:
+    """Cross-entropy (B,) of what the student says of hidden tokens, the mean over them.
+
+    Args:
+        student: (B, T, K).
+        teacher: (B, T, K), centred; gets no gradient.
+        hidden: (B, T) bool.
+        student_temperature: divides the student's outputs.
+        teacher_temperature: divides the teacher's.
+    """
+    wanted = (teacher.detach().float() / teacher_temperature).softmax(dim=-1)
+    told = (student.float() / student_temperature).log_softmax(dim=-1)
+    each = -(wanted * told).sum(dim=-1)
+    count = hidden.sum(dim=1).clamp(min=1)
+    return (each * hidden).sum(dim=1) / count
+
+
+def gram_loss(student: Tensor, teacher: Tensor, real: Tensor, *, clipped: bool) -> Tensor:
+    """How the cosines of a study's tokens among each other differ (B,), the mean over pairs.
+
+    Args:
+        student: (B, T, K).
+        teacher: (B, T, K); gets no gradient.
+        real: (B, T) bool, False at padding.
+        clipped: whether only cosines count that are above the teacher's.
+    """
+    ours, theirs = (F.normalize(each.float(), dim=-1) for each in (student, teacher.detach()))
+    differ = ours @ ours.transpose(1, 2) - theirs @ theirs.transpose(1, 2)
+    if clipped:
+        differ = differ.clamp(min=0)
+    pairs = (real[:, :, None] & real[:, None, :]).to(differ.dtype)
+    return (differ.pow(2) * pairs).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)

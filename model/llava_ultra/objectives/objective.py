@@ -13,7 +13,7 @@ The module of an objective imports torch inside its functions: the command line 
 configuration.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -31,6 +31,17 @@ Need = Literal["answers", "scores", "adapters"]
 """What not every forward pass has: `answers`, the decoder's log-probabilities, the larger part of a
 step's work; `scores`, those of a sampler that learns which images to pick; `adapters` that learn,
 which they do in the stages that say so."""
+
+
+class ObjectiveHead(Protocol):
+    """What an objective learns beside the model: a torch module, which is no part of an answer.
+
+    The model keeps it under the objective's name in `heads`. Its parameters learn in all stages,
+    its buffers are saved with a training's checkpoints, and no export holds it.
+    """
+
+    def after_step(self, language_model: "nn.Module") -> None:
+        """Called on every worker after each optimiser step, with the decoder and its adapters."""
 
 
 class NamedLoss(ModelPart):
@@ -57,7 +68,7 @@ class Objective(NamedLoss):
         width: int,
         scale: "Tensor",
     ) -> "nn.Module | None":
-        """What it learns beside the model, an `ObjectiveHead`; None where it needs nothing.
+        """What it learns beside the model, also an `ObjectiveHead`; None where it needs nothing.
 
         Args:
             language_model: the decoder with its adapters.

@@ -151,7 +151,8 @@ def _clouds(rng: np.random.Generator, size: int) -> Plane:
     low = place.astype(int)
     part = ((1 - np.cos(np.pi * (place - low))) / 2).astype(np.float32)
     rows = coarse[low] * (1 - part)[:, None] + coarse[low + 1] * part[:, None]
-    return rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    found: Plane = rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    return found
 
 
 def _ellipse(x: Plane, y: Plane, cx: float, cy: float, rx: Number, ry: Number) -> Plane:

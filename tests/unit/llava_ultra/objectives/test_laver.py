@@ -8,7 +8,7 @@ from llava_ultra.config import FirstSampling, ModelConfig
 from llava_ultra.model import kept_buffers, trainable_parameters
 from llava_ultra.objectives.answer import AnswerObjective
 from llava_ultra.objectives.laver import LaverObjective, draw_masks
-from llava_ultra.objectives.laver_losses import gram_loss, masked_loss
+from llava_ultra.objectives.laver_head import gram_loss, masked_loss
 from llava_ultra.testing import tiny_batch, tiny_config, tiny_language, tiny_model
 
 

@@ -14,8 +14,8 @@ from sonoray.images.decode import encode_png
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.service.ask import run
-from sonoray_jobs.service.asking import ImageUse, Picture, Reply, ask
 from sonoray_jobs.service.listening import free_port
+from sonoray_jobs.service.service_client import ImageUse, Picture, Reply, ask
 from sonoray_serve.http.testing import random_study
 
 TINY = load_road("tiny")

@@ -9,8 +9,8 @@ from sonoray.errors import ConfigError
 from sonoray.study.contract import Study
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.asking import Reply
 from sonoray_jobs.service.class_writer import ROLES, extended, gather, refusal, run
+from sonoray_jobs.service.service_client import Reply
 
 BANK = ClassBank(
     name="mine",
