@@ -100,8 +100,7 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
                 f"checkpoint {str(folder)!r} has a tensor {name!r} of shape {tuple(tensor.shape)} "
                 "that this model lacks; resume with the config that made it"
             )
-        with torch.no_grad():
-            named[name].copy_(tensor)
+        named[name].detach().copy_(tensor)
 
 
 def place_moments(engine: Any, steps: int) -> None:  # noqa: ANN401 - DeepSpeed's
