@@ -91,9 +91,9 @@ def test_clip_reads_with_the_tokenizer_of_the_source(dataset, source, monkeypatc
 
     read_with = []
 
-    def remember(images, captions, tokenizer, *arguments):
+    def remember(images, captions, tokenizer, *arguments, **named):
         read_with.append(tokenizer)
-        return pretrain_clip(images, captions, tokenizer, *arguments)
+        return pretrain_clip(images, captions, tokenizer, *arguments, **named)
 
     pretrain_clip = clip.pretrain_clip
     monkeypatch.setattr(clip, "pretrain_clip", remember)
