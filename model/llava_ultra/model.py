@@ -34,7 +34,7 @@ from llava_ultra.connector.pick import Sampler, Selection
 from llava_ultra.connector.rows import gather_studies
 from llava_ultra.connector.unasked import images_unasked
 from llava_ultra.language.chat import IGNORED
-from llava_ultra.objectives.objective import ObjectiveHead, StepObjective
+from llava_ultra.objectives.objective import ObjectiveHead, StepObjective, build_heads
 from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.objectives.states import Fused, States, StepPart
 from llava_ultra.parameters.precision_names import Precision
@@ -130,12 +130,7 @@ class LlavaUltra(nn.Module):
             check_layer(language_model, recognition.layer)
             with torch.random.fork_rng(devices=()):  # all others begin as without it
                 self.recognition = RecognitionHead(recognition.shape, width=width, scale=scale)
-        self.heads = nn.ModuleDict()
-        for objective in config.active_objectives:
-            with torch.random.fork_rng(devices=()):
-                head = objective.build_head(language_model, width, scale)
-            if head is not None:
-                self.heads[objective.type] = head
+        self.heads = build_heads(config.active_objectives, language_model, width, scale)
 
     def fix(self) -> None:
         """Fix the model for answering: evaluation mode, its products' factors rounded for good."""

@@ -60,7 +60,7 @@ class GroundingObjective(StepObjective):
 
     def compare(self, parts: "Sequence[StepPart]") -> "Tensor":
         """InfoNCE () over the studies of all workers; collective, the same on each of them."""
-        from llava_ultra.objectives.contrast import info_nce
+        from llava_ultra.recognition.losses import info_nce
 
         return info_nce(grounding_similarity(parts) / self.temperature)
 

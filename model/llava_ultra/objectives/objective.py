@@ -34,10 +34,9 @@ which they do in the stages that say so."""
 
 
 class ObjectiveHead(Protocol):
-    """What an objective learns beside the model: a torch module, which is no part of an answer.
+    """What an objective learns beside the model: a module that no answer needs and no export holds.
 
-    The model keeps it under the objective's name in `heads`. Its parameters learn in all stages,
-    its buffers are saved with a training's checkpoints, and no export holds it.
+    Its parameters learn in all stages; its buffers are saved with them.
     """
 
     def after_step(self, language_model: "nn.Module") -> None:
@@ -70,10 +69,7 @@ class Objective(NamedLoss):
     ) -> "nn.Module | None":
         """What it learns beside the model, also an `ObjectiveHead`; None where it needs nothing.
 
-        Args:
-            language_model: the decoder with its adapters.
-            width: of the decoder (D).
-            scale: (), root mean square of its token embeddings.
+        `width` is that of the decoder (D), `scale` () the root mean square of its embeddings.
         """
         return None
 
@@ -118,3 +114,19 @@ class StepObjective(Objective):
             # every worker computes the loss, and gathering adds up what all of them ask
             gradients = iter(torch.autograd.grad(loss / num_ranks(), vectors))
         return loss.detach(), [tuple(next(gradients) for _ in part.vectors) for part in parts]
+
+
+def build_heads(
+    objectives: "Sequence[Objective]", language_model: "nn.Module", width: int, scale: "Tensor"
+) -> "nn.ModuleDict":
+    """The heads of those that have one, by name; drawn so that all else begins as without them."""
+    import torch
+    from torch import nn
+
+    heads = nn.ModuleDict()
+    for objective in objectives:
+        with torch.random.fork_rng(devices=()):
+            head = objective.build_head(language_model, width, scale)
+        if head is not None:
+            heads[objective.type] = head
+    return heads

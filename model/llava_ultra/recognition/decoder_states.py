@@ -2,8 +2,7 @@
 
 States come from the layer that is asked for, by default the one before last, and no layer above it
 is computed: the pass ends where that layer's states go into the next one. Rows are padded on the
-right, which causal attention never looks at, so that no mask is needed; another attention than
-causal comes with a mask of its own.
+right, which causal attention never looks at; another attention comes with a mask of its own.
 
 Axes: B rows, T tokens, D width.
 """
@@ -30,12 +29,7 @@ def num_layers(language_model: nn.Module) -> int:
 
 
 def check_layer(language_model: nn.Module, layer: int, told: str = "recognition.layer") -> int:
-    """The number from 1 on of the layer whose states are read.
-
-    Args:
-        language_model: the decoder.
-        layer: from 1 on, or from the last one, -1, back.
-        told: what messages call it.
+    """The number from 1 on of a layer, which messages call `told`.
 
     Raises:
         ValueError: the decoder has no such layer.

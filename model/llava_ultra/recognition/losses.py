@@ -61,13 +61,16 @@ def same_rows(text_keys: Tensor, labels: Tensor | None) -> Tensor:
     return same | torch.eye(len(text_keys), dtype=torch.bool, device=same.device)
 
 
+def info_nce(similarity: Tensor) -> Tensor:
+    """Symmetric cross-entropy () of similarities (B, B), whose diagonal holds the own pairs."""
+    target = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+
+
 def masked_nce(similarity: Tensor, same: Tensor) -> Tensor:
     """Symmetric InfoNCE () of similarities (N, N), over temperature, without false negatives."""
     own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    same = same.to(similarity.device)
-    logits = similarity.masked_fill(same & ~own, -torch.inf)
-    target = torch.arange(len(similarity), device=similarity.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return info_nce(similarity.masked_fill(same.to(similarity.device) & ~own, -torch.inf))
 
 
 def dfat_loss(

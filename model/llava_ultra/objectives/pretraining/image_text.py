@@ -19,6 +19,6 @@ class ImageTextObjective(TowerObjective):
 
     def loss(self, batch: TowerBatch, states: TowerStates) -> "Tensor":
         """InfoNCE ()."""
-        from llava_ultra.objectives.contrast import info_nce
+        from llava_ultra.recognition.losses import info_nce
 
         return info_nce(states.scale * states.images @ states.texts.T)

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llava_ultra.objectives.contrast import info_nce
-from llava_ultra.recognition.losses import ClassTexts, dkam_loss
+from llava_ultra.recognition.losses import ClassTexts, dkam_loss, info_nce
 
 
 class DivergenceEncoder(nn.Module):

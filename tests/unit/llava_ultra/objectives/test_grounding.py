@@ -3,12 +3,12 @@ import torch
 
 from llava_ultra.batch import TextBatch
 from llava_ultra.connector.scores import Scores
-from llava_ultra.objectives.contrast import info_nce
 from llava_ultra.objectives.grounding import (
     grounding_similarity,
     longest_texts,
     queries_and_keys,
 )
+from llava_ultra.recognition.losses import info_nce
 
 WIDTH, TOKENS = 8, 3
 

@@ -19,7 +19,7 @@ import torch
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.connector.scores import Scores
 from llava_ultra.model import trainable_parameters
-from llava_ultra.objectives.contrast import info_nce
+from llava_ultra.recognition.losses import info_nce
 from llava_ultra.objectives.grounding import grounding_similarity, queries_and_keys
 from llava_ultra.objectives.ranks import gather_rows
 from llava_ultra.testing import TEXTS, tiny_config, tiny_language, tiny_model

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from llava_ultra.digests.state_digest import state_digest
 from llava_ultra.language.chat import encode_answer, encode_chat, encode_text
 from llava_ultra.language.tokenizer import train_tokenizer
-from llava_ultra.objectives.contrast import info_nce
 from llava_ultra.parameters.schedule import cosine_rate
 from llava_ultra.perturbations.gallery import GALLERY
 from llava_ultra.pretrain.causal import _hints, clauses, pretrain_language
@@ -21,6 +20,7 @@ from llava_ultra.pretrain.pretrain_config import (
     SamPretrainConfig,
 )
 from llava_ultra.pretrain.words import bag_of_words
+from llava_ultra.recognition.losses import info_nce
 from llava_ultra.testing import TEXTS, tiny_config
 
 CONFIG = tiny_config()

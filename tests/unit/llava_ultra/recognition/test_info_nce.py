@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from llava_ultra.objectives.contrast import info_nce
+from llava_ultra.recognition.losses import info_nce
 
 
 def test_it_is_the_mean_surprise_at_the_own_pair_in_both_directions():
