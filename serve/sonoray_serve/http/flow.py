@@ -35,6 +35,9 @@ from sonoray_serve.shapes.forms import ChatForm, Form, Head
 from sonoray_serve.shapes.text_form import TextForm
 from sonoray_serve.shapes.vector import study_vector, to_base64
 
+SMALL_BODY_BYTES = 64_000
+"""Below it a body is parsed at once: that takes less than the way to a thread and back."""
+
 REMARKS = {
     "no_image": "no image was given: the model was trained on studies with images alone, and this "
     "answer rests on the text",
@@ -171,7 +174,12 @@ class Chat:
     async def _prepare(
         self, body: Awaitable[bytes], *, is_chat: bool
     ) -> tuple[_Model, Question, AskedStudy]:
-        read = await asyncio.to_thread(self._read, await body, is_chat)
+        data = await body
+        if len(data) < SMALL_BODY_BYTES:
+            read = self._read(data, is_chat)
+        else:
+            read = await asyncio.to_thread(self._read, data, is_chat)
+        del data
         model, question, images, name = read
         card = model.card
         if not images:

@@ -112,6 +112,10 @@ class RemoteEngine:
         """Answer a question; see `EnginePort`."""
         from ray.serve.handle import DeploymentResponseGenerator
 
+        if not sampling.stream:  # one message there and one back
+            for event in await self._answer(study, messages, sampling):
+                yield event
+            return
         with translated():
             batches = self._handle.batches.remote(study, messages, sampling)
             assert isinstance(batches, DeploymentResponseGenerator)
@@ -121,6 +125,18 @@ class RemoteEngine:
                         yield event
             finally:
                 batches.cancel()  # type: ignore[no-untyped-call]
+
+    async def _answer(
+        self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
+    ) -> tuple[Event, ...]:
+        with translated():
+            response = self._whole.answer.remote(study, messages, sampling)
+            try:
+                events: tuple[Event, ...] = await response
+            except asyncio.CancelledError:
+                response.cancel()  # type: ignore[no-untyped-call]
+                raise
+            return events
 
     async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
         """Hold a study against classes; see `RecognizePort`."""

@@ -244,6 +244,17 @@ class Engine:
         finally:
             cancel()
 
+    async def answer(
+        self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
+    ) -> tuple[Event, ...]:
+        """All that `generate` yields, at its end.
+
+        Raises:
+            InternalError: as `generate`.
+        """
+        async with aclosing(self.batches(study, messages, sampling)) as batches:
+            return tuple([event async for events in batches for event in events])
+
     def _find(self, study: Study) -> EncodedStudy | None:
         """The study itself, kept from now on where it has a name; None where it is not there."""
         if not isinstance(study, EncodedStudy):

@@ -374,6 +374,8 @@ def test_events_that_come_together_leave_together(vision: Vision, engine: Engine
         GREEDY, stream=False, num_choices=2, temperature=1.0, seed=1, max_tokens=9
     )
     assert len(run(batches(several))) == 1
+    at_once = run(engine.answer(study, MESSAGES, dataclasses.replace(GREEDY, stream=False)))
+    assert at_once == whole[0]
     streamed = run(batches(GREEDY))
     assert [type(event) for event in streamed[0]][:2] == [Started, Piece]
     assert text_of([event for each in streamed for event in each]) == text_of(list(whole[0]))
