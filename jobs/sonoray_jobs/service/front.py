@@ -9,7 +9,8 @@ Three things of it are changed, in a script that stands for the program
 
 - a request that reaches no ingress is answered 503 with Retry-After in the API's shape, where Ray's
   configuration says 500;
-- its page of counts listens on the loopback address alone, where Ray's has all addresses;
+- its pages of counts listen on free ports of the loopback address alone, where Ray's have all
+  addresses and ports that a second service on the machine could not have;
 - its sockets lie in a folder of the service, where Ray's lie in /tmp for everybody.
 
 HAProxy reaches the replicas by the loopback address, so it stands before services that listen there
@@ -20,7 +21,7 @@ import contextlib
 import json
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sonoray.cluster.scratch import scratch_folder
@@ -67,7 +68,8 @@ def front(host: str, *, haproxy: bool, is_private: bool) -> Iterator[dict[str, s
         return
     with scratch_folder(_SCRATCH_ROOT) as folder:
         script = folder / "haproxy"
-        script.write_text(_script(binary), encoding="utf-8")
+        counts, pages = free_port(), free_port()
+        script.write_text(_script(binary, (counts, pages)), encoding="utf-8")
         script.chmod(0o700)
         yield {
             **_ONE_LOOP,
@@ -78,7 +80,8 @@ def front(host: str, *, haproxy: bool, is_private: bool) -> Iterator[dict[str, s
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(counts),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(pages),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             # what was not answered by a byte is sent again, to the proxy that waits for an ingress
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -96,8 +99,17 @@ def _haproxy() -> str | None:
         return None
 
 
-def _script(binary: str) -> str:
-    """What is run as HAProxy: sets right what Ray wrote, and becomes the program."""
+def _script(binary: str, loopback_ports: Sequence[int]) -> str:
+    """What is run as HAProxy: sets right what Ray wrote, and becomes the program.
+
+    Args:
+        binary: the program.
+        loopback_ports: ports that nobody else shall reach.
+    """
+    to_loopback = " ".join(
+        f"-e 's/^\\( *bind \\)\\*\\{{0,1\\}}:{port}$/\\1127.0.0.1:{port}/'"
+        for port in loopback_ports
+    )
     body = json.dumps(ApiError(Problem.UNAVAILABLE).body())
     head = [
         "HTTP/1.1 503 Service Unavailable",
@@ -110,7 +122,7 @@ def _script(binary: str) -> str:
     return f"""#!/bin/sh
 # Started by Ray Serve in place of HAProxy as: -db -f CONFIGURATION ...
 configuration=$3
-sed -i 's/^\\( *bind \\):\\([0-9]*\\)$/\\1127.0.0.1:\\2/' "$configuration"
+sed -i {to_loopback} "$configuration"
 printf '%b' {shlex.quote(answer)} > "$(dirname "$configuration")/500.http"
 exec {shlex.quote(binary)} "$@"
 """

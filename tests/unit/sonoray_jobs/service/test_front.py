@@ -13,17 +13,17 @@ BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
 def test_a_request_that_reaches_no_ingress_gets_an_honest_answer(tmp_path: Path):
     configuration = tmp_path / "haproxy.cfg"
-    configuration.write_text("    bind :9101\n    bind 127.0.0.1:8000\n    bind *:8001\n")
+    configuration.write_text("    bind :9101\n    bind *:8000\n  bind *:8404\n  bind *:84040\n")
     (tmp_path / "500.http").write_text("HTTP/1.1 500 Internal Server Error\r\n\r\n")
     script = tmp_path / "haproxy"
-    script.write_text(_script("/bin/echo"))
+    script.write_text(_script("/bin/echo", (9101, 8404)))
     script.chmod(0o700)
     done = subprocess.run(
         [str(script), "-db", "-f", str(configuration), "-sf", "1"], capture_output=True, check=True
     )
     assert done.stdout.decode().split() == ["-db", "-f", str(configuration), "-sf", "1"]
     assert configuration.read_text() == (
-        "    bind 127.0.0.1:9101\n    bind 127.0.0.1:8000\n    bind *:8001\n"
+        "    bind 127.0.0.1:9101\n    bind *:8000\n  bind 127.0.0.1:8404\n  bind *:84040\n"
     )
     head, _, body = (tmp_path / "500.http").read_bytes().partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
@@ -37,6 +37,9 @@ def test_rays_configuration_is_the_one_that_is_changed():
     from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE as TEMPLATE
 
     assert "\n    bind :{{ config.metrics_port }}\n" in TEMPLATE
+    assert "\n  bind *:{{ config.stats_port }}\n" in TEMPLATE
+    others = [line for line in TEMPLATE.splitlines() if line.strip().startswith("bind ")]
+    assert len(others) == 4, others  # the service's own two have its host in front of the port
     for status in (502, 503, 504):
         assert f"errorfile {status} {{{{ config.error_file_path }}}}" in TEMPLATE
 
