@@ -7,6 +7,7 @@ header has, of another type than they say, or no images; and paths, methods and 
 exist or do not fit.
 """
 
+import copy
 import io
 import json
 import random
@@ -86,10 +87,13 @@ def _other_value(rng: random.Random) -> Malformed:
     path = rng.choice(tuple(BODIES))
     body = BODIES[path](_good_url())
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        place, key = rng.choice(_places(body))
+        places = _places(body)
+        if not places:  # nothing is left of it
+            break
+        place, key = rng.choice(places)
         action = rng.random()
         if action < 0.7:
-            place[key] = rng.choice(VALUES)
+            place[key] = copy.deepcopy(rng.choice(VALUES))
         elif isinstance(place, dict):
             place.pop(key)
             if action < 0.85:
@@ -126,7 +130,7 @@ def _other_bytes(rng: random.Random) -> Malformed:
     elif how == 4:
         content = bytearray(rng.randbytes(rng.randint(0, 3_000)))
     else:
-        content += content
+        content = content * 2
     return Malformed(kind="bytes", path=path, content=bytes(content))
 
 
