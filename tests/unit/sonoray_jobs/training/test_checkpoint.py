@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from llava_ultra.config import ModelConfig
-from llava_ultra.model import trainable_parameters
+from llava_ultra.model import kept_buffers, trainable_parameters
+from llava_ultra.objectives.laver import LaverObjective
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model
 from sonoray.errors import CheckpointError
 from sonoray_jobs.road.train_config import TrainStage
@@ -57,3 +58,20 @@ def test_a_checkpoint_of_another_kind_of_adapter_is_refused(tmp_path):
     saved = write(tmp_path, build("dora", 1))
     with pytest.raises(CheckpointError, match="lora_magnitude_vector"):
         load_weights(build("lora", 1), saved)
+
+
+def test_a_checkpoint_brings_the_averages_of_an_objective_back(tmp_path):
+    values = {**tiny_config().model_dump(), "objectives": [LaverObjective().model_dump()]}
+    config = ModelConfig.model_validate(values)
+    model, other = (tiny_model(config, tiny_language(config), seed=seed) for seed in (1, 2))
+    with torch.no_grad():
+        for buffer in kept_buffers(model).values():
+            buffer.normal_()
+    weights = {**trainable_parameters(model), **kept_buffers(model)}
+    store = CheckpointStore(str(tmp_path))
+    files = checkpoint_files({name: each.detach() for name, each in weights.items()}, {})
+    load_weights(other, tmp_path / store.write(POSITION, files))
+    kept = kept_buffers(other)
+    assert len(kept) > 10
+    for name, buffer in kept_buffers(model).items():
+        assert torch.equal(kept[name], buffer), name
