@@ -4,13 +4,13 @@
 
 The service runs with its defaults in a process of its own, on a model with random weights at the
 shape of the preset `tiny`, and is asked by 12 streams at once. In turn: `kill -9` of the engine's,
-the vision and the ingress replica and of the proxy; ten times as many streams as are let in;
-clients that leave after their first piece; clients that read slowly. Each row says how requests
-ended: `200`, refused with a status and Retry-After (`429`, `503`), an error event in a stream
-(`broke off`), or what the client met (`ReadError`: the connection was cut). `hung` counts requests
-without an end after 150 seconds, beyond the service's own deadline of 120. `well after` is the time
-from the fault until 5 requests in a row are answered; memory is the growth of all replicas'
-resident size.
+the vision and the ingress replica, of Serve's proxy and of HAProxy; ten times as many streams as
+are let in; clients that leave after their first piece; clients that read slowly. Each row says how
+requests ended: `200`, refused with a status and Retry-After (`429`, `503`), an error event in a
+stream (`broke off`), or what the client met (`RemoteProtocolError`: the connection was cut). `hung`
+counts requests without an end after 150 seconds, beyond the service's own deadline of 120. `well
+after` is the time from the fault until 5 requests in a row are answered; memory is the growth of
+all replicas' resident size.
 """
 
 import argparse
@@ -41,6 +41,7 @@ KILLED = {
     "vision": "ServeReplica:sonoray:vision",
     "ingress": "ServeReplica:sonoray:ingress",
     "proxy": "ProxyActor",
+    "HAProxy": "bin/haproxy -db",
 }
 """What is killed, and words of its process."""
 

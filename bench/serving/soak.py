@@ -55,6 +55,8 @@ class Seen:
     samples: list[dict[str, float]] = field(default_factory=list)
     """Every few seconds: `at`, `rate`, `memory_mb`, `engines`, `in_work`."""
     in_work: int = 0
+    processes: set[str] = field(default_factory=set)
+    """All replicas and proxies that were seen."""
 
 
 def main() -> None:
@@ -154,6 +156,7 @@ async def sample(seen: Seen, began: float, seconds: float, rates: Sequence[float
     """Look at the processes now and then."""
     while (now := time.monotonic() - began) < seconds:
         processes = service_processes()
+        seen.processes |= processes.keys()
         seen.samples.append(
             {
                 "at": now,
@@ -161,6 +164,7 @@ async def sample(seen: Seen, began: float, seconds: float, rates: Sequence[float
                 "memory_mb": sum(rss_mb(each) for each in processes.values()),
                 "engines": sum("sonoray:engine" in name for name in processes),
                 "in_work": seen.in_work,
+                "processes": len(processes),
             }
         )
         await asyncio.sleep(PERIOD_S)
@@ -226,6 +230,10 @@ def report(seen: Seen, lost: int) -> int:
         "memory, MB": [round(each) for each in (memory[0], *memory[fifth::fifth], memory[-1])],
         "growth": round(growth, 4),
         "engines, first, most, last": (engines[0], max(engines), engines[-1]),
+        "processes, first, all that were seen": (
+            int(seen.samples[0]["processes"]),
+            len(seen.processes),
+        ),
         "slots lost": lost,
         "first text, median s": round(statistics.median(each for _, each in seen.first_s), 3),
     }
