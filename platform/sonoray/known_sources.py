@@ -26,6 +26,7 @@ KNOWN_SOURCES: Mapping[str, KnownSource] = {
     "busi": KnownSource(takes={"path", "name"}),
     "dicom": KnownSource(takes={"path", "name", "reports", "columns", "charset"}),
     "dicomweb": KnownSource(takes={"url", "query", "name", "reports", "columns", "charset"}),
+    "feedback": KnownSource(takes={"url", "name"}),
     "llava": KnownSource(takes={"path", "images", "name"}),
     "phantom": KnownSource(takes={"name"}),
     "pocovid": KnownSource(takes={"path", "name", "split"}),

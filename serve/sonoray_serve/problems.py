@@ -104,7 +104,8 @@ class Problem(Enum):
     IMAGE_URL_NOT_DATA = (
         400,
         _INVALID,
-        "image_url must be a data: URL with base64; this server fetches no addresses.",
+        "image_url must be a data: URL of an image or of application/dicom, in base64; this server "
+        "fetches no addresses.",
     )
     IMAGE_NOT_BASE64 = (400, _INVALID, "The image's data is not valid base64.")
     IMAGE_TOO_LARGE = (400, _INVALID, "The image is too large; at most {limit} bytes.")
@@ -117,7 +118,14 @@ class Problem(Enum):
     IMAGE_NOT_ACCEPTED = (
         400,
         _INVALID,
-        "The image cannot be read; send one intact 8-bit still as PNG, JPEG or BMP.",
+        "The image cannot be read; send one intact 8-bit still as PNG, JPEG or BMP, or a DICOM "
+        "object.",
+    )
+    DICOM_NOT_ACCEPTED = (
+        400,
+        _INVALID,
+        "The DICOM object gives no picture ({detail}); send one intact object of a modality that "
+        "this service reads, or export the picture as PNG.",
     )
     CLASSES_NOT_ACCEPTED = (
         400,
@@ -130,10 +138,37 @@ class Problem(Enum):
         _INVALID,
         "The model that is served was not trained to recognise classes; ask it in words.",
     )
-    NOT_WITH_SEVERAL_MODELS = (
+    REPORT_NEEDS_DICOM = (
         400,
         _INVALID,
-        "A service of several models does not recognise classes; serve this model alone.",
+        "A structured report is about DICOM objects; send images as application/dicom, or ask for "
+        "format fhir.",
+    )
+    REPORT_NEEDS_ONE_STUDY = (
+        400,
+        _INVALID,
+        "The DICOM objects are of several studies or patients, or do not say of which; send those "
+        "of one study.",
+    )
+    ONLY_SR_IS_STORED = (
+        400,
+        _INVALID,
+        "Only a structured report is stored; ask for format dicom_sr, or leave store out.",
+    )
+    NO_DICOMWEB = (
+        404,
+        _INVALID,
+        "This service stores no reports; serve.dicomweb names the server where it would.",
+    )
+    NO_FEEDBACK = (
+        404,
+        _INVALID,
+        "This service keeps no feedback; serve.feedback names where it would.",
+    )
+    ANSWER_NOT_FOUND = (
+        404,
+        _INVALID,
+        "This key was given no such answer; send the id of an answer as it came.",
     )
     INVALID_API_KEY = (
         401,
@@ -147,7 +182,22 @@ class Problem(Enum):
     METHOD_NOT_ALLOWED = (405, _INVALID, "This path does not take this method.")
     BODY_TOO_LARGE = (413, _INVALID, "The body is too large; at most {limit} bytes.")
     BUSY = (429, "rate_limit_error", "The server is full; try again after Retry-After seconds.")
+    KEY_PER_MINUTE = (
+        429,
+        "rate_limit_error",
+        "This API key may make {limit} requests a minute; try again after {detail} seconds.",
+    )
+    KEY_AT_ONCE = (
+        429,
+        "rate_limit_error",
+        "This API key may have {limit} requests in work at once; try again when one has ended.",
+    )
     INTERNAL = (500, "server_error", "The server failed on this request; its log says where.")
+    NOT_STORED = (
+        502,
+        "server_error",
+        "The DICOMweb server did not take the report: it is not stored; try again.",
+    )
     UNAVAILABLE = (503, "server_error", "The model is not available just now; try again.")
     DEADLINE = (504, "server_error", "The request took longer than {limit} seconds.")
 

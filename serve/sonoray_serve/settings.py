@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llava_ultra.parameters.precision_names import AnswerPrecision
 from sonoray.config.model import Config
+from sonoray.ingest.dicom.dicom_config import DicomConfig
+from sonoray.privacy.deidentify import DeidentifyConfig
 
 APP_NAME = "sonoray"
 """Name of the Serve application; its deployments are `ingress`, `vision` and `engine`."""
@@ -42,6 +45,8 @@ class Limits(Config):
     """Images that a question must have; one without is answered from its text, with a remark."""
     max_image_bytes: int = Field(default=16_000_000, gt=0)
     """Largest encoded image."""
+    max_object_bytes: int = Field(default=48_000_000, gt=0)
+    """Largest DICOM object; a loop is many frames."""
     max_image_pixels: int = Field(default=25_000_000, gt=0)
     """Largest width x height of one image."""
     max_study_pixels: int = Field(default=50_000_000, gt=0)
@@ -60,6 +65,10 @@ class Limits(Config):
     """Time for a whole request, from its first byte to the last token."""
     max_requests: int = Field(default=32, gt=0)
     """Requests in work per ingress replica; more are refused with 429 before their body is read."""
+    key_per_minute: int = Field(default=0, ge=0)
+    """Requests a minute of one key whose terms say nothing else, per ingress replica; 0: any."""
+    key_at_once: int = Field(default=0, ge=0)
+    """Requests of such a key that are in work at once, per ingress replica; 0: any."""
     studies_in_memory: int = Field(default=2, gt=0)
     """Studies decoded at once per ingress replica; others wait undecoded."""
     retry_after_s: int = Field(default=2, ge=0)
@@ -138,6 +147,17 @@ class Batching(Config):
     two trips between processes."""
 
 
+class ShadowConfig(Config):
+    """A candidate that is asked what others are asked, and answers nobody."""
+
+    name: str = ""
+    """Of the candidate in the file of adapters, as `next`; empty: nobody is asked."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the requests about the service's own model that are copied."""
+    max_waiting: int = Field(default=1, gt=0, le=64)
+    """Copies in hand at once per ingress replica, each with its pixels; others are not made."""
+
+
 class ServeConfig(Config):
     """Everything about the service but its model and its keys."""
 
@@ -148,6 +168,11 @@ class ServeConfig(Config):
     can still answer a refused request with an OpenAI error and `/healthz` while it is full."""
     vision: Replicas = Replicas(num_cpus=0.25, max_ongoing=2, max_queued=32)
     """The encoders: `max_ongoing` studies are encoded at once."""
+    playground: bool = True
+    """Whether `/` shows a page to try the service with: it asks the API, with the key that is typed
+    there, and can do nothing without one."""
+    shadow: ShadowConfig = ShadowConfig()
+    """A candidate that is tried on copies of the traffic; needs `max_models` above 1."""
     max_models: int = Field(default=1, gt=0, le=64)
     """Models that are served at once, of one language model and one pair of towers. With 1 the
     adapter is merged into the decoder, which then decodes a little faster; with more, models come
@@ -162,6 +187,14 @@ class ServeConfig(Config):
     encoded again; 0 keeps none."""
     precision: AnswerPrecision = "trained"
     """What towers and model multiply in; by default what they did when the model was trained."""
+    feedback: str = "sqlite"
+    """Where feedback is kept: `sqlite` for `feedback.db` in the workspace, `none`, or a SQLAlchemy
+    URL without a password, as `postgresql://sonoray@db/sonoray` (PGPASSWORD or ~/.pgpass has it).
+    Where several nodes run an ingress, use PostgreSQL."""
+    dicomweb: str = ""
+    """DICOMweb server on which `/v1/reports` stores structured reports where it is asked to, as
+    `https://pacs.example.org/dicom-web`; credentials as for `sonoray ingest dicomweb`, in the
+    environment. Empty: none."""
     calibration: str = ""
     """The `calibration.json` that `sonoray recognize` wrote for the served model's training: then
     `/v1/recognize` answers with probabilities about that bank's classes; empty: shares alone."""
@@ -177,6 +210,16 @@ class ServeConfig(Config):
     weights_check_period_s: float = Field(default=300.0, gt=0)
     """How often a health check hashes the encoders' weights in memory again."""
 
+    @field_validator("feedback")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        if urlsplit(url).password is not None:
+            raise ValueError(
+                "the URL of serve.feedback holds a password, which would stand in Ray's and "
+                "MLflow's records; leave it out and set PGPASSWORD"
+            )
+        return url
+
     @model_validator(mode="after")
     def _room_to_refuse(self) -> Self:
         if self.ingress.max_ongoing <= self.limits.max_requests:
@@ -188,7 +231,7 @@ class ServeConfig(Config):
         return self
 
 
-Scope = Literal["chat", "embeddings", "models", "metrics", "docs"]
+Scope = Literal["chat", "embeddings", "feedback", "reports", "models", "metrics", "docs"]
 """What a key may be restricted to."""
 
 
@@ -199,6 +242,10 @@ class KeyTerms(Config):
     """Last day on which it is admitted, in UTC."""
     scopes: tuple[Scope, ...] = get_args(Scope)
     """Paths that it opens."""
+    per_minute: int | None = Field(default=None, gt=0)
+    """Requests a minute; None for what `limits.key_per_minute` says."""
+    at_once: int | None = Field(default=None, gt=0)
+    """Requests in work at once; None for what `limits.key_at_once` says."""
 
 
 class HostedModel(Config):
@@ -220,6 +267,21 @@ class Roster(Config):
     """All that have a name, the first one of the service too where it has one."""
     names: dict[str, str] = Field(default_factory=dict)
     """Digest by the name that requests use."""
+
+
+class DicomReading(Config):
+    """How a DICOM object of a request becomes pictures: as ingest does it."""
+
+    dicom: DicomConfig = DicomConfig()
+    """Frames, cut, modalities: the road's section `dicom`."""
+    deidentify: DeidentifyConfig = DeidentifyConfig()
+    """Text in pictures: what the road's section `ingest` says of it."""
+
+    @classmethod
+    def of(cls, dicom: DicomConfig, deidentify: DeidentifyConfig) -> "DicomReading":
+        """Take it from a road's sections `dicom` and `ingest`."""
+        own = {name: getattr(deidentify, name) for name in DeidentifyConfig.model_fields}
+        return cls(dicom=dicom, deidentify=DeidentifyConfig(**own))
 
 
 class AppArgs(Config):
@@ -252,6 +314,8 @@ class AppArgs(Config):
     """Serve without keys. Only for a loopback address."""
     config: ServeConfig = ServeConfig()
     """Limits and sizes."""
+    reading: DicomReading = DicomReading()
+    """How DICOM objects become pictures."""
     roster: Roster = Roster()
     """Further models, with `config.max_models` above 1; without names, the model alone."""
 
@@ -261,6 +325,16 @@ class AppArgs(Config):
             raise ValueError(
                 f"{len(self.roster.models)} models, and max_models = {self.config.max_models}; "
                 "raise serve.max_models, or serve fewer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _candidate_has_room(self) -> Self:
+        name = self.config.shadow.name
+        if name and self.config.max_models == 1:
+            raise ValueError(
+                f"shadow.name = {name!r} names a second model, and max_models = 1; raise "
+                "serve.max_models to 2 or more"
             )
         return self
 

@@ -149,7 +149,7 @@ def test_models_and_health(client: openai.OpenAI, running: Any, http: httpx2.Cli
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
 
 
-@pytest.mark.parametrize("path", ["/v1/models", CHAT, "/", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/v1/models", CHAT, "/nowhere", "/docs", "/openapi.json"])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer not-a-key-0123456789"}])
 def test_without_a_valid_key_everything_is_401(running: Any, path: str, headers: dict[str, str]):
     answer = httpx2.post(running.root + path, headers=headers, content=b"{}", trust_env=False)

@@ -15,6 +15,7 @@ TARGETS = (
     "test-k8s",
     "k8s-tools",
     "orthanc",
+    "browser",
     "check",
     "format",
     "lock",

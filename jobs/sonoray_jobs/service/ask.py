@@ -1,7 +1,7 @@
 """Ask: put a question about a study to a running service.
 
-The study is a handful of image files, or one of an ingested dataset; what is sent and what comes
-back stands in `sonoray_jobs.service.service_client`.
+The study is a handful of image files or DICOM objects, or one of an ingested dataset; what is sent
+and what comes back stands in `sonoray_jobs.service.service_client`.
 """
 
 import stat
@@ -12,6 +12,8 @@ from sonoray.errors import DataError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service.service_client import Picture, Reply, ask, read_key, study_pictures
+from sonoray_serve.pictures.dicom_pictures import is_dicom
+from sonoray_serve.settings import Limits
 
 _PAST_DEADLINE_S = 30.0
 """Above the service's own deadline, so that its answer to that comes through."""
@@ -42,7 +44,7 @@ def run(
     if bool(images) == (study is not None):
         raise DataError("give either the study's image files or --study, one of the two")
     pictures = (
-        [_picture(path, road.serve.limits.max_image_bytes) for path in images]
+        [_picture(path, road.serve.limits) for path in images]
         if study is None
         else study_pictures(workspace, dataset, study)
     )
@@ -50,15 +52,19 @@ def run(
     return ask(question, pictures, url=url, api_key=read_key(api_key_file), timeout_s=timeout_s)
 
 
-def _picture(path: Path, max_bytes: int) -> Picture:
+def _picture(path: Path, limits: Limits) -> Picture:
     try:
         status = path.stat()  # before it is opened: a pipe would wait, a device never ends
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"image {str(path)!r} is no file; give the image file itself")
+        with path.open("rb") as file:
+            is_object = is_dicom(file.read(132))
+        setting = "max_object_bytes" if is_object else "max_image_bytes"
+        max_bytes: int = getattr(limits, setting)
         if status.st_size > max_bytes:
             raise DataError(
                 f"image {str(path)!r} has {status.st_size:,} bytes, the service takes at most "
-                f"{max_bytes:,}; store it smaller, or raise serve.limits.max_image_bytes there "
+                f"{max_bytes:,}; store it smaller, or raise serve.limits.{setting} there "
                 "and here"
             )
         return Picture(name=str(path), data=path.read_bytes())

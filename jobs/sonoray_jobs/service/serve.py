@@ -31,7 +31,7 @@ from sonoray_jobs.service.listening import check_port, reachable, reason, wait_h
 from sonoray_jobs.service.roster import LOOK_PERIOD_S, RosterKeeper, read_adapters
 from sonoray_serve.app import AppArgs, ServeConfig
 from sonoray_serve.keys.auth import digest_key, is_loopback, read_key_file
-from sonoray_serve.settings import KeyTerms, Replicas
+from sonoray_serve.settings import DicomReading, KeyTerms, Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ def run(
 
     Args:
         workspace: holds MLflow's default store and downloaded models.
-        road: its section `serve` has the limits and sizes.
+        road: its section `serve` has the limits and sizes; `dicom` and `ingest` say how
+            DICOM objects become pictures.
         model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
         host: address to listen on.
         port: port to listen on.
@@ -108,6 +109,7 @@ def run(
     with serving(
         workspace=workspace,
         config=road.serve,
+        reading=DicomReading.of(road.dicom, road.ingest),
         model=model,
         host=host,
         port=port,
@@ -151,6 +153,7 @@ def serving(
     workspace: Workspace,
     model: str,
     config: ServeConfig | None = None,
+    reading: DicomReading | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     api_keys: Sequence[str] = (),
@@ -181,6 +184,7 @@ def serving(
         workspace=workspace,
         model=model,
         config=config or ServeConfig(),
+        reading=reading or DicomReading(),
         api_keys=api_keys,
         key_terms=key_terms or {},
         insecure_local=insecure_local,
@@ -215,6 +219,7 @@ def _checked_args(
     workspace: Workspace,
     model: str,
     config: ServeConfig,
+    reading: DicomReading,
     api_keys: Sequence[str],
     key_terms: Mapping[str, KeyTerms],
     insecure_local: bool,
@@ -231,6 +236,7 @@ def _checked_args(
         },
         "insecure_local": insecure_local,
         "config": config,
+        "reading": reading,
     }
     validate_config(AppArgs, values, "serve")  # keys first: the model takes seconds
     folder = resolve_folder(model, workspace.root)

@@ -18,6 +18,7 @@ from sonoray.errors import DataError, ServingError
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_serve.keys.auth import is_loopback, read_api_keys
+from sonoray_serve.pictures.dicom_pictures import is_dicom
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -32,6 +33,7 @@ _MEDIA_TYPES = {
     b"\xff\xd8": "image/jpeg",
     b"BM": "image/bmp",
 }
+_DICOM = "application/dicom"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,12 +194,12 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
         finish_reason=choice.finish_reason,
         images=tuple(
             ImageUse(
-                name=picture.name,
+                name=pictures[use["part"]].name + (f"#{use['frame']}" if use["frame"] else ""),
                 score=use["score"],
                 selected=use["selected"],
                 transparent=use["transparent"],
             )
-            for picture, use in zip(pictures, extra["images"], strict=True)
+            for use in extra["images"]
         ),
         notice=extra["notice"],
         model=extra["model"],
@@ -232,9 +234,12 @@ def read_key(file: Path | None) -> str:
 
 def _image_part(picture: Picture) -> dict[str, Any]:
     kinds = [kind for magic, kind in _MEDIA_TYPES.items() if picture.data.startswith(magic)]
+    if is_dicom(picture.data):
+        kinds = [_DICOM]
     if not kinds:
         raise DataError(
-            f"image {picture.name!r} is no PNG, JPEG or BMP; convert it, or ingest it first"
+            f"image {picture.name!r} is no PNG, JPEG, BMP or DICOM object; convert it, or ingest "
+            "it first"
         )
     encoded = base64.b64encode(picture.data).decode()
     return {"type": "image_url", "image_url": {"url": f"data:{kinds[0]};base64,{encoded}"}}

@@ -39,12 +39,18 @@ class _Pair:
     """(O, R)."""
     scale: float
 
+    def delta(self, x: Tensor) -> Tensor:
+        """What the adapter adds: (N, L, I) to (N, L, O)."""
+        return F.linear(F.linear(x, self.down), self.up) * self.scale
+
 
 class _Choice:
     """Which adapter each row of the next pass has; shared by all layers."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
+        self.of_all: str | None = None
+        """What every row has, however many there are; None where each has its own."""
 
 
 class _AdaptedLayer(nn.Module):
@@ -67,14 +73,17 @@ class _AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, I) to (N, L, O)."""
         result: Tensor = self.base(x)
+        of_all = self._choice.of_all
+        if of_all is not None:
+            only = self._pairs.get(of_all)
+            return result if only is None else result + only.delta(x)
         names = self._choice.names
         assert len(names) == len(x), f"{len(names)} adapters are chosen for {len(x)} rows"
         present = {name for name in names if name in self._pairs}
         if not present:
             return result
         if len(set(names)) == 1:
-            pair = self._pairs[names[0]]
-            return result + F.linear(F.linear(x, pair.down), pair.up) * pair.scale
+            return result + self._pairs[names[0]].delta(x)
         places, down, up, scale = self._stack()
         rows = torch.tensor([places.get(name, 0) for name in names], device=x.device)
         inner = torch.bmm(x, down[rows])
@@ -146,7 +155,16 @@ class AdapterBank:
         """
         if unknown := set(names) - self._names - {NONE}:
             raise ValueError(f"there is no adapter {min(unknown)!r}; add it first")
-        self._choice.names = tuple(names)
+        self._choice.names, self._choice.of_all = tuple(names), None
+
+    def choose_all(self, name: str) -> None:
+        """Give every row of the next passes one adapter, however many rows they have.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        self.choose((name,))
+        self._choice.of_all = name
 
     def _read(self, state: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, _Pair]:
         """The factors by layer, held to the shapes of this decoder's layers."""

@@ -115,6 +115,13 @@ def _with_charset(config: "DicomConfig", charset: str) -> "DicomConfig":
     return config.model_copy(update={"declared_charset": charset}) if charset else config
 
 
+def _feedback(configs: SourceConfigs, *, url: str, **given: Any) -> Source:  # noqa: ANN401 - checked
+    from sonoray.ingest.feedback_source import FeedbackSource
+
+    del configs  # all that it needs is in the table
+    return FeedbackSource(url, **given)
+
+
 def _llava(configs: SourceConfigs, **given: Any) -> Source:  # noqa: ANN401 - checked against `takes`
     from sonoray.ingest.sources.llava import LlavaSource
 
@@ -156,6 +163,7 @@ BUILDERS: Mapping[str, Callable[..., Source]] = {
     "busi": _busi,
     "dicom": _dicom,
     "dicomweb": _dicomweb,
+    "feedback": _feedback,
     "llava": _llava,
     "phantom": _phantom,
     "pocovid": _pocovid,

@@ -39,6 +39,9 @@ class Seen:
     """What an answer says of a study's images."""
 
     is_transparent: tuple[bool, ...]
+    places: tuple[tuple[int, int], ...] = ()
+    """Of each picture, which of the request's images it comes from, and which frame of it; empty
+    where every image is one picture."""
 
 
 class KnownStudies:

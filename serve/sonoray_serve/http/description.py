@@ -10,6 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from sonoray_serve.clinic.feedback import FeedbackRequest
+from sonoray_serve.clinic.reports import ReportRequest
 from sonoray_serve.http.gate import OPEN_PATHS
 from sonoray_serve.http.recognition import RecognizeRequest
 from sonoray_serve.shapes import answers, api
@@ -23,6 +25,7 @@ _SAID = {
     413: "The body is too large.",
     429: "The queues are full; Retry-After says when to try again.",
     500: "The service failed.",
+    502: "The DICOMweb server did not take the report.",
     503: "The model is not available just now; Retry-After says when to try again.",
     504: "The deadline has passed.",
 }
@@ -60,7 +63,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     )
     kinds: tuple[type[BaseModel], ...] = (
         *(api.ChatRequest, api.CompletionRequest, api.EmbeddingRequest),
-        RecognizeRequest,
+        *(RecognizeRequest, FeedbackRequest, ReportRequest),
     )
     _, schemas = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"

@@ -8,7 +8,6 @@ also when the client asked for a stream.
 
 import asyncio
 import time
-import uuid
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +15,9 @@ import numpy as np
 
 from sonoray_serve.asking.asked_first import ask_first, is_report, with_answers
 from sonoray_serve.asking.studies import AskedStudy, KnownStudies, Seen, study_name
+from sonoray_serve.clinic.answer_ids import new_answer_id
 from sonoray_serve.http.deadline import Deadline
-from sonoray_serve.http.question import Question, decode_study, read_question, read_study
+from sonoray_serve.http.question import Question, read_question, read_study
 from sonoray_serve.http.reply import Answer
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -28,8 +28,10 @@ from sonoray_serve.messages import (
     Started,
     VisionPort,
 )
+from sonoray_serve.pictures.study_pictures import Picture, StudyPictures, thumbnail
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
+from sonoray_serve.shadow.candidate import Copy, Shadow, watched
 from sonoray_serve.shapes import answers, api
 from sonoray_serve.shapes.forms import ChatForm, Form, Head
 from sonoray_serve.shapes.text_form import TextForm
@@ -54,6 +56,23 @@ class _Model:
     card: ModelCard
 
 
+@dataclass(kw_only=True, slots=True)
+class _Prepared:
+    """What of a request's pixels outlives them."""
+
+    copy: Copy | None = None
+    """Of the request, for a candidate."""
+    wants_thumbnails: bool = False
+    thumbnails: Sequence[str] = ()
+
+    def take(self, pictures: Sequence[Picture]) -> None:
+        """Take what is needed of the decoded pictures."""
+        if self.wants_thumbnails:
+            self.thumbnails = [thumbnail(each.pixels) for each in pictures]
+        if self.copy is not None:
+            self.copy.images = [each.pixels for each in pictures]
+
+
 class Chat:
     """Answers requests about studies with the models that it is offered."""
 
@@ -64,12 +83,16 @@ class Chat:
         engine: EnginePort,
         models: Mapping[str, ModelCard],
         limits: Limits,
+        pictures: StudyPictures | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
-        """Args: `models` by the name that requests use."""
+        """Args: `models` by the name that requests use; `shadow` tries a candidate."""
         self._vision = vision
         self._engine = engine
         self._models = dict(models)
         self._limits = limits
+        self._pictures = pictures or StudyPictures(limits)
+        self._shadow = shadow
         self._studies = asyncio.Semaphore(limits.studies_in_memory)
         self._known = KnownStudies()
 
@@ -83,6 +106,11 @@ class Chat:
         """What is offered, by name."""
         return self._models
 
+    @property
+    def shadow_counts(self) -> Mapping[str, int] | None:
+        """Copies for a candidate by their outcome; None where none is tried."""
+        return None if self._shadow is None else self._shadow.counts
+
     def offer(self, models: Mapping[str, ModelCard]) -> None:
         """Serve other models from now on; requests that have begun go on with theirs."""
         self._models = dict(models)
@@ -93,7 +121,7 @@ class Chat:
         return engine == vision
 
     async def begin(
-        self, body: Awaitable[bytes], deadline: Deadline, *, is_chat: bool = True
+        self, body: Awaitable[bytes], deadline: Deadline, *, is_chat: bool = True, key: str = ""
     ) -> Answer:
         """Take a request as far as the answer's first event.
 
@@ -102,29 +130,42 @@ class Chat:
                 before the request waits for the engine.
             deadline: when the request's time is over.
             is_chat: whether it is a conversation, or a plain text to complete.
+            key: digest of the key that asks; empty where the service has none.
 
         Raises:
             ApiError: it is refused, or could not be served in time.
         """
         form: Form = ChatForm() if is_chat else TextForm()
-        async with deadline.scope():
-            model, question, study = await self._prepare(body, is_chat=is_chat)
-            messages, protocol = question.messages, model.card.protocol
-            asked: list[tuple[str, str]] = []
-            if question.options is None and is_report(messages, protocol):
-                asked = await ask_first(study, messages, protocol, deadline.left_s)
-                messages = with_answers(messages, asked)
-            events = study.generate(messages, question.sampling(deadline.left_s))
-            started = await anext(events)
-        if isinstance(started, Failed):
-            raise ApiError(started.problem, question.place, started.limit, started.detail)
+        told = _Prepared()
+        try:
+            async with deadline.scope():
+                model, question, study = await self._prepare(body, told, is_chat=is_chat)
+                answer_id = new_answer_id(form.prefix, model.card.digest, key)
+                messages, protocol = question.messages, model.card.protocol
+                asked: list[tuple[str, str]] = []
+                if question.options is None and is_report(messages, protocol):
+                    asked = await ask_first(study, messages, protocol, deadline.left_s)
+                    messages = with_answers(messages, asked)
+                sampling = question.sampling(deadline.left_s)
+                events = study.generate(messages, sampling)
+                if told.copy is not None:
+                    told.copy.answer_id, told.copy.sampling = answer_id, sampling
+                    told.copy.messages = question.messages
+                    events = watched(events, told.copy)
+                started = await anext(events)
+            if isinstance(started, Failed):
+                raise ApiError(started.problem, question.place, started.limit, started.detail)
+        except BaseException:
+            if told.copy is not None:
+                told.copy.drop()
+            raise
         assert isinstance(started, Started)
         if study.name:
             self._known.add(study.name, study.seen)
         return Answer(
             form=form,
             head=Head(
-                id=f"{form.prefix}-{uuid.uuid4().hex}",
+                id=answer_id,
                 created=int(time.time()),
                 model=model.name,
                 has_logprobs=question.num_likeliest is not None,
@@ -134,7 +175,9 @@ class Chat:
             num_choices=question.num_choices,
             options=question.options,
             calibration=model.card.calibration,
-            sonoray=_describe(model, started, study.seen.is_transparent, question, asked),
+            sonoray=_describe(
+                model, started, _images(study.seen, told.thumbnails), question, asked
+            ),
             num_prompt_tokens=started.num_prompt_tokens,
             events=events,
             deadline=deadline,
@@ -148,7 +191,7 @@ class Chat:
         """
         async with deadline.scope():
             model, request, images = await asyncio.to_thread(self._read_embedding, await body)
-            study, is_transparent = await self._encode(images, model.card, "input")
+            study, seen = await self._encode(images, model.card, "input")
         vector, shares = study_vector(study.tokens, study.feature_scores)
         as_text = request.encoding_format == "base64"
         num_tokens = study.tokens.shape[0] * study.tokens.shape[1]
@@ -159,20 +202,15 @@ class Chat:
             sonoray=_extras(
                 model,
                 [
-                    answers.ImageUse(
-                        index=index,
-                        score=share,
-                        selected=True,
-                        transparent=is_transparent[index],
-                    )
-                    for index, share in enumerate(shares)
+                    each.model_copy(update={"score": share, "selected": True})
+                    for each, share in zip(_images(seen), shares, strict=True)
                 ],
                 study.digest,
             ),
         )
 
     async def _prepare(
-        self, body: Awaitable[bytes], *, is_chat: bool
+        self, body: Awaitable[bytes], told: "_Prepared", *, is_chat: bool
     ) -> tuple[_Model, Question, AskedStudy]:
         data = await body
         if len(data) < SMALL_BODY_BYTES:
@@ -190,11 +228,14 @@ class Chat:
             study, _ = await self._encode(images, card, "messages")
             return replace(study, name=name)
 
-        if seen := self._known.find(name):
+        if self._shadow is not None:
+            told.copy = self._shadow.copy(card)
+        told.wants_thumbnails = question.thumbnails
+        needs_pixels = told.copy is not None or told.wants_thumbnails
+        if not needs_pixels and (seen := self._known.find(name)):
             known = KnownStudy(name=name, digest=card.digest)
             return model, question, AskedStudy(self._engine, known, seen, encode=encode)
-        study, is_transparent = await self._encode(images, card, "messages")
-        seen = Seen(is_transparent=tuple(is_transparent))
+        study, seen = await self._encode(images, card, "messages", told)
         return model, question, AskedStudy(self._engine, replace(study, name=name), seen)
 
     def _read(
@@ -227,17 +268,27 @@ class Chat:
         return _Model(name=name, card=card)
 
     async def _encode(
-        self, images: Sequence[bytes], card: ModelCard, place: str
-    ) -> tuple[EncodedStudy, Sequence[bool]]:
-        """Encode the study, and tell which of its images have transparent pixels."""
+        self,
+        images: Sequence[bytes],
+        card: ModelCard,
+        place: str,
+        told: "_Prepared | None" = None,
+    ) -> tuple[EncodedStudy, Seen]:
+        """Encode the study, and tell what its pictures are; `told` takes what needs pixels."""
         async with self._studies:  # bounds the memory that pixels take
-            decoded = await asyncio.to_thread(decode_study, images, self._limits)
-            is_transparent = [each.is_transparent for each in decoded]
+            most = min(self._limits.max_images, card.max_images)
+            decoded = await asyncio.to_thread(self._pictures.decode, images, most)
+            if told is not None:
+                await asyncio.to_thread(told.take, decoded)
+            seen = Seen(
+                is_transparent=tuple(each.is_transparent for each in decoded),
+                places=tuple((each.part, each.frame) for each in decoded),
+            )
             study = await self._vision.encode([each.pixels for each in decoded], card.digest)
             del decoded
         if isinstance(study, Failed):
             raise ApiError(study.problem, place, study.limit)
-        return study, is_transparent
+        return study, seen
 
 
 def _no_study(card: ModelCard) -> EncodedStudy:
@@ -249,21 +300,35 @@ def _no_study(card: ModelCard) -> EncodedStudy:
     )
 
 
+def _images(seen: Seen, thumbnails: Sequence[str] = ()) -> list[answers.ImageUse]:
+    """What an answer says of the pictures, before anybody has scored them."""
+    places = seen.places or tuple((index, 0) for index in range(len(seen.is_transparent)))
+    return [
+        answers.ImageUse(
+            index=index,
+            part=part,
+            frame=frame,
+            score=0.0,
+            selected=False,
+            transparent=is_transparent,
+            thumbnail=thumbnails[index] if thumbnails else None,
+        )
+        for index, ((part, frame), is_transparent) in enumerate(
+            zip(places, seen.is_transparent, strict=True)
+        )
+    ]
+
+
 def _describe(
     model: _Model,
     started: Started,
-    is_transparent: Sequence[bool],
+    seen: Sequence[answers.ImageUse],
     question: Question,
     asked: Sequence[tuple[str, str]],
 ) -> answers.SonoRay:
     images = [
-        answers.ImageUse(
-            index=index,
-            score=score,
-            selected=index in started.selected,
-            transparent=is_transparent[index],
-        )
-        for index, score in enumerate(started.scores)
+        each.model_copy(update={"score": score, "selected": each.index in started.selected})
+        for each, score in zip(seen, started.scores, strict=True)
     ]
     remarks = [] if images else [REMARKS["no_image"]]
     if any(message["role"] == "system" for message in question.messages):

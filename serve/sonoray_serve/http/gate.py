@@ -8,7 +8,7 @@ client's disconnect cancels the work.
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sonoray_serve.http.request_counts import IngressMeters
 from sonoray_serve.keys.audit_log import AuditLog
 from sonoray_serve.keys.auth import check_terms, find_key
+from sonoray_serve.keys.key_limits import KeyLimits
 from sonoray_serve.problems import ApiError, InternalError, Problem, contained
 from sonoray_serve.settings import KeyTerms
 
@@ -32,7 +33,14 @@ OPEN_PATHS = frozenset({HEALTH_PATH, "/health", READY_PATH})
 """Paths that need no key: they tell whether a service is there, and no more."""
 CHAT_PATH = "/v1/chat/completions"
 RECOGNIZE_PATH = "/v1/recognize"
-WORK_PATHS = frozenset({CHAT_PATH, "/v1/completions", "/v1/embeddings", RECOGNIZE_PATH})
+FEEDBACK_PATH = "/v1/feedback"
+REPORTS_PATH = "/v1/reports"
+WORK_PATHS = frozenset(
+    {
+        *(CHAT_PATH, "/v1/completions", "/v1/embeddings", RECOGNIZE_PATH),
+        *(FEEDBACK_PATH, REPORTS_PATH),
+    }
+)
 """Paths whose requests are counted against `max_requests`."""
 
 _COME_AGAIN = (429, 503)
@@ -46,6 +54,8 @@ def to_response(error: ApiError, headers: Mapping[str, str] | None = None) -> JS
     """The HTTP answer of an error: OpenAI's object and the headers that belong to its status."""
     if error.problem.status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
+    if error.problem is Problem.KEY_PER_MINUTE:  # that key's own wait, not the service's
+        headers = {"Retry-After": error.detail}
     return JSONResponse(error.body(), status_code=error.problem.status, headers=headers)
 
 
@@ -84,7 +94,7 @@ class House:
 
 
 class Gate:
-    """ASGI layer around the API; every path needs a key but `OPEN_PATHS`."""
+    """ASGI layer around the API; every path needs a key but the open ones."""
 
     def __init__(
         self,
@@ -97,6 +107,8 @@ class Gate:
         pace: Pace,
         meters: IngressMeters,
         house: House | None = None,
+        key_limits: KeyLimits | None = None,
+        open_paths: Collection[str] = OPEN_PATHS,
     ) -> None:
         """Stand before an application.
 
@@ -109,6 +121,8 @@ class Gate:
             pace: of the answers.
             meters: count every request.
             house: is told who is in; one of its own where nobody else asks.
+            key_limits: what one key may take of the service.
+            open_paths: need no key.
         """
         self._app = app
         self._key_digests = key_digests
@@ -118,6 +132,8 @@ class Gate:
         self._pace = pace
         self._meters = meters
         self._house = house or House()
+        self._key_limits = key_limits or KeyLimits(per_minute=0, at_once=0)
+        self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit or refuse one request, and answer for what fails on its way."""
@@ -135,7 +151,7 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 headers["Cache-Control"] = "no-store"
                 headers["X-Content-Type-Options"] = "nosniff"
-                if message["status"] in _COME_AGAIN:
+                if message["status"] in _COME_AGAIN and "Retry-After" not in headers:
                     headers["Retry-After"] = str(self._pace.wait_s(self._house.num_requests))
                 status = message["status"]
             await send(message)
@@ -174,7 +190,7 @@ class Gate:
         return self._path(scope) in WORK_PATHS
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._path(scope) not in OPEN_PATHS and self._key_digests is not None:
+        if self._path(scope) not in self._open_paths and self._key_digests is not None:
             authorization = Headers(scope=scope).get("authorization")
             key = find_key(authorization, self._key_digests)
             if key is None:
@@ -193,8 +209,11 @@ class Gate:
             raise ApiError(Problem.UNAVAILABLE)
         if self._house.num_requests >= self._max_requests:
             raise ApiError(Problem.BUSY)
+        owner: str = scope.get("sonoray.key", "")
+        self._key_limits.enter(owner, self._key_terms.get(owner))
         self._house.num_requests += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._house.num_requests -= 1
+            self._key_limits.leave(owner)

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from llava_ultra.recognition.bank import ClassBank
 from sonoray.images.decode import Pixels
+from sonoray_serve.http.clinic_routes import feedback_place
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.gate import House
 from sonoray_serve.http.recognition import Calibration, Recognitions
@@ -30,8 +31,11 @@ from sonoray_serve.messages import (
     Sampling,
     Study,
 )
+from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import AppArgs, Roster
+from sonoray_serve.shadow.candidate import Shadow
+from sonoray_serve.shadow.comparisons import Comparisons
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -172,11 +176,23 @@ class Ingress:
         self._house = House()
         self._engine = engine
         self._remote_vision, self._remote_engine = RemoteVision(vision), RemoteEngine(engine)
+        self._pictures = StudyPictures(args.config.limits, args.reading)
+        self._shadow: Shadow | None = None
+        if args.config.shadow.name:
+            self._shadow = Shadow(
+                vision=self._remote_vision,
+                engine=self._remote_engine,
+                settings=args.config.shadow,
+                record=Comparisons(feedback_place(args)).add,
+                timeout_s=args.config.limits.deadline_s,
+            )
         self._chat = Chat(
             vision=self._remote_vision,
             engine=self._remote_engine,
             models={},
             limits=args.config.limits,
+            pictures=self._pictures,
+            shadow=self._shadow,
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -185,17 +201,17 @@ class Ingress:
         digest: str = await self._engine.ready.remote()
         if card := cards.get(digest):  # else other models have names, and `reconfigure` follows
             self._chat.offer({self._args.model_name: card})
-        recognitions = None
-        if self._args.config.max_models == 1:
-            recognitions = Recognitions(
-                vision=self._remote_vision,
-                engine=self._remote_engine,
-                card=cards[digest],
-                model_name=self._args.model_name,
-                limits=self._args.config.limits,
-                calibration=Calibration.read(self._args.config.calibration, cards[digest]),
-            )
-        return create_api(self._chat, self._args, recognitions, self._house)
+        config = self._args.config
+        only = cards[digest] if config.max_models == 1 else None
+        recognitions = Recognitions(
+            vision=self._remote_vision,
+            engine=self._remote_engine,
+            models=lambda: self._chat.models,
+            limits=config.limits,
+            calibration=Calibration.read(config.calibration, only),
+            pictures=self._pictures,
+        )
+        return create_api(self._chat, self._args, recognitions, self._house, self._pictures)
 
     async def close(self) -> int:
         """Let no further request in, and tell how many are in work; may be called again."""
@@ -220,3 +236,6 @@ class Ingress:
         offered = self._chat.models
         found = {name: cards.get(digest) or offered.get(name) for name, digest in names.items()}
         self._chat.offer({name: card for name, card in found.items() if card is not None})
+        if self._shadow is not None:
+            candidate = f"{self._args.model_name}:{self._args.config.shadow.name}"
+            self._shadow.offer(self._chat.models.get(candidate))

@@ -1,35 +1,22 @@
 """From a parsed request to a question about a study: texts, images, decoding options.
 
 The images of one message are the study; other messages carry text alone, so a conversation goes on
-about the same images when the client sends its history back. Only `data:` URLs are taken: a server
-that fetches addresses for its clients reaches what they cannot.
+about the same images when the client sends its history back.
 """
 
-import base64
-import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sonoray.images.decode import Decoded, ImageLimits, RejectedImageError, decode_picture
 from sonoray.study.prompt import names_site
 from sonoray_serve.messages import ModelCard, Sampling
+from sonoray_serve.pictures.data_urls import read_data_url
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
 from sonoray_serve.shapes.api import ChatRequest, ImagePart, Message
 from sonoray_serve.shapes.choices import Options, read_options
 
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
-
 _LEAST_TOP_P = 1e-9
 """A share of 0 means the likeliest token alone, and so does this one."""
-
-_REJECTIONS = {
-    "too_many_bytes": Problem.IMAGE_TOO_LARGE,
-    "too_many_pixels": Problem.IMAGE_TOO_MANY_PIXELS,
-    "too_small": Problem.IMAGE_TOO_SMALL,
-}
-"""Reasons of `sonoray.images.decode` that have an error of their own; others share one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +41,8 @@ class Question:
     """Of a closed question."""
     stream: bool
     include_usage: bool
+    thumbnails: bool
+    """Whether the answer carries what the model was shown, small."""
 
     def sampling(self, timeout_s: float) -> Sampling:
         """What the engine is told."""
@@ -134,33 +123,9 @@ def read_question(
         options=read_options(request),
         stream=bool(request.stream),
         include_usage=request.include_usage,
+        thumbnails=request.sonoray is not None and request.sonoray.thumbnails,
     )
     return question, _study(request.messages, limits, card)
-
-
-def decode_study(images: Sequence[bytes], limits: Limits) -> list[Decoded]:
-    """Decode the images of a study, each header first, under one budget of pixels.
-
-    Raises:
-        ApiError: 400, with the image's position in the study.
-    """
-    decoded: list[Decoded] = []
-    left = limits.max_study_pixels
-    for index, data in enumerate(images):
-        max_pixels = min(limits.max_image_pixels, left)
-        accepted = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=max(max_pixels, 1))
-        try:
-            picture = decode_picture(data, accepted)
-        except RejectedImageError as error:
-            problem = _REJECTIONS.get(error.reason, Problem.IMAGE_NOT_ACCEPTED)
-            cap = {
-                Problem.IMAGE_TOO_LARGE: limits.max_image_bytes,
-                Problem.IMAGE_TOO_MANY_PIXELS: max_pixels,
-            }.get(problem)
-            raise ApiError(problem, f"images[{index}]", cap) from None
-        left -= picture.pixels.shape[0] * picture.pixels.shape[1]
-        decoded.append(picture)
-    return decoded
 
 
 def _text(message: Message) -> str:
@@ -204,21 +169,4 @@ def read_study(
     max_images = min(limits.max_images, card.max_images)
     if len(urls) > max_images:
         raise ApiError(Problem.TOO_MANY_IMAGES, place, max_images)
-    return tuple(read_data_url(url, where, limits.max_image_bytes) for where, url in urls)
-
-
-def read_data_url(url: str, place: str, max_bytes: int) -> bytes:
-    """The encoded image in a `data:` URL.
-
-    Raises:
-        ApiError: 400, with its place in the request.
-    """
-    head = _DATA_URL.match(url)
-    if head is None:
-        raise ApiError(Problem.IMAGE_URL_NOT_DATA, place)
-    if (len(url) - head.end()) * 3 // 4 > max_bytes + 2:  # before any copy is made; 2 of padding
-        raise ApiError(Problem.IMAGE_TOO_LARGE, place, max_bytes)
-    try:
-        return base64.b64decode(url[head.end() :], validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(Problem.IMAGE_NOT_BASE64, place) from None
+    return tuple(read_data_url(url, where, limits) for where, url in urls)

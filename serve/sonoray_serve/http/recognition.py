@@ -13,7 +13,7 @@ interval too. Keys, caps on bytes, pixels and images, and the deadline are those
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,9 @@ from llava_ultra.recognition.bank_file import load_bank, packaged_banks
 from sonoray.errors import ConfigError
 from sonoray.metrics.recognition.platt import Curve
 from sonoray_serve.http.deadline import Deadline
-from sonoray_serve.http.question import decode_study, read_data_url
 from sonoray_serve.messages import ClassShares, Failed, ModelCard, RecognizePort, VisionPort
+from sonoray_serve.pictures.data_urls import read_data_url
+from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS, Limits
 
@@ -86,10 +87,17 @@ class Calibration:
 
     bank: ClassBank
     curves: Mapping[str, Curve | None]
+    training: str
+    """Of whose models it holds."""
 
     @classmethod
-    def read(cls, path: str, card: ModelCard) -> "Calibration | None":
+    def read(cls, path: str, card: ModelCard | None) -> "Calibration | None":
         """Read the file; None where there is none.
+
+        Args:
+            path: of the file; empty for none.
+            card: of the service's one model; None where it has several, of which the file counts
+                for those of its training.
 
         Raises:
             ConfigError: it cannot be read, or belongs to another training.
@@ -109,33 +117,33 @@ class Calibration:
                 f"serve.calibration {path!r} is no calibration.json of sonoray recognize "
                 f"({type(error).__name__}); give that file, or leave it empty"
             ) from None
-        if training != card.training:
+        if card is not None and training != card.training:
             raise ConfigError(
                 f"serve.calibration {path!r} is of training {training!r}, the served model of "
                 f"{card.training!r}; run sonoray recognize with --run {card.training}"
             )
-        return cls(bank=bank, curves=curves)
+        return cls(bank=bank, curves=curves, training=training)
 
 
 class Recognitions:
-    """Answers recognition requests with one model."""
+    """Answers recognition requests with the models that are offered at the time."""
 
     def __init__(
         self,
         *,
         vision: VisionPort,
         engine: RecognizePort,
-        card: ModelCard,
-        model_name: str,
+        models: Callable[[], Mapping[str, ModelCard]],
         limits: Limits,
         calibration: Calibration | None = None,
+        pictures: StudyPictures | None = None,
     ) -> None:
         self._vision = vision
         self._engine = engine
-        self._card = card
-        self._model_name = model_name
+        self._models = models
         self._limits = limits
         self._calibration = calibration
+        self._pictures = pictures or StudyPictures(limits)
         self._studies = asyncio.Semaphore(limits.studies_in_memory)
 
     async def answer(self, body: Awaitable[bytes], deadline: Deadline) -> Recognition:
@@ -149,36 +157,45 @@ class Recognitions:
             ApiError: it is refused, or could not be served in time.
         """
         async with deadline.scope():
-            bank, images = await asyncio.to_thread(self._read, await body)
+            model, card, bank, images = await asyncio.to_thread(self._read, await body)
             async with self._studies:  # bounds the memory that pixels take
-                decoded = await asyncio.to_thread(decode_study, images, self._limits)
-                study = await self._vision.encode(
-                    [each.pixels for each in decoded], self._card.digest
+                decoded = await asyncio.to_thread(
+                    self._pictures.decode, images, self._max_images(card)
                 )
+                study = await self._vision.encode([each.pixels for each in decoded], card.digest)
                 del decoded
             if isinstance(study, Failed):
                 raise ApiError(study.problem, "images", study.limit)
             found = await self._engine.recognize(study, bank)
         if isinstance(found, Failed):
             raise ApiError(found.problem, "classes")
-        return self._describe(bank, found)
+        return self._describe(model, card, bank, found)
 
-    def _read(self, body: bytes) -> tuple[ClassBank, tuple[bytes, ...]]:
+    def _max_images(self, card: ModelCard) -> int:
+        return min(self._limits.max_images, card.max_images)
+
+    def _read(self, body: bytes) -> tuple[str, ModelCard, ClassBank, tuple[bytes, ...]]:
         request = parse_request(body, self._limits)
-        if request.model != self._model_name:
+        card = self._models().get(request.model)
+        if card is None:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
-        most = min(self._limits.max_images, self._card.max_images)
-        if len(request.images) > most:
-            raise ApiError(Problem.TOO_MANY_IMAGES, "images", most)
+        if len(request.images) > self._max_images(card):
+            raise ApiError(Problem.TOO_MANY_IMAGES, "images", self._max_images(card))
         images = tuple(
-            read_data_url(url, f"images[{number}]", self._limits.max_image_bytes)
+            read_data_url(url, f"images[{number}]", self._limits)
             for number, url in enumerate(request.images)
         )
-        return read_bank(request, self._limits), images
+        return request.model, card, read_bank(request, self._limits), images
 
-    def _describe(self, bank: ClassBank, found: ClassShares) -> Recognition:
+    def _describe(
+        self, model: str, card: ModelCard, bank: ClassBank, found: ClassShares
+    ) -> Recognition:
         calibration = self._calibration
-        known = calibration is not None and _said(calibration.bank) == _said(bank)
+        known = (
+            calibration is not None
+            and calibration.training == card.training
+            and _said(calibration.bank) == _said(bank)
+        )
         classes = [
             RecognizedClass(
                 name=name,
@@ -188,11 +205,11 @@ class Recognitions:
             for name, share in zip(bank.names, found.shares, strict=True)
         ]
         return Recognition(
-            model=self._model_name,
+            model=model,
             classes=sorted(classes, key=_likelihood, reverse=True),
             is_calibrated=known,
             digest=found.digest,
-            notice=self._card.notice,
+            notice=card.notice,
         )
 
 

@@ -6,7 +6,7 @@ are in Ray's endpoint on each node.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Upper ends of the ranges of time."""
@@ -35,8 +35,13 @@ class IngressMeters:
             self._took[label, bound] += took_s <= bound
         return label
 
-    def text(self, num_requests: int) -> str:
-        """All counts in Prometheus' text format; `num_requests` are in work."""
+    def text(self, num_requests: int, shadow: Mapping[str, int] | None = None) -> str:
+        """All counts in Prometheus' text format.
+
+        Args:
+            num_requests: that are in work.
+            shadow: copies for a candidate by their outcome, where there is one.
+        """
         lines = [
             "# HELP sonoray_requests_in_work Requests that are being answered.",
             "# TYPE sonoray_requests_in_work gauge",
@@ -63,5 +68,14 @@ class IngressMeters:
                 f'{_SECONDS}_bucket{{{label},le="+Inf"}} {count}',
                 f"{_SECONDS}_sum{{{label}}} {self._took_s[path]:.6f}",
                 f"{_SECONDS}_count{{{label}}} {count}",
+            ]
+        if shadow is not None:
+            lines += [
+                "# HELP sonoray_shadow_total Copies for the candidate, by outcome.",
+                "# TYPE sonoray_shadow_total counter",
+                *(
+                    f'sonoray_shadow_total{{outcome="{outcome}"}} {count}'
+                    for outcome, count in shadow.items()
+                ),
             ]
         return "\n".join(lines) + "\n"

@@ -1,12 +1,13 @@
 """The HTTP application: which path does what, and what its OpenAPI page says of it.
 
 Bodies are read here piece by piece under the byte limit instead of by FastAPI, which would take any
-size; the page describes them all the same. Every path needs a key but those of `gate.OPEN_PATHS`.
+size; the page describes them all the same. Every path needs a key but those of `gate.OPEN_PATHS`
+and the files of the page at `/`.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Str
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from sonoray_serve.http.clinic_routes import add_clinic, key_of
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.description import STREAM, WORK_ERRORS, body_of, describe_api, may_answer
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.gate import (
     CHAT_PATH,
     HEALTH_PATH,
+    OPEN_PATHS,
     RECOGNIZE_PATH,
     WORK_PATHS,
     Gate,
@@ -34,6 +37,9 @@ from sonoray_serve.http.reply import Answer
 from sonoray_serve.http.request_counts import IngressMeters
 from sonoray_serve.keys.audit_log import AuditLog
 from sonoray_serve.keys.key_folder import KeyFolder
+from sonoray_serve.keys.key_limits import KeyLimits
+from sonoray_serve.pictures.study_pictures import StudyPictures
+from sonoray_serve.playground import page
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import AppArgs, Limits, ServeConfig
 from sonoray_serve.shapes import answers, api
@@ -44,7 +50,7 @@ READY_TIMEOUT_S = 5.0
 
 PATHS = (
     *sorted(WORK_PATHS),
-    *("/v1/models", HEALTH_PATH, "/health", "/readyz", "/metrics", "/openapi.json", "/docs"),
+    *("/", "/v1/models", HEALTH_PATH, "/health", "/readyz", "/metrics", "/openapi.json", "/docs"),
 )
 """Paths that `/metrics` tells apart."""
 
@@ -90,10 +96,16 @@ def create_api(
     args: AppArgs,
     recognitions: Recognitions | None = None,
     house: House | None = None,
+    pictures: StudyPictures | None = None,
 ) -> FastAPI:
-    """Make the HTTP application around a `Chat`, and around what recognises classes.
+    """Make the HTTP application.
 
-    `house` is told how many requests are in work, and says whether more are let in.
+    Args:
+        chat: answers questions.
+        args: what the service was started with.
+        recognitions: recognises classes; None where the models do not.
+        house: is told how many requests are in work, and says whether more are let in.
+        pictures: decodes images.
     """
     limits = args.config.limits
     app = FastAPI(
@@ -115,6 +127,8 @@ def create_api(
         pace=Pace(least_s=limits.retry_after_s, most_s=limits.deadline_s),
         meters=meters,
         house=house,
+        key_limits=KeyLimits(per_minute=limits.key_per_minute, at_once=limits.key_at_once),
+        open_paths=OPEN_PATHS | (page.FILES.keys() if args.config.playground else set()),
     )
 
     @app.exception_handler(ApiError)
@@ -127,11 +141,20 @@ def create_api(
         problem = Problem.METHOD_NOT_ALLOWED if wrong_method else Problem.NOT_FOUND
         return to_response(ApiError(problem), error.headers if wrong_method else None)
 
-    _add_pages(app, meters)
+    if args.config.playground:
+        _add_playground(app)
+    _add_pages(app, meters, chat)
     _add_health(app, chat)
     _add_models(app, chat)
     _add_work(app, chat, limits)
     _add_recognition(app, recognitions, args.config)
+    add_clinic(
+        app,
+        chat,
+        args,
+        pictures or StudyPictures(limits),
+        lambda request: read_body(request, limits.max_body_bytes),
+    )
     return app
 
 
@@ -142,7 +165,17 @@ def _key_digests(args: AppArgs) -> Iterable[str]:
     return args.api_key_digests
 
 
-def _add_pages(app: FastAPI, meters: IngressMeters) -> None:
+def _add_playground(app: FastAPI) -> None:
+    """The page at `/`, which is for everybody: it can do nothing without a key."""
+
+    def answer(name: str, kind: str) -> Callable[[], Response]:
+        return lambda: Response(page.read_file(name), media_type=kind, headers=page.HEADERS)
+
+    for path, (name, kind) in page.FILES.items():
+        app.get(path, include_in_schema=False)(answer(name, kind))
+
+
+def _add_pages(app: FastAPI, meters: IngressMeters, chat: Chat) -> None:
     """What describes the service, and counts."""
     description: dict[str, Any] = {}
 
@@ -162,7 +195,8 @@ def _add_pages(app: FastAPI, meters: IngressMeters) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, responses=may_answer(401, 403))
     async def metrics(request: Request) -> Response:
         """Count what this ingress replica has answered, in Prometheus' text format."""
-        return PlainTextResponse(meters.text(request.scope["sonoray.num_requests"]))
+        text = meters.text(request.scope["sonoray.num_requests"], chat.shadow_counts)
+        return PlainTextResponse(text)
 
 
 def _add_health(app: FastAPI, chat: Chat) -> None:
@@ -214,7 +248,7 @@ def _add_work(app: FastAPI, chat: Chat, limits: Limits) -> None:
     async def answered(request: Request, *, is_chat: bool) -> Response:
         deadline = Deadline.after(limits.deadline_s)
         body = read_body(request, limits.max_body_bytes)
-        answer = await chat.begin(body, deadline, is_chat=is_chat)
+        answer = await chat.begin(body, deadline, is_chat=is_chat, key=key_of(request))
         if answer.as_stream:
             return EventStream(answer)
         return JSONResponse((await answer.complete()).model_dump())
@@ -264,8 +298,7 @@ def _add_recognition(app: FastAPI, recognitions: Recognitions | None, config: Se
     async def recognize(request: Request) -> Response:
         """Hold a study against classes: a share of each, with a calibration its probability."""
         if recognitions is None:
-            several = config.max_models > 1
-            raise ApiError(Problem.NOT_WITH_SEVERAL_MODELS if several else Problem.NOT_FOUND)
+            raise ApiError(Problem.NOT_FOUND)
         deadline = Deadline.after(config.limits.deadline_s)
         body = read_body(request, config.limits.max_body_bytes)
         found = await recognitions.answer(body, deadline)

@@ -1,6 +1,7 @@
 """Helpers for tests of the service and of its clients."""
 
 import base64
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,3 +44,36 @@ def chat_body(
         "max_tokens": 16,
     }
     return {**body, **extra}
+
+
+def dicom_object(
+    seed: int = 0, *, study: str = "1.2.826.1", patient: str = "P1", num_frames: int = 2
+) -> bytes:
+    """A loop of noise of 60 x 80 pixels as a DICOM file of ultrasound."""
+    import pydicom
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
+
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (num_frames, 60, 80), dtype=np.uint8)
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    kind = UltrasoundMultiFrameImageStorage
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = kind
+    data.SpecificCharacterSet = "GB18030"
+    data.StudyInstanceUID, data.SeriesInstanceUID = study, f"{study}.2"
+    data.SOPInstanceUID = f"{study}.2.{seed}"
+    data.PatientID, data.PatientName, data.Modality = patient, "Wang^Wei=王^伟", "US"
+    data.PatientBirthDate, data.PatientSex, data.AccessionNumber = "19700102", "F", "A1"
+    data.StudyDate, data.StudyTime, data.StudyID = "20260102", "101112", "S1"
+    data.SamplesPerPixel, data.NumberOfFrames = 1, num_frames
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.Rows, data.Columns = pixels.shape[1:]
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelRepresentation = 7, 0
+    data.PixelData = pixels.tobytes()
+    data["PixelData"].VR = "OB"
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, data, enforce_file_format=True)
+    return file.getvalue()

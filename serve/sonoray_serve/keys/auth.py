@@ -28,6 +28,9 @@ _SCOPES: tuple[tuple[str, Scope], ...] = (
     ("/v1/chat/", "chat"),
     ("/v1/completions", "chat"),
     ("/v1/embeddings", "embeddings"),
+    ("/v1/recognize", "chat"),
+    ("/v1/feedback", "feedback"),
+    ("/v1/reports", "reports"),
     ("/v1/models", "models"),
     ("/metrics", "metrics"),
 )
@@ -49,7 +52,7 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
 def read_key_file(path: Path) -> dict[str, KeyTerms]:
     """Read a key file: one key per line with its terms, blank lines and `#` lines ignored.
 
-    A line is `KEY`, or `KEY expires=2027-01-31 scopes=chat,models`.
+    A line is `KEY`, or `KEY expires=2027-01-31 scopes=chat,models per_minute=60 at_once=4`.
 
     Raises:
         ConfigError: the file is missing, readable by others, empty, or holds a weak key. No
@@ -102,7 +105,8 @@ def _read_terms(said: Sequence[str], where: str) -> KeyTerms:
     except ValidationError:
         raise ConfigError(
             f"{where}: behind the key stand terms that are not understood; write "
-            f"expires=YYYY-MM-DD and scopes= with some of {','.join(get_args(Scope))}"
+            "expires=YYYY-MM-DD, per_minute=60, at_once=4, and scopes= with some of "
+            f"{','.join(get_args(Scope))}"
         ) from None
 
 

@@ -1,12 +1,13 @@
 """Classes that the engine's model has read, and studies held against them.
 
 A request names its classes in its own words; reading them takes a pass of the decoder over each
-text, so what was read is kept for the next request with the same classes. It runs beside the thread
-that decodes answers, with the same weights and no state of its own.
+text, so what was read is kept for the next request with the same classes. It runs in the thread
+that owns decoder and tokenizer (`sonoray_serve.schedule.worker`), between two steps of the answers:
+the tokenizer is not to be used by two threads, and which adapter the decoder has is one thread's
+affair.
 """
 
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 from llava_ultra.recognition.bank import ClassBank
@@ -31,7 +32,6 @@ class ClassReader:
         self._answerer = answerer
         self._digest = digest
         self._kept: Kept[KnownClasses] = Kept(max_bytes=_KEPT_BYTES)
-        self._lock = threading.Lock()  # one study at a time: the cores are the decoder's too
 
     @contained(logger)
     def score(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
@@ -45,16 +45,13 @@ class ClassReader:
             return Failed(problem=Problem.UNAVAILABLE)
         if model.recognition is None:
             return Failed(problem=Problem.NOT_TRAINED_TO_RECOGNISE)
-        with self._lock:
-            try:
-                classes = self._read(bank)
-            except ValueError:  # the tokenizer's word for a character that it lacks
-                return Failed(problem=Problem.CLASSES_NOT_ACCEPTED)
-            tokens = torch.tensor(study.tokens)[None].to(model.embedding_scale.device)
-            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-            scores = score_classes(
-                model, self._answerer.tokenizer, classes, tokens, mask, ["request"]
-            )
+        try:
+            classes = self._read(bank)
+        except ValueError:  # the tokenizer's word for a character that it lacks
+            return Failed(problem=Problem.CLASSES_NOT_ACCEPTED)
+        tokens = torch.tensor(study.tokens)[None].to(model.embedding_scale.device)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        scores = score_classes(model, self._answerer.tokenizer, classes, tokens, mask, ["request"])
         shares = tuple(scores[0].double().softmax(dim=0).tolist())
         return ClassShares(shares=shares, digest=self._digest)
 

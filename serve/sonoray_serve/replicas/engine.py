@@ -36,7 +36,7 @@ from sonoray_serve.messages import (
     Started,
     Study,
 )
-from sonoray_serve.problems import InternalError
+from sonoray_serve.problems import InternalError, Problem
 from sonoray_serve.replicas.class_reader import ClassReader
 from sonoray_serve.replicas.hosting import load_hosted, read_hosted
 from sonoray_serve.replicas.kept import Kept
@@ -95,7 +95,8 @@ class Engine:
             )
         except ValueError as error:
             raise ServingError(f"serve.batching does not fit {source.model!r}: {error}") from None
-        self._classes = ClassReader(answerer, self._digest)
+        self._adapters = adapters
+        self._classes = {self._digest: ClassReader(answerer, self._digest)}
         prefixes = PrefixStore(max_bytes=batching.prefix_bytes)
         self._scheduler = Scheduler(
             answerer,
@@ -133,10 +134,11 @@ class Engine:
                 logger.error("model %s is left out: %s", digest[:16], error)
                 continue
             self._cards[digest] = describe(hosted.answerer, digest)
+            self._classes[digest] = ClassReader(hosted.answerer, digest)
             self._tell_models[digest] = show_model(digest)
         for digest in self._cards.keys() - wanted.keys():
             self._worker.dismiss(digest)
-            del self._cards[digest]
+            del self._cards[digest], self._classes[digest]
             del self._tell_models[digest]
 
     async def cards(self) -> dict[str, ModelCard]:
@@ -161,7 +163,16 @@ class Engine:
         Raises:
             InternalError: the decoder failed; says where, never on what.
         """
-        return await asyncio.to_thread(self._classes.score, study, bank)
+        reader = self._classes.get(study.digest)
+        if reader is None:  # its model has left, or is not here yet
+            return Failed(problem=Problem.UNAVAILABLE)
+
+        def score() -> ClassShares | Failed:
+            if self._adapters is not None:
+                self._adapters.choose_all(study.digest)
+            return reader.score(study, bank)
+
+        return await asyncio.wrap_future(self._worker.run(score))
 
     async def generate(
         self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling

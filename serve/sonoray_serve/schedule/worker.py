@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sonoray_serve.problems import InternalError, contained
 from sonoray_serve.schedule.meters import Counts
@@ -21,6 +21,8 @@ from sonoray_serve.schedule.ticket import Ticket
 
 if TYPE_CHECKING:
     from llava_ultra.export.hosted import Hosted
+
+_Result = TypeVar("_Result")
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,19 @@ class Worker:
                 done.set_exception(error)
             else:
                 done.set_result(None)
+
+        self._order(order)
+        return done
+
+    def run(self, work: Callable[[], _Result]) -> Future[_Result]:
+        """Do something with the decoder between two steps; answers wait that long."""
+        done: Future[_Result] = Future()
+
+        def order() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:  # it is told to whoever asked, and spoils no answer
+                done.set_exception(error)
 
         self._order(order)
         return done

@@ -7,20 +7,26 @@ probabilities of a closed question, the model's digest and the research-use noti
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class ImageUse(BaseModel):
     """What became of one image of the study."""
 
     index: int
-    """Position among the request's images, from 0."""
+    """Position among the study's pictures, from 0."""
+    part: int = 0
+    """Which of the request's images it comes from: a DICOM object may give several pictures."""
+    frame: int = 0
+    """Position in the loop that it was taken from; 0 of a still."""
     score: float
     """Share of the sampler's attention; the scores of a study sum to 1."""
     selected: bool
     """Whether the language model saw it."""
     transparent: bool = False
     """Whether some of its pixels were transparent: the model is shown it over black."""
+    thumbnail: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What the model was shown, as a small JPEG, where the request asks for it."""
 
 
 class OptionUse(BaseModel):

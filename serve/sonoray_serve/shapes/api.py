@@ -67,7 +67,7 @@ OptionText = Annotated[str, Field(min_length=1, max_length=MAX_OPTION_CHARS)]
 
 
 class ImageUrl(_Request):
-    """Where an image is: only `data:image/...;base64,` is accepted."""
+    """Where an image is: `data:image/...;base64,` or `data:application/dicom;base64,`."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
@@ -146,6 +146,9 @@ class SonoRayRequest(_Request):
 
     options: Annotated[list[OptionText], Field(min_length=2, max_length=MAX_OPTIONS)] | None = None
     """The answers to choose among: the likeliest is the answer, and each gets a probability."""
+    thumbnails: bool = False
+    """Show what the model was shown: a small JPEG of each picture, which of a DICOM object nobody
+    else has."""
 
 
 class _Completing(_Request):
@@ -232,7 +235,7 @@ class EmbeddingRequest(_Request):
     user: str | None = None
 
 
-_Body = TypeVar("_Body", ChatRequest, CompletionRequest, EmbeddingRequest)
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 def parse_request(kind: type[_Body], body: bytes, max_marks: int) -> _Body:
@@ -258,10 +261,10 @@ def parse_request(kind: type[_Body], body: bytes, max_marks: int) -> _Body:
     if detail["type"] == "json_invalid":
         raise ApiError(Problem.INVALID_JSON)
     if detail["type"] != "extra_forbidden":
-        raise ApiError(Problem.INVALID_VALUE, _param(where))
+        raise ApiError(Problem.INVALID_VALUE, _param(where, kind))
     if len(where) == 1 and where[0] in _UNSUPPORTED:
         raise ApiError(Problem.UNSUPPORTED_PARAMETER, str(where[0]))
-    raise ApiError(Problem.UNKNOWN_PARAMETER, _param(where[:-1]))
+    raise ApiError(Problem.UNKNOWN_PARAMETER, _param(where[:-1], kind))
 
 
 _FIELD_NAMES = frozenset(
@@ -274,7 +277,7 @@ _FIELD_NAMES = frozenset(
 ) | {"type", "text", "image_url", "url", "detail", "schema"}
 
 
-def _param(where: tuple[int | str, ...]) -> str | None:
+def _param(where: tuple[int | str, ...], kind: type[BaseModel]) -> str | None:
     """Render a location as `messages[0].content[1].image_url`, with the API's own names only.
 
     After a position pydantic names the chosen member of the union (`user`, `text`), which is no
@@ -285,7 +288,7 @@ def _param(where: tuple[int | str, ...]) -> str | None:
     for part in where:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part in _FIELD_NAMES and not after_position:
+        elif (part in _FIELD_NAMES or part in kind.model_fields) and not after_position:
             path += f".{part}" if path else part
         after_position = isinstance(part, int)
     return path or None

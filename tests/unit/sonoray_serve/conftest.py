@@ -58,9 +58,16 @@ def engine(source: ModelSource) -> Engine:
 def make_api(vision: Vision, engine: Engine) -> Callable[..., FastAPI]:
     """Make the HTTP application, with the deployments' classes in place of the deployments."""
 
-    def make(**limits: float) -> FastAPI:
-        config = ServeConfig(limits=Limits(**limits))
-        args = AppArgs(model="unused", api_key_digests=(digest_key(KEY),), config=config)
+    def make(
+        *, workspace: str = ".sonoray", config: ServeConfig | None = None, **limits: float
+    ) -> FastAPI:
+        config = config or ServeConfig(limits=Limits(**limits))
+        args = AppArgs(
+            model="unused",
+            workspace=workspace,
+            api_key_digests=(digest_key(KEY),),
+            config=config,
+        )
         chat = Chat(
             vision=vision,
             engine=engine,

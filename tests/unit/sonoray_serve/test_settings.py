@@ -8,9 +8,19 @@ from pydantic import ValidationError
 
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError
+from sonoray_jobs.road.config import load_road
 from sonoray_serve.app import build
 from sonoray_serve.keys.auth import digest_key
-from sonoray_serve.settings import AppArgs, HostedModel, Limits, Replicas, Roster, ServeConfig
+from sonoray_serve.settings import (
+    AppArgs,
+    DicomReading,
+    HostedModel,
+    Limits,
+    Replicas,
+    Roster,
+    ServeConfig,
+    ShadowConfig,
+)
 
 DIGEST = digest_key("some-key-0123456789")
 
@@ -149,3 +159,25 @@ def test_more_models_than_there_is_room_for_are_refused():
     models = tuple(HostedModel(model="/n", digest=digit * 64) for digit in "ab")
     with pytest.raises(ValidationError, match="max_models = 1"):
         AppArgs(model="/m", insecure_local=True, roster=Roster(models=models))
+
+
+def test_a_candidate_needs_room_for_a_second_model():
+    shadow = ShadowConfig(name="next")
+    with pytest.raises(ValidationError, match=r"raise serve\.max_models"):
+        AppArgs(model="m", insecure_local=True, config=ServeConfig(shadow=shadow))
+    config = ServeConfig(shadow=shadow, max_models=2)
+    assert AppArgs(model="m", insecure_local=True, config=config).config.shadow.share == 1.0
+
+
+def test_a_password_in_the_database_s_url_is_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="PGPASSWORD") as refused:
+        validate_config(ServeConfig, {"feedback": "postgresql://sonoray:secret-word@db/x"}, "serve")
+    assert "set PGPASSWORD" in str(refused.value)
+    assert ServeConfig(feedback="postgresql://sonoray@db/x").feedback.endswith("@db/x")
+
+
+def test_dicom_objects_are_read_as_the_road_says():
+    road = load_road("tiny", ["dicom.frames.max_frames=3", "ingest.burned_in_text=keep"])
+    reading = DicomReading.of(road.dicom, road.ingest)
+    assert reading.dicom.frames.max_frames == 3
+    assert reading.deidentify.burned_in_text == "keep"

@@ -82,14 +82,19 @@ def serve(
 
 @job_command(app, panel=PANEL)
 def ask(
-    images: Annotated[list[Path] | None, typer.Argument(help="Images of one study.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images or DICOM objects of one study.")
+    ] = None,
     *,
     question: Annotated[str, typer.Option("--question", help="What to ask.")],
     study: Annotated[str | None, typer.Option("--study", help="Take a dataset's study.")] = None,
     dataset: DatasetOption = None,
     url: Annotated[
-        str, typer.Option("--url", help="The service's base URL.")
-    ] = "http://127.0.0.1:8000/v1",
+        str | None, typer.Option("--url", help="The service's base URL; default: this machine's.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", help="Port of a service on this machine.", min=1, max=65535)
+    ] = 8000,
     api_key_file: KeyFileOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
@@ -100,6 +105,7 @@ def ask(
 
     Examples:
         sonoray ask a.png b.png --question 病灶是良性还是恶性？
+        sonoray ask loop.dcm --question 请描述超声所见。 --port 8001
         sonoray ask --study ID --dataset phantom --question 请描述超声所见。
     """
     from sonoray_jobs.service.ask import run
@@ -111,7 +117,7 @@ def ask(
         question=question,
         study=study,
         dataset=dataset or road.dataset,
-        url=url,
+        url=url or f"http://127.0.0.1:{port}/v1",
         api_key_file=api_key_file,
     )
 

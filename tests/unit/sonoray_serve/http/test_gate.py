@@ -126,6 +126,43 @@ def test_the_pace_is_that_of_answers():
     assert asyncio.run(crowd()) == ["0", "1"]
 
 
+def test_a_key_that_asks_too_often_is_told_when_and_others_are_served():
+    async def crowd() -> None:
+        application = Application()
+        application.go_on.set()
+        terms = {digest_key(KEY): KeyTerms(per_minute=1)}
+        options = {"key_digests": (digest_key(KEY), digest_key("other-key-0123456789"))}
+        async with client(application, key_terms=terms, **options) as http:
+            assert (await http.post(CHAT_PATH, headers=ADMITTED)).status_code == 200
+            refused = await http.post(CHAT_PATH, headers=ADMITTED)
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "key_per_minute"
+            assert 58 <= int(refused.headers["Retry-After"]) <= 60
+            assert (await http.get("/v1/models", headers=ADMITTED)).status_code == 200
+            other = {"Authorization": "Bearer other-key-0123456789"}
+            assert (await http.post(CHAT_PATH, headers=other)).status_code == 200
+
+    asyncio.run(crowd())
+
+
+def test_a_key_may_have_so_many_at_once_and_gets_its_places_back():
+    async def crowd() -> None:
+        application = Application()
+        terms = {digest_key(KEY): KeyTerms(at_once=1)}
+        async with client(application, key_terms=terms, max_requests=9) as http:
+            first = asyncio.create_task(http.post(CHAT_PATH, headers=ADMITTED))
+            while not application.num_started:
+                await asyncio.sleep(0)
+            refused = await http.post(CHAT_PATH, headers=ADMITTED)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "key_at_once")
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            application.go_on.set()
+            assert (await http.post(CHAT_PATH, headers=ADMITTED)).status_code == 200
+
+    asyncio.run(crowd())
+
+
 def test_a_cancelled_request_gives_its_place_back():
     async def leave() -> None:
         application = Application()

@@ -1,20 +1,16 @@
 """From a request to a question: what makes a study, and every limit."""
 
 import dataclasses
-import io
 import json
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from sonoray.images.decode import encode_png
-from sonoray_serve.http.question import Question, decode_study, read_question
+from sonoray_serve.http.question import Question, read_question
 from sonoray_serve.http.testing import chat_body, random_study, to_data_url, user_message
 from sonoray_serve.messages import ModelCard
+from sonoray_serve.pictures.study_pictures import Picture, StudyPictures
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
 from sonoray_serve.shapes.api import ChatRequest, parse_request
@@ -28,6 +24,10 @@ def read(
     checked = Limits(**limits)
     request = parse_request(ChatRequest, json.dumps(body).encode(), checked.max_marks)
     return read_question(request, checked, card)
+
+
+def decode(encoded: tuple[bytes, ...]) -> list[Picture]:
+    return StudyPictures(Limits()).decode(encoded, 16)
 
 
 def refused(body: dict[str, Any], **limits: Any) -> ApiError:
@@ -44,27 +44,14 @@ def with_url(url: str) -> dict[str, Any]:
     )
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that announces a size and holds no pixels worth the name."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + crc
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-    )
-
-
 def test_images_of_one_message_are_the_study_and_decode_to_the_same_pixels():
     images = random_study(3)
     question, encoded = read(chat_body(images))
     assert question.messages == ({"role": "user", "content": "图像显示什么?"},)
     assert question.max_tokens == 16
-    for decoded, original in zip(decode_study(encoded, Limits()), images, strict=True):
-        np.testing.assert_array_equal(decoded.pixels, original)
-        assert not decoded.is_transparent
+    for picture, original in zip(decode(encoded), images, strict=True):
+        np.testing.assert_array_equal(picture.pixels, original)
+        assert not picture.is_transparent
 
 
 def test_a_conversation_goes_on_about_the_study_of_its_first_message():
@@ -164,47 +151,6 @@ def test_max_completion_tokens_wins_and_the_default_applies():
     images = random_study(1)
     assert read(chat_body(images, max_completion_tokens=7))[0].max_tokens == 7
     assert read(chat_body(images, max_tokens=None), default_tokens=5)[0].max_tokens == 5
-
-
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(random_study(1)[0]).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def gif() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(random_study(1)[0]).save(buffer, "GIF")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("data", "problem"),
-    [
-        (png_header(30_000, 30_000), Problem.IMAGE_TOO_MANY_PIXELS),
-        (encode_png(np.zeros((1, 1), np.uint8)), Problem.IMAGE_TOO_SMALL),
-        (jpeg()[:200], Problem.IMAGE_NOT_ACCEPTED),
-        (gif(), Problem.IMAGE_NOT_ACCEPTED),
-        (b"<svg/>", Problem.IMAGE_NOT_ACCEPTED),
-        (b"", Problem.IMAGE_NOT_ACCEPTED),
-    ],
-)
-def test_bad_images_are_refused_by_position(data: bytes, problem: Problem):
-    good = encode_png(random_study(1)[0])
-    with pytest.raises(ApiError) as caught:
-        decode_study([good, data], Limits())
-    assert caught.value.problem is problem
-    assert caught.value.param == "images[1]"
-    assert caught.value.__cause__ is None
-
-
-def test_pixels_of_a_study_share_one_budget():
-    images = [encode_png(image) for image in random_study(3)]  # 4,800 pixels each
-    assert len(decode_study(images, Limits(max_study_pixels=14_400))) == 3
-    with pytest.raises(ApiError) as caught:
-        decode_study(images, Limits(max_study_pixels=14_399))
-    assert caught.value.problem is Problem.IMAGE_TOO_MANY_PIXELS
-    assert (caught.value.param, caught.value.limit) == ("images[2]", 4_799)
 
 
 def test_urls_are_as_openai_clients_write_them():

@@ -32,14 +32,13 @@ def build(folder, calibration: str = "", **limits: float) -> TestClient:
     config = ServeConfig(limits=Limits(**limits))
     args = AppArgs(model="unused", api_key_digests=(digest_key(KEY),), config=config)
     (card,) = asyncio.run(engine.cards()).values()
+    chat = Chat(vision=vision, engine=engine, models={args.model_name: card}, limits=config.limits)
     common: dict[str, Any] = {
         "vision": vision,
         "engine": engine,
-        "card": card,
-        "model_name": args.model_name,
+        "models": lambda: chat.models,
         "limits": config.limits,
     }
-    chat = Chat(vision=vision, engine=engine, models={args.model_name: card}, limits=config.limits)
     recognitions = Recognitions(**common, calibration=Calibration.read(calibration, card))
     return TestClient(create_api(chat, args, recognitions))
 

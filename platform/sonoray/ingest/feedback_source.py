@@ -1,0 +1,131 @@
+"""What people said of a service's answers, as a source of training.
+
+The table that `POST /v1/feedback` fills (`sonoray.records.feedback_table`) becomes studies: what
+was said about the same pictures is one study, each question with the answer that somebody held to
+be right: the correction, or the answer itself where it was rated good. Where several people were
+asked for the same, the last one counts.
+
+What nothing can be learned from is a row in quarantine with its reason: `no_images` and
+`no_question` (sent without them), `no_correction` (rated bad, and nobody said what is right),
+`superseded` (somebody later said something else).
+
+The table names no patient, so the same pictures are taken for one patient, and pictures that are
+nearly so are kept in one split by ingest. Pictures of test patients can be among them: look for
+them before anything is trained (`sonoray ingest` prints near duplicates; `sonoray audit` compares
+datasets).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from sonoray.ingest.sources.inputs import unusable
+from sonoray.records.database import open_database
+from sonoray.records.feedback_table import Feedback, iter_feedback, tables
+from sonoray.study.contract import Task, Turn
+from sonoray.study.raw import RawImage, RawStudy
+
+TOPIC = "feedback"
+"""Topic of every turn: nobody says which it is."""
+
+
+class FeedbackSource:
+    """Reads a service's feedback."""
+
+    public = False
+
+    def __init__(self, url: str, name: str = "feedback") -> None:
+        """Open the database.
+
+        Args:
+            url: path of a SQLite file, or a SQLAlchemy URL.
+            name: of the dataset.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        self.name = name
+        self._engine = open_database(url, tables()[0], create=False)
+
+    def config(self) -> dict[str, Any]:
+        """Nothing shapes the output but the table."""
+        return {}
+
+    def input_digest(self) -> str:
+        """Sha256 (hex) over all rows and pictures."""
+        digest = hashlib.sha256()
+        for said in iter_feedback(self._engine):
+            texts = (said.answer_id, said.at, said.rating, said.question, said.answer)
+            for text in (*texts, said.corrected_text, *said.options):
+                digest.update(hashlib.sha256(text.encode()).digest())
+            digest.update(_pictures(said).encode())
+        return digest.hexdigest()
+
+    def iter_studies(self) -> Iterator[RawStudy]:
+        """Yield one study for each set of pictures, and one refused row for each useless one."""
+        latest: dict[str, dict[str, str]] = {}
+        for said in iter_feedback(self._engine):  # once for what counts: pictures are megabytes
+            if not _problem(said):
+                latest.setdefault(_pictures(said), {})[said.question] = said.answer_id
+        turns: dict[str, list[Turn]] = {}
+        first: dict[str, str] = {}
+        for said in iter_feedback(self._engine):
+            ref = f"{self.name}/{said.answer_id}"
+            problem = _problem(said)
+            pictures = _pictures(said)
+            if not problem and latest[pictures][said.question] != said.answer_id:
+                problem = "superseded: somebody later said something else about the same question"
+            if problem:
+                yield unusable(ref, problem, is_row=True)
+                continue
+            first.setdefault(pictures, said.answer_id)
+            turns.setdefault(pictures, []).append(_turn(said))
+        for said in iter_feedback(self._engine):
+            pictures = _pictures(said)
+            if first.get(pictures) != said.answer_id:
+                continue
+            ref = f"{self.name}/{pictures}"
+            yield RawStudy(
+                ref=ref,
+                patient_ref=ref,  # a made-up one must mean no patient of another dataset
+                images=tuple(
+                    RawImage(ref=f"{ref}#{number}", data=png)
+                    for number, png in enumerate(said.images)
+                ),
+                turns=tuple(turns[pictures]),
+                provenance=f"{self.name}: answers that people rated or corrected",
+            )
+
+
+def _problem(said: Feedback) -> str:
+    if not said.images:
+        return "no_images: it was sent without its images"
+    if not said.question.strip():
+        return "no_question: it was sent without its question"
+    if not _text(said).strip():
+        return "no_correction: it was rated bad, and nobody said what is right"
+    return ""
+
+
+def _text(said: Feedback) -> str:
+    """What is held to be right."""
+    return said.corrected_text or (said.answer if said.rating == "good" else "")
+
+
+def _turn(said: Feedback) -> Turn:
+    is_closed = _text(said) in said.options
+    return Turn(
+        question=said.question,
+        answer=_text(said),
+        task=Task.CLOSED if is_closed else Task.OPEN,
+        topic=TOPIC,
+        options=said.options if is_closed else (),
+    )
+
+
+def _pictures(said: Feedback) -> str:
+    """What names a study: a digest over its pictures."""
+    digest = hashlib.sha256()
+    for png in said.images:
+        digest.update(hashlib.sha256(png).digest())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""What a service keeps in a database: what people said of its answers."""

@@ -1,0 +1,1 @@
+"""What clinicians do with answers: say whether they are right, and take them as reports."""

@@ -1,0 +1,1 @@
+"""From a request's encoded images to the pictures of a study."""

@@ -1,0 +1,1 @@
+"""The page at `/`: what a person tries the service with."""
