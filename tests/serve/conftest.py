@@ -1,6 +1,6 @@
 """One service for all tests here: a tiny real model behind real Ray Serve and HTTP."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,23 @@ import openai
 import pytest
 import torch
 
+from llava_ultra.config import ModelConfig
 from llava_ultra.export.assistant import Assistant, load_assistant
-from llava_ultra.testing import tiny_artifact
+from llava_ultra.objectives.recognise import RecognitionObjective
+from llava_ultra.testing import tiny_artifact, tiny_config
+from sonoray.tracking.aliases import move_alias
+from sonoray.tracking.connection import open_store
+from sonoray.tracking.registry import register
+from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
 from sonoray_jobs.service.listening import free_port
 from sonoray_jobs.service.serve import Service, new_api_key, serving
 from sonoray_serve.settings import Limits, Replicas, ServeConfig
+
+RECOGNISING = tiny_config().model_copy(
+    update={"objectives": (*tiny_config().objectives, RecognitionObjective())}
+)
+"""Of the models here, which are asked for classes too."""
 
 CONFIG = ServeConfig(
     limits=Limits(max_body_bytes=2_000_000, max_requests=24, retry_after_s=3),
@@ -26,14 +37,28 @@ CONFIG = ServeConfig(
 """One slot and a short queue, so that a small crowd already meets their limits."""
 
 
+NAME = "llava-ultra"
+"""Of the registered model."""
+
+
+def register_model(workspace: Workspace, folder: Path) -> int:
+    """Register an exported model and let `champion` name it; gives the version."""
+    store = open_store(workspace)
+    with held_run(store, workspace.runs, f"run-{folder.name}", config={}) as run_id:
+        pass
+    made = register(store, folder, NAME, run_id=run_id)
+    move_alias(store, made, "champion")
+    return made.version
+
+
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """The service under test, and what a test needs to reach it."""
 
     service: Service
     key: str
-    current: Path
-    """The link by which the served model was named."""
+    workspace: Workspace
+    """With the registry that the served model was named in, by its alias `champion`."""
     adapters: Path
     """The file of further models."""
     logs: Path
@@ -54,8 +79,19 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    tiny_artifact(folder, lively=True)
+    tiny_artifact(folder, lively=True, config=RECOGNISING)
     return folder
+
+
+@pytest.fixture(scope="session")
+def recognising() -> ModelConfig:
+    return RECOGNISING
+
+
+@pytest.fixture
+def promote(running: Running) -> Callable[[Path], int]:
+    """Register an exported model and let the alias name it; gives the version."""
+    return lambda folder: register_model(running.workspace, folder)
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +107,13 @@ def running(
     from ray import serve
     from ray._private.worker import _global_node
 
-    root = tmp_path_factory.mktemp("service")
-    current, adapters = root / "current", root / "adapters.toml"
-    current.symlink_to(model_folder)
+    adapters = tmp_path_factory.mktemp("service") / "adapters.toml"
     adapters.write_text("")
+    workspace = Workspace.open(tmp_path_factory.mktemp("workspace"))
+    register_model(workspace, model_folder)
     with serving(
-        workspace=Workspace.open(tmp_path_factory.mktemp("workspace")),
-        model=str(current),
+        workspace=workspace,
+        model=f"models:/{NAME}@champion",
         adapters=adapters,
         config=CONFIG,
         port=free_port(),
@@ -86,7 +122,7 @@ def running(
         yield Running(
             service=service,
             key=key,
-            current=current,
+            workspace=workspace,
             adapters=adapters,
             logs=Path(_global_node.get_logs_dir_path()),
         )

@@ -1,5 +1,7 @@
 """The service as clients meet it: OpenAI's client and plain HTTP against real Ray Serve."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -11,13 +13,23 @@ from typing import Any
 
 import httpx2
 import openai
+import pydicom
 import pytest
 
 from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
+from sonoray.records.database import open_database
+from sonoray.records.feedback_table import iter_feedback, tables
 from sonoray_jobs.service.service_client import Picture, ask
 from sonoray_serve.app import APP_NAME
-from sonoray_serve.http.testing import QUESTION, chat_body, random_study, to_data_url, user_message
+from sonoray_serve.http.testing import (
+    QUESTION,
+    chat_body,
+    dicom_object,
+    random_study,
+    to_data_url,
+    user_message,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -138,6 +150,25 @@ def test_habits_of_ordinary_clients_are_served(client: openai.OpenAI, assistant:
     assert vector == pytest.approx((mean / mean.norm()).tolist(), abs=1e-5)
 
 
+def test_a_dicom_object_becomes_a_report_and_what_is_said_of_it_is_kept(
+    http: httpx2.Client, running: Any
+):
+    image = to_data_url(dicom_object(), "application/dicom")
+    body = {"model": "llava-ultra", "question": QUESTION, "max_tokens": 8, "images": [image]}
+    answer = http.post("/v1/reports", json={**body, "format": "dicom_sr"})
+    assert answer.status_code == 200, answer.text
+    report = answer.json()
+    document = pydicom.dcmread(io.BytesIO(base64.b64decode(report["dicom"])))
+    assert (document.Modality, document.StudyInstanceUID) == ("SR", "1.2.826.1")
+    said = {"answer_id": report["id"], "rating": "bad", "corrected_text": "no", "images": [image]}
+    assert http.post("/v1/feedback", json=said).json()["num_images"] == 2
+    other = {"Authorization": "Bearer another-key-0123456789"}
+    assert http.post("/v1/feedback", json=said, headers=other).status_code == 404
+    path = running.workspace.root / "feedback.db"
+    kept = iter_feedback(open_database(str(path), tables()[0], create=False))
+    assert [each.corrected_text for each in kept] == ["no"]
+
+
 def test_models_and_health(client: openai.OpenAI, running: Any, http: httpx2.Client):
     ready = httpx2.get(f"{running.root}/readyz", trust_env=False)
     assert (ready.status_code, ready.json()) == (200, {"status": "ok"})
@@ -145,6 +176,9 @@ def test_models_and_health(client: openai.OpenAI, running: Any, http: httpx2.Cli
     assert 'path="/readyz",status="200"' in http.get("/metrics").text
     assert [model.id for model in client.models.list()] == [running.service.model]
     assert client.models.retrieve(running.service.model).object == "model"
+    page = httpx2.get(f"{running.root}/", trust_env=False)
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "playground.js" in page.text
     health = httpx2.get(f"{running.root}/healthz", trust_env=False)
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
 
