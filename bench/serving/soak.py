@@ -179,7 +179,8 @@ def service_processes() -> dict[str, psutil.Process]:
         except psutil.Error:  # it has just ended
             continue
         if any(word in name for word in ("ServeReplica", "Proxy", "haproxy")):
-            found[f"{name} {child.pid}"] = child
+            # behind the dot is the call that it works on
+            found[f"{name.split('.')[0]} {child.pid}"] = child
     return found
 
 
