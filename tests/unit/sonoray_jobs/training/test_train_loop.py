@@ -130,6 +130,10 @@ ZERO: dict[str, dict[str, object]] = {
 """Trainings that differ in what the workers spread."""
 BROKEN = "broken"
 """Folder of features that overflow in the model."""
+RATE = 1e-2
+"""Learning rate of the trainings that are compared across stages of ZeRO."""
+ROUNDING = 1e-8
+"""Of a gradient's moving mean, by the order of sums; 1e-9 to 4e-8 were seen."""
 ANSWERS = ("良性", "恶性", "甲状腺", "左侧甲状腺见一低回声结节", "肝脏", "乳腺")
 
 
@@ -221,8 +225,8 @@ def runs(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     stepwise = {"num_workers": 1, "studies_per_step": 1, "save_every": "1 steps", **two_epochs}
     two_stages = {
         "stages": [
-            {"name": "align", "epochs": 1, "learning_rate": 1e-2},
-            {"name": "instruct", "epochs": 2, "learning_rate": 1e-2, "lora": True},
+            {"name": "align", "epochs": 1, "learning_rate": RATE},
+            {"name": "instruct", "epochs": 2, "learning_rate": RATE, "lora": True},
         ],
         "clip_norm": 0.1,
         "validate_every": "epoch",
@@ -384,11 +388,13 @@ def test_every_stage_of_zero_learns_the_same(runs, spread):
                 torch.testing.assert_close(
                     adam[moment], moments[moment], rtol=1e-3, atol=1e-6, msg=moment
                 )
-            # Adam's step is a gradient's sign: where there was none, it is that of the noise
-            real = (moments[f"{key}|exp_avg"].abs() > 1e-6) & (first[f"{key}|exp_avg"].abs() > 1e-6)
-            torch.testing.assert_close(
-                found[key][real], tensor[real], rtol=1e-4, atol=1e-5, msg=key
-            )
+            # Adam's step is a gradient's sign: where there was none, it is that of the noise; where
+            # there was little, the rounding of its sum is that share of a step
+            least = torch.minimum(moments[f"{key}|exp_avg"].abs(), first[f"{key}|exp_avg"].abs())
+            real = least > 1e-6
+            allowed = 1e-5 + 1e-4 * tensor.abs() + RATE * ROUNDING / least
+            differing = real & ((found[key] - tensor).abs() > allowed)
+            assert not differing.any(), (key, differing.nonzero().tolist())
 
 
 @pytest.mark.skipif(not cpu_has_bfloat16(), reason="this CPU has no bfloat16")
