@@ -118,8 +118,8 @@ class Problem(Enum):
     IMAGE_NOT_ACCEPTED = (
         400,
         _INVALID,
-        "The image cannot be read; send one intact 8-bit still as PNG, JPEG or BMP, or a DICOM "
-        "object.",
+        "The image cannot be read; send one intact 8-bit still as PNG, JPEG, WebP or BMP, or a "
+        "DICOM object.",
     )
     DICOM_NOT_ACCEPTED = (
         400,

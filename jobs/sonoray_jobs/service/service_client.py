@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sonoray.errors import DataError, ServingError
+from sonoray.images.webp_header import is_webp
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_serve.keys.auth import is_loopback, read_api_keys
@@ -234,12 +235,14 @@ def read_key(file: Path | None) -> str:
 
 def _image_part(picture: Picture) -> dict[str, Any]:
     kinds = [kind for magic, kind in _MEDIA_TYPES.items() if picture.data.startswith(magic)]
+    if is_webp(picture.data):
+        kinds = ["image/webp"]
     if is_dicom(picture.data):
         kinds = [_DICOM]
     if not kinds:
         raise DataError(
-            f"image {picture.name!r} is no PNG, JPEG, BMP or DICOM object; convert it, or ingest "
-            "it first"
+            f"image {picture.name!r} is no PNG, JPEG, WebP, BMP or DICOM object; convert it, or "
+            "ingest it first"
         )
     encoded = base64.b64encode(picture.data).decode()
     return {"type": "image_url", "image_url": {"url": f"data:{kinds[0]};base64,{encoded}"}}

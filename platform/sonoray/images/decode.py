@@ -69,7 +69,8 @@ class ImageLimits(Config):
     formats: tuple[str, ...] = ("JPEG", "PNG", "BMP")
     """Pillow format names that may be decoded; no other decoder sees the bytes. TIFF can be added
     for a trusted source (libtiff is a large surface, and writes its complaints to stderr); WEBP
-    should not: its plugin allocates the announced canvas before the size can be checked."""
+    where `images.webp_header` has seen the bytes before, since its plugin allocates the announced
+    canvas when it opens a file."""
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -210,7 +211,7 @@ def check_pixels(array: npt.NDArray[Any], limits: ImageLimits = DEFAULT_LIMITS) 
             f"unsupported_mode: array of {array.dtype} with shape {array.shape}; "
             "give uint8 (H, W) or (H, W, 3)"
         )
-    _check_geometry(array.shape[1], array.shape[0], limits)
+    check_geometry(array.shape[1], array.shape[0], limits)
     return _canonical(array)
 
 
@@ -242,7 +243,7 @@ def _check_header(image: ImageFile.ImageFile, limits: ImageLimits) -> None:
         raise RejectedImageError(
             f"unknown_format: {image.format}; accepted are {', '.join(limits.formats)}"
         )
-    _check_geometry(image.width, image.height, limits)
+    check_geometry(image.width, image.height, limits)
     frames = getattr(image, "n_frames", 1)
     if frames != 1:
         raise RejectedImageError(f"multi_frame: {frames} frames in one file; export them singly")
@@ -254,7 +255,12 @@ def _check_header(image: ImageFile.ImageFile, limits: ImageLimits) -> None:
         )
 
 
-def _check_geometry(width: int, height: int, limits: ImageLimits) -> None:
+def check_geometry(width: int, height: int, limits: ImageLimits) -> None:
+    """Refuse a picture by its sides in pixels.
+
+    Raises:
+        RejectedImageError: `too_many_pixels` or `too_small`.
+    """
     if width * height > limits.max_pixels:
         raise RejectedImageError(
             f"too_many_pixels: {width} x {height}, at most {limits.max_pixels:,}; "

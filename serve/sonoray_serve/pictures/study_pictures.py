@@ -13,12 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError, decode_picture
+from sonoray.images.decode import (
+    DEFAULT_LIMITS,
+    ImageLimits,
+    Pixels,
+    RejectedImageError,
+    decode_picture,
+)
 from sonoray.images.sandbox import GuardedPool
+from sonoray.images.webp_header import check_webp
 from sonoray_serve.pictures.dicom_pictures import is_dicom, read_dicom
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import DicomReading, Limits
 
+STILLS = (*DEFAULT_LIMITS.formats, "WEBP")
+"""Pillow's names of the formats of stills."""
 THUMBNAIL_SIDE = 256
 """Longer side of a thumbnail, in pixels."""
 
@@ -86,11 +95,12 @@ class StudyPictures:
         max_pixels = max(min(limits.max_image_pixels, left), 1)
         is_object = is_dicom(data)
         max_bytes = limits.max_object_bytes if is_object else limits.max_image_bytes
-        accepted = ImageLimits(max_bytes=max_bytes, max_pixels=max_pixels)
+        accepted = ImageLimits(max_bytes=max_bytes, max_pixels=max_pixels, formats=STILLS)
         try:
             if is_object:
                 frames = self._guard().submit(read_dicom, data, self._reading, accepted).result()
                 return [Picture(pixels=pixels, part=part, frame=index) for index, pixels in frames]
+            check_webp(data, accepted)
             still = decode_picture(data, accepted)
         except RejectedImageError as error:
             fallback = Problem.DICOM_NOT_ACCEPTED if is_object else Problem.IMAGE_NOT_ACCEPTED

@@ -60,7 +60,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path):
     text.write_text("no image")
     with pytest.raises(DataError, match=r"missing\.png.*No such file"):
         run_ask(tmp_path, images=[missing])
-    with pytest.raises(DataError, match=r"text\.png.*no PNG, JPEG, BMP or DICOM"):
+    with pytest.raises(DataError, match=r"text\.png.*no PNG, JPEG, WebP, BMP or DICOM"):
         run_ask(tmp_path, images=[text])
 
 

@@ -70,6 +70,19 @@ def test_bad_images_are_refused_by_position(data: bytes, problem: Problem):
     assert caught.value.__cause__ is None
 
 
+def test_a_webp_still_is_a_picture_and_an_animation_is_none():
+    pixels = random_study(1)[0]
+    still, moving = io.BytesIO(), io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.save(still, "WEBP", lossless=True)
+    image.save(moving, "WEBP", save_all=True, append_images=[image.rotate(180)])
+    (found,) = decode([still.getvalue()])
+    np.testing.assert_array_equal(found.pixels, pixels)
+    with pytest.raises(ApiError) as caught:
+        decode([moving.getvalue()])
+    assert caught.value.problem is Problem.IMAGE_NOT_ACCEPTED
+
+
 def test_pixels_of_a_study_share_one_budget():
     images = [encode_png(image) for image in random_study(3)]  # 4,800 pixels each
     assert len(decode(images, max_study_pixels=14_400)) == 3
