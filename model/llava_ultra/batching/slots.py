@@ -9,14 +9,17 @@ row that ends leaves a hole, which the last row fills (`move`), and a longer row
 admit lays the same memory out anew (`arrange`).
 
 What a row does not use of its columns is masked, and must be finite: 0 times infinity is no 0. So
-memory starts as zeros, and `clear` wipes what a spoiled row has left.
+memory starts as zeros, and `clear` wipes what a spoiled row has left. On a CPU they are zeros that
+the kernel promises: a page costs memory once a row has come that far.
 
 Axes: Y layers, R rows, N rows in use, H key-value heads, T columns, L new tokens, d head width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -52,9 +55,8 @@ class Slots:
         self.num_tokens = num_tokens
         self.max_rows = max_rows
         token_size = shape.num_heads * shape.head_width
-        self._memory = torch.zeros(
-            shape.num_layers, 2, num_tokens * token_size, dtype=shape.dtype, device=device
-        )
+        size = (shape.num_layers, 2, num_tokens * token_size)
+        self._memory = _zeros(size, shape.dtype, torch.device(device))
         self.columns = 0
         self._view = self._memory.view(shape.num_layers, 2, -1)
         self._lay_out(max(COLUMN_STEP, num_tokens // max_rows // COLUMN_STEP * COLUMN_STEP))
@@ -186,3 +188,14 @@ class _Decoding(_SlotLayer):  # type: ignore[no-untyped-call]
         keys[self._rows, :, self._positions] = key_states[:, :, 0]
         values[self._rows, :, self._positions] = value_states[:, :, 0]
         return keys, values
+
+
+def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take no memory of a CPU until they are written to.
+
+    NumPy asks for zeroed pages (`calloc`); torch takes any and writes zeros on them all.
+    """
+    if device.type != "cpu":
+        return torch.zeros(*size, dtype=dtype, device=device)
+    pages = np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(pages).view(dtype).view(*size)

@@ -1,5 +1,7 @@
 """Rows in one block of memory: what a row holds survives whatever becomes of the layout."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -63,3 +65,21 @@ def test_a_row_moves_and_is_wiped():
 def test_columns_come_in_steps():
     assert columns_for([1]) == columns_for([COLUMN_STEP]) == COLUMN_STEP
     assert columns_for([3, COLUMN_STEP + 1]) == 2 * COLUMN_STEP
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_storage_takes_memory_where_rows_have_come(dtype):
+    """256 MiB in float32 of eight rows, of which one token is written."""
+    shape = SlotShape(num_layers=4, num_heads=8, head_width=64, dtype=dtype)
+    before = resident_bytes()
+    slots = Slots(shape, num_tokens=16_384, max_rows=8, device="cpu")
+    held = 16_384 * shape.bytes_per_token
+    assert slots._memory.nbytes == held >= 2**27
+    assert not slots._memory[0, 0, :10].any()
+    slots._memory[0, 0, :10] = 1
+    assert resident_bytes() - before < held / 8
+
+
+def resident_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
