@@ -20,12 +20,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def given(finished_road):
-    """A training of one epoch that recognises, over the road's own towers and features."""
+def given(finished_road, tmp_path_factory):
+    """A training of one epoch that recognises, over copies of the road's towers and features."""
     listed = [{"type": "recognition", "bank": "phantom-zh"}, {"type": "laver"}]
     stage = {"name": "instruct", "epochs": 1, "learning_rate": 2e-3, "lora": True}
     road = with_values(finished_road.road, {"model.objectives": listed, "train.stages": [stage]})
-    common = {"workspace": finished_road.workspace, "road": road, "dataset": "phantom"}
+    folder = tmp_path_factory.mktemp("recognising")
+    workspace = finished_road.copy(folder, "datasets", "stages", "features")
+    common = {"workspace": workspace, "road": road, "dataset": "phantom"}
     trained = train.run(**common)
     assert {"recognition_loss", "laver_loss"} <= set(trained.metrics)
     return common
@@ -107,4 +109,9 @@ def test_a_second_modality_goes_the_same_road(given):
 
 def test_a_model_that_does_not_recognise_says_so(given, finished_road):
     with pytest.raises(DataError, match="was not trained to recognise; train one"):
-        recognize.run(**{**given, "road": finished_road.road}, classes="phantom-zh")
+        recognize.run(
+            workspace=finished_road.workspace,
+            road=finished_road.road,
+            dataset="phantom",
+            classes="phantom-zh",
+        )

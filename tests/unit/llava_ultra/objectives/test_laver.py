@@ -150,6 +150,17 @@ def test_gradients_go_to_student_fusion_and_mask_and_none_to_the_teacher():
     assert all(not buffer.requires_grad for buffer in kept_buffers(model).values())
 
 
+def test_both_parts_count_with_their_weights():
+    losses = []
+    for reconstruction, alignment in ((1, 0), (0, 1), (2, 0.5)):
+        torch.manual_seed(0)
+        model, inputs = build(LaverObjective(reconstruction=reconstruction, alignment=alignment))
+        torch.manual_seed(0)
+        losses.append(float(model(*inputs).losses["laver_loss"]))
+    assert min(losses) > 0
+    assert losses[2] == pytest.approx(2 * losses[0] + 0.5 * losses[1], rel=1e-5)
+
+
 def test_it_rests_while_the_adapters_do():
     model, inputs = build(None, AnswerObjective())
     assert "laver_loss" in model(*inputs).losses

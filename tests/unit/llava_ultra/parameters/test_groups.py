@@ -4,13 +4,13 @@ from torch import nn
 
 from llava_ultra.config import (
     BlendFusion,
-    ClipPretrainConfig,
     LayerMergeFusion,
     LoraSettings,
     ModelConfig,
 )
 from llava_ultra.parameters.groups import decay_groups
 from llava_ultra.pretrain.loop import optimise
+from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
 from llava_ultra.testing import tiny_config, tiny_language, tiny_model, tiny_towers
 
 

@@ -20,7 +20,7 @@ def given(**options):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("kidney", {}, "'kidney' is unknown; use one of busbra, busi, dicom, dicomweb, llava"),
+        ("kidney", {}, "unknown; use one of busbra, busi, dicom, dicomweb, feedback, llava"),
         ("busbra", {}, "needs its files; run: sonoray ingest busbra PATH"),
         ("phantom", {"path": "folder"}, "'phantom' reads no files; leave 'folder' out"),
         ("busbra", {"path": ".", "split": "published"}, "'busbra' takes no --split; leave it out"),

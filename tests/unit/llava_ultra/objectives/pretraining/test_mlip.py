@@ -147,6 +147,16 @@ def test_each_objective_logs_its_own_loss_and_their_weighted_sum_is_learned():
     assert np.mean(told["mlip_loss"][-3:]) < 0.8 * told["mlip_loss"][0]
 
 
+def test_views_are_pushed_apart_by_the_weight_given():
+    first = []
+    for divergence in (0, 1, 0.25):
+        told = {}
+        pretrained(MlipObjective(local=0, divergence=divergence), told=told)
+        first.append(told["mlip_loss"][0])
+    assert first[1] > first[0]
+    assert first[2] == pytest.approx(0.75 * first[0] + 0.25 * first[1], rel=1e-5)
+
+
 def test_without_it_nothing_of_it_is_computed_and_the_tower_is_the_same():
     plain, losses = pretrained()
     off, others = pretrained(ImageTextObjective(), MlipObjective(weight=0, bank="b"))
