@@ -62,9 +62,7 @@ _EQUALS = "="
 def roads_of(road: RoadConfig, ways: Sequence[str], seed: int) -> Iterator[tuple[str, RoadConfig]]:
     """The road of each training that the ways need, by the first way that needs it."""
     found = road.model.recognition
-    settings = found or RecognitionObjective(bank=f"phantom-{road.phantom.language}")
-    if not settings.bank:
-        settings = settings.model_copy(update={"bank": f"phantom-{road.phantom.language}"})
+    settings = (found or RecognitionObjective()).model_copy(update={"bank": _bank_of(road)})
     others = tuple(
         each for each in road.model.objectives if not isinstance(each, RecognitionObjective)
     )
@@ -131,8 +129,7 @@ def run(
     """
     ways = _chosen(choice)
     output = workspace.dataset(choice.dataset)
-    settings = road.model.recognition
-    bank = load_bank((settings and settings.bank) or f"phantom-{road.phantom.language}")
+    bank = load_bank(_bank_of(road))
     studies = [
         study
         for study in iter_studies(output.path, split=choice.split, complete=False)
@@ -198,7 +195,7 @@ def _score(
                         scores[name].append(found)
                         runs[name].append(trained.run_id)
                 continue
-            done = recognize.run(road=own, classes=_name(road, bank), split=choice.split, **common)
+            done = recognize.run(road=own, classes=_bank_of(road), split=choice.split, **common)
             scores[way].append(_read(done.output.path, studies, bank))
             runs[way].append(trained.run_id)
     return scores, runs
@@ -216,10 +213,10 @@ def _chosen(choice: Choice) -> tuple[str, ...]:
     return (*named, *own)
 
 
-def _name(road: RoadConfig, bank: ClassBank) -> str:
-    """The bank as a command takes it: its file, where it is none of the package."""
+def _bank_of(road: RoadConfig) -> str:
+    """The bank as a command takes it: that of the road's objective, or the phantom's."""
     settings = road.model.recognition
-    return (settings and settings.bank) or bank.name
+    return (settings and settings.bank) or f"phantom-{road.phantom.language}"
 
 
 def _ask(

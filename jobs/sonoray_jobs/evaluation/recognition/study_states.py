@@ -18,11 +18,10 @@ import numpy.typing as npt
 
 from llava_ultra.language.decoder import Language
 from llava_ultra.model import LlavaUltra
-from llava_ultra.parameters.precision_names import Precision, answer_precision
-from sonoray.errors import DataError
+from llava_ultra.parameters.precision_names import Precision
 from sonoray.study.contract import Study
 from sonoray_jobs.evaluation.answer import pack_studies
-from sonoray_jobs.road.device_check import require_precisions
+from sonoray_jobs.evaluation.answer_pool import answer_rows
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
@@ -67,14 +66,18 @@ class StudyStates:
 class StateActor:
     """One model in one process: studies in, their vectors out."""
 
-    def __init__(self, load: Load, features: FeatureSource, device: str) -> None:
+    def __init__(
+        self, load: Load, settings: "EvaluateConfig", features: FeatureSource, device: str
+    ) -> None:
         """Load the model.
 
         Args:
             load: returns it.
+            settings: not looked at: no question is asked.
             features: where the images' features come from.
             device: where the model runs.
         """
+        del settings
         self._model, language = load()
         self._model.fix()
         self._model.to(device)
@@ -131,41 +134,18 @@ def read_states(
         DataError: a study did not come back.
         ClusterError: Ray cannot be reached, is too small or too busy.
     """
-    import ray
-
-    from sonoray.cluster.progress import progress
-    from sonoray.cluster.session import ray_session, require_cpus
-
-    num_batches = max(1, len(studies) // settings.batch_size)
-    num_actors = min(settings.actors, num_batches)
-    with ray_session(address):
-        require_cpus(
-            num_actors * settings.actor_cpus,
-            "recognition",
-            num_gpus=num_actors * settings.actor_gpus,
-        )
-        asked = {"evaluate.precision": str(answer_precision(settings.precision, trained_in))}
-        require_precisions(asked, uses_gpus=settings.actor_gpus > 0)
-        rows = ray.data.from_items(
-            pack_studies(list(studies)), override_num_blocks=num_batches
-        ).map_batches(
-            StateActor,
-            fn_constructor_kwargs={
-                "load": load,
-                "features": features,
-                "device": "cuda" if settings.actor_gpus else "cpu",
-            },
-            batch_size=settings.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=settings.actor_cpus,
-            num_gpus=settings.actor_gpus,
-        )
-        found = {
-            row["study_id"]: (row["globals"], row["locals"])
-            for row in progress(rows.iter_rows(), "read studies", total=len(studies))
-        }
-    if len(found) != len(studies):
-        raise DataError(f"{len(found)} of {len(studies)} studies came back; run the command again")
+    rows = answer_rows(
+        pack_studies(list(studies)),
+        num_answers=len(studies),
+        actor=StateActor,
+        given={"load": load},
+        trained_in=trained_in,
+        settings=settings,
+        features=features,
+        address=address,
+        what="read studies",
+    )
+    found = {row["study_id"]: (row["globals"], row["locals"]) for row in rows}
     ids = tuple(study.study_id for study in studies)
     vectors = [
         np.stack([np.frombuffer(found[study_id][side], np.float32) for study_id in ids])

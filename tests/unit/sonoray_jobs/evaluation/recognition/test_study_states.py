@@ -17,7 +17,7 @@ from sonoray.study.contract import Study, StudyImage
 from sonoray_jobs.evaluation.recognition import study_states
 from sonoray_jobs.evaluation.recognition.class_scoring import Reading, score_here
 from sonoray_jobs.evaluation.recognition.study_states import StateActor, StudyStates
-from sonoray_jobs.road.config import RecognizeConfig
+from sonoray_jobs.road.config import EvaluateConfig, RecognizeConfig
 
 BANKS = [
     ClassBank(
@@ -74,7 +74,7 @@ def load():
 @pytest.fixture
 def states(monkeypatch, tmp_path):
     monkeypatch.setattr(study_states, "FeatureReader", Reader)
-    actor = StateActor(load, None, "cpu")
+    actor = StateActor(load, EvaluateConfig(), None, "cpu")
     rows = actor({"study": [json.dumps(study.to_row()) for study in studies()]})
     found = StudyStates(
         study_ids=tuple(rows["study_id"]),
