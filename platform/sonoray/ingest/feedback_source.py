@@ -16,12 +16,13 @@ datasets).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sonoray.ingest.sources.inputs import unusable
 from sonoray.records.database import open_database
-from sonoray.records.feedback_table import Feedback, iter_feedback, tables
+from sonoray.records.feedback_table import Feedback, iter_feedback, read_pictures, tables
 from sonoray.study.contract import Task, Turn
 from sonoray.study.raw import RawImage, RawStudy
 
@@ -62,39 +63,53 @@ class FeedbackSource:
         return digest.hexdigest()
 
     def iter_studies(self) -> Iterator[RawStudy]:
-        """Yield one study for each set of pictures, and one refused row for each useless one."""
-        latest: dict[str, dict[str, str]] = {}
-        for said in iter_feedback(self._engine):  # once for what counts: pictures are megabytes
-            if not _problem(said):
-                latest.setdefault(_pictures(said), {})[said.question] = said.answer_id
-        turns: dict[str, list[Turn]] = {}
-        first: dict[str, str] = {}
+        """Yield one study for each set of pictures, and one refused row for each useless one.
+
+        A service may write meanwhile. So the rows are looked at once, and what replaces one of
+        them later is left to the next ingest.
+        """
+        rows: list[tuple[Feedback, str]] = []
+        latest: dict[tuple[str, str], str] = {}
         for said in iter_feedback(self._engine):
-            ref = f"{self.name}/{said.answer_id}"
-            problem = _problem(said)
             pictures = _pictures(said)
-            if not problem and latest[pictures][said.question] != said.answer_id:
+            if not _problem(said):
+                latest[pictures, said.question] = said.answer_id
+            # without its pictures, which are megabytes, but for what tells that it has some
+            rows.append((replace(said, images=said.images and (b"",)), pictures))
+        studies: dict[str, list[Feedback]] = {}
+        for said, pictures in rows:
+            problem = _problem(said)
+            if not problem and latest[pictures, said.question] != said.answer_id:
                 problem = "superseded: somebody later said something else about the same question"
             if problem:
-                yield unusable(ref, problem, is_row=True)
-                continue
-            first.setdefault(pictures, said.answer_id)
-            turns.setdefault(pictures, []).append(_turn(said))
-        for said in iter_feedback(self._engine):
-            pictures = _pictures(said)
-            if first.get(pictures) != said.answer_id:
+                yield unusable(f"{self.name}/{said.answer_id}", problem, is_row=True)
+            else:
+                studies.setdefault(pictures, []).append(said)
+        for pictures, told in studies.items():
+            images = self._images(told, pictures)
+            if not images:
+                for said in told:
+                    problem = "superseded: somebody said something else while this was read"
+                    yield unusable(f"{self.name}/{said.answer_id}", problem, is_row=True)
                 continue
             ref = f"{self.name}/{pictures}"
             yield RawStudy(
                 ref=ref,
                 patient_ref=ref,  # a made-up one must mean no patient of another dataset
                 images=tuple(
-                    RawImage(ref=f"{ref}#{number}", data=png)
-                    for number, png in enumerate(said.images)
+                    RawImage(ref=f"{ref}#{number}", data=png) for number, png in enumerate(images)
                 ),
-                turns=tuple(turns[pictures]),
+                turns=tuple(map(_turn, told)),
                 provenance=f"{self.name}: answers that people rated or corrected",
             )
+
+    def _images(self, told: Sequence[Feedback], pictures: str) -> tuple[bytes, ...]:
+        """The pictures of a study, from the first of its rows that still has them."""
+        for said in told:
+            images = read_pictures(self._engine, said.answer_id)
+            if _digest(images) == pictures:
+                return images
+        return ()
 
 
 def _problem(said: Feedback) -> str:
@@ -125,7 +140,11 @@ def _turn(said: Feedback) -> Turn:
 
 def _pictures(said: Feedback) -> str:
     """What names a study: a digest over its pictures."""
+    return _digest(said.images)
+
+
+def _digest(images: Sequence[bytes]) -> str:
     digest = hashlib.sha256()
-    for png in said.images:
+    for png in images:
         digest.update(hashlib.sha256(png).digest())
     return digest.hexdigest()[:32]

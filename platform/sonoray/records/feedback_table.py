@@ -109,6 +109,21 @@ def add_feedback(engine: "Engine", said: Feedback) -> None:
             )
 
 
+def read_pictures(engine: "Engine", answer_id: str) -> tuple[bytes, ...]:
+    """The pictures that were sent with what was said of an answer; none where nothing was."""
+    from sqlalchemy import select
+
+    _, rows, images = tables()
+    wanted = (
+        select(images.c.png)
+        .join(rows, images.c.feedback == rows.c.id)
+        .where(rows.c.answer_id == answer_id)
+        .order_by(images.c.position)
+    )
+    with engine.connect() as connection:
+        return tuple(png for (png,) in connection.execute(wanted))
+
+
 def iter_feedback(engine: "Engine") -> Iterator[Feedback]:
     """Yield everything that was said, in the order in which it came."""
     from sqlalchemy import select

@@ -79,6 +79,15 @@ def translated() -> Iterator[None]:
         raise ApiError(Problem.INTERNAL) from None
 
 
+async def _result(response: Any) -> Any:  # noqa: ANN401 - a DeploymentResponse, and what it gives
+    """Await a call; where nobody waits any more, take it back."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+
+
 class RemoteVision:
     """The vision deployment behind a handle."""
 
@@ -88,12 +97,9 @@ class RemoteVision:
     async def encode(self, images: Sequence[Pixels], digest: str) -> EncodedStudy | Failed:
         """Encode one study; see `VisionPort`."""
         with translated():
-            response = self._handle.encode.remote(list(images), digest)
-            try:
-                study: EncodedStudy | Failed = await response
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
+            study: EncodedStudy | Failed = await _result(
+                self._handle.encode.remote(list(images), digest)
+            )
             return study
 
     async def ready(self) -> str:
@@ -134,23 +140,15 @@ class RemoteEngine:
         self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
     ) -> tuple[Event, ...]:
         with translated():
-            response = self._whole.answer.remote(study, messages, sampling)
-            try:
-                events: tuple[Event, ...] = await response
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
+            events: tuple[Event, ...] = await _result(
+                self._whole.answer.remote(study, messages, sampling)
+            )
             return events
 
     async def recognize(self, study: EncodedStudy, bank: ClassBank) -> ClassShares | Failed:
         """Hold a study against classes; see `RecognizePort`."""
         with translated():
-            response = self._whole.recognize.remote(study, bank)
-            try:
-                found: ClassShares | Failed = await response
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
+            found: ClassShares | Failed = await _result(self._whole.recognize.remote(study, bank))
             return found
 
     async def ready(self) -> str:

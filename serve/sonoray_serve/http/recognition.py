@@ -31,6 +31,7 @@ from sonoray_serve.pictures.data_urls import read_data_url
 from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS, Limits
+from sonoray_serve.shapes.api import parse_request
 
 
 class _Request(BaseModel):
@@ -175,7 +176,7 @@ class Recognitions:
         return min(self._limits.max_images, card.max_images)
 
     def _read(self, body: bytes) -> tuple[str, ModelCard, ClassBank, tuple[bytes, ...]]:
-        request = parse_request(body, self._limits)
+        request = parse_request(RecognizeRequest, body, self._limits.max_marks)
         card = self._models().get(request.model)
         if card is None:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
@@ -211,26 +212,6 @@ class Recognitions:
             digest=found.digest,
             notice=card.notice,
         )
-
-
-def parse_request(body: bytes, limits: Limits) -> RecognizeRequest:
-    """Read a request's body.
-
-    Raises:
-        ApiError: 400; nothing of the request is quoted.
-    """
-    if sum(map(body.count, (b",", b"[", b"{"))) > limits.max_marks:
-        raise ApiError(Problem.TOO_MANY_VALUES, limit=limits.max_marks)
-    try:
-        return RecognizeRequest.model_validate_json(body)
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    if detail["type"] == "json_invalid":
-        raise ApiError(Problem.INVALID_JSON)
-    name = str(detail["loc"][0]) if detail["loc"] else ""
-    param = name if name in RecognizeRequest.model_fields else None
-    unknown = detail["type"] == "extra_forbidden"
-    raise ApiError(Problem.UNKNOWN_PARAMETER if unknown else Problem.INVALID_VALUE, param)
 
 
 def read_bank(request: RecognizeRequest, limits: Limits) -> ClassBank:

@@ -72,6 +72,18 @@ def test_the_digest_follows_what_was_said(tmp_path: Path):
     assert FeedbackSource(str(path)).input_digest() != first
 
 
+def test_what_is_said_while_it_is_read_loses_and_doubles_nothing(tmp_path: Path):
+    path = tmp_path / "feedback.db"
+    fill(path, ROWS[0], {**ROWS[2], "options": ()}, ROWS[4])
+    found = FeedbackSource(str(path)).iter_studies()
+    assert next(found).problem.startswith("no_correction")  # rows are judged before studies come
+    fill(path, {**ROWS[0], "images": (png(9),)}, {**ROWS[2], "corrected_text": "良性"})
+    gone, kept = found
+    assert gone.problem == "superseded: somebody said something else while this was read"
+    assert [turn.answer for turn in kept.turns] == ["恶性"]  # as it was when reading began
+    assert len(kept.images) == 1
+
+
 def test_it_is_ingested_as_any_source_with_its_accounting(tmp_path: Path):
     fill(tmp_path / "feedback.db", *ROWS)
     workspace = Workspace.open(tmp_path / "workspace")
