@@ -4,7 +4,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from llava_ultra.towers.weights_file import check_weights_file
 
@@ -37,14 +38,20 @@ def save(path, value):
 def test_tensors_pass_in_every_format_and_torch_agrees(values, tmp_path):
     path = save(tmp_path / "a.pt", values)
     check_weights_file(path)
-    torch.load(path, weights_only=True)
+    assert torch.load(path, weights_only=True).keys() == values.keys()
     torch.save(values, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     check_weights_file(tmp_path / "old.pth")
 
 
 def test_safetensors_hold_nothing_else(tmp_path):
-    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
-    check_weights_file(tmp_path / "a.safetensors")
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    check_weights_file(path)
+    assert load_file(path).keys() == {"a"}
+    torch.save(Harmful(), path)  # passes by its name: the reader of that name runs nothing
+    check_weights_file(path)
+    with pytest.raises(SafetensorError):
+        load_file(path)
 
 
 @pytest.mark.parametrize(

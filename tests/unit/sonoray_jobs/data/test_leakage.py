@@ -102,6 +102,8 @@ def test_who_is_trained_in_both_or_judged_in_both_passes(workspace):
     ]
     put(workspace, "judged", studies)
     check_unseen(workspace, learned="learned", judged="judged")
+    put(workspace, "judged", [*studies, ("q2", "test", as_jpeg(picture(4)))])
+    assert "1 validation or test studies" in refused(workspace)
 
 
 def test_a_copy_of_a_copy_is_refused(workspace):
@@ -135,6 +137,8 @@ def test_blank_frames_say_nothing_of_the_patient(tmp_path):
     put(workspace, "learned", [("p", "train", black)])
     put(workspace, "judged", [("q", "test", black), ("r", "validation", black)])
     check_unseen(workspace, learned="learned", judged="judged")
+    put(workspace, "judged", [("p", "test", black)])  # the patient himself still says it
+    assert "1 validation or test studies" in refused(workspace)
 
 
 def test_a_table_without_hashes_must_be_made_again(workspace):

@@ -1,6 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
-from sonoray_jobs.road.device_check import _lacking_gpus, require_precisions
+from sonoray_jobs.road.device_check import _lacking_gpus
 
 
 def node(address, **resources):
@@ -29,4 +32,10 @@ def test_the_names_are_rays():
 
 @pytest.mark.parametrize("uses_gpus", [False, True])
 def test_float32_asks_nobody(uses_gpus):
-    require_precisions({"train.precision": "float32"}, uses_gpus=uses_gpus)
+    code = (
+        "import sys; from sonoray_jobs.road.device_check import require_precisions; "
+        f"require_precisions({{'train.precision': 'float32'}}, uses_gpus={uses_gpus}); "
+        "print('ray' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"

@@ -82,3 +82,4 @@ def test_no_limit_is_none(clock: Clock):
     limits = KeyLimits(per_minute=0, at_once=0, clock=clock)
     for _ in range(1_000):
         limits.enter("a", None)
+    assert refused(limits, "a", KeyTerms(at_once=1_000)).limit == 1_000  # they were all counted

@@ -89,6 +89,8 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
 
 def test_an_empty_list_refuses_no_column() -> None:
     require_columns([], ["loss"], "--columns")
+    with pytest.raises(ConfigError, match="--columns 'lossy': no run has such a value"):
+        require_columns(RUNS, ["lossy"], "--columns")
 
 
 def test_settings_that_differ_are_those_of_trainings_with_seeds_behind() -> None:
