@@ -21,7 +21,9 @@ from typing import Any
 
 from sonoray.cluster.session import ray_session
 from sonoray.config.load import validate_config
-from sonoray.errors import ConfigError
+from sonoray.errors import ConfigError, DataError
+from sonoray.ingest.dicomweb.server_url import read_address
+from sonoray.records.database import read_url
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
@@ -239,6 +241,7 @@ def _checked_args(
         "reading": reading,
     }
     validate_config(AppArgs, values, "serve")  # keys first: the model takes seconds
+    _check_places(config)
     folder = resolve_folder(model, workspace.root)
     logger.info("starting; loading %s", model)
     # in float32, which every CPU has: what it is served in is for the nodes to have
@@ -252,6 +255,23 @@ def _checked_args(
         "model_digest": digest,
     }
     return validate_config(AppArgs, {**values, **pinned}, "serve")
+
+
+def _check_places(config: ServeConfig) -> None:
+    """Refuse addresses that a replica could do nothing with.
+
+    Raises:
+        ConfigError: one is none. Whether anybody answers there is asked when it is needed.
+    """
+    try:
+        if config.dicomweb:
+            read_address(config.dicomweb)
+    except ConfigError as error:
+        raise ConfigError(f"serve.dicomweb = {config.dicomweb!r}: {error}") from None
+    try:
+        read_url(config.feedback)
+    except DataError as error:
+        raise ConfigError(f"serve.feedback: {error}") from None
 
 
 def _check_devices(args: AppArgs) -> None:

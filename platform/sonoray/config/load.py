@@ -5,6 +5,7 @@ for endpoints and secrets).
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from sonoray.config.extend import read_values
 from sonoray.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
+
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@/\s]+@")
+"""Of a URL with credentials: an error repeats what was written, and logs keep it."""
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -109,7 +113,7 @@ def validate_config(model: type[C], values: Mapping[str, Any], origin: str) -> C
         return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(describe_error(model, detail) for detail in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from None
+        raise ConfigError(_PASSWORD.sub(r"\1:***@", f"{origin}: {problems}")) from None
 
 
 def load_config(

@@ -10,16 +10,32 @@ from typing import TYPE_CHECKING
 from sonoray.errors import DataError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, MetaData
+    from sqlalchemy import URL, Engine, MetaData
 
 SQLITE = "sqlite:///"
 BUSY_TIMEOUT_S = 30.0
 """How long SQLite waits for another writer."""
 
 
-def to_url(place: str) -> str:
-    """The URL of a database: what is no URL is the path of a SQLite file."""
-    return place if "://" in place else f"{SQLITE}{Path(place).expanduser().resolve()}"
+def read_url(place: str) -> "URL":
+    """The URL of a database: what is no URL is the path of a SQLite file.
+
+    Raises:
+        DataError: it is none, or of a kind that is not known; nothing is connected to.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    own = "://" in place
+    try:
+        url = make_url(place if own else f"{SQLITE}{Path(place).expanduser().resolve()}")
+        url.get_dialect()
+    except ArgumentError:
+        raise DataError(
+            f"{place.partition('://')[0]}://... is no database URL; write a path, or "
+            "postgresql://USER@HOST/DATABASE"
+        ) from None
+    return url
 
 
 def open_database(place: str, tables: "MetaData", *, create: bool = True) -> "Engine":
@@ -35,22 +51,17 @@ def open_database(place: str, tables: "MetaData", *, create: bool = True) -> "En
     Raises:
         DataError: it cannot be opened; no message shows a password.
     """
-    from sqlalchemy import create_engine, make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
 
+    url = read_url(place)
+    told = url.render_as_string(hide_password=True)
     try:
-        url = make_url(to_url(place))
-        told = url.render_as_string(hide_password=True)
         if url.get_backend_name() == "sqlite":
             _make_file(Path(url.database or ""), create=create)
         waits = {"timeout": BUSY_TIMEOUT_S} if url.get_backend_name() == "sqlite" else {}
         engine = create_engine(url, connect_args=waits, pool_pre_ping=True, hide_parameters=True)
         tables.create_all(engine)
-    except ArgumentError:
-        raise DataError(
-            f"{place.partition('://')[0]}://... is no database URL; write a path, or "
-            "postgresql://USER@HOST/DATABASE"
-        ) from None
     except (SQLAlchemyError, ImportError) as error:
         raise DataError(
             f"database {told!r} cannot be used ({type(error).__name__}); check that it is there "

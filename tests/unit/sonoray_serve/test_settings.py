@@ -173,6 +173,11 @@ def test_a_password_in_the_database_s_url_is_refused_and_not_shown():
     with pytest.raises(ConfigError, match="PGPASSWORD") as refused:
         validate_config(ServeConfig, {"feedback": "postgresql://sonoray:secret-word@db/x"}, "serve")
     assert "set PGPASSWORD" in str(refused.value)
+    assert "secret-word" not in str(refused.value)
+    with pytest.raises(ConfigError, match="PGPASSWORD") as refused:
+        load_road("tiny", ["serve.feedback=postgresql://sonoray:secret-word@db/x"])
+    assert "postgresql://sonoray:***@db/x" in str(refused.value)
+    assert "secret-word" not in str(refused.value)
     assert ServeConfig(feedback="postgresql://sonoray@db/x").feedback.endswith("@db/x")
 
 

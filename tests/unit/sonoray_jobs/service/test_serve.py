@@ -87,6 +87,22 @@ def test_key_file_is_checked_first(tmp_path: Path):
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dicomweb": "pacs"}, "serve.dicomweb = 'pacs': the DICOMweb address is no http"),
+        ({"feedback": "nosuch://db/x"}, "serve.feedback: nosuch://... is no database URL"),
+    ],
+)
+def test_an_address_that_is_none_is_named_before_the_model_is_loaded(
+    tmp_path: Path, settings: dict[str, str], said: str
+):
+    config = ServeConfig(**settings)
+    error = refused(tmp_path, "unused", insecure_local=True, config=config)
+    assert isinstance(error, ConfigError)
+    assert said in str(error)
+
+
 def test_taken_port_is_named(tmp_path: Path, model_folder: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
