@@ -2,15 +2,17 @@
 
 GMAT (arXiv 2508.01293) has agents write descriptions of a class by aspect. Here a running service
 is the agent: for each class it is shown training studies of it and asked, in each of several roles,
-for one aspect. An answer is kept only where it says something new and names nothing that the class
-excludes: none of its `excludes`, and no name or alias of another class. What is kept goes, behind
-the bank's own descriptions, into a new bank file; what was dropped is counted by reason.
+for one aspect. An answer is kept only where it says something new, is no answer of the training to
+another question (a small model gives those where it was taught nothing else), and names nothing
+that the class excludes: none of its `excludes`, and no name or alias of another class. What is kept
+goes, behind the bank's own descriptions, into a new bank file; what was dropped is counted by
+reason.
 
 A class without a training study stays as it is: nothing is written of what was never seen.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from llava_ultra.recognition.bank import BankClass, ClassBank
 from llava_ultra.recognition.bank_file import load_bank
 from llava_ultra.recognition.bank_toml import to_toml
 from sonoray.errors import ConfigError, DataError
+from sonoray.files.json_files import write_whole
 from sonoray.study.choosing.held_out import is_held_out
-from sonoray.study.contract import Study, iter_studies
+from sonoray.study.contract import Study, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service.service_client import Reply, ask, read_key, study_pictures
@@ -113,15 +116,15 @@ def run(
     """
     bank = load_bank(classes)
     _check(bank, out, roles)
-    shown = _examples(workspace, road, dataset, bank, studies)
+    shown, learned = _examples(workspace, road, dataset, bank, studies)
     key = read_key(api_key_file)
 
     def answer(study: Study, question: str) -> Reply:
         pictures = study_pictures(workspace, dataset, study.study_id)
         return ask(question, pictures, url=url, api_key=key)
 
-    written = gather(bank, shown, roles, answer, out)
-    out.write_text(to_toml(extended(bank, written)), encoding="utf-8")
+    written = gather(bank, shown, roles, answer, out, learned)
+    write_whole(out, to_toml(extended(bank, written)))
     return written
 
 
@@ -131,6 +134,7 @@ def gather(
     roles: Sequence[str],
     answer: Callable[[Study, str], Reply],
     out: Path,
+    learned: Set[str] = frozenset(),
 ) -> Written:
     """Ask about every study in every role, and judge the answers.
 
@@ -140,29 +144,36 @@ def gather(
         roles: some of `ROLES`.
         answer: asks the service.
         out: where the bank will lie.
+        learned: answers of the training to other questions than for a report.
     """
+    from sonoray.cluster.progress import progress
+
     written = Written(path=out, unseen=[name for name in bank.names if not shown.get(name)])
     known = {text.strip() for _, text in bank.texts()}
-    for each in bank.classes:
-        for role in roles:
-            for study in shown.get(each.name, ()):
-                reply = answer(study, ROLES[role][bank.language])
-                written.model = reply.model
-                text = reply.answer.strip()
-                reason = (
-                    "cut at its end"
-                    if reply.finish_reason == _CUT
-                    else refusal(bank, each, text, known)
-                )
-                if reason:
-                    written.dropped[reason] += 1
-                    continue
-                known.add(text)
-                written.kept.setdefault(each.name, []).append(text)
+    wanted = [
+        (each, ROLES[role][bank.language], study)
+        for each in bank.classes
+        for role in roles
+        for study in shown.get(each.name, ())
+    ]
+    for each, question, study in progress(wanted, "ask for descriptions"):
+        reply = answer(study, question)
+        written.model = reply.model
+        text = reply.answer.strip()
+        reason = refusal(bank, each, text, known, learned)
+        if reply.finish_reason == _CUT:
+            reason = "cut at its end"
+        if reason:
+            written.dropped[reason] += 1
+            continue
+        known.add(text)
+        written.kept.setdefault(each.name, []).append(text)
     return written
 
 
-def refusal(bank: ClassBank, of: BankClass, text: str, known: set[str]) -> str:
+def refusal(
+    bank: ClassBank, of: BankClass, text: str, known: Set[str], learned: Set[str] = frozenset()
+) -> str:
     """Why an answer is not kept as a description of a class; empty where it is.
 
     Args:
@@ -170,11 +181,14 @@ def refusal(bank: ClassBank, of: BankClass, text: str, known: set[str]) -> str:
         of: the class.
         text: the answer.
         known: descriptions that there are, of any class.
+        learned: answers of the training to other questions.
     """
     if not text:
         return "empty"
     if text in known:
         return "said before"
+    if text in learned:
+        return "answers another question"
     if any(word in text for word in of.excludes):
         return "names what the class excludes"
     others = [each for each in bank.classes if each is not of]
@@ -209,12 +223,19 @@ def _check(bank: ClassBank, out: Path, roles: Sequence[str]) -> None:
 
 def _examples(
     workspace: Workspace, road: RoadConfig, dataset: str, bank: ClassBank, most: int
-) -> dict[str, list[Study]]:
-    """The first training studies of each class, none of a class that is held out."""
+) -> tuple[dict[str, list[Study]], set[str]]:
+    """The first training studies of each class, and all answers to others than report questions.
+
+    None is of a class that is held out.
+    """
     found: dict[str, list[Study]] = {}
+    learned: set[str] = set()
     for study in iter_studies(workspace.dataset(dataset).path, split="train", complete=False):
         if not study.images or is_held_out(study, road.train.hold_out):
             continue
+        for turn in study.turns:
+            if turn.task is not Task.REPORT:
+                learned.update((turn.answer, *turn.options))
         numbers = bank.classes_of(study.labels)
         if len(numbers) == 1:  # of several, nobody knows which one an answer is about
             own = found.setdefault(bank.names[numbers[0]], [])
@@ -225,4 +246,4 @@ def _examples(
             f"no training study of {dataset!r} is of a class of bank {bank.name!r} "
             f"({', '.join(bank.labels)}); give another bank or dataset"
         )
-    return found
+    return found, learned

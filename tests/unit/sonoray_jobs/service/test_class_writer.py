@@ -55,10 +55,12 @@ def reply(answer, finish="stop"):
         ("边缘毛刺。", "names what the class excludes"),
         ("不是恶性。", "names another class"),
         ("未见病灶。", "names another class"),
+        ("光滑", "answers another question"),
     ],
 )
 def test_an_answer_is_kept_that_is_new_and_names_nothing_else(text, reason):
-    assert refusal(BANK, BANK.classes[0], text, {"无回声。", "低回声。"}) == reason
+    known, learned = {"无回声。", "低回声。"}, {"光滑", "毛刺", "低回声。"}
+    assert refusal(BANK, BANK.classes[0], text, known, learned) == reason
 
 
 def test_every_study_is_asked_in_every_role_and_nothing_is_dropped_silently():
