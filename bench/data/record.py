@@ -33,6 +33,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def ratio(spread: Mapping[str, float]) -> tuple[str, str]:
+    """A spread as a table shows it: the median, and smallest to largest."""
+    digits = 2 if spread["median"] < 10 else 0
+    low, high = (f"{spread[key]:.{digits}f}" for key in ("min", "max"))
+    return f"{spread['median']:.{digits}f}", f"{low} to {high}"
+
+
 def run_child(script: Path, *arguments: object) -> tuple[dict[str, Any], float]:
     """Run a script in a fresh process; its JSON, and its seconds from start to end.
 
