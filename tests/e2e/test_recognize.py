@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from sonoray.errors import DataError
 from sonoray.ingest.source_options import SourceOptions
@@ -30,6 +31,10 @@ def given(finished_road, tmp_path_factory):
     common = {"workspace": workspace, "road": road, "dataset": "phantom"}
     trained = train.run(**common)
     assert {"recognition_loss", "laver_loss"} <= set(trained.metrics)
+    weights = load_file(trained.checkpoint / "weights.safetensors")
+    assert weights["heads.laver.centre"].any()  # zero until a step moves the teacher along
+    averages = [each for name, each in weights.items() if ".teacher|" in name and "lora_B" in name]
+    assert any(each.any() for each in averages)
     return common
 
 
