@@ -86,15 +86,19 @@ def kill_the_driver(workspace: Workspace, road: RoadConfig) -> None:
     wait_for(lambda: not living_workers(), "end of the killed driver's workers")
 
 
-def disturb_workers(workspace: Workspace, ended: threading.Event) -> None:
-    """Tell one worker to end, and kill one of those that go on for it; each when more is saved."""
+def disturb_workers(workspace: Workspace, road: RoadConfig, ended: threading.Event) -> None:
+    """Tell one worker to end, and kill one of those that go on for it; each when more is saved.
+
+    Each time among all workers of a group: with one alone known, the other one of the group that
+    was told to end would be taken for a new one.
+    """
 
     def wait(condition: Callable[[], object], what: str) -> None:
         wait_for(lambda: condition() or ended.is_set(), what)
         assert not ended.is_set(), f"the training ended before there was a {what}"
 
     for number in (signal.SIGTERM, signal.SIGKILL):
-        wait(living_workers, "worker")
+        wait(lambda: len(living_workers()) == road.train.num_workers, "group of workers")
         known, before = registered(workspace), living_workers()
         wait(lambda known=known: set(registered(workspace)) - set(known), "checkpoint")
         os.kill(before[0], number)
@@ -125,7 +129,7 @@ def test_a_killed_training_ends_with_the_same_bits(finished_road, tmp_path, caps
     workspace = finished_road.copy(tmp_path, "datasets", "stages", "features")
     kill_the_driver(workspace, road)
     ended = threading.Event()
-    killer = threading.Thread(target=disturb_workers, args=(workspace, ended))
+    killer = threading.Thread(target=disturb_workers, args=(workspace, road, ended))
     killer.start()
     try:
         resumed = train.run(workspace=workspace, road=road, dataset=DATASET)
