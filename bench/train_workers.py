@@ -4,10 +4,11 @@ Run: `python bench/train_workers.py --workspace FOLDER [--rounds 3] [--epochs 4]
 
 The workspace is that of a finished tiny road (`make demo`); it is copied, not changed. In turn, the
 instruct stage of `tiny`, 16 studies a step and three questions of each, is trained by one worker
-with one core, by two workers with one core each, and by a plain loop in one process that uses both
-cores (`bench/train/case.py`: the same model and as large batches; forward, backward, clipping,
-AdamW). A training's rate is the median over its epochs after the first, reports, checkpoints and
-logging included; Ray's start and the first epoch are left out. Nothing else may run on the machine.
+with Ray and the driver on one core, by one worker beside which they have the second core, by two
+workers with both cores, and by a plain loop in one process that uses both (`bench/train/case.py`:
+the same model and as large batches; forward, backward, clipping, AdamW). A training's rate is the
+median over its epochs after the first, reports, checkpoints and logging included; Ray's start and
+the first epoch are left out. Nothing else may run on the machine.
 """
 
 import argparse
@@ -19,12 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench" / "data"))
 CORES = 2
+WAYS = {
+    "one worker, one core": (1, 1),
+    "one worker, two cores": (1, CORES),
+    "two workers, two cores": (2, CORES),
+}
+"""By name: workers, and the cores that they, Ray and the driver have together."""
 STEPS = 12
 """Steps of the plain loop, the first of which is not counted."""
 
@@ -40,19 +49,22 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     begin = time.perf_counter()
-    rates: dict[str, list[float]] = {"one worker": [], "two workers": [], "plain loop": []}
+    names = (*WAYS, "plain loop, two cores")
+    rates: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder) / "workspace"
         shutil.copytree(given.workspace, workspace)
         for number in range(given.rounds):
-            for name, workers in (("one worker", 1), ("two workers", 2)):
-                seed = 1000 + 10 * number + workers  # another training, not the same one again
-                rates[name].append(train_rate(workspace, workers, given.epochs, seed))
-            rates["plain loop"].append(loop_rate(workspace, Path(folder) / f"batches-{number}"))
+            for place, (name, (workers, cores)) in enumerate(WAYS.items()):
+                seed = 1000 + 10 * number + place  # another training, not the same one again
+                with only_cores(cores):
+                    rates[name].append(train_rate(workspace, workers, given.epochs, seed))
+            rates[names[-1]].append(loop_rate(workspace, Path(folder) / f"batches-{number}"))
             print(json.dumps({name: round(each[-1], 3) for name, each in rates.items()}))
     ratios = {
-        "two workers over one": ("two workers", "one worker"),
-        "plain loop's step over two workers'": ("two workers", "plain loop"),
+        "two workers on two cores over one on one": (names[2], names[0]),
+        "two workers over one that has Ray beside it": (names[2], names[1]),
+        "plain loop's step over two workers'": (names[2], names[3]),
     }
     result: dict[str, Any] = {
         "asked": {"rounds": given.rounds, "epochs": given.epochs},
@@ -66,6 +78,17 @@ def main() -> None:
     }
     print(json.dumps(result["ratios"]))
     write_result(given.results, "train_workers", result)
+
+
+@contextmanager
+def only_cores(number: int) -> Iterator[None]:
+    """Inside the block, processes that are started have the first so many cores of the machine."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def train_rate(workspace: Path, workers: int, epochs: int, seed: int) -> float:

@@ -20,7 +20,8 @@ STEP_RATIOS = (
 PRODUCTS = {"highest": "float32", "medium": "float32 products rounded"}
 STEP_CLOCKS = {"wall_s": "wall time", "cpu_s": "CPU time"}
 WORKERS_WANTED = {
-    "two workers over one": "at least 1.7",
+    "two workers on two cores over one on one": "at least 1.7",
+    "two workers over one that has Ray beside it": "-",
     "plain loop's step over two workers'": "at least 0.95",
 }
 KILLED = {
