@@ -109,6 +109,7 @@ async def answer_s(engine: Engine, study: EncodedStudy, tokens: int) -> float:
         seed=None,
         stop=(),
         timeout_s=600.0,
+        stream=False,
         ignore_end=True,
     )
     messages = [{"role": "user", "content": "请描述超声所见。"}]

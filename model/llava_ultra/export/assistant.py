@@ -32,6 +32,7 @@ from llava_ultra.language.chat import IGNORED, encode_chat
 from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.language.lora import add_lora
 from llava_ultra.model import LlavaUltra
+from llava_ultra.parameters.packed import pack_linear
 from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
 from llava_ultra.parameters.products import check_precision
 from llava_ultra.towers.clip import ClipTower
@@ -237,7 +238,7 @@ def load_answerer(
 
     Merging halves the products of a decoding step. It is done in float32, so its rounding is that
     of another order of summation. Into a decoder that is kept in bfloat16 nothing is merged: the
-    sum would be rounded as it never was in training.
+    sum would be rounded as it never was in training. On a CPU its weights are then packed.
 
     Raises:
         ValueError: as `load_assistant` does.
@@ -249,6 +250,7 @@ def load_answerer(
         adapted: Any = model.language_model
         model.language_model = adapted.merge_and_unload()
     model.to(device)
+    pack_linear(model.language_model)
     return Answerer(manifest=read_artifact_manifest(folder), language=language, model=model)
 
 
