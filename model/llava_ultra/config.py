@@ -22,7 +22,7 @@ from llava_ultra.towers.tower_config import SamConfig as SamConfig
 
 
 class BlendFusion(ModelPart):
-    """LLaVA-Ultra's fusion: `alpha * P1(F1) + (1 - alpha) * P2(F2)`, alpha learned."""
+    """LLaVA-Ultra's fusion (arXiv 2410.15074): `alpha * P1(F1) + (1 - alpha) * P2(F2)`, alpha learned."""
 
     type: Literal["blend"] = "blend"
     alpha: Literal["scalar", "channel", "token"] = "scalar"
@@ -32,7 +32,7 @@ class BlendFusion(ModelPart):
 
 
 class ConcatFusion(ModelPart):
-    """Eagle's fusion: channel concatenation, then one projector."""
+    """Eagle's fusion (arXiv 2408.15998): channel concatenation, then one projector."""
 
     type: Literal["concat"] = "concat"
 
@@ -68,8 +68,8 @@ FusionConfig = Annotated[
 class AdaptiveSampling(ModelPart):
     """Weighted scores over a study's images, distilled, then the best `num_selected`.
 
-    The paper names a feature score, an attention score, their weighting and a distillation; the
-    equations could not be found. Ours stand in `llava_ultra.connector.scores` and `pick`; what
+    The paper (arXiv 2410.15074) names a feature score, an attention score, their weighting and a
+    distillation; the equations could not be found. Ours stand in `llava_ultra.connector.scores` and `pick`; what
     teaches the scores are the objectives `distillation` and `grounding`.
     """
 

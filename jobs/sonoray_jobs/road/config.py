@@ -23,6 +23,7 @@ from llava_ultra.pretrain.pretrain_config import (
     SamPretrainConfig,
 )
 from llava_ultra.recognition.names import Against, Pooling, Readout
+from llava_ultra.student.student_config import StudentConfig
 from sonoray.config.load import load_config
 from sonoray.config.model import Config
 from sonoray.errors import ConfigError
@@ -146,6 +147,7 @@ class RoadConfig(Config):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     recognize: RecognizeConfig = RecognizeConfig()
+    distil: StudentConfig = StudentConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

@@ -1,4 +1,4 @@
-"""Analysis on the command line: what a model withstands, what its towers and itself know."""
+"""Analysis on the command line: what methods there are, what a model withstands and knows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,32 @@ if TYPE_CHECKING:
     from sonoray_jobs.road.config import RoadConfig
 
 app = typer.Typer()
+
+
+@job_command(app, panel=PANEL)
+def methods(
+    *,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="fusion, sampling, objective, pretraining, decoding, perturbation, probe, loop or "
+            "student; repeatable; default: all.",
+        ),
+    ] = None,
+) -> Result:
+    """List the methods that a setting, a request or a command turns on.
+
+    Each with what it does, its paper, what it needs and what it costs.
+
+    Examples:
+        sonoray methods
+        sonoray methods --kind probe
+    """
+    from sonoray_jobs.methods import list_methods
+
+    return list_methods.run(kind or ())
 
 
 @job_command(app, panel=PANEL)
@@ -105,6 +131,39 @@ def probe(
     from sonoray_jobs.evaluation.probing import probe
 
     return probe.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        run=run,
+        address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
+def distil(
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Teach a small classifier over the towers' features what a model answers to closed questions.
+
+    It learns from the training studies: the true answers, the model's probabilities, its states
+    and which images it looks at. On the split both are asked: accuracy, AUC, paired differences,
+    and the CPU time of each.
+
+    Examples:
+        sonoray distil
+        sonoray distil --run phantom-3f2a --set distil.states=0
+        sonoray distil --dataset busbra --config busbra --set 'evaluate.topics=["pathology"]'
+    """
+    from sonoray_jobs.evaluation.student import distil as job
+
+    return job.run(
         workspace=workspace,
         road=road,
         dataset=dataset or road.dataset,

@@ -40,6 +40,8 @@ class PoolActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Return one row per image: `place` of its study, and by tower its pooled features."""
+        from llava_ultra.student.network import pool_tokens
+
         studies = [Study.from_row(json.loads(row)) for row in batch["study"]]
         images = [images_that_count(study) for study in studies]
         features = self._features.read([image for each in images for image in each])
@@ -47,8 +49,7 @@ class PoolActor:
             int(place) for place, each in zip(batch["place"], images, strict=True) for _ in each
         ]
         return {"place": places} | {
-            tower: list(np.concatenate([values.mean(axis=1), values.max(axis=1)], axis=1))
-            for tower, values in ((tower, features[tower].astype(np.float32)) for tower in TOWERS)
+            tower: list(pool_tokens(features[tower])) for tower in TOWERS
         }
 
 

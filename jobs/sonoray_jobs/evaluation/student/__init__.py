@@ -1,0 +1,7 @@
+"""Students: small classifiers that learn the closed questions from a model.
+
+- `teaching`: a model's answers and states, and pooled features, as a Ray Data actor.
+- `lessons`: what it said, as tensors; what a student says, as answers.
+- `distil`: the job that puts them together.
+- `student_report`: the student beside its model, in numbers.
+"""

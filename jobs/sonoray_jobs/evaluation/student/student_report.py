@@ -1,0 +1,114 @@
+"""The student beside its model: differences question by question, and what each costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from sonoray.metrics import AnswerRecord, Bootstrap, compare_all_closed, compare_answers
+from sonoray.metrics.answers import most_frequent
+from sonoray.metrics.paired import Difference, TopicComparison
+from sonoray.metrics.tables import Table
+
+
+def judge_student(
+    model: Sequence[AnswerRecord],
+    student: Sequence[AnswerRecord],
+    learned: Mapping[str, Sequence[str]],
+    positive: Mapping[str, str],
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    """Judge a student; differences are student minus model.
+
+    Args:
+        model: its answers.
+        student: the student's, to the same questions in the same order.
+        learned: by topic the training answers, the commonest of which is the constant one.
+        positive: by topic, the positive option of two.
+        bootstrap: how intervals are made.
+    """
+    asked = {record.topic for record in model}
+    compared = compare_answers(
+        model,
+        student,
+        positive={topic: option for topic, option in positive.items() if topic in asked},
+        bootstrap=bootstrap,
+    )
+    whole = compare_all_closed(model, student, bootstrap=bootstrap)
+    assert whole is not None  # questions were asked
+    topics = {}
+    for each in compared:
+        own = [record for record in model if record.topic == each.topic]
+        constant = most_frequent(learned.get(each.topic, ()))
+        right = sum(record.truth == constant for record in own) / len(own)
+        topics[each.topic] = _values(each) | {"constant": right}
+    return {"topics": topics, "all": _values(whole)}
+
+
+def _values(compared: TopicComparison) -> dict[str, Any]:
+    shown = ("accuracy", "balanced_accuracy", "auc")
+    kept = {name: asdict(compared.differences[name]) for name in shown
+            if name in compared.differences}  # fmt: skip
+    return {
+        "num_questions": compared.num_questions,
+        "num_same": compared.num_questions - compared.num_different,
+        **kept,
+    }
+
+
+def times_of(
+    model_s: Sequence[float], pooling_s: Sequence[float], student_s: Sequence[float]
+) -> dict[str, float]:
+    """CPU time a study, medians over batches: all closed questions about it."""
+    ours = median(pooling_s) + median(student_s)
+    theirs = median(model_s)
+    return {"model_ms": 1000 * theirs, "student_ms": 1000 * ours, "ratio": ours / theirs}
+
+
+def student_table(values: Mapping[str, Any]) -> Table:
+    """One row per topic, and one of all."""
+    rows = [
+        (
+            topic,
+            str(each["num_questions"]),
+            f"{each['constant']:.3f}",
+            *_sides(each.get("accuracy")),
+            *_sides(each.get("auc")),
+            f"{each['num_same'] / each['num_questions']:.3f}",
+        )
+        for topic, each in values["topics"].items()
+    ]
+    whole = values["all"]
+    last = (
+        "all closed questions",
+        str(whole["num_questions"]),
+        "-",
+        *_sides(whole["accuracy"]),
+        *("-", "-", "-"),
+        f"{whole['num_same'] / whole['num_questions']:.3f}",
+    )
+    return Table(
+        header=(
+            "topic",
+            "questions",
+            "constant",
+            "model",
+            "student",
+            "student minus model",
+            "model, AUC",
+            "student, AUC",
+            "difference",
+            "same answer",
+        ),
+        rows=(*rows, last),
+    )
+
+
+def _sides(difference: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if difference is None:
+        return ("-", "-", "-")
+    found = Difference(**difference)
+    text = f"{found.value:+.3f}"
+    if found.low is not None:
+        text += f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.first:.3f}", f"{found.second:.3f}", text

@@ -1,0 +1,1 @@
+"""Methods: all that can be switched on, by kind, with what each costs (`sonoray methods`)."""

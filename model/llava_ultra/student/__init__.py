@@ -1,0 +1,6 @@
+"""A small classifier over the towers' features that learns closed questions from the model.
+
+- `student_config`: its settings.
+- `network`: features of a study's images in, log-probabilities of each topic's options out.
+- `learning`: what it is taught, the losses, and how long it learns.
+"""
