@@ -202,6 +202,14 @@ COMMANDS = (
         switch="`sonoray probe`",
     ),
     _Command(
+        name="states",
+        kind="probe",
+        module="sonoray_jobs.evaluation.encoding.probe_states",
+        inputs="a finished training; a table of numbers, or labels",
+        cost="a pass of the decoder for each study and instruction; ridge regressions, seconds",
+        switch="`sonoray probe-states`",
+    ),
+    _Command(
         name="recognition",
         kind="probe",
         module="sonoray_jobs.evaluation.recognition.recognize",
@@ -212,7 +220,7 @@ COMMANDS = (
     _Command(
         name="distil",
         kind="student",
-        module="llava_ultra.student.student_config",
+        module="sonoray_jobs.evaluation.student.distil",
         inputs="a finished training; its closed questions; features of CLIP and SAM",
         cost="the model's answers to the training studies once, then seconds",
         switch="`sonoray distil`",

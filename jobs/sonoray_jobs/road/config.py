@@ -90,6 +90,16 @@ class RecognizeConfig(Config):
     """Study label that holds the truth, where the bank names none."""
 
 
+class StatesConfig(Config):
+    """What states are asked to predict (`sonoray probe-states`)."""
+
+    instructions: tuple[str, ...] = ()
+    """What the model is told in front of them, each by itself and beside nothing at all; empty
+    takes the commonest question of each topic of the training."""
+    targets: tuple[str, ...] = ()
+    """Columns of the table, or labels, that are predicted; empty takes all."""
+
+
 class ExternalConfig(Config):
     """How an exported model is judged on a dataset of others (`sonoray validate`)."""
 
@@ -148,6 +158,7 @@ class RoadConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     recognize: RecognizeConfig = RecognizeConfig()
     distil: StudentConfig = StudentConfig()
+    states: StatesConfig = StatesConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

@@ -1,6 +1,6 @@
 """The decoder's states in front of its answers, of as many layers as are wanted.
 
-Axes: N prompts, S positions, L layers, D width.
+Axes: B studies, K images, P tokens, N prompts, S positions, L layers, D width.
 
 The state behind a prompt's last token is all that the decoder goes by when it begins to answer. The
 pass is that of `llava_ultra.decoding.step.read_prompts`, without a cache.
@@ -11,9 +11,44 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llava_ultra.batch import TextBatch
+from llava_ultra.decoding.likelihood import batches_by_tokens
 from llava_ultra.decoding.step import align_right
 from llava_ultra.model import LlavaUltra
 from llava_ultra.reading.sequence import positions
+
+
+@torch.no_grad()
+def question_states(
+    model: LlavaUltra,
+    tokens: Tensor,
+    image_mask: Tensor,
+    text: TextBatch,
+    feature_scores: Tensor | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    max_tokens: int,
+) -> Tensor:
+    """States in front of the answers to N questions: (N, L, D) float32, on the CPU.
+
+    Args:
+        model: in evaluation mode.
+        tokens: (B, K, P, D) fused tokens.
+        image_mask: (B, K) bool.
+        text: the questions, without answers; on the CPU.
+        feature_scores: (B, K), where they were computed before.
+        layers: as `prompt_states` takes them.
+        max_tokens: of prompts that are read together.
+    """
+    images = image_mask.shape[1] * model.config.num_tokens
+    lengths = (text.mask.sum(dim=1) + images).tolist()
+    found: dict[int, Tensor] = {}
+    for group in batches_by_tokens(lengths, max_tokens):
+        part = text.select(group).to(tokens.device)
+        reading = model.read(tokens, image_mask, part, feature_scores)
+        states = prompt_states(model, reading.embeds, reading.mask, layers)
+        found |= zip(group, states.cpu(), strict=True)
+    return torch.stack([found[number] for number in range(len(lengths))])
 
 
 @torch.no_grad()

@@ -140,6 +140,51 @@ def probe(
     )
 
 
+@job_command(app, panel=PANEL, name="probe-states")
+def probe_states(
+    *,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            "--targets",
+            metavar="FILE",
+            help="CSV with a column study_id or image, and a column of numbers for each target; "
+            "default: the dataset's labels.",
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    split: Annotated[
+        str, typer.Option("--split", help="train, validation, test or all.")
+    ] = "test",
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Score how well the states of each layer predict numbers: encoding models.
+
+    Ridge regressions from the decoder's states, with each instruction and with none, to the
+    columns of a table or to what the labels say; judged on patients that they did not learn from,
+    beside the towers' features and, where a study was measured several times, the noise ceiling.
+
+    Examples:
+        sonoray probe-states
+        sonoray probe-states --run phantom-3f2a --split all
+        sonoray probe-states --targets strain.csv --set 'states.instructions=["是否有钙化？"]'
+    """
+    from sonoray_jobs.evaluation.encoding import probe_states as job
+
+    return job.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        targets=targets,
+        run=run,
+        address=address,
+    )
+
+
 @job_command(app, panel=PANEL)
 def distil(
     *,

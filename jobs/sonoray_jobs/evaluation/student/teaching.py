@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
-from llava_ultra.decoding.likelihood import batches_by_tokens
-from llava_ultra.decoding.prompt_states import prompt_states
+from llava_ultra.decoding.prompt_states import question_states
 from llava_ultra.language.decoder import Language
 from llava_ultra.model import LlavaUltra
 from llava_ultra.student.network import pool_tokens
@@ -92,17 +91,18 @@ class TeacherActor(AnswerActor):
             [(at, texts, "") for at, texts in asked],
             max_tokens=self._model.config.language.context_length,
         ).without_answers()
-        found: dict[int, np.ndarray] = {}
-        kept = visual.image_mask.shape[1] * self._model.config.num_tokens
-        lengths = (text.mask.sum(dim=1) + kept).tolist()
-        for group in batches_by_tokens(lengths, self._settings.batch_tokens):
-            part = text.select(group).to(self._device)
-            reading = self._model.read(tokens, visual.image_mask, part, scores)
-            states = prompt_states(self._model, reading.embeds, reading.mask, (-1,))
-            found |= zip(group, states[:, 0].cpu().numpy(), strict=True)
+        states = question_states(
+            self._model,
+            tokens,
+            visual.image_mask,
+            text,
+            scores,
+            layers=(-1,),
+            max_tokens=self._settings.batch_tokens,
+        )
         of_study: list[list[np.ndarray]] = [[] for _ in studies]
-        for number, (at, _) in enumerate(asked):
-            of_study[at].append(found[number])
+        for (at, _), state in zip(asked, states[:, 0].numpy(), strict=True):
+            of_study[at].append(state)
         return [np.stack(each) for each in of_study]
 
 

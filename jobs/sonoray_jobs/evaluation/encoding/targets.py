@@ -1,0 +1,151 @@
+"""What is to be predicted: a user's table of numbers, or what a dataset's labels say.
+
+A table is a CSV file with a column `study_id` or `image` (an image's id, or where it came from) and
+a column of numbers for each target. Several rows of a study are several measurements: their mean is
+the target, and their spread tells how much of it can be predicted at all
+(`sonoray_jobs.evaluation.encoding.ridge.noise_ceiling`). An empty cell is no measurement.
+
+Without a table the labels are the targets: numbers as they are, a label of two values as one number
+(1 for the later by name), one of up to eight as a number for each value (1 where it is that one).
+"""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sonoray.errors import DataError
+from sonoray.study.contract import STUDY_DATE_LABEL, Study
+
+KEYS = ("study_id", "image")
+LEAST_STUDIES = 20
+"""A target of fewer studies is left out."""
+_MOST_VALUES = 8
+
+Measurements = Mapping[str, Sequence[float]]
+"""By study id, what was measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Targets:
+    """Numbers to be predicted."""
+
+    measured: Mapping[str, Measurements]
+    """By name of the target."""
+    left_out: Mapping[str, str]
+    """By name, why one is no target."""
+
+
+def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
+    """Read a table.
+
+    Raises:
+        DataError: it cannot be read, has no key column or no other, a cell is no number, or no row
+            is of one of the studies.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
+    keys = [column for column in columns if column in KEYS]
+    names = [column for column in columns if column not in KEYS]
+    if len(keys) != 1 or not names:
+        raise DataError(
+            f"table {str(path)!r} has columns {columns}; it needs one of {' or '.join(KEYS)}, and "
+            "a column of numbers for each target"
+        )
+    of_key = _studies_by(keys[0], studies)
+    found: dict[str, defaultdict[str, list[float]]] = {name: defaultdict(list) for name in names}
+    num_known = 0
+    for number, row in enumerate(rows, start=2):
+        study = of_key.get(row[keys[0]] or "")
+        num_known += study is not None
+        for name in names:
+            cell = (row[name] or "").strip()
+            if cell and study is not None:
+                found[name][study].append(_number(cell, f"{path.name} line {number}, {name!r}"))
+    if not num_known:
+        raise DataError(
+            f"no row of table {str(path)!r} is of one of the {len(studies)} studies; its column "
+            f"{keys[0]!r} begins with {rows[0][keys[0]] if rows else ''!r}, theirs with "
+            f"{next(iter(of_key), '')!r}"
+        )
+    return _kept(found)
+
+
+def label_targets(studies: Sequence[Study]) -> Targets:
+    """What the labels of studies say, as numbers.
+
+    Raises:
+        DataError: nothing of it can be a target.
+    """
+    values: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for study in studies:
+        for label, value in study.labels.items():
+            if label != STUDY_DATE_LABEL and value:
+                values[label][study.study_id] = value
+    found: dict[str, dict[str, list[float]]] = {}
+    left_out: dict[str, str] = {}
+    for label, told in values.items():
+        known = sorted(set(told.values()))
+        if all(_is_number(value) for value in known):
+            found[label] = {study: [float(value)] for study, value in told.items()}
+        elif len(known) > _MOST_VALUES:
+            left_out[label] = f"has {len(known)} values that are no numbers"
+        else:
+            for value in known[1:] if len(known) == 2 else known:
+                found[f"{label}={value}"] = {
+                    study: [float(own == value)] for study, own in told.items()
+                }
+    kept = _kept(found)
+    return Targets(measured=kept.measured, left_out={**left_out, **kept.left_out})
+
+
+def _kept(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Targets:
+    measured: dict[str, Measurements] = {}
+    left_out: dict[str, str] = {}
+    for name, own in found.items():
+        means = {sum(each) / len(each) for each in own.values()}
+        if len(own) < LEAST_STUDIES:
+            left_out[name] = f"is known of {len(own)} studies, fewer than {LEAST_STUDIES}"
+        elif len(means) < 2:
+            left_out[name] = "is the same for all studies"
+        else:
+            measured[name] = own
+    if not measured:
+        told = "; ".join(f"{name} {reason}" for name, reason in left_out.items()) or "none is there"
+        raise DataError(
+            f"nothing can be predicted of these studies: {told}; give a table with --targets"
+        )
+    return Targets(measured=measured, left_out=left_out)
+
+
+def _studies_by(key: str, studies: Sequence[Study]) -> dict[str, str]:
+    """Study ids by what a table calls them."""
+    if key == "study_id":
+        return {study.study_id: study.study_id for study in studies}
+    names = {
+        name: study.study_id
+        for study in studies
+        for image in study.images
+        for name in (image.source_ref, image.image_id)
+    }
+    names.pop("", None)
+    return names
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _number(cell: str, where: str) -> float:
+    if not _is_number(cell):
+        raise DataError(f"{where}: {cell!r} is no number; correct it, or leave the cell empty")
+    return float(cell)
