@@ -25,7 +25,7 @@ def test_states_predict_labels_and_a_users_table(finished_road, tmp_path):
     model = finished_road.road.model.language
     assert found.values["num_layers"] == 1 + model.num_layers
     assert found.values["instructions"] == ["", *told]
-    assert {"finding"} <= set(found.values["targets"])
+    assert any(name.startswith("organ=") for name in found.values["targets"])
     # behind the embedding of one and the same last token nothing is known
     for own in found.values["layers"]:
         assert own[0]["value"] == pytest.approx(0, abs=1e-6)

@@ -86,7 +86,7 @@ class _Command:
 
 
 _FEATURES = "features of CLIP and SAM"
-_STUDY = "features of a study of several images"
+_STUDY = "studies of several images"
 
 SEAMS = (
     _Seam(
@@ -200,6 +200,14 @@ COMMANDS = (
         inputs="closed questions; features of CLIP and SAM",
         cost="five linear probes of each question",
         switch="`sonoray probe`",
+    ),
+    _Command(
+        name="error-sources",
+        kind="probe",
+        module="sonoray_jobs.evaluation.modes.error_sources",
+        inputs="a finished training; closed questions; reports, or several closed questions",
+        cost="an evaluation, linear probes, and the closed questions once more without images",
+        switch="`sonoray evaluate --mode all`",
     ),
     _Command(
         name="states",

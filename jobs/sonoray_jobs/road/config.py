@@ -90,6 +90,17 @@ class RecognizeConfig(Config):
     """Study label that holds the truth, where the bank names none."""
 
 
+Level = Literal["modality", "anatomy", "lesion", "diagnosis"]
+"""What a question is about, from the kind of picture to what the patient has."""
+
+
+class ModesConfig(Config):
+    """How errors are traced to their source (`sonoray evaluate --mode all`)."""
+
+    levels: dict[str, Level] = Field(default_factory=dict)
+    """By topic its level, where it is another than usual, as in {size = "lesion"}."""
+
+
 class StatesConfig(Config):
     """What states are asked to predict (`sonoray probe-states`)."""
 
@@ -157,6 +168,7 @@ class RoadConfig(Config):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     recognize: RecognizeConfig = RecognizeConfig()
+    modes: ModesConfig = ModesConfig()
     distil: StudentConfig = StudentConfig()
     states: StatesConfig = StatesConfig()
     external: ExternalConfig = ExternalConfig()

@@ -50,6 +50,47 @@ def methods(
 
 
 @job_command(app, panel=PANEL)
+def recognize(
+    *,
+    classes: Annotated[
+        str,
+        typer.Option(
+            "--classes",
+            metavar="NAME|FILE",
+            help="A packaged bank (breast-zh, chest-en, ...), or a .toml, .jsonl or .txt file.",
+        ),
+    ],
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="all, train, validation or test.")] = "test",
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Recognise classes in a dataset's studies from features, also classes never trained on.
+
+    The model must have been trained with the objective "recognition". Where studies have labels,
+    figures follow: threshold of best F1 as the papers choose it, and of the validation split.
+
+    Examples:
+        sonoray recognize --classes phantom-zh
+        sonoray recognize --classes names.txt --dataset mine --split all --run phantom-3f2a
+        sonoray recognize --classes breast-zh --dataset busbra --set recognize.against=prompts
+    """
+    from sonoray_jobs.evaluation.recognition import recognize
+
+    return recognize.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        classes=classes,
+        split=split,
+        run=run,
+        address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
 def robustness(
     *,
     dataset: DatasetOption = None,

@@ -31,9 +31,20 @@ def evaluate(
     *,
     dataset: DatasetOption = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            help="whole; tower: linear probes of the encoders; language: the language model told "
+            "the findings in words; all: the three in one table that says where errors come from.",
+        ),
+    ] = "whole",
     gallery: Annotated[
-        int, typer.Option("--gallery", metavar="N", help="Studies to show with images.", min=0)
-    ] = 6,
+        int | None,
+        typer.Option(
+            "--gallery", metavar="N", help="Studies to show with images, 6; mode whole.", min=0
+        ),
+    ] = None,
     run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",
@@ -48,56 +59,17 @@ def evaluate(
         sonoray evaluate
         sonoray evaluate --dataset busbra --config busbra --split validation
         sonoray evaluate --run phantom-3f2a --set evaluate.max_tokens=200
+        sonoray evaluate --run phantom-3f2a --mode all
     """
-    from sonoray_jobs.evaluation import evaluate
+    from sonoray_jobs.evaluation.modes import error_sources
 
-    return evaluate.run(
+    return error_sources.run(
         workspace=workspace,
         road=road,
         dataset=dataset or road.dataset,
+        mode=mode,
         split=split,
         gallery=gallery,
-        run=run,
-        address=address,
-    )
-
-
-@job_command(app, panel=PANEL)
-def recognize(
-    *,
-    classes: Annotated[
-        str,
-        typer.Option(
-            "--classes",
-            metavar="NAME|FILE",
-            help="A packaged bank (breast-zh, chest-en, ...), or a .toml, .jsonl or .txt file.",
-        ),
-    ],
-    dataset: DatasetOption = None,
-    split: Annotated[str, typer.Option("--split", help="all, train, validation or test.")] = "test",
-    run: RunOption = None,
-    workspace: "Workspace",
-    road: "RoadConfig",
-    address: AddressOption = None,
-) -> Result:
-    """Recognise classes in a dataset's studies from features, also classes never trained on.
-
-    The model must have been trained with the objective "recognition". Where studies have labels,
-    figures follow: threshold of best F1 as the papers choose it, and of the validation split.
-
-    Examples:
-        sonoray recognize --classes phantom-zh
-        sonoray recognize --classes names.txt --dataset mine --split all --run phantom-3f2a
-        sonoray recognize --classes breast-zh --dataset busbra --set recognize.against=prompts
-    """
-    from sonoray_jobs.evaluation.recognition import recognize
-
-    return recognize.run(
-        workspace=workspace,
-        road=road,
-        dataset=dataset or road.dataset,
-        classes=classes,
-        split=split,
         run=run,
         address=address,
     )

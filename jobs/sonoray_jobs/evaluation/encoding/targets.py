@@ -20,7 +20,7 @@ from sonoray.errors import DataError
 from sonoray.study.contract import STUDY_DATE_LABEL, Study
 
 KEYS = ("study_id", "image")
-LEAST_STUDIES = 20
+LEAST_STUDIES = 10
 """A target of fewer studies is left out."""
 _MOST_VALUES = 8
 

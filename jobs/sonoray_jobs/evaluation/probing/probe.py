@@ -6,6 +6,7 @@ stay in the workspace. The towers run on Ray where their features are not stored
 """
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 PROBES = {"clip": ("clip",), "sam": ("sam",), "both": TOWERS}
 """By name, the towers of each probe."""
 _SUSPECTS = "suspects.csv"
+_COLUMNS = ("probe", "study_id", "patient_key", "topic", "truth", "answer", "option_scores")
+"""Of `predictions.parquet`, which `sonoray_jobs.evaluation.predictions` reads."""
 _CODE = (
     "sonoray_jobs.evaluation.probing.probe",
     "sonoray_jobs.evaluation.probing.pooling",
@@ -221,6 +224,9 @@ def _judge(
     """Fit and judge, topic by topic; write answers and suspects into `folder`."""
     import logging
 
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from sonoray_jobs.evaluation.probing.linear import asked_of
     from sonoray_jobs.evaluation.probing.suspects import find_suspects
 
@@ -230,6 +236,7 @@ def _judge(
     train = [each for each in pooled if each.study.split == SPLITS[0]]
     judged = [each for each in pooled if each.study.split == split]
     topics: dict[str, Any] = {}
+    answers: list[dict[str, Any]] = []
     suspects: list[Any] = []
     left_out: dict[str, str] = {}
     asked_topics = dict.fromkeys(turn.topic for each in judged for turn in each.study.turns)
@@ -240,10 +247,12 @@ def _judge(
         if rows is None or whole is None:
             left_out[topic] = "its training studies have one answer, or one of a single patient"
             continue
+        answers += [_to_row(name, record) for name, own in rows.items() for record in own]
         learned = [t.answer for each in train for t in each.study.turns if t.topic == topic]
         positive = road.evaluate.positive_options.get(topic)
         topics[topic] = judge_topic(rows, told, topic, positive, most_frequent(learned), bootstrap)
         suspects += find_suspects(whole, road.evaluate.seed)
+    pq.write_table(pa.Table.from_pylist(answers, pa.schema(dict.fromkeys(_COLUMNS, pa.string()))), folder / "predictions.parquet")
     with (folder / _SUSPECTS).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["study_id", "split", "topic", "answer", "suggested", "margin"])
@@ -256,6 +265,12 @@ def _judge(
         "left_out": left_out,
         "suspects": dict(Counter(each.topic for each in suspects)),
     }
+
+
+def _to_row(probe: str, record: AnswerRecord) -> dict[str, str]:
+    scores = json.dumps(dict(record.option_scores), ensure_ascii=False)
+    kept = {name: getattr(record, name) for name in _COLUMNS[1:-1]}
+    return {"probe": probe, **kept, "option_scores": scores}
 
 
 def _probe_answers(

@@ -39,7 +39,7 @@ def test_several_rows_of_a_study_are_several_measurements(tmp_path):
     rows = [f"s{number},{number + extra}," for number in range(25) for extra in (0, 0.5)]
     found = read_targets(table(tmp_path / "t.csv", ["study_id,size,never", *rows]), STUDIES)
     assert found.measured["size"]["s7"] == [7, 7.5]
-    assert found.left_out == {"never": "is known of 0 studies, fewer than 20"}
+    assert found.left_out == {"never": "is known of 0 studies, fewer than 10"}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_several_rows_of_a_study_are_several_measurements(tmp_path):
         (["study_id,size", "s1,2", "s2,3 mm"], r"t.csv line 3, 'size': '3 mm' is no number"),
         (["study_id,size", "s1,nan"], "'nan' is no number"),
         (["study_id,size", "other,2"], "no row of table .* begins with 'other', theirs with 's0'"),
-        (["study_id,size", "s1,2", "s2,3"], "size is known of 2 studies, fewer than 20"),
+        (["study_id,size", "s1,2", "s2,3"], "size is known of 2 studies, fewer than 10"),
         (["study_id,size", *(f"s{n},1" for n in range(25))], "size is the same for all studies"),
     ],
 )
