@@ -22,7 +22,7 @@ from llava_ultra.towers.tower_config import SamConfig as SamConfig
 
 
 class BlendFusion(ModelPart):
-    """LLaVA-Ultra's fusion (arXiv 2410.15074): `alpha * P1(F1) + (1 - alpha) * P2(F2)`, alpha learned."""
+    """LLaVA-Ultra's fusion (arXiv 2410.15074): `a * P1(F1) + (1 - a) * P2(F2)`, a learned."""
 
     type: Literal["blend"] = "blend"
     alpha: Literal["scalar", "channel", "token"] = "scalar"
@@ -69,8 +69,8 @@ class AdaptiveSampling(ModelPart):
     """Weighted scores over a study's images, distilled, then the best `num_selected`.
 
     The paper (arXiv 2410.15074) names a feature score, an attention score, their weighting and a
-    distillation; the equations could not be found. Ours stand in `llava_ultra.connector.scores` and `pick`; what
-    teaches the scores are the objectives `distillation` and `grounding`.
+    distillation; the equations could not be found. Ours stand in `llava_ultra.connector.scores` and
+    `pick`; what teaches the scores are the objectives `distillation` and `grounding`.
     """
 
     type: Literal["adaptive"] = "adaptive"

@@ -282,10 +282,11 @@ def _members(seam: _Seam) -> Iterator[Method]:
 
 def _of_command(command: _Command) -> Method:
     text = docstring_of(command.module)
+    told = first_sentence(text).rpartition(": ")[2]  # without the name of the job in front
     return Method(
         name=command.name,
         kind=command.kind,
-        does=first_sentence(text),
+        does=told[0].upper() + told[1:],
         papers=papers_in(text),
         inputs=command.inputs,
         cost=command.cost,

@@ -1,8 +1,8 @@
 """The distillation objective: the feature score learns to pick what the attention score picks.
 
 The attention score reads the answer in training, and there is none when it counts; the feature
-score needs no text at all. So it learns from the other, and not the other from it (LLaVA-Ultra, arXiv
-2410.15074, names it; the equation is ours):
+score needs no text at all. So it learns from the other, and not the other from it. LLaVA-Ultra
+(arXiv 2410.15074) names it; the equation is ours:
 `KL(stopgrad softmax(a / T) || softmax(f / T))`.
 """
 

@@ -1,9 +1,10 @@
 """The recognition objective: pictures, reports and class descriptions in one space.
 
-DFAT of LLaVA-RadZ (arXiv 2503.07487) aligns what the decoder's features say of a study's images with what they say of its report;
-DKAM holds both against the descriptions of a bank's classes: `L = c DFAT + (1 - c) DKAM`, DFAT
-alone without a bank. The losses stand in `llava_ultra.recognition.losses`; docs/methods.md says
-what of it the paper states and what is our choice.
+DFAT of LLaVA-RadZ (arXiv 2503.07487) aligns what the decoder's features say of a study's images
+with what they say of its report; DKAM holds both against the descriptions of a bank's classes:
+`L = c DFAT + (1 - c) DKAM`, DFAT alone without a bank. The losses stand in
+`llava_ultra.recognition.losses`; docs/methods.md says what of it the paper states and what is our
+choice.
 
 Both compare all studies of a step, on all workers. What a part of a step brings are its vectors;
 those of the bank, and the temperature, every part and worker brings alike, and the mean of them

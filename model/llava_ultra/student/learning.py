@@ -82,7 +82,10 @@ def learn(lessons: Lessons, settings: StudentConfig) -> Learned:
         history: list[float] = []
         left_out = choose_left_out(lessons.patients, settings.seed)
         if left_out is not None:
-            seen, judged = lessons.of(torch.where(~left_out)[0]), lessons.of(torch.where(left_out)[0])
+            seen, judged = (
+                lessons.of(torch.where(~left_out)[0]),
+                lessons.of(torch.where(left_out)[0]),
+            )
             _teach(seen, settings, settings.epochs, judged, history)
         epochs = 1 + history.index(min(history)) if history else settings.epochs
         torch.manual_seed(settings.seed)

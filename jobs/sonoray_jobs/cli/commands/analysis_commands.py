@@ -194,9 +194,7 @@ def probe_states(
         ),
     ] = None,
     dataset: DatasetOption = None,
-    split: Annotated[
-        str, typer.Option("--split", help="train, validation, test or all.")
-    ] = "test",
+    split: Annotated[str, typer.Option("--split", help="train, validation, test or all.")] = "test",
     run: RunOption = None,
     workspace: "Workspace",
     road: "RoadConfig",

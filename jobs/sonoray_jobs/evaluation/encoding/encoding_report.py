@@ -67,9 +67,7 @@ def judge_states(
     }
     vectors |= {(name,): each for name, each in towers.items()}
     vectors[("both",)] = np.concatenate([towers[name] for name in _TOWERS[:2]], axis=1)
-    found = {
-        key: _scores(each, groups, patients, bootstrap.seed) for key, each in vectors.items()
-    }
+    found = {key: _scores(each, groups, patients, bootstrap.seed) for key, each in vectors.items()}
     means = {key: _mean(list(own.values())) for key, own in found.items()}
     shown = {_name(key): metric for key, metric in means.items()}
     whole = estimates(shown, patients, bootstrap)
@@ -95,9 +93,7 @@ def judge_states(
             name: {
                 "num_studies": len(targets.measured[name]),
                 "ceiling": noise_ceiling(list(targets.measured[name].values())),
-                "towers": {
-                    tower: float(found[tower,][name](ones)[0]) for tower in _TOWERS
-                },
+                "towers": {tower: float(found[tower,][name](ones)[0]) for tower in _TOWERS},
                 "layers": [
                     [float(found[number, layer][name](ones)[0]) for layer in range(last + 1)]
                     for number in range(len(instructions))
@@ -152,9 +148,7 @@ def _grouped(studies: Sequence[Study], targets: Targets) -> list[_Known]:
     """Targets of the same studies together: their maps share a decomposition."""
     of_studies: dict[tuple[int, ...], list[str]] = {}
     for name, measured in targets.measured.items():
-        places = tuple(
-            place for place, study in enumerate(studies) if study.study_id in measured
-        )
+        places = tuple(place for place, study in enumerate(studies) if study.study_id in measured)
         of_studies.setdefault(places, []).append(name)
     return [
         _Known(

@@ -158,7 +158,7 @@ def run(
 
 
 def common_questions(output: StageOutput, made: Made) -> list[str]:
-    """The commonest question of each topic of the training; what follows another one is left out."""
+    """The commonest question of each topic of the training, without those that follow another."""
     asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for study in iter_training_studies(output.path, _without_cue(made.road).train):
         for turn in study.turns:

@@ -153,7 +153,9 @@ def run(
         shown = evaluate.DEFAULT_GALLERY if gallery is None else gallery
         return evaluate.run(**given, gallery=shown, run=run, tracking_uri=tracking_uri)
     if gallery is not None:
-        raise ConfigError(f"--gallery {gallery} shows answers of the whole; leave out --mode {mode}")
+        raise ConfigError(
+            f"--gallery {gallery} shows answers of the whole; leave out --mode {mode}"
+        )
     if mode == "tower":
         return probe.run(**given, run=run)
     output = workspace.dataset(dataset)
@@ -180,7 +182,9 @@ def run(
         summary = told.manifest["summary"]
         values = judge_sources(
             _closed(read_predictions(whole.output.path)),
-            _closed([row for row in read_predictions(probed.output.path) if row["probe"] == "both"]),
+            _closed(
+                [row for row in read_predictions(probed.output.path) if row["probe"] == "both"]
+            ),
             _closed(read_predictions(told.path)),
             training_answers(output.path, road),
             levels,
@@ -227,7 +231,9 @@ def _language(
     )
     silent = len(found) - len(told)
     return run_stage(
-        stage, workspace.stages, lambda folder: _tell(folder, workspace, made, told, silent, address)
+        stage,
+        workspace.stages,
+        lambda folder: _tell(folder, workspace, made, told, silent, address),
     )
 
 

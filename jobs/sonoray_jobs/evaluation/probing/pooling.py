@@ -48,9 +48,7 @@ class PoolActor:
         places = [
             int(place) for place, each in zip(batch["place"], images, strict=True) for _ in each
         ]
-        return {"place": places} | {
-            tower: list(pool_tokens(features[tower])) for tower in TOWERS
-        }
+        return {"place": places} | {tower: list(pool_tokens(features[tower])) for tower in TOWERS}
 
 
 def images_that_count(study: Study) -> Sequence[StudyImage]:

@@ -252,7 +252,10 @@ def _judge(
         positive = road.evaluate.positive_options.get(topic)
         topics[topic] = judge_topic(rows, told, topic, positive, most_frequent(learned), bootstrap)
         suspects += find_suspects(whole, road.evaluate.seed)
-    pq.write_table(pa.Table.from_pylist(answers, pa.schema(dict.fromkeys(_COLUMNS, pa.string()))), folder / "predictions.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(answers, pa.schema(dict.fromkeys(_COLUMNS, pa.string()))),
+        folder / "predictions.parquet",
+    )
     with (folder / _SUSPECTS).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["study_id", "split", "topic", "answer", "suggested", "margin"])

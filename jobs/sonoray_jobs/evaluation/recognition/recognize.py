@@ -1,6 +1,6 @@
 """Recognise: classes of a bank, found in a dataset's studies from features, without asking.
 
-Features come from the store; what it lacks of the dataset is embedded first with the training's own
+LLaVA-RadZ (arXiv 2503.07487) reads a decoder's features so. They come from the store; what it lacks of the dataset is embedded first with the training's own
 towers, so that a model can be tried on a dataset that it was not trained on. What the model reads
 of the studies is a stage of its own, which other banks share. The output is a content-addressed
 stage: `scores.parquet` with every study's shares, which stays in the workspace; and

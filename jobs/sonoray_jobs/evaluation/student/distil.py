@@ -1,10 +1,12 @@
 """Distil: teach a student the closed questions of a training, and judge it beside the model.
 
 LEADER (arXiv 2402.02803) distils a language model's states into a small classifier so; ours reads
-the features of both towers. Two content-addressed stages. The first is what the model says of the training studies and of the
-judged split (`teaching`), which other settings of the student share. The second is the student:
-its weights, its answers, `student.md` and `student.json`; what holds numbers alone also goes to the
-training's MLflow run. Answers and states stay in the workspace.
+the features of both towers.
+
+Two content-addressed stages. The first is what the model says of the training studies and of the
+judged split (`teaching`), which other settings of the student share. The second is the student: its
+weights and its report, `student.md` and `student-report.json`, which also go to the training's
+MLflow run. Answers and states stay in the workspace.
 """
 
 import logging

@@ -140,7 +140,8 @@ def write_taught(
     ]
     pq.write_table(pa.Table.from_pylist(told), folder / FILE)
     counts = {
-        split: sum(each["split"] == split for each in told) for split in ("train", "validation", "test")
+        split: sum(each["split"] == split for each in told)
+        for split in ("train", "validation", "test")
     }
     return {f"num_{split}": count for split, count in counts.items() if count}
 

@@ -1,4 +1,4 @@
-"""The student's network: padding changes nothing, what is saved answers alike, a broken file is told."""
+"""The student's network: padding changes nothing, what is saved answers alike."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Encoding models on planted states: found where they are, never by the patient, ceilings by hand."""
+"""Encoding models on planted states: found where they are, not by the patient."""
 
 import numpy as np
 import pytest

@@ -8,11 +8,10 @@ from sonoray_jobs.evaluation.encoding.targets import label_targets, read_targets
 
 
 def study_of(number, **labels):
+    ref = f"{number}.png"
     return Study(
         study_id=f"s{number}", patient_key=f"p{number}", split="test", dataset="d",
-        images=(
-            StudyImage(image_id=f"i{number}", uri="", width=8, height=8, source_ref=f"{number}.png"),
-        ),
+        images=(StudyImage(image_id=f"i{number}", uri="", width=8, height=8, source_ref=ref),),
         turns=(Turn(question="?", answer="!"),), labels=labels,
     )  # fmt: skip
 
