@@ -9,7 +9,7 @@ patients, by the cross-entropy of their true answers; then it learns from all of
 Axes: S studies, K images, F features, T topics, O options, D width of states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -68,6 +68,11 @@ class Learned:
     """Rounds that were best."""
     history: Sequence[float]
     """Cross-entropy of the left-out patients after each round; empty where none were."""
+    left_out: Tensor | None
+    """Which studies (S,) bool are of these patients."""
+    other: Student | None
+    """A student that has not seen them, after its best round: what it says of them is what the
+    student can be expected to say of new patients."""
 
 
 def learn(lessons: Lessons, settings: StudentConfig) -> Learned:
@@ -78,19 +83,27 @@ def learn(lessons: Lessons, settings: StudentConfig) -> Learned:
         settings: how.
     """
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(settings.seed)
         history: list[float] = []
+        other, epochs = None, settings.epochs
         left_out = choose_left_out(lessons.patients, settings.seed)
         if left_out is not None:
-            seen, judged = (
-                lessons.of(torch.where(~left_out)[0]),
-                lessons.of(torch.where(left_out)[0]),
-            )
-            _teach(seen, settings, settings.epochs, judged, history)
-        epochs = 1 + history.index(min(history)) if history else settings.epochs
-        torch.manual_seed(settings.seed)
-        student = _teach(lessons, settings, epochs)
-    return Learned(student=student.eval(), epochs=epochs, history=history)
+            judged = lessons.of(torch.where(left_out)[0])
+            best: dict[str, Tensor] = {}
+            for other in _rounds(lessons.of(torch.where(~left_out)[0]), settings):
+                history.append(_surprise(other, judged))
+                if history[-1] == min(history):
+                    best = {name: each.clone() for name, each in other.state_dict().items()}
+                if len(history) == settings.epochs:
+                    break
+            assert other is not None
+            other.load_state_dict(best)
+            epochs = 1 + history.index(min(history))
+        for number, student in enumerate(_rounds(lessons, settings), start=1):
+            if number == epochs:
+                break
+    return Learned(
+        student=student.eval(), epochs=epochs, history=history, left_out=left_out, other=other
+    )
 
 
 def choose_left_out(patients: Sequence[str], seed: int) -> Tensor | None:
@@ -104,13 +117,9 @@ def choose_left_out(patients: Sequence[str], seed: int) -> Tensor | None:
     return torch.tensor([patient in taken for patient in patients])
 
 
-def _teach(
-    lessons: Lessons,
-    settings: StudentConfig,
-    epochs: int,
-    judged: Lessons | None = None,
-    history: list[float] | None = None,
-) -> Student:
+def _rounds(lessons: Lessons, settings: StudentConfig) -> Iterator[Student]:
+    """One student, in evaluation mode, after each round; it goes on to learn when asked for more."""
+    torch.manual_seed(settings.seed)
     shape = StudentShape(
         features=lessons.images.shape[-1],
         hidden=settings.hidden,
@@ -122,7 +131,7 @@ def _teach(
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    for _ in range(epochs):
+    while True:
         student.train()
         for rows in torch.randperm(len(lessons.images)).split(settings.studies_per_step):
             part = lessons.of(rows)
@@ -130,15 +139,14 @@ def _teach(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        if judged is not None and history is not None:
-            student.eval()
-            with torch.no_grad():
-                opinion = student(judged.images, judged.mask)
-            alone = settings.model_copy(
-                update={"truth": 1.0, "probabilities": 0.0, "states": 0.0, "images": 0.0}
-            )
-            history.append(float(loss_of(opinion, judged, alone)))
-    return student
+        yield student.eval()
+
+
+@torch.no_grad()
+def _surprise(student: Student, lessons: Lessons) -> float:
+    """Mean cross-entropy of the true answers."""
+    alone = StudentConfig(truth=1, probabilities=0, states=0, images=0)
+    return float(loss_of(student(lessons.images, lessons.mask), lessons, alone))
 
 
 def loss_of(opinion: Opinion, lessons: Lessons, settings: StudentConfig) -> Tensor:

@@ -35,3 +35,6 @@ class StudentConfig(ModelPart):
     noise: float = Field(default=0.5, ge=0)
     """Standard deviation of what is added to its standardised features while it learns."""
     seed: int = 0
+    budget: float = Field(default=0.02, ge=0, le=1)
+    """By how much the accuracy over all closed questions may fall where a router gives the student
+    those of which it is sure, and the model the others."""

@@ -10,6 +10,7 @@ MLflow run. Answers and states stay in the workspace.
 """
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ _TEACHING = (
 )
 _CODE = (
     "sonoray_jobs.evaluation.student.lessons",
+    "sonoray_jobs.evaluation.student.router",
     "sonoray_jobs.evaluation.student.student_report",
 )
 _REPORT = ("student.md", "student-report.json")
@@ -58,7 +60,7 @@ class Distilled:
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        from sonoray_jobs.evaluation.student.student_report import student_table
+        from sonoray_jobs.evaluation.student.student_report import router_line, student_table
 
         values, times = self.values, self.values["times"]
         lines = [
@@ -69,6 +71,7 @@ class Distilled:
             f"CPU time a study, without reading features: model {times['model_ms']:.1f} ms, "
             f"student {times['student_ms']:.3f} ms ({times['ratio']:.4f} of it)",
         ]
+        lines.append(router_line(values["router"]))
         if values["num_unknown"]:
             lines.append(
                 f"{values['num_unknown']} questions are of topics that no training study is asked "
@@ -223,7 +226,9 @@ def _distil(
         student_records,
         topics_of,
     )
+    from sonoray_jobs.evaluation.student.router import choose_confidence
     from sonoray_jobs.evaluation.student.student_report import (
+        judge_router,
         judge_student,
         student_table,
         times_of,
@@ -238,7 +243,6 @@ def _distil(
     logger.info("teach a student from %d studies", len(train))
     learned = learn(make_lessons(train), road.distil)
     student = learned.student
-    student.save(folder, settings=road.distil.model_dump(mode="json"), teacher=trained.name)
     topics = topics_of(train)
     theirs = model_records(judged, topics)
     if not theirs:
@@ -253,7 +257,21 @@ def _distil(
             truths[question["topic"]].append(question["truth"])
     bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
     values = judge_student(theirs, ours, truths, road.evaluate.positive_options, bootstrap)
+    least = None
+    if learned.left_out is not None and learned.other is not None:
+        unseen = [
+            row for row, is_out in zip(train, learned.left_out.tolist(), strict=True) if is_out
+        ]
+        heard, _ = student_records(learned.other, unseen)
+        least = choose_confidence(model_records(unseen, topics), heard, road.distil.budget)
+    student.save(
+        folder,
+        settings=road.distil.model_dump(mode="json"),
+        teacher=trained.name,
+        least_confidence=least if least is not None and math.isfinite(least) else None,
+    )
     values |= {
+        "router": judge_router(theirs, ours, least, road.distil.budget, bootstrap),
         "num_studies": len(judged),
         "num_unknown": sum(len(first_questions(row)) for row in judged) - len(theirs),
         "times": times_of(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -9,6 +10,7 @@ from sonoray.metrics import AnswerRecord, Bootstrap, compare_all_closed, compare
 from sonoray.metrics.answers import most_frequent
 from sonoray.metrics.paired import Difference, TopicComparison
 from sonoray.metrics.tables import Table
+from sonoray_jobs.evaluation.student.router import route
 
 
 def judge_student(
@@ -65,6 +67,48 @@ def times_of(
     return {"model_ms": 1000 * theirs, "student_ms": 1000 * ours, "ratio": ours / theirs}
 
 
+def judge_router(
+    model: Sequence[AnswerRecord],
+    student: Sequence[AnswerRecord],
+    least: float | None,
+    budget: float,
+    bootstrap: Bootstrap,
+) -> dict[str, Any] | None:
+    """Model and student together beside the model; None where no patient could be left out.
+
+    Args:
+        model: its answers.
+        student: the student's, to the same questions.
+        least: how sure the student must be.
+        budget: what was allowed to be lost.
+        bootstrap: how intervals are made.
+    """
+    if least is None:
+        return None
+    together, share = route(model, student, least)
+    compared = compare_all_closed(model, together, bootstrap=bootstrap)
+    assert compared is not None  # questions were asked
+    return {
+        "budget": budget,
+        "least_confidence": least if isfinite(least) else None,
+        "share": share,
+        "accuracy": asdict(compared.differences["accuracy"]),
+    }
+
+
+def router_line(values: Mapping[str, Any] | None) -> str:
+    """What a person reads of a router."""
+    if values is None:
+        return "router: too few patients to choose how sure the student must be"
+    found = Difference(**values["accuracy"])
+    told = (
+        f"router with a budget of {values['budget']:g}: the student answers {values['share']:.0%}"
+    )
+    if values["least_confidence"] is not None:
+        told += f" of the questions, those of which it is sure to {values['least_confidence']:.2f}"
+    return f"{told}; accuracy of both {found.second:.3f}, {_signed(found)} of the model's"
+
+
 def student_table(values: Mapping[str, Any]) -> Table:
     """One row per topic, and one of all."""
     rows = [
@@ -108,7 +152,9 @@ def _sides(difference: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if difference is None:
         return ("-", "-", "-")
     found = Difference(**difference)
+    return f"{found.first:.3f}", f"{found.second:.3f}", _signed(found)
+
+
+def _signed(found: Difference) -> str:
     text = f"{found.value:+.3f}"
-    if found.low is not None:
-        text += f" [{found.low:+.3f}, {found.high:+.3f}]"
-    return f"{found.first:.3f}", f"{found.second:.3f}", text
+    return text if found.low is None else f"{text} [{found.low:+.3f}, {found.high:+.3f}]"

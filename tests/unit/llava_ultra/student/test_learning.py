@@ -61,6 +61,21 @@ def test_a_student_learns_true_answers_of_patients_that_it_has_not_seen():
     assert accuracy(learned.student, lessons(seed=1)) > 0.9
     assert 1 <= learned.epochs <= QUICK.epochs
     assert learned.history[learned.epochs - 1] == min(learned.history)
+    assert len(learned.history) == QUICK.epochs
+
+
+def test_the_other_student_is_that_of_the_best_round_and_has_not_seen_the_left_out():
+    given = lessons()
+    learned = learn(given, QUICK)
+    alone = StudentConfig(**{**ALONE, "truth": 1.0})
+    out = given.of(torch.where(learned.left_out)[0])
+    with torch.no_grad():
+        found = loss_of(learned.other(out.images, out.mask), out, alone)
+    assert float(found) == pytest.approx(min(learned.history), rel=1e-5)
+    by_heart = lessons()  # answers of the left out that nothing tells
+    by_heart.truth[learned.left_out] = 1 - by_heart.truth[learned.left_out]
+    assert torch.equal(learn(by_heart, QUICK.model_copy(update={"epochs": 1})).other.head,
+                       learn(given, QUICK.model_copy(update={"epochs": 1})).other.head)  # fmt: skip
 
 
 def test_without_truths_it_learns_what_the_model_believes():
@@ -115,6 +130,7 @@ def test_with_few_patients_it_learns_for_all_its_rounds():
     learned = learn(lessons(12, patients_each=2), QUICK.model_copy(update={"epochs": 3}))
     assert learned.epochs == 3
     assert learned.history == []
+    assert learned.other is None
 
 
 def one(**told):

@@ -3,7 +3,13 @@
 import pytest
 
 from sonoray.metrics import AnswerRecord, Bootstrap
-from sonoray_jobs.evaluation.student.student_report import judge_student, student_table, times_of
+from sonoray_jobs.evaluation.student.student_report import (
+    judge_router,
+    judge_student,
+    router_line,
+    student_table,
+    times_of,
+)
 
 OPTIONS = ("benign", "malignant")
 
@@ -47,6 +53,21 @@ def test_a_student_is_judged_question_by_question():
     assert table.rows[0][:5] == ("pathology", "8", "0.500", "0.750", "0.875")
     assert table.rows[0][5].startswith("+0.125 [")
     assert table.rows[-1][0] == "all closed questions"
+
+
+def test_a_router_is_judged_beside_the_model():
+    truths = [0, 1, 0, 1]
+    model, student = records([0, 1, 0, 0], truths), records([0, 1, 1, 1], truths)
+    found = judge_router(model, student, 0.5, 0.02, Bootstrap(num_resamples=1000))
+    assert found["share"] == 1
+    assert found["accuracy"]["value"] == 0
+    line = router_line(found)
+    assert "answers 100%" in line
+    never = judge_router(model, student, float("inf"), 0.0, Bootstrap(num_resamples=1000))
+    assert (never["share"], never["least_confidence"]) == (0, None)
+    assert "answers 0%;" in router_line(never)
+    assert judge_router(model, student, None, 0.0, Bootstrap(num_resamples=1000)) is None
+    assert "too few patients" in router_line(None)
 
 
 def test_times_are_medians_of_a_study():
