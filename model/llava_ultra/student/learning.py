@@ -11,6 +11,7 @@ Axes: S studies, K images, F features, T topics, O options, D width of states.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -98,12 +99,8 @@ def learn(lessons: Lessons, settings: StudentConfig) -> Learned:
             assert other is not None
             other.load_state_dict(best)
             epochs = 1 + history.index(min(history))
-        for number, student in enumerate(_rounds(lessons, settings), start=1):
-            if number == epochs:
-                break
-    return Learned(
-        student=student.eval(), epochs=epochs, history=history, left_out=left_out, other=other
-    )
+        student = next(islice(_rounds(lessons, settings), epochs - 1, None))
+    return Learned(student=student, epochs=epochs, history=history, left_out=left_out, other=other)
 
 
 def choose_left_out(patients: Sequence[str], seed: int) -> Tensor | None:
@@ -118,7 +115,7 @@ def choose_left_out(patients: Sequence[str], seed: int) -> Tensor | None:
 
 
 def _rounds(lessons: Lessons, settings: StudentConfig) -> Iterator[Student]:
-    """One student, in evaluation mode, after each round; it goes on to learn when asked for more."""
+    """One student, in evaluation mode, after each round; it learns on when asked for more."""
     torch.manual_seed(settings.seed)
     shape = StudentShape(
         features=lessons.images.shape[-1],

@@ -1,11 +1,12 @@
 """Recognise: classes of a bank, found in a dataset's studies from features, without asking.
 
-LLaVA-RadZ (arXiv 2503.07487) reads a decoder's features so. They come from the store; what it lacks of the dataset is embedded first with the training's own
-towers, so that a model can be tried on a dataset that it was not trained on. What the model reads
-of the studies is a stage of its own, which other banks share. The output is a content-addressed
-stage: `scores.parquet` with every study's shares, which stays in the workspace; and
-`recognition.json`, `calibration.json` and `recognition.png`, which hold nothing of a patient and go
-to the training's MLflow run too. A dataset without labels gets scores alone.
+LLaVA-RadZ (arXiv 2503.07487) reads a decoder's features so. They come from the store; what it lacks
+of the dataset is embedded first with the training's own towers, so that a model can be tried on a
+dataset that it was not trained on. What the model reads of the studies is a stage of its own, which
+other banks share. The output is a content-addressed stage: `scores.parquet` with every study's
+shares, which stays in the workspace; and `recognition.json`, `calibration.json` and
+`recognition.png`, which hold nothing of a patient and go to the training's MLflow run too. A
+dataset without labels gets scores alone.
 """
 
 import logging
