@@ -35,7 +35,7 @@ class Listed:
         return {"methods": [asdict(method) for method in self.methods]}
 
 
-def run(kinds: Sequence[str] = ()) -> Listed:
+def run(*, kinds: Sequence[str] = ()) -> Listed:
     """List the methods of some kinds; of none: all.
 
     Raises:

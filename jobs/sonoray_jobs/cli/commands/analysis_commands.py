@@ -46,7 +46,7 @@ def methods(
     """
     from sonoray_jobs.methods import list_methods
 
-    return list_methods.run(kind or ())
+    return list_methods.run(kinds=kind or ())
 
 
 @job_command(app, panel=PANEL)

@@ -103,14 +103,14 @@ def test_the_first_sentence_of_a_docstring(text, sentence):
 
 
 def test_a_kind_is_listed_alone_and_an_unknown_one_refused():
-    listed = run(["probe"])
+    listed = run(kinds=["probe"])
     assert {each.kind for each in listed.methods} == {"probe"}
     assert listed.lines()[0] == "probe"
     assert [each["name"] for each in listed.to_json()["methods"]] == [
         each.name for each in listed.methods
     ]
     with pytest.raises(ConfigError, match="--kind 'prob' is unknown; use one of fusion"):
-        run(["prob"])
+        run(kinds=["prob"])
 
 
 def test_the_page_has_the_same_methods():
