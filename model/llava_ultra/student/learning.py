@@ -85,7 +85,8 @@ def learn(lessons: Lessons, settings: StudentConfig) -> Learned:
     """
     with torch.random.fork_rng(devices=()):
         history: list[float] = []
-        other, epochs = None, settings.epochs
+        other: Student | None = None
+        epochs = settings.epochs
         left_out = choose_left_out(lessons.patients, settings.seed)
         if left_out is not None:
             judged = lessons.of(torch.where(left_out)[0])

@@ -28,7 +28,7 @@ _LEAST_DEVIATION = 1e-8
 
 
 def predict_left_out(
-    states: npt.NDArray[np.floating], targets: Floats, patients: Sequence[str], seed: int = 0
+    states: np.ndarray, targets: Floats, patients: Sequence[str], seed: int = 0
 ) -> tuple[Floats, Floats]:
     """Predictions of each study by maps that did not see its patient.
 
@@ -132,4 +132,4 @@ def _predict(learned: Floats, targets: Floats, asked: Floats) -> Floats:
     turned = ((asked - mean) / scale) @ right.T
     penalties = np.array(PENALTIES)[:, None]
     shrunk = values / (values**2 + penalties)  # (A, R)
-    return np.einsum("sr,ar,rt->ast", turned, shrunk, inner)
+    return np.asarray(np.einsum("sr,ar,rt->ast", turned, shrunk, inner))
