@@ -30,7 +30,7 @@ from sonoray.metrics import AnswerRecord, Bootstrap, compare_all_closed, compare
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.answer import AnswerActor
-from sonoray_jobs.evaluation.robustness.assess import closed_studies
+from sonoray_jobs.evaluation.questions import closed_studies
 from sonoray_jobs.evaluation.student.lessons import (
     make_lessons,
     model_records,

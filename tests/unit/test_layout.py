@@ -141,6 +141,7 @@ def test_jobs_are_run_by_others_and_never_their_libraries():
         "sonoray_jobs.cli.",
         "sonoray_jobs.demo",
         "sonoray_jobs.evaluation.ablation.",
+        "sonoray_jobs.evaluation.modes.",
         "sonoray_jobs.evaluation.sweeping.",
     )
     assert len(jobs) > 10

@@ -54,6 +54,28 @@ def num_asked(studies: Iterable[Study]) -> int:
     return sum(turn.task is not Task.CONTEXT for study in studies for turn in study.turns)
 
 
+def closed_studies(studies: Sequence[Study]) -> list[Study]:
+    """The studies with their closed questions alone, and what these follow.
+
+    Raises:
+        DataError: there is none.
+    """
+    kept = []
+    for study in studies:
+        turns = tuple(
+            turn if turn.task is Task.CLOSED else replace(turn, task=Task.CONTEXT)
+            for turn in study.turns
+        )
+        if any(turn.task is Task.CLOSED for turn in turns):
+            kept.append(replace(study, turns=turns))
+    if not kept:
+        raise DataError(
+            "no closed question is asked, and this counts right options; ingest questions with "
+            "options, or name their topics with --set evaluate.topics"
+        )
+    return kept
+
+
 def asked_about(
     studies: Sequence[Study], topics: Sequence[str], known: Collection[str]
 ) -> list[Study]:

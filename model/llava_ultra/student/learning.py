@@ -131,7 +131,8 @@ def _rounds(lessons: Lessons, settings: StudentConfig) -> Iterator[Student]:
     )
     while True:
         student.train()
-        for rows in torch.randperm(len(lessons.images)).split(settings.studies_per_step):
+        order = torch.randperm(len(lessons.images))
+        for rows in torch.split(order, settings.studies_per_step):
             part = lessons.of(rows)
             loss = loss_of(student(part.images, part.mask, settings.noise), part, settings)
             optimizer.zero_grad()

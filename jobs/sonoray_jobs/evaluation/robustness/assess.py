@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sonoray.config.canonical import content_hash
-from sonoray.errors import ConfigError, DataError
+from sonoray.errors import ConfigError
 from sonoray.files.json_files import write_json
 from sonoray.metrics import Bootstrap
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study.contract import Study, Task
+from sonoray.study.contract import Study
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.questions import asked_studies, num_asked
+from sonoray_jobs.evaluation.questions import asked_studies, closed_studies, num_asked
 from sonoray_jobs.evaluation.robustness.conditions import STRENGTHS, Conditions, make_conditions
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
@@ -137,28 +137,6 @@ def run(
 
     result = run_stage(stage, workspace.stages, make)
     return Judged(output=result, split=split, values=result.manifest["summary"])
-
-
-def closed_studies(studies: Sequence[Study]) -> list[Study]:
-    """The studies with their closed questions alone, and what these follow.
-
-    Raises:
-        DataError: there is none.
-    """
-    kept = []
-    for study in studies:
-        turns = tuple(
-            turn if turn.task is Task.CLOSED else replace(turn, task=Task.CONTEXT)
-            for turn in study.turns
-        )
-        if any(turn.task is Task.CLOSED for turn in turns):
-            kept.append(replace(study, turns=turns))
-    if not kept:
-        raise DataError(
-            "no closed question is asked, and robustness counts right options; ingest questions "
-            "with options, or name their topics with --set evaluate.topics"
-        )
-    return kept
 
 
 def _make(

@@ -25,8 +25,7 @@ from sonoray.metrics import Bootstrap
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import SPLITS, Study
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.questions import asked_studies
-from sonoray_jobs.evaluation.robustness.assess import closed_studies
+from sonoray_jobs.evaluation.questions import asked_studies, closed_studies
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle

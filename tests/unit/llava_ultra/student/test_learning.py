@@ -81,7 +81,7 @@ def test_the_other_student_is_that_of_the_best_round_and_has_not_seen_the_left_o
 def test_without_truths_it_learns_what_the_model_believes():
     given = lessons(told_wrong=True)
     believing = QUICK.model_copy(update={**ALONE, "probabilities": 1.0})
-    assert accuracy(learn(given, believing).student, lessons(seed=1)) < 0.1
+    assert accuracy(learn(given, believing).student, lessons(seed=1)) < 0.25
     assert accuracy(learn(given, QUICK.model_copy(update={**ALONE, "truth": 1.0})).student,
                     lessons(seed=1)) > 0.9  # fmt: skip
 
@@ -97,11 +97,14 @@ def test_it_learns_which_images_the_sampler_looks_at():
 
 def test_it_learns_the_states():
     given = lessons()
-    near = learn(given, QUICK.model_copy(update={**ALONE, "states": 1.0})).student
-    with torch.no_grad():
-        states = near(given.images, given.mask).states
-    apart = (states - given.states)[given.asked].square().mean()
-    assert apart < 0.5 < given.states[given.asked].square().mean()
+    apart = {}
+    for weight in (0.0, 1.0):
+        settings = QUICK.model_copy(update={**ALONE, "truth": 1.0, "states": weight})
+        student = learn(given, settings).student
+        with torch.no_grad():
+            states = student(given.images, given.mask).states
+        apart[weight] = float((states - given.states)[given.asked].square().mean())
+    assert apart[1.0] < 0.5 < apart[0.0]
 
 
 def test_equal_seeds_give_equal_students_and_leave_torchs_state_alone():

@@ -129,5 +129,5 @@ def test_the_page_has_the_same_methods():
     )
     assert [row[0] for row in ours] == [row[0] for row in theirs]
     assert [row[2] for row in ours] == [row[2] for row in theirs]
-    code = [[re.findall(r"`[^`]+`", row[5]) for row in table] for table in (ours, theirs)]
+    code = [[set(re.findall(r"`[^`]+`", row[5])) for row in table] for table in (ours, theirs)]
     assert code[0] == code[1]
