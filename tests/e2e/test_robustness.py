@@ -96,5 +96,5 @@ def test_one_reference_is_refused(given):
 
 def test_topics_without_a_closed_question_are_refused(given):
     road = with_values(given["road"], {"evaluate.topics": ["report"]})
-    with pytest.raises(DataError, match="robustness counts right options"):
+    with pytest.raises(DataError, match="this counts right options"):
         assess.run(**{**given, "road": road})

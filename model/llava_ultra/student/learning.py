@@ -4,7 +4,7 @@
            + d KL(sampler's images || student's)
 
 each the mean over the questions that are asked. How many rounds are best is found on a fifth of the
-patients, by the cross-entropy of their true answers; then it learns from all of them for as long.
+patients, by the cross-entropy of their true answers, or the whole loss where `a` is 0; then it learns from all of them for as long.
 
 Axes: S studies, K images, F features, T topics, O options, D width of states.
 """
@@ -68,7 +68,7 @@ class Learned:
     epochs: int
     """Rounds that were best."""
     history: Sequence[float]
-    """Cross-entropy of the left-out patients after each round; empty where none were."""
+    """What the left-out patients were judged by after each round; empty where none were."""
     left_out: Tensor | None
     """Which studies (S,) bool are of these patients."""
     other: Student | None
@@ -92,7 +92,7 @@ def learn(lessons: Lessons, settings: StudentConfig) -> Learned:
             judged = lessons.of(torch.where(left_out)[0])
             best: dict[str, Tensor] = {}
             for other in _rounds(lessons.of(torch.where(~left_out)[0]), settings):
-                history.append(_surprise(other, judged))
+                history.append(_surprise(other, judged, settings))
                 if history[-1] == min(history):
                     best = {name: each.clone() for name, each in other.state_dict().items()}
                 if len(history) == settings.epochs:
@@ -142,10 +142,11 @@ def _rounds(lessons: Lessons, settings: StudentConfig) -> Iterator[Student]:
 
 
 @torch.no_grad()
-def _surprise(student: Student, lessons: Lessons) -> float:
-    """Mean cross-entropy of the true answers."""
+def _surprise(student: Student, lessons: Lessons, settings: StudentConfig) -> float:
+    """Mean cross-entropy of the true answers; the whole loss where these are not learned."""
     alone = StudentConfig(truth=1, probabilities=0, states=0, images=0)
-    return float(loss_of(student(lessons.images, lessons.mask), lessons, alone))
+    judged_by = alone if settings.truth else settings
+    return float(loss_of(student(lessons.images, lessons.mask), lessons, judged_by))
 
 
 def loss_of(opinion: Opinion, lessons: Lessons, settings: StudentConfig) -> Tensor:

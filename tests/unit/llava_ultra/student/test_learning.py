@@ -81,7 +81,7 @@ def test_the_other_student_is_that_of_the_best_round_and_has_not_seen_the_left_o
 def test_without_truths_it_learns_what_the_model_believes():
     given = lessons(told_wrong=True)
     believing = QUICK.model_copy(update={**ALONE, "probabilities": 1.0})
-    assert accuracy(learn(given, believing).student, lessons(seed=1)) < 0.25
+    assert accuracy(learn(given, believing).student, lessons(seed=1)) < 0.1
     assert accuracy(learn(given, QUICK.model_copy(update={**ALONE, "truth": 1.0})).student,
                     lessons(seed=1)) > 0.9  # fmt: skip
 
