@@ -4,7 +4,8 @@
            + d KL(sampler's images || student's)
 
 each the mean over the questions that are asked. How many rounds are best is found on a fifth of the
-patients, by the cross-entropy of their true answers, or the whole loss where `a` is 0; then it learns from all of them for as long.
+patients, by the cross-entropy of their true answers, or the whole loss where `a` is 0; then it
+learns from all of them for as long.
 
 Axes: S studies, K images, F features, T topics, O options, D width of states.
 """
