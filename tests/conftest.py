@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from sonoray_jobs.outputs import find as outputs
 from sonoray_jobs.release import export
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers import bootstrap, embedding
+from sonoray_serve.proxy.last_word import IMPORT_PATH, VARIABLE
 
 # The same examples in every run, and no deadline: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -80,8 +82,49 @@ def ray_local() -> Iterator[str]:
 
     RAY_ADDRESS stands in the environment from the first use on, so child processes join it.
     """
-    with ray_session(num_cpus=4) as address:
+    with ray_session(num_cpus=4, environment={VARIABLE: IMPORT_PATH}) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """A PostgreSQL of its own, by its URL without a database; Debian's `postgresql` has it."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # it refuses to run as root: then as the user that Debian makes for it
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        as_user: list[str] = []
+        if os.getuid() == 0:
+            as_user = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(place, "postgres")
+        data = f"{place}/data"
+
+        def call(program: str, *words: str) -> None:
+            command = [*as_user, str(found[-1].parent / program), "-D", data, *words]
+            subprocess.run(command, check=True, cwd=place, capture_output=True, timeout=120)
+
+        call("initdb", "-A", "trust", "-U", "tester", "-E", "UTF8")
+        options = f"-p {port} -k {place} -c listen_addresses=127.0.0.1 -c fsync=off"
+        call("pg_ctl", "-w", "-l", f"{place}/log", "-o", options, "start")
+        try:
+            # under SQLAlchemy 2.1 this means psycopg 3
+            yield f"postgresql://tester@127.0.0.1:{port}"
+        finally:
+            call("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> str:
+    """A new database of it, by its URL."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgresql_server}/{name}"
 
 
 @pytest.fixture(scope="session")

@@ -70,8 +70,9 @@ class EncodedStudy:
 class KnownStudy:
     """A study that an engine was given before, in place of the study itself.
 
-    The name is a digest of the model and of all encoded images (`asking.studies.study_name`), so
-    nobody can call a study by name without having its images.
+    The name is a digest of the model and of all encoded images, or of what the DICOMweb server
+    lists of the study at the time (`asking.studies`). So nobody can call a study by name without
+    having its images, or without that server showing it.
     """
 
     name: bytes

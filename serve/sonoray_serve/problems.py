@@ -155,6 +155,48 @@ class Problem(Enum):
         _INVALID,
         "Only a structured report is stored; ask for format dicom_sr, or leave store out.",
     )
+    NO_STUDY_SERVER = (
+        400,
+        _INVALID,
+        "This service has no DICOMweb server to fetch a study from; serve.dicomweb would name it.",
+    )
+    STUDY_AND_IMAGES = (
+        400,
+        _INVALID,
+        "A study is named by its UID and images are sent beside it; send one of the two.",
+    )
+    NO_STUDY_NAMED = (
+        400,
+        _INVALID,
+        "Nothing says which study is meant; send images, or a study's UID.",
+    )
+    STUDY_NOT_USABLE = (
+        400,
+        _INVALID,
+        "No object of the study gives a picture ({detail}).",
+    )
+    STUDY_OF_SEVERAL_PATIENTS = (
+        400,
+        _INVALID,
+        "The study's objects name several patients; no answer is given about such a study.",
+    )
+    STUDY_HAS_TOO_MANY_PICTURES = (
+        400,
+        _INVALID,
+        "The study has too many pictures; at most {limit} are taken: name some of its objects as "
+        "instances.",
+    )
+    STUDY_TOO_LARGE = (
+        400,
+        _INVALID,
+        "The study's objects are too large; at most {limit} bytes are fetched: name some of them "
+        "as instances.",
+    )
+    STUDY_NOT_FOUND = (
+        404,
+        _INVALID,
+        "The DICOMweb server has no such study or instance, or shows it not to this service.",
+    )
     NO_DICOMWEB = (
         404,
         _INVALID,
@@ -177,6 +219,11 @@ class Problem(Enum):
     )
     KEY_EXPIRED = (401, "authentication_error", "This API key has expired.")
     KEY_SCOPE = (403, "permission_error", "This API key does not open this path.")
+    KEY_NOT_FOR_STUDIES = (
+        403,
+        "permission_error",
+        "This API key opens no studies of the DICOMweb server; it would need the scope studies.",
+    )
     MODEL_NOT_FOUND = (404, _INVALID, "This model is not served here; see GET /v1/models.")
     NOT_FOUND = (404, _INVALID, "There is no such path.")
     METHOD_NOT_ALLOWED = (405, _INVALID, "This path does not take this method.")
@@ -197,6 +244,16 @@ class Problem(Enum):
         502,
         "server_error",
         "The DICOMweb server did not take the report: it is not stored; try again.",
+    )
+    STUDY_NOT_FETCHED = (
+        502,
+        "server_error",
+        "The DICOMweb server did not give the study; this service's log says why.",
+    )
+    STUDY_SERVER_AWAY = (
+        503,
+        "server_error",
+        "The DICOMweb server is not there just now; try again.",
     )
     UNAVAILABLE = (503, "server_error", "The model is not available just now; try again.")
     DEADLINE = (504, "server_error", "The request took longer than {limit} seconds.")

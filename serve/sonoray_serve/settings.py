@@ -51,6 +51,8 @@ class Limits(Config):
     """Largest width x height of one image."""
     max_study_pixels: int = Field(default=50_000_000, gt=0)
     """Largest sum of width x height over the images of a study."""
+    max_fetched_bytes: int = Field(default=256_000_000, gt=0)
+    """Most bytes of the objects of a study that is fetched from the DICOMweb server."""
     max_messages: int = Field(default=64, gt=0, le=MAX_ITEMS)
     """Turns of a conversation."""
     max_prompt_chars: int = Field(default=8_000, gt=0)
@@ -192,7 +194,8 @@ class ServeConfig(Config):
     URL without a password, as `postgresql://sonoray@db/sonoray` (PGPASSWORD or ~/.pgpass has it).
     Where several nodes run an ingress, use PostgreSQL."""
     dicomweb: str = ""
-    """DICOMweb server on which `/v1/reports` stores structured reports where it is asked to, as
+    """DICOMweb server from which a study is fetched that a request names by its UID, and on which
+    `/v1/reports` stores structured reports where it is asked to, as
     `https://pacs.example.org/dicom-web`; credentials as for `sonoray ingest dicomweb`, in the
     environment. Empty: none."""
     calibration: str = ""
@@ -231,8 +234,8 @@ class ServeConfig(Config):
         return self
 
 
-Scope = Literal["chat", "embeddings", "feedback", "reports", "models", "metrics", "docs"]
-"""What a key may be restricted to."""
+Scope = Literal["chat", "embeddings", "feedback", "reports", "models", "metrics", "docs", "studies"]
+"""What a key may be restricted to: paths, and `studies` of the DICOMweb server by their UID."""
 
 
 class KeyTerms(Config):
@@ -241,7 +244,7 @@ class KeyTerms(Config):
     expires: date | None = None
     """Last day on which it is admitted, in UTC."""
     scopes: tuple[Scope, ...] = get_args(Scope)
-    """Paths that it opens."""
+    """What it opens."""
     per_minute: int | None = Field(default=None, gt=0)
     """Requests a minute; None for what `limits.key_per_minute` says."""
     at_once: int | None = Field(default=None, gt=0)

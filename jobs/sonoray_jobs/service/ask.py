@@ -1,6 +1,7 @@
 """Ask: put a question about a study to a running service.
 
-The study is a handful of image files or DICOM objects, or one of an ingested dataset; what is sent
+The study is a handful of image files or DICOM objects, one of an ingested dataset, or one of the
+service's DICOMweb server by its UID; what is sent
 and what comes back stands in `sonoray_jobs.service.service_client`.
 """
 
@@ -26,30 +27,40 @@ def run(
     question: str,
     images: Sequence[Path],
     study: str | None = None,
+    study_uid: str | None = None,
     dataset: str = "phantom",
     url: str,
     api_key_file: Path | None = None,
 ) -> Reply:
-    """Ask about image files or about a study of a dataset.
+    """Ask about image files, a study of a dataset, or one that the service fetches by its UID.
 
     Of `road` the service's limits count: a file above them would be refused there, once it is read,
     and an answer may take as long as they allow.
 
     Raises:
         ConfigError: the key file is not usable.
-        DataError: neither or both of images and study are given, or one is no file, too large or
+        DataError: not one of images, study and UID is given, or an image is no file, too large or
             cannot be read.
         ServingError: the service cannot be reached or refuses; with its own reason.
     """
-    if bool(images) == (study is not None):
-        raise DataError("give either the study's image files or --study, one of the two")
+    if bool(images) + (study is not None) + (study_uid is not None) != 1:
+        raise DataError(
+            "give either the study's image files, --study or --study-uid, one of the three"
+        )
     pictures = (
         [_picture(path, road.serve.limits) for path in images]
         if study is None
         else study_pictures(workspace, dataset, study)
     )
     timeout_s = road.serve.limits.deadline_s + _PAST_DEADLINE_S
-    return ask(question, pictures, url=url, api_key=read_key(api_key_file), timeout_s=timeout_s)
+    return ask(
+        question,
+        pictures,
+        url=url,
+        api_key=read_key(api_key_file),
+        study_uid=study_uid,
+        timeout_s=timeout_s,
+    )
 
 
 def _picture(path: Path, limits: Limits) -> Picture:

@@ -27,14 +27,12 @@ from pathlib import Path
 from sonoray.cluster.scratch import scratch_folder
 from sonoray_jobs.service.listening import free_port
 from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.proxy.last_word import IMPORT_PATH, RETRY_AFTER_S, VARIABLE
 
 logger = logging.getLogger(__name__)
 
 HOSTS = frozenset({"127.0.0.1", "0.0.0.0"})  # noqa: S104 - compared, not listened on
 """Addresses of which the loopback address reaches the replicas."""
-
-RETRY_AFTER_S = 5
-"""A replica of the ingress is up again after some seconds."""
 
 _SCRATCH_ROOT = Path("/tmp")  # noqa: S108 - a longer path is too long for sockets
 
@@ -46,6 +44,8 @@ _ONE_LOOP = {
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     # by default Ray's workers give way to everything else on the machine
     "RAY_worker_niceness": "0",
+    # the proxy ends a stream whose ingress was killed
+    VARIABLE: IMPORT_PATH,
 }
 
 

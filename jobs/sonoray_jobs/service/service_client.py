@@ -8,8 +8,8 @@ whatever proxy the environment names: a patient's images must not take a detour.
 import base64
 import dataclasses
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -60,6 +60,17 @@ class ImageUse:
     """Whether some of its pixels were transparent: the model was shown it over black."""
 
 
+def use_name(use: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
+    """What an answer's image is called: its picture's name, or its UID in a stored study.
+
+    Args:
+        use: the image, as the service tells it.
+        pictures: that were sent.
+    """
+    name = str(use.get("instance") or pictures[use["part"]].name)
+    return name + (f"#{use['frame']}" if use["frame"] else "")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """The service's answer."""
@@ -77,6 +88,8 @@ class Reply:
     completion_tokens: int
     asked_first: tuple[tuple[str, str], ...] = ()
     """Closed questions that the model was asked before, with its answers: a report follows them."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Objects of a stored study that gave no picture, by reason."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -99,6 +112,7 @@ class Reply:
                 for image in self.images
             ),
             "  (* = seen by the language model, with its share of the score)",
+            *(f"  left out: {reason} {count}" for reason, count in self.left_out.items()),
             self.notice,
         ]
 
@@ -140,6 +154,7 @@ def ask(
     *,
     url: str,
     api_key: str,
+    study_uid: str | None = None,
     model: str | None = None,
     max_tokens: int | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -148,9 +163,10 @@ def ask(
 
     Args:
         question: the question.
-        pictures: the study.
+        pictures: the study; none where its UID is given.
         url: base URL of the service, ending in `/v1`.
         api_key: the key; a service without keys ignores it.
+        study_uid: Study Instance UID of a study of the service's DICOMweb server.
         model: name of the model; by default the first that the service lists.
         max_tokens: longest answer; by default the service's own.
         timeout_s: how long to wait for it.
@@ -168,13 +184,19 @@ def ask(
                 model=model or next(iter(client.models.list())).id,
                 messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc]
                 max_tokens=openai.omit if max_tokens is None else max_tokens,
+                extra_body={} if study_uid is None else {"sonoray": {"study": study_uid}},
             )
         except openai.APITimeoutError:  # a connection error too, to OpenAI's client
             raise ServingError(
                 f"{url!r} has not answered within {timeout_s:g} s; see that service's log, or ask "
                 "again once it has less to do"
             ) from None
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            # the class is that of the HTTP client that openai brings, whichever it is
+            if type(error.__cause__).__name__ != "ConnectError":
+                raise ServingError(
+                    f"the connection to {url!r} broke before the answer came; ask again"
+                ) from None
             raise ServingError(
                 f"no service answers at {url!r}; start one with: sonoray serve, or check --url"
             ) from None
@@ -195,7 +217,7 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
         finish_reason=choice.finish_reason,
         images=tuple(
             ImageUse(
-                name=pictures[use["part"]].name + (f"#{use['frame']}" if use["frame"] else ""),
+                name=use_name(use, pictures),
                 score=use["score"],
                 selected=use["selected"],
                 transparent=use["transparent"],
@@ -210,6 +232,7 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
         asked_first=tuple(
             (each["question"], each["answer"]) for each in extra.get("asked_first", ())
         ),
+        left_out=extra.get("left_out", {}),
     )
 
 

@@ -16,6 +16,12 @@ SQLITE = "sqlite:///"
 BUSY_TIMEOUT_S = 30.0
 """How long SQLite waits for another writer."""
 
+CONNECT_TIMEOUT_S = 5
+"""How long a PostgreSQL may take to let somebody in: a host that is silent answers nobody ever."""
+
+SILENCE_TIMEOUT_S = 20
+"""How long a PostgreSQL may leave unacknowledged what it was sent."""
+
 
 def read_url(place: str) -> "URL":
     """The URL of a database: what is no URL is the path of a SQLite file.
@@ -52,22 +58,43 @@ def open_database(place: str, tables: "MetaData", *, create: bool = True) -> "En
         DataError: it cannot be opened; no message shows a password.
     """
     from sqlalchemy import create_engine
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import (
+        IntegrityError,
+        OperationalError,
+        ProgrammingError,
+        SQLAlchemyError,
+    )
 
     url = read_url(place)
     told = url.render_as_string(hide_password=True)
     try:
         if url.get_backend_name() == "sqlite":
             _make_file(Path(url.database or ""), create=create)
-        waits = {"timeout": BUSY_TIMEOUT_S} if url.get_backend_name() == "sqlite" else {}
-        engine = create_engine(url, connect_args=waits, pool_pre_ping=True, hide_parameters=True)
-        tables.create_all(engine)
+        engine = create_engine(
+            url, connect_args=_waits(url), pool_pre_ping=True, hide_parameters=True
+        )
+        try:
+            tables.create_all(engine)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if isinstance(error, OperationalError) and url.get_backend_name() != "sqlite":
+                raise  # nobody is there
+            tables.create_all(engine)  # another replica has just made them
     except (SQLAlchemyError, ImportError) as error:
         raise DataError(
             f"database {told!r} cannot be used ({type(error).__name__}); check that it is there "
             "and lets this user make tables"
         ) from None
     return engine
+
+
+def _waits(url: "URL") -> dict[str, float]:
+    """How long the driver waits, in its own words."""
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": BUSY_TIMEOUT_S}
+    if url.get_backend_name() == "postgresql":
+        silence_ms = 1_000 * SILENCE_TIMEOUT_S
+        return {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": silence_ms}
+    return {}
 
 
 def _make_file(path: Path, *, create: bool) -> None:

@@ -77,10 +77,13 @@ def tables() -> tuple["MetaData", "Table", "Table"]:
 
 def add_feedback(engine: "Engine", said: Feedback) -> None:
     """Keep what somebody said, in place of what was said of the same answer before."""
-    from sqlalchemy import delete, insert, select
+    from sqlalchemy import delete, func, insert, select
 
     _, rows, images = tables()
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # SQLite has one writer at a time
+            turn = func.pg_advisory_xact_lock(func.hashtext(said.answer_id))
+            connection.execute(select(turn))
         old = select(rows.c.id).where(rows.c.answer_id == said.answer_id)
         connection.execute(delete(images).where(images.c.feedback.in_(old)))
         connection.execute(delete(rows).where(rows.c.answer_id == said.answer_id))
@@ -125,24 +128,38 @@ def read_pictures(engine: "Engine", answer_id: str) -> tuple[bytes, ...]:
 
 
 def iter_feedback(engine: "Engine") -> Iterator[Feedback]:
-    """Yield everything that was said, in the order in which it came."""
+    """Yield everything that was said, in the order in which it came.
+
+    A service may write meanwhile: each answer's words and pictures are read in one statement, as
+    they are at that moment. No lock is held while the caller works, and answers that were not there
+    at the beginning are not among them.
+    """
     from sqlalchemy import select
 
     _, rows, images = tables()
     with engine.connect() as connection:
-        for row in connection.execute(select(rows).order_by(rows.c.id)).all():
-            pngs = connection.execute(
-                select(images.c.png).where(images.c.feedback == row.id).order_by(images.c.position)
-            )
-            yield Feedback(
-                at=row.at,
-                answer_id=row.answer_id,
-                key=row.key,
-                model_digest=row.model_digest,
-                rating=row.rating,
-                question=row.question,
-                answer=row.answer,
-                corrected_text=row.corrected_text,
-                options=tuple(json.loads(row.options)),
-                images=tuple(png for (png,) in pngs),
-            )
+        answer_ids = connection.scalars(select(rows.c.answer_id).order_by(rows.c.id)).all()
+    for answer_id in answer_ids:
+        wanted = (
+            select(rows, images.c.png)
+            .outerjoin(images, images.c.feedback == rows.c.id)
+            .where(rows.c.answer_id == answer_id)
+            .order_by(images.c.position)
+        )
+        with engine.connect() as connection:
+            found = connection.execute(wanted).all()
+        if not found:  # somebody took it out by hand
+            continue
+        row = found[0]
+        yield Feedback(
+            at=row.at,
+            answer_id=row.answer_id,
+            key=row.key,
+            model_digest=row.model_digest,
+            rating=row.rating,
+            question=row.question,
+            answer=row.answer,
+            corrected_text=row.corrected_text,
+            options=tuple(json.loads(row.options)),
+            images=tuple(each.png for each in found if each.png is not None),
+        )

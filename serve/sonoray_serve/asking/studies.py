@@ -1,17 +1,18 @@
 """The study of a request on its way to the engine: by its name where the engine has been given it.
 
-A second question about a study says the same images again, byte for byte. Then nothing is decoded
-and vision is not asked: the engine is told the study's name, and only where it has forgotten it
-(its memory for studies is bounded, and another replica may be the one that is asked) the images are
-decoded and encoded after all. The names here are no promise, they only save asking in vain.
+A second question about a study says the same images again, byte for byte, or its UID, for which the
+DICOMweb server lists the same instances. Then nothing is fetched or decoded, and vision is not
+asked: the engine is told the study's name, and only where it has forgotten it (its memory for
+studies is bounded, and another replica may be the one that is asked) the images are decoded and
+encoded after all. The names here are no promise, they only save asking in vain.
 """
 
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sonoray_serve.messages import (
     EncodedStudy,
@@ -23,7 +24,7 @@ from sonoray_serve.messages import (
 )
 
 MAX_NAMES = 4_096
-"""Studies whose names an ingress replica remembers: about a megabyte."""
+"""Studies whose names an ingress replica remembers: about a megabyte, some with UIDs of objects."""
 
 
 def study_name(images: Sequence[bytes], digest: str) -> bytes:
@@ -34,6 +35,16 @@ def study_name(images: Sequence[bytes], digest: str) -> bytes:
     return summed.digest()
 
 
+def stored_study_name(uids: Sequence[str], digest: str) -> bytes:
+    """What names a study of the DICOMweb server: its UID and the instances that are shown of it.
+
+    An instance does not change under its UID; one that is added to the study, or removed, makes
+    another name of it.
+    """
+    listed = "\0".join(("stored study", digest, *uids))
+    return hashlib.sha256(listed.encode()).digest()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """What an answer says of a study's images."""
@@ -42,6 +53,10 @@ class Seen:
     places: tuple[tuple[int, int], ...] = ()
     """Of each picture, which of the request's images it comes from, and which frame of it; empty
     where every image is one picture."""
+    instances: tuple[str, ...] = field(default=(), repr=False)
+    """Of each picture, the SOP Instance UID of its object; empty where the images were sent."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Objects of the study that gave no picture, by reason."""
 
 
 class KnownStudies:
@@ -75,7 +90,7 @@ class AskedStudy:
         study: Study,
         seen: Seen,
         *,
-        encode: Callable[[], Awaitable[EncodedStudy]] | None = None,
+        encode: Callable[[], Awaitable[tuple[EncodedStudy, Seen]]] | None = None,
     ) -> None:
         """Take a study.
 
@@ -83,7 +98,8 @@ class AskedStudy:
             engine: is asked.
             study: itself, or its name.
             seen: what the answer says of its images.
-            encode: gives the study itself; needed for one that is named.
+            encode: gives the study itself, and what it saw of it this time; needed for one that is
+                named.
         """
         self.seen = seen
         self._engine = engine
@@ -96,6 +112,13 @@ class AskedStudy:
         """What later questions may call it by; empty for a study that is not kept."""
         return self._study.name
 
+    def release(self) -> None:
+        """Let go of what the study could be encoded from: the last question has its answer.
+
+        Not before: of several questions some may meet an engine that does not know the study.
+        """
+        self._encode = None
+
     async def generate(
         self, messages: Sequence[dict[str, str]], sampling: Sampling
     ) -> AsyncGenerator[Event, None]:
@@ -105,7 +128,6 @@ class AskedStudy:
             async for event in events:
                 if isinstance(event, Forgotten):
                     break
-                self._encode = None  # lets go of the images
                 yield event
             else:
                 return
@@ -118,6 +140,5 @@ class AskedStudy:
         async with self._lock:
             if not isinstance(self._study, EncodedStudy):
                 assert self._encode is not None
-                self._study = await self._encode()
-                self._encode = None
+                self._study, self.seen = await self._encode()
             return self._study

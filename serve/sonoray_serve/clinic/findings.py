@@ -8,7 +8,7 @@ from typing import Any
 from sonoray_serve.pictures.dicom_pictures import is_dicom
 from sonoray_serve.problems import ApiError, Problem
 
-_IDENTITY = (
+IDENTITY = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
@@ -22,7 +22,7 @@ class Shown:
     """An object that the model was shown."""
 
     header: Mapping[str, str] = field(repr=False)
-    """The attributes of `_IDENTITY`; empty where it has none."""
+    """The attributes of `IDENTITY`; empty where it has none."""
     chosen_frames: Sequence[int]
     """Frames that the answer rests on, from 0; empty where it rests on others."""
 
@@ -52,18 +52,33 @@ class Findings:
     """DICOM objects among what the model was shown; empty where there is none."""
 
 
-def read_headers(objects: Sequence[bytes]) -> list[dict[str, str]]:
-    """What a report repeats of the objects that it is about.
+Headers = dict[int, dict[str, str]]
+"""What objects say of themselves, by their part of the study."""
+
+
+def read_headers(objects: Sequence[bytes]) -> Headers:
+    """What a report repeats of the objects that it is about; images that are none have nothing.
 
     Called once the objects were decoded, so what pydicom would unpack without a limit was refused.
 
     Raises:
         ApiError: 400; they are of several studies or patients, or do not say of which.
     """
-    headers = [_header(data) for data in objects if is_dicom(data)]
-    if any(not header["StudyInstanceUID"] or not header["SOPInstanceUID"] for header in headers):
+    return check_headers(
+        {part: _header(data) for part, data in enumerate(objects) if is_dicom(data)}
+    )
+
+
+def check_headers(headers: Headers) -> Headers:
+    """Refuse objects that no one report is about.
+
+    Raises:
+        ApiError: 400; they are of several studies or patients, or do not say of which.
+    """
+    told = headers.values()
+    if any(not header["StudyInstanceUID"] or not header["SOPInstanceUID"] for header in told):
         raise ApiError(Problem.REPORT_NEEDS_ONE_STUDY, "images")
-    if len({(each["StudyInstanceUID"], each["PatientID"]) for each in headers}) > 1:
+    if len({(each["StudyInstanceUID"], each["PatientID"]) for each in told}) > 1:
         raise ApiError(Problem.REPORT_NEEDS_ONE_STUDY, "images")
     return headers
 
@@ -71,6 +86,6 @@ def read_headers(objects: Sequence[bytes]) -> list[dict[str, str]]:
 def _header(data: bytes) -> dict[str, str]:
     import pydicom
 
-    wanted: list[Any] = [*_IDENTITY, "SpecificCharacterSet"]
+    wanted: list[Any] = [*IDENTITY, "SpecificCharacterSet"]
     found = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=wanted)
-    return {name: str(found.get(name) or "") for name in _IDENTITY}
+    return {name: str(found.get(name) or "") for name in IDENTITY}

@@ -5,6 +5,7 @@
  "images": ["data:application/dicom;base64,..."]}
 ```
 
+In place of images a request may name a study of that server, `"study": "1.2.840...."`.
 The model is asked for its report as any client would ask; what it says becomes a DICOM Structured
 Report (TID 1500) or a FHIR R4 DiagnosticReport. Both are preliminary, name the model with its
 digest as the device, and the images that the answer rests on. On request a structured report is
@@ -15,6 +16,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -25,20 +27,33 @@ from sonoray.ingest.dicomweb.server_url import Address, read_address
 from sonoray.study.prompt import with_site
 from sonoray_serve.clinic.dicom_sr import to_bytes, to_sr
 from sonoray_serve.clinic.fhir import to_fhir
-from sonoray_serve.clinic.findings import Findings, Shown, read_headers
+from sonoray_serve.clinic.findings import (
+    IDENTITY,
+    Findings,
+    Headers,
+    Shown,
+    check_headers,
+    read_headers,
+)
 from sonoray_serve.clinic.stow import store
+from sonoray_serve.intake.study_server import AskedUids, StudyServer
 from sonoray_serve.pictures.data_urls import read_data_url
 from sonoray_serve.pictures.dicom_pictures import is_dicom
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS, Limits
 from sonoray_serve.shapes.answers import ChatCompletion
-from sonoray_serve.shapes.api import parse_request
+from sonoray_serve.shapes.api import Uid, parse_request
+
+_STUDY_PLACE = "study"
 
 QUESTIONS = {"zh": "请描述超声所见。", "en": "Please describe the ultrasound findings."}
 """What asks for a report where the request does not."""
 
 Ask = Callable[[bytes], Awaitable[ChatCompletion]]
 """Answers the body of a chat request."""
+
+InTime = Callable[[], AbstractAsyncContextManager[None]]
+"""Ends what runs in it when the request's time is over."""
 
 
 class ReportRequest(BaseModel):
@@ -47,8 +62,12 @@ class ReportRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str
-    images: Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS)]
+    images: Annotated[list[str], Field(max_length=MAX_ITEMS)] = []
     """One study, as `data:` URLs; a structured report needs DICOM objects."""
+    study: Uid | None = None
+    """Study Instance UID of a study of the service's DICOMweb server, in place of images."""
+    instances: Annotated[list[Uid], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
+    """SOP Instance UIDs of that study, where not all of it is meant."""
     format: Literal["dicom_sr", "fhir"]
     language: Literal["zh", "en"] = "zh"
     """Of the report."""
@@ -81,33 +100,62 @@ class Report(BaseModel):
     stored: bool
     """Whether the DICOMweb server has it."""
     notice: str
+    left_out: dict[str, int] = Field(default={}, exclude_if=lambda value: not value)
+    """Of a study that was fetched by its UID: objects that gave no picture, by reason."""
+    remarks: list[str] = Field(default=[], exclude_if=lambda value: not value)
+    """What a reader must know of this answer, one line each."""
 
 
 class Reports:
     """Makes reports of answers."""
 
-    def __init__(self, dicomweb: str, *, limits: Limits) -> None:
+    def __init__(self, dicomweb: str, *, limits: Limits, server: StudyServer) -> None:
         """Check the address.
 
         Args:
             dicomweb: where reports are stored; empty where nowhere.
             limits: the service's.
+            server: has the studies that requests name by UID.
 
         Raises:
             ConfigError: the address is none, or its credentials are not to be used.
         """
         self._limits = limits
+        self._server = server
         self._address: Address | None = read_address(dicomweb) if dicomweb else None
 
-    async def make(self, body: Awaitable[bytes], ask: Ask) -> Report:
+    async def make(self, body: Awaitable[bytes], ask: Ask, in_time: InTime) -> Report:
         """Make one report.
+
+        Args:
+            body: the body as it arrives.
+            ask: answers what the report says.
+            in_time: ends what runs in it with the request's time.
 
         Raises:
             ApiError: the request is refused, or the report was not stored.
         """
-        request, objects, chat = await asyncio.to_thread(self._read, await body)
+        async with in_time():
+            data = await body
+        request, objects, chat = await asyncio.to_thread(self._read, data)
+        del data
         answer = await ask(chat)
-        return await asyncio.to_thread(self._write, request, objects, answer)
+        async with in_time():
+            headers = await self._headers(request, objects, answer)
+        return await asyncio.to_thread(self._write, request, headers, answer)
+
+    async def _headers(
+        self, request: ReportRequest, objects: list[bytes], answer: ChatCompletion
+    ) -> Headers:
+        """What the objects say of themselves, by their part of the study."""
+        if request.study is None:
+            return await asyncio.to_thread(read_headers, objects)
+        parts = {image.part: image.instance or "" for image in answer.sonoray.images}
+        asked = AskedUids(study=request.study, instances=tuple(parts.values()), place=_STUDY_PLACE)
+        told = await self._server.headers(asked, IDENTITY)
+        if not told.keys() >= set(parts.values()):
+            raise ApiError(Problem.STUDY_NOT_FOUND, _STUDY_PLACE)
+        return check_headers({part: told[uid] for part, uid in parts.items()})
 
     def _read(self, body: bytes) -> tuple[ReportRequest, list[bytes], bytes]:
         request = parse_request(ReportRequest, body, self._limits.max_marks)
@@ -115,6 +163,11 @@ class Reports:
             raise ApiError(Problem.ONLY_SR_IS_STORED, "store")
         if request.store and self._address is None:
             raise ApiError(Problem.NO_DICOMWEB, "store")
+        named = request.study is not None or request.instances is not None
+        if named and request.images:
+            raise ApiError(Problem.STUDY_AND_IMAGES, _STUDY_PLACE)
+        if request.study is None and not request.images:
+            raise ApiError(Problem.NO_STUDY_NAMED, "images")
         if len(request.images) > self._limits.max_images:
             raise ApiError(Problem.TOO_MANY_IMAGES, "images", self._limits.max_images)
         objects = [
@@ -132,13 +185,12 @@ class Reports:
             "model": request.model,
             "messages": [{"role": "user", "content": content}],
             **({"max_tokens": request.max_tokens} if request.max_tokens else {}),
+            **({"sonoray": request.model_dump(include={"study", "instances"})} if named else {}),
         }
         return request, objects, json.dumps(chat).encode()
 
-    def _write(
-        self, request: ReportRequest, objects: list[bytes], answer: ChatCompletion
-    ) -> Report:
-        findings = _findings(request, objects, answer)
+    def _write(self, request: ReportRequest, headers: Headers, answer: ChatCompletion) -> Report:
+        findings = _findings(request, headers, answer)
         made: dict[str, Any] = {}
         if request.format == "dicom_sr":
             document = to_sr(findings, version=version("sonoray"))
@@ -158,21 +210,21 @@ class Reports:
             text=findings.text,
             stored=request.store,
             notice=findings.notice,
+            left_out=answer.sonoray.left_out,
+            remarks=answer.sonoray.remarks,
             **made,
         )
 
 
-def _findings(request: ReportRequest, objects: list[bytes], answer: ChatCompletion) -> Findings:
+def _findings(request: ReportRequest, headers: Headers, answer: ChatCompletion) -> Findings:
     told = answer.sonoray
     chosen = [image for image in told.images if image.selected]
-    headers = iter(read_headers(objects))
     shown = [
         Shown(
-            header=next(headers),
+            header=header,
             chosen_frames=[image.frame for image in chosen if image.part == part],
         )
-        for part, data in enumerate(objects)
-        if is_dicom(data)
+        for part, header in sorted(headers.items())
     ]
     return Findings(
         answer_id=answer.id,

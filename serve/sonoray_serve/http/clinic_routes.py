@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from sonoray_serve.clinic.feedback import FeedbackBook, FeedbackReceipt, FeedbackRequest
 from sonoray_serve.clinic.reports import Report, ReportRequest, Reports
 from sonoray_serve.http.deadline import Deadline
-from sonoray_serve.http.description import WORK_ERRORS, body_of, may_answer
+from sonoray_serve.http.description import WORK_ERRORS, body_of
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.gate import FEEDBACK_PATH, REPORTS_PATH
 from sonoray_serve.pictures.study_pictures import StudyPictures
@@ -35,18 +35,21 @@ def add_clinic(
         read_body: reads a body under the service's limit.
     """
     limits = args.config.limits
-    book = FeedbackBook(feedback_place(args), limits=limits, pictures=pictures)
-    reports = Reports(args.config.dicomweb, limits=limits)
+    book = FeedbackBook(feedback_place(args), limits=limits, pictures=pictures, server=chat.server)
+    reports = Reports(args.config.dicomweb, limits=limits, server=chat.server)
 
     @app.post(FEEDBACK_PATH, responses=WORK_ERRORS, openapi_extra=body_of(FeedbackRequest))
     async def say(request: Request) -> FeedbackReceipt:
         """Keep what somebody says of an answer: a rating, a correction, what was asked."""
-        return await book.add(read_body(request), key_of(request))
+        async with Deadline.after(limits.deadline_s).scope():  # also for a body that drips in
+            return await book.add(
+                read_body(request), key_of(request), opens_studies=opens_studies(request)
+            )
 
     @app.post(
         REPORTS_PATH,
         response_model=Report,
-        responses={**WORK_ERRORS, **may_answer(502)},
+        responses=WORK_ERRORS,
         openapi_extra=body_of(ReportRequest),
     )
     async def report(request: Request) -> JSONResponse:
@@ -54,12 +57,14 @@ def add_clinic(
         deadline = Deadline.after(limits.deadline_s)
 
         async def ask(body: bytes) -> ChatCompletion:
-            answer = await chat.begin(_ready(body), deadline, key=key_of(request))
+            answer = await chat.begin(
+                _ready(body), deadline, key=key_of(request), opens_studies=opens_studies(request)
+            )
             completion = await answer.complete()
             assert isinstance(completion, ChatCompletion)
             return completion
 
-        made = await reports.make(read_body(request), ask)
+        made = await reports.make(read_body(request), ask, deadline.scope)
         return JSONResponse(made.model_dump(exclude_none=True))
 
 
@@ -67,6 +72,11 @@ def key_of(request: Request) -> str:
     """Digest of the key that a request came with; empty where the service has none."""
     key: str = request.scope.get("sonoray.key", "")
     return key
+
+
+def opens_studies(request: Request) -> bool:
+    """Whether a request's key may name studies of the DICOMweb server."""
+    return bool(request.scope.get("sonoray.opens_studies", False))
 
 
 def feedback_place(args: AppArgs) -> str:

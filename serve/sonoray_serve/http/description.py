@@ -20,13 +20,14 @@ _SAID = {
     400: "The request is malformed or exceeds a limit; `code` names the reason.",
     401: "There is no valid key.",
     403: "The key does not open this path.",
-    404: "There is no such model or path.",
+    404: "There is no such model, study or path.",
     405: "The path does not take this method.",
     413: "The body is too large.",
     429: "The queues are full; Retry-After says when to try again.",
     500: "The service failed.",
-    502: "The DICOMweb server did not take the report.",
-    503: "The model is not available just now; Retry-After says when to try again.",
+    502: "The DICOMweb server did not take a report, or did not give a study.",
+    503: "The model or the DICOMweb server is not there just now; Retry-After says when to try "
+    "again.",
     504: "The deadline has passed.",
 }
 
@@ -38,7 +39,7 @@ def may_answer(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-WORK_ERRORS = may_answer(400, 401, 403, 404, 413, 429, 500, 503, 504)
+WORK_ERRORS = may_answer(400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 
 
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:

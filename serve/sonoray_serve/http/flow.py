@@ -14,11 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sonoray_serve.asking.asked_first import ask_first, is_report, with_answers
-from sonoray_serve.asking.studies import AskedStudy, KnownStudies, Seen, study_name
+from sonoray_serve.asking.studies import (
+    AskedStudy,
+    KnownStudies,
+    Seen,
+    stored_study_name,
+    study_name,
+)
 from sonoray_serve.clinic.answer_ids import new_answer_id
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.question import Question, read_question, read_study
 from sonoray_serve.http.reply import Answer
+from sonoray_serve.intake.encoder import StudyEncoder, Take
+from sonoray_serve.intake.material import Material, SentImages, StoredStudy
+from sonoray_serve.intake.study_server import PLACE, StudyServer
+from sonoray_serve.intake.uses import LACKS, image_uses, is_lasting, lacks_pictures
 from sonoray_serve.messages import (
     EncodedStudy,
     EnginePort,
@@ -85,15 +95,29 @@ class Chat:
         limits: Limits,
         pictures: StudyPictures | None = None,
         shadow: Shadow | None = None,
+        server: StudyServer | None = None,
+        encoder: StudyEncoder | None = None,
     ) -> None:
-        """Args: `models` by the name that requests use; `shadow` tries a candidate."""
+        """Answer with what these give.
+
+        Args:
+            vision: encodes studies.
+            engine: answers.
+            models: by the name that requests use.
+            limits: the service's.
+            pictures: decodes images.
+            shadow: tries a candidate.
+            server: has the studies that requests name by UID.
+            encoder: shared with others that encode; one of its own where there are none.
+        """
         self._vision = vision
         self._engine = engine
+        self._encoder = encoder or StudyEncoder(vision, limits=limits)
         self._models = dict(models)
         self._limits = limits
         self._pictures = pictures or StudyPictures(limits)
         self._shadow = shadow
-        self._studies = asyncio.Semaphore(limits.studies_in_memory)
+        self._server = server or StudyServer("", limits=limits)
         self._known = KnownStudies()
 
     @property
@@ -111,6 +135,11 @@ class Chat:
         """Copies for a candidate by their outcome; None where none is tried."""
         return None if self._shadow is None else self._shadow.counts
 
+    @property
+    def server(self) -> StudyServer:
+        """Has the studies that requests name by UID."""
+        return self._server
+
     def offer(self, models: Mapping[str, ModelCard]) -> None:
         """Serve other models from now on; requests that have begun go on with theirs."""
         self._models = dict(models)
@@ -121,7 +150,13 @@ class Chat:
         return engine == vision
 
     async def begin(
-        self, body: Awaitable[bytes], deadline: Deadline, *, is_chat: bool = True, key: str = ""
+        self,
+        body: Awaitable[bytes],
+        deadline: Deadline,
+        *,
+        is_chat: bool = True,
+        key: str = "",
+        opens_studies: bool = False,
     ) -> Answer:
         """Take a request as far as the answer's first event.
 
@@ -131,6 +166,7 @@ class Chat:
             deadline: when the request's time is over.
             is_chat: whether it is a conversation, or a plain text to complete.
             key: digest of the key that asks; empty where the service has none.
+            opens_studies: whether it may name a study of the DICOMweb server.
 
         Raises:
             ApiError: it is refused, or could not be served in time.
@@ -139,7 +175,9 @@ class Chat:
         told = _Prepared()
         try:
             async with deadline.scope():
-                model, question, study = await self._prepare(body, told, is_chat=is_chat)
+                model, question, study = await self._prepare(
+                    body, told, is_chat=is_chat, opens_studies=opens_studies
+                )
                 answer_id = new_answer_id(form.prefix, model.card.digest, key)
                 messages, protocol = question.messages, model.card.protocol
                 asked: list[tuple[str, str]] = []
@@ -160,6 +198,7 @@ class Chat:
                 told.copy.drop()
             raise
         assert isinstance(started, Started)
+        study.release()
         if study.name:
             self._known.add(study.name, study.seen)
         return Answer(
@@ -176,7 +215,7 @@ class Chat:
             options=question.options,
             calibration=model.card.calibration,
             sonoray=_describe(
-                model, started, _images(study.seen, told.thumbnails), question, asked
+                model, started, study.seen, image_uses(study.seen, told.thumbnails), question, asked
             ),
             num_prompt_tokens=started.num_prompt_tokens,
             events=events,
@@ -191,7 +230,8 @@ class Chat:
         """
         async with deadline.scope():
             model, request, images = await asyncio.to_thread(self._read_embedding, await body)
-            study, seen = await self._encode(images, model.card, "input")
+            sent = SentImages(images=images, pictures=self._pictures)
+            study, seen = await self._encoder.encode(sent, model.card, "input")
         vector, shares = study_vector(study.tokens, study.feature_scores)
         as_text = request.encoding_format == "base64"
         num_tokens = study.tokens.shape[0] * study.tokens.shape[1]
@@ -203,14 +243,14 @@ class Chat:
                 model,
                 [
                     each.model_copy(update={"score": share, "selected": True})
-                    for each, share in zip(_images(seen), shares, strict=True)
+                    for each, share in zip(image_uses(seen), shares, strict=True)
                 ],
                 study.digest,
             ),
         )
 
     async def _prepare(
-        self, body: Awaitable[bytes], told: "_Prepared", *, is_chat: bool
+        self, body: Awaitable[bytes], told: "_Prepared", *, is_chat: bool, opens_studies: bool
     ) -> tuple[_Model, Question, AskedStudy]:
         data = await body
         if len(data) < SMALL_BODY_BYTES:
@@ -220,13 +260,19 @@ class Chat:
         del data
         model, question, images, name = read
         card = model.card
-        if not images:
+        material: Material
+        if question.stored is not None:
+            material, name = await self._stored(question, card, opens_studies=opens_studies)
+        elif images:
+            material = SentImages(images=images, pictures=self._pictures)
+        else:
             nothing = Seen(is_transparent=())
             return model, question, AskedStudy(self._engine, _no_study(card), nothing)
+        del images
 
-        async def encode() -> EncodedStudy:
-            study, _ = await self._encode(images, card, "messages")
-            return replace(study, name=name)
+        async def encode(take: Take | None = None) -> tuple[EncodedStudy, Seen]:
+            study, seen = await self._encoder.encode(material, card, question.study_place, take)
+            return replace(study, name=name if is_lasting(seen) else b""), seen
 
         if self._shadow is not None:
             told.copy = self._shadow.copy(card)
@@ -235,8 +281,19 @@ class Chat:
         if not needs_pixels and (seen := self._known.find(name)):
             known = KnownStudy(name=name, digest=card.digest)
             return model, question, AskedStudy(self._engine, known, seen, encode=encode)
-        study, seen = await self._encode(images, card, "messages", told)
-        return model, question, AskedStudy(self._engine, replace(study, name=name), seen)
+        study, seen = await encode(told.take if needs_pixels else None)
+        return model, question, AskedStudy(self._engine, study, seen)
+
+    async def _stored(
+        self, question: Question, card: ModelCard, *, opens_studies: bool
+    ) -> tuple[StoredStudy, bytes]:
+        """A study that is named by its UID, and what it is called here."""
+        assert question.stored is not None
+        if not opens_studies:
+            raise ApiError(Problem.KEY_NOT_FOR_STUDIES, PLACE)
+        listed = await self._server.find(question.stored, self._encoder.max_images(card))
+        material = StoredStudy(listed=listed, server=self._server, pictures=self._pictures)
+        return material, stored_study_name(listed.uids, card.digest)
 
     def _read(
         self, body: bytes, is_chat: bool
@@ -267,29 +324,6 @@ class Chat:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
         return _Model(name=name, card=card)
 
-    async def _encode(
-        self,
-        images: Sequence[bytes],
-        card: ModelCard,
-        place: str,
-        told: "_Prepared | None" = None,
-    ) -> tuple[EncodedStudy, Seen]:
-        """Encode the study, and tell what its pictures are; `told` takes what needs pixels."""
-        async with self._studies:  # bounds the memory that pixels take
-            most = min(self._limits.max_images, card.max_images)
-            decoded = await asyncio.to_thread(self._pictures.decode, images, most)
-            if told is not None:
-                await asyncio.to_thread(told.take, decoded)
-            seen = Seen(
-                is_transparent=tuple(each.is_transparent for each in decoded),
-                places=tuple((each.part, each.frame) for each in decoded),
-            )
-            study = await self._vision.encode([each.pixels for each in decoded], card.digest)
-            del decoded
-        if isinstance(study, Failed):
-            raise ApiError(study.problem, place, study.limit)
-        return study, seen
-
 
 def _no_study(card: ModelCard) -> EncodedStudy:
     """What stands for the study of a question without images."""
@@ -300,40 +334,25 @@ def _no_study(card: ModelCard) -> EncodedStudy:
     )
 
 
-def _images(seen: Seen, thumbnails: Sequence[str] = ()) -> list[answers.ImageUse]:
-    """What an answer says of the pictures, before anybody has scored them."""
-    places = seen.places or tuple((index, 0) for index in range(len(seen.is_transparent)))
-    return [
-        answers.ImageUse(
-            index=index,
-            part=part,
-            frame=frame,
-            score=0.0,
-            selected=False,
-            transparent=is_transparent,
-            thumbnail=thumbnails[index] if thumbnails else None,
-        )
-        for index, ((part, frame), is_transparent) in enumerate(
-            zip(places, seen.is_transparent, strict=True)
-        )
-    ]
-
-
 def _describe(
     model: _Model,
     started: Started,
-    seen: Sequence[answers.ImageUse],
+    seen: Seen,
+    pictures: Sequence[answers.ImageUse],
     question: Question,
     asked: Sequence[tuple[str, str]],
 ) -> answers.SonoRay:
     images = [
         each.model_copy(update={"score": score, "selected": each.index in started.selected})
-        for each, score in zip(seen, started.scores, strict=True)
+        for each, score in zip(pictures, started.scores, strict=True)
     ]
     remarks = [] if images else [REMARKS["no_image"]]
     if any(message["role"] == "system" for message in question.messages):
         remarks.append(REMARKS["system"])
+    if lacks_pictures(seen):
+        remarks.append(LACKS)
     told = _extras(model, images, started.digest, remarks)
+    told.left_out = dict(seen.left_out)
     told.asked_first = [answers.Asked(question=each, answer=said) for each, said in asked]
     return told
 

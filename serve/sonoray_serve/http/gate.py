@@ -140,7 +140,10 @@ class Gate:
         if scope["type"] != "http":  # the lifespan; there is no websocket route
             await self._app(scope, receive, send)
             return
-        started = False
+        started = has_body = False
+        # such a client may keep its body back for good once it has an answer, and the next request
+        # on the connection would be taken for it (RFC 9110, 10.1.1)
+        holds_back = Headers(scope=scope).get("expect", "").lower() == "100-continue"
         status = 499  # nobody was left to answer
         began, beside = time.monotonic(), self._house.num_requests
 
@@ -153,13 +156,22 @@ class Gate:
                 headers["X-Content-Type-Options"] = "nosniff"
                 if message["status"] in _COME_AGAIN and "Retry-After" not in headers:
                     headers["Retry-After"] = str(self._pace.wait_s(self._house.num_requests))
+                if holds_back and not has_body:
+                    headers["Connection"] = "close"
                 status = message["status"]
             await send(message)
+
+        async def receive_noted() -> Message:
+            nonlocal has_body
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                has_body = True
+            return message
 
         problem: ApiError | None = None
         try:
             with contained(logger), suppress(ClientDisconnect):
-                await self._admit(scope, receive, send_guarded)
+                await self._admit(scope, receive_noted, send_guarded)
         except ApiError as error:
             problem = error
         except InternalError:
@@ -197,7 +209,11 @@ class Gate:
                 raise ApiError(Problem.INVALID_API_KEY)
             scope["sonoray.key"] = key
             today = datetime.now(UTC).date()
-            check_terms(self._key_terms.get(key), self._path(scope), today)
+            terms = self._key_terms.get(key) or KeyTerms()
+            check_terms(terms, self._path(scope), today)
+            scope["sonoray.opens_studies"] = "studies" in terms.scopes
+        else:  # nobody has keys here, or the path asks for nothing that needs one
+            scope["sonoray.opens_studies"] = self._key_digests is None
         path = self._path(scope)
         if self._house.is_closing and (path in WORK_PATHS or path == READY_PATH):
             raise ApiError(Problem.UNAVAILABLE)

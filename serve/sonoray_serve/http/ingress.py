@@ -22,6 +22,8 @@ from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.gate import House
 from sonoray_serve.http.recognition import Calibration, Recognitions
 from sonoray_serve.http.routes import create_api
+from sonoray_serve.intake.encoder import StudyEncoder
+from sonoray_serve.intake.study_server import StudyServer
 from sonoray_serve.messages import (
     ClassShares,
     EncodedStudy,
@@ -174,7 +176,10 @@ class Ingress:
         self._house = House()
         self._engine = engine
         self._remote_vision, self._remote_engine = RemoteVision(vision), RemoteEngine(engine)
-        self._pictures = StudyPictures(args.config.limits, args.reading)
+        limits = args.config.limits
+        self._pictures = StudyPictures(limits, args.reading)
+        self._encoder = StudyEncoder(self._remote_vision, limits=limits)
+        self._server = StudyServer(args.config.dicomweb, limits=limits, reading=args.reading)
         self._shadow: Shadow | None = None
         if args.config.shadow.name:
             self._shadow = Shadow(
@@ -182,15 +187,17 @@ class Ingress:
                 engine=self._remote_engine,
                 settings=args.config.shadow,
                 record=Comparisons(feedback_place(args)).add,
-                timeout_s=args.config.limits.deadline_s,
+                timeout_s=limits.deadline_s,
             )
         self._chat = Chat(
             vision=self._remote_vision,
             engine=self._remote_engine,
             models={},
-            limits=args.config.limits,
+            limits=limits,
             pictures=self._pictures,
             shadow=self._shadow,
+            server=self._server,
+            encoder=self._encoder,
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -202,12 +209,13 @@ class Ingress:
         config = self._args.config
         only = cards[digest] if config.max_models == 1 else None
         recognitions = Recognitions(
-            vision=self._remote_vision,
+            encoder=self._encoder,
             engine=self._remote_engine,
             models=lambda: self._chat.models,
             limits=config.limits,
             calibration=Calibration.read(config.calibration, only),
             pictures=self._pictures,
+            server=self._server,
         )
         return create_api(self._chat, self._args, recognitions, self._house, self._pictures)
 

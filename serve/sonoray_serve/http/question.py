@@ -1,13 +1,14 @@
 """From a parsed request to a question about a study: texts, images, decoding options.
 
-The images of one message are the study; other messages carry text alone, so a conversation goes on
-about the same images when the client sends its history back.
+The images of one message are the study, or the study is named by its UID; other messages carry text
+alone, so a conversation goes on about the same images when the client sends its history back.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sonoray.study.prompt import names_site
+from sonoray_serve.intake.study_server import PLACE, AskedUids
 from sonoray_serve.messages import ModelCard, Sampling
 from sonoray_serve.pictures.data_urls import read_data_url
 from sonoray_serve.problems import ApiError, Problem
@@ -43,6 +44,13 @@ class Question:
     include_usage: bool
     thumbnails: bool
     """Whether the answer carries what the model was shown, small."""
+    stored: AskedUids | None = None
+    """The study of the DICOMweb server that is meant, in place of images."""
+
+    @property
+    def study_place(self) -> str:
+        """The parameter that the study came in."""
+        return "messages" if self.stored is None else self.stored.place
 
     def sampling(self, timeout_s: float) -> Sampling:
         """What the engine is told."""
@@ -124,8 +132,32 @@ def read_question(
         stream=bool(request.stream),
         include_usage=request.include_usage,
         thumbnails=request.sonoray is not None and request.sonoray.thumbnails,
+        stored=_stored(request),
     )
-    return question, _study(request.messages, limits, card)
+    images = _study(request.messages, limits, card)
+    if question.stored is not None and images:
+        raise ApiError(Problem.STUDY_AND_IMAGES, PLACE)
+    if question.stored is None and len(images) < limits.min_images:
+        raise ApiError(Problem.TOO_FEW_IMAGES, "messages", limits.min_images)
+    return question, images
+
+
+def _stored(request: ChatRequest) -> AskedUids | None:
+    said = request.sonoray
+    if said is None or (said.study is None and said.instances is None):
+        return None
+    return read_uids(said.study, said.instances, PLACE)
+
+
+def read_uids(study: str | None, instances: Sequence[str] | None, place: str) -> AskedUids:
+    """A study of the DICOMweb server, as a request names it.
+
+    Raises:
+        ApiError: 400; instances of no study.
+    """
+    if study is None:
+        raise ApiError(Problem.NO_STUDY_NAMED, place)
+    return AskedUids(study=study, instances=tuple(instances or ()), place=place)
 
 
 def _text(message: Message) -> str:
@@ -147,8 +179,6 @@ def _study(messages: Sequence[Message], limits: Limits, card: ModelCard) -> tupl
         if images:
             raise ApiError(Problem.SEVERAL_STUDIES, f"messages[{number}].content")
         images = read_study(places, f"messages[{number}].content", limits, card)
-    if len(images) < limits.min_images:
-        raise ApiError(Problem.TOO_FEW_IMAGES, "messages", limits.min_images)
     return images
 
 

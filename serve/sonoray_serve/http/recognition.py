@@ -2,6 +2,7 @@
 
 ```
 {"model": "...", "images": ["data:image/png;base64,..."], "bank": "breast-zh"}
+{"model": "...", "study": "1.2.840....", "bank": "breast-zh"}
 {"model": "...", "images": [...], "prompt": "显示{class}。",
  "classes": [{"name": "囊肿", "descriptions": ["无回声区，后方回声增强。"]}, {"name": "实性结节"}]}
 ```
@@ -16,7 +17,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,13 +26,19 @@ from llava_ultra.recognition.bank import ClassBank
 from llava_ultra.recognition.bank_file import load_bank, packaged_banks
 from sonoray.errors import ConfigError
 from sonoray.metrics.recognition.platt import Curve
+from sonoray_serve.asking.studies import Seen
 from sonoray_serve.http.deadline import Deadline
-from sonoray_serve.messages import ClassShares, Failed, ModelCard, RecognizePort, VisionPort
+from sonoray_serve.http.question import read_uids
+from sonoray_serve.intake.encoder import StudyEncoder
+from sonoray_serve.intake.material import Material, SentImages, StoredStudy
+from sonoray_serve.intake.study_server import AskedUids, StudyServer
+from sonoray_serve.intake.uses import LACKS, lacks_pictures
+from sonoray_serve.messages import ClassShares, Failed, ModelCard, RecognizePort
 from sonoray_serve.pictures.data_urls import read_data_url
 from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS, Limits
-from sonoray_serve.shapes.api import parse_request
+from sonoray_serve.shapes.api import Uid, parse_request
 
 
 class _Request(BaseModel):
@@ -49,7 +56,12 @@ class RecognizeRequest(_Request):
     """Body of `POST /v1/recognize`."""
 
     model: str
-    images: list[str] = Field(min_length=1, max_length=MAX_ITEMS)
+    images: list[str] = Field(default=[], max_length=MAX_ITEMS)
+    """One study, as `data:` URLs."""
+    study: Uid | None = None
+    """Study Instance UID of a study of the service's DICOMweb server, in place of images."""
+    instances: Annotated[list[Uid], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
+    """SOP Instance UIDs of that study, where not all of it is meant."""
     bank: str | None = None
     """A packaged bank by name, in place of `classes`."""
     classes: list[AskedClass] = Field(default=[], max_length=MAX_ITEMS)
@@ -80,6 +92,10 @@ class Recognition(BaseModel):
     digest: str
     """Sha256 of the served model's manifest."""
     notice: str
+    left_out: dict[str, int] = Field(default={}, exclude_if=lambda value: not value)
+    """Of a study that was fetched by its UID: objects that gave no picture, by reason."""
+    remarks: list[str] = Field(default=[], exclude_if=lambda value: not value)
+    """What a reader must know of this answer, one line each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,64 +148,74 @@ class Recognitions:
     def __init__(
         self,
         *,
-        vision: VisionPort,
+        encoder: StudyEncoder,
         engine: RecognizePort,
         models: Callable[[], Mapping[str, ModelCard]],
         limits: Limits,
         calibration: Calibration | None = None,
         pictures: StudyPictures | None = None,
+        server: StudyServer | None = None,
     ) -> None:
-        self._vision = vision
+        self._encoder = encoder
+        self._server = server or StudyServer("", limits=limits)
         self._engine = engine
         self._models = models
         self._limits = limits
         self._calibration = calibration
         self._pictures = pictures or StudyPictures(limits)
-        self._studies = asyncio.Semaphore(limits.studies_in_memory)
 
-    async def answer(self, body: Awaitable[bytes], deadline: Deadline) -> Recognition:
+    async def answer(
+        self, body: Awaitable[bytes], deadline: Deadline, *, opens_studies: bool = False
+    ) -> Recognition:
         """Answer one request.
 
         Args:
             body: the body as it arrives.
             deadline: when the request's time is over.
+            opens_studies: whether it may name a study of the DICOMweb server.
 
         Raises:
             ApiError: it is refused, or could not be served in time.
         """
         async with deadline.scope():
-            model, card, bank, images = await asyncio.to_thread(self._read, await body)
-            async with self._studies:  # bounds the memory that pixels take
-                decoded = await asyncio.to_thread(
-                    self._pictures.decode, images, self._max_images(card)
-                )
-                study = await self._vision.encode([each.pixels for each in decoded], card.digest)
-                del decoded
-            if isinstance(study, Failed):
-                raise ApiError(study.problem, "images", study.limit)
+            model, card, bank, material = await asyncio.to_thread(self._read, await body)
+            place = "images"
+            if isinstance(material, AskedUids):
+                if not opens_studies:
+                    raise ApiError(Problem.KEY_NOT_FOR_STUDIES, material.place)
+                place = material.place
+                listed = await self._server.find(material, self._encoder.max_images(card))
+                material = StoredStudy(listed=listed, server=self._server, pictures=self._pictures)
+            study, seen = await self._encoder.encode(material, card, place)
             found = await self._engine.recognize(study, bank)
         if isinstance(found, Failed):
             raise ApiError(found.problem, "classes")
-        return self._describe(model, card, bank, found)
+        return self._describe(model, card, bank, found, seen)
 
-    def _max_images(self, card: ModelCard) -> int:
-        return min(self._limits.max_images, card.max_images)
-
-    def _read(self, body: bytes) -> tuple[str, ModelCard, ClassBank, tuple[bytes, ...]]:
+    def _read(self, body: bytes) -> tuple[str, ModelCard, ClassBank, AskedUids | Material]:
         request = parse_request(RecognizeRequest, body, self._limits.max_marks)
         card = self._models().get(request.model)
         if card is None:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
-        if len(request.images) > self._max_images(card):
-            raise ApiError(Problem.TOO_MANY_IMAGES, "images", self._max_images(card))
+        if request.study is not None or request.instances is not None:
+            if request.images:
+                raise ApiError(Problem.STUDY_AND_IMAGES, "study")
+            uids = read_uids(request.study, request.instances, "study")
+            return request.model, card, read_bank(request, self._limits), uids
+        if not request.images:
+            raise ApiError(Problem.NO_STUDY_NAMED, "images")
+        max_images = self._encoder.max_images(card)
+        if len(request.images) > max_images:
+            raise ApiError(Problem.TOO_MANY_IMAGES, "images", max_images)
         images = tuple(
             read_data_url(url, f"images[{number}]", self._limits)
             for number, url in enumerate(request.images)
         )
-        return request.model, card, read_bank(request, self._limits), images
+        sent = SentImages(images=images, pictures=self._pictures)
+        return request.model, card, read_bank(request, self._limits), sent
 
     def _describe(
-        self, model: str, card: ModelCard, bank: ClassBank, found: ClassShares
+        self, model: str, card: ModelCard, bank: ClassBank, found: ClassShares, seen: Seen
     ) -> Recognition:
         calibration = self._calibration
         known = (
@@ -211,6 +237,8 @@ class Recognitions:
             is_calibrated=known,
             digest=found.digest,
             notice=card.notice,
+            left_out=dict(seen.left_out),
+            remarks=[LACKS] if lacks_pictures(seen) else [],
         )
 
 

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Str
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from sonoray_serve.http.clinic_routes import add_clinic, key_of
+from sonoray_serve.http.clinic_routes import add_clinic, key_of, opens_studies
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.description import STREAM, WORK_ERRORS, body_of, describe_api, may_answer
 from sonoray_serve.http.flow import Chat
@@ -232,7 +232,8 @@ def _add_models(app: FastAPI, chat: Chat) -> None:
     @app.get("/v1/models", responses=may_answer(401, 403))
     async def list_models() -> answers.ModelList:
         """List the names that a request may have as `model`."""
-        return answers.ModelList(data=[told(name) for name in chat.model_names])
+        models = [told(name) for name in chat.model_names]
+        return answers.ModelList(data=models, takes_study_uid=chat.server.is_there)
 
     @app.get("/v1/models/{model:path}", responses=may_answer(401, 403, 404))
     async def get_model(model: str) -> answers.ModelObject:
@@ -248,7 +249,13 @@ def _add_work(app: FastAPI, chat: Chat, limits: Limits) -> None:
     async def answered(request: Request, *, is_chat: bool) -> Response:
         deadline = Deadline.after(limits.deadline_s)
         body = read_body(request, limits.max_body_bytes)
-        answer = await chat.begin(body, deadline, is_chat=is_chat, key=key_of(request))
+        answer = await chat.begin(
+            body,
+            deadline,
+            is_chat=is_chat,
+            key=key_of(request),
+            opens_studies=opens_studies(request),
+        )
         if answer.as_stream:
             return EventStream(answer)
         return JSONResponse((await answer.complete()).model_dump())
@@ -301,5 +308,5 @@ def _add_recognition(app: FastAPI, recognitions: Recognitions | None, config: Se
             raise ApiError(Problem.NOT_FOUND)
         deadline = Deadline.after(config.limits.deadline_s)
         body = read_body(request, config.limits.max_body_bytes)
-        found = await recognitions.answer(body, deadline)
+        found = await recognitions.answer(body, deadline, opens_studies=opens_studies(request))
         return JSONResponse(found.model_dump(exclude_none=True))

@@ -7,9 +7,15 @@ was trained on, and no name that a scanner drew. It runs in a guarded process
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sonoray.images.decode import ImageLimits, Pixels, RejectedImageError
+from sonoray.study.identifiers import NOBODY, Identifiers
 from sonoray_serve.settings import DicomReading
+
+if TYPE_CHECKING:
+    from sonoray.ingest.dicom.objects import ObjectInfo
 
 _PREAMBLE = 128
 _MAGIC = b"DICM"
@@ -20,10 +26,8 @@ def is_dicom(data: bytes) -> bool:
     return data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC
 
 
-def read_dicom(
-    data: bytes, reading: DicomReading, limits: ImageLimits
-) -> Sequence[tuple[int, Pixels]]:
-    """The pictures of an object, each with its position in the loop.
+def describe_dicom(data: bytes, reading: DicomReading, limits: ImageLimits) -> "ObjectInfo":
+    """What an object says before its pixels are read; a segmentation is no picture.
 
     Args:
         data: the file.
@@ -31,19 +35,41 @@ def read_dicom(
         limits: of one picture.
 
     Raises:
-        RejectedImageError: it is no picture of a modality that is read, or cannot be decoded.
+        RejectedImageError: it is no DICOM object that can be read.
     """
     from sonoray.ingest.dicom.containers import BytesEntry
     from sonoray.ingest.dicom.kinds import Kind
-    from sonoray.ingest.dicom.objects import decode_object, describe_object
-    from sonoray.privacy.deidentify import clean_picture
+    from sonoray.ingest.dicom.objects import describe_object
 
     entry = BytesEntry(ref="object", data=data, max_bytes=limits.max_bytes)
     info = describe_object(entry, reading.dicom, limits)
     if info.kind is Kind.SEGMENTATION:
-        raise RejectedImageError("not_an_image: a segmentation outlines pictures and is none")
+        return replace(info, problem="not_an_image: a segmentation outlines pictures and is none")
+    return info
+
+
+def read_dicom(
+    data: bytes, reading: DicomReading, limits: ImageLimits, known: Identifiers = NOBODY
+) -> Sequence[tuple[int, Pixels]]:
+    """The pictures of an object, each with its position in the loop.
+
+    Args:
+        data: the file.
+        reading: how objects become pictures.
+        limits: of one picture.
+        known: whose words are looked for in pictures, beside those that the object itself names.
+
+    Raises:
+        RejectedImageError: it is no picture of a modality that is read, or cannot be decoded.
+    """
+    from sonoray.ingest.dicom.containers import BytesEntry
+    from sonoray.ingest.dicom.objects import decode_object
+    from sonoray.privacy.deidentify import clean_picture
+
+    info = describe_dicom(data, reading, limits)
     if info.problem:
         raise RejectedImageError(info.problem)
+    entry = BytesEntry(ref="object", data=data, max_bytes=limits.max_bytes)
     decoded = decode_object(entry, reading.dicom, limits)
     return [
         (
@@ -51,7 +77,7 @@ def read_dicom(
             clean_picture(
                 frame.pixels,
                 reading.deidentify,
-                known=info.identifiers,
+                known=known.joined(info.identifiers),
                 is_cut=decoded.is_cropped,
             )[0],
         )

@@ -9,8 +9,8 @@ first of them (1 to 2 s) and then stays up.
 import atexit
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from threading import Lock
 
 from sonoray.images.decode import (
@@ -45,10 +45,21 @@ class Picture:
 
     pixels: Pixels
     part: int
-    """Which of the request's images it comes from, from 0."""
+    """Which of the request's images, or of the study's objects, it comes from, from 0."""
     frame: int = 0
     """Position in that image's loop; 0 of a still."""
     is_transparent: bool = False
+    instance: str = field(default="", repr=False)
+    """SOP Instance UID, where it comes from a study of the DICOMweb server."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StudyImages:
+    """The pictures of a study."""
+
+    pictures: Sequence[Picture]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Objects of a stored study that gave none, by reason."""
 
 
 class StudyPictures:
@@ -61,8 +72,8 @@ class StudyPictures:
             limits: the service's.
             reading: how DICOM objects become pictures.
         """
-        self._limits = limits
-        self._reading = reading or DicomReading()
+        self.limits = limits
+        self.reading = reading or DicomReading()
         self._pool: GuardedPool | None = None
         self._lock = Lock()
 
@@ -77,13 +88,13 @@ class StudyPictures:
             ApiError: 400, with the image's position in the study.
         """
         pictures: list[Picture] = []
-        left = self._limits.max_study_pixels
+        left = self.limits.max_study_pixels
         for part, data in enumerate(images):
             new = self._read(part, data, left)
             left -= sum(each.pixels.shape[0] * each.pixels.shape[1] for each in new)
             if left < 0:
                 raise ApiError(
-                    Problem.IMAGE_TOO_MANY_PIXELS, f"images[{part}]", self._limits.max_study_pixels
+                    Problem.IMAGE_TOO_MANY_PIXELS, f"images[{part}]", self.limits.max_study_pixels
                 )
             pictures += new
             if len(pictures) > max_images:
@@ -91,14 +102,14 @@ class StudyPictures:
         return pictures
 
     def _read(self, part: int, data: bytes, left: int) -> list[Picture]:
-        limits = self._limits
+        limits = self.limits
         max_pixels = max(min(limits.max_image_pixels, left), 1)
         is_object = is_dicom(data)
         max_bytes = limits.max_object_bytes if is_object else limits.max_image_bytes
         accepted = ImageLimits(max_bytes=max_bytes, max_pixels=max_pixels, formats=STILLS)
         try:
             if is_object:
-                frames = self._guard().submit(read_dicom, data, self._reading, accepted).result()
+                frames = self.pool.submit(read_dicom, data, self.reading, accepted).result()
                 return [Picture(pixels=pixels, part=part, frame=index) for index, pixels in frames]
             check_webp(data, accepted)
             still = decode_picture(data, accepted)
@@ -113,14 +124,16 @@ class StudyPictures:
             raise ApiError(problem, f"images[{part}]", cap, error.reason) from None
         return [Picture(pixels=still.pixels, part=part, is_transparent=still.is_transparent)]
 
-    def _guard(self) -> GuardedPool:
+    @property
+    def pool(self) -> GuardedPool:
+        """Where DICOM objects are decoded."""
         with self._lock:
             if self._pool is None:
-                limits = self._reading.dicom.limits
+                limits = self.reading.dicom.limits
                 self._pool = GuardedPool(
                     workers=1,
                     memory_bytes=limits.worker_memory_bytes,
-                    timeout_s=min(limits.worker_timeout_s, self._limits.deadline_s),
+                    timeout_s=min(limits.worker_timeout_s, self.limits.deadline_s),
                 )
                 atexit.register(self._pool.__exit__, None, None, None)
             return self._pool

@@ -66,7 +66,8 @@ async function call(path, options = {}) {
 
 async function findModels() {
   try {
-    const { data } = await (await call("v1/models")).json();
+    const { data, takes_study_uid } = await (await call("v1/models")).json();
+    $("by-uid").hidden = !takes_study_uid;
     $("models").replaceChildren(
       ...data.map((model) => {
         const option = document.createElement("option");
@@ -125,7 +126,9 @@ async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new Error(words.broken); // the connection is cut
+    });
     if (done) return;
     rest += value;
     const parts = rest.split("\n\n");
@@ -141,7 +144,9 @@ async function ask() {
   if (!$("model").value.trim()) await findModels(); // a service without keys: nobody typed one
   const options = $("options").value.split(/[/／]/).map((each) => each.trim()).filter(Boolean);
   const images = state.pictures.map((picture) => picture.url);
-  state.asked = { question, images, options };
+  const study = $("by-uid").hidden ? "" : $("study").value.trim();
+  if (study && images.length) return tell(words.one_study);
+  state.asked = { question, images, options, study };
   state.answer = { text: "", facts: null, end: "" };
   begin();
   const body = {
@@ -156,7 +161,11 @@ async function ask() {
         ],
       },
     ],
-    sonoray: { thumbnails: true, ...(options.length ? { options } : {}) },
+    sonoray: {
+      thumbnails: true,
+      ...(options.length ? { options } : {}),
+      ...(study ? { study } : {}),
+    },
   };
   state.stop = new AbortController();
   try {
@@ -261,8 +270,9 @@ async function sendFeedback() {
   const corrected = $("correction").value.trim();
   if (corrected) body.corrected_text = corrected;
   if ($("with-images").checked) {
-    const { question, images, options } = state.asked;
+    const { question, images, options, study } = state.asked;
     Object.assign(body, { question, answer: state.answer.text, images });
+    if (study) body.study = study;
     if (options.length) body.options = options;
   }
   $("send").disabled = true;

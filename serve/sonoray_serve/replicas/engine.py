@@ -111,9 +111,15 @@ class Engine:
         self._tell_models = {self._digest: show_model(self._digest)}
 
     async def check_health(self) -> None:
-        """Called by Ray Serve every few seconds: a moment to tell what is served."""
+        """Called by Ray Serve every few seconds, which replaces a replica that raises three times.
+
+        Raises:
+            ServingError: the decoder gives nothing any more, as after an error of the GPU.
+        """
         for tell in self._tell_models.values():
             tell()
+        if self._worker.is_lost:
+            raise ServingError("the decoder fails at every step; this replica has to be replaced")
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Called by Ray Serve with a `Roster`: take in what is new, let go what is no longer named.

@@ -83,6 +83,8 @@ class Scheduler:
         self._head: _Head | None = None  # of the ticket that has waited longest, once prepared
         self._writers: dict[Row, Writer] = {}
         self.counts = Counts()
+        self.failures_in_a_row = 0
+        """Calls of the decoder that failed since the last one that did not."""
 
     @property
     def is_idle(self) -> bool:
@@ -129,6 +131,8 @@ class Scheduler:
         except InternalError as error:
             self._fail_active(error)
         else:
+            if steps:
+                self.failures_in_a_row = 0
             self._write(steps)
         self._count()
 
@@ -269,8 +273,10 @@ class Scheduler:
             with contained(logger):
                 num_read, steps = self._batch.read(max_tokens)
         except InternalError as error:
+            self.failures_in_a_row += 1
             self._end(self._writers[row].ticket, error)
             return max_tokens
+        self.failures_in_a_row = 0
         self._write(steps)
         return num_read
 
@@ -312,6 +318,7 @@ class Scheduler:
         return True
 
     def _fail_active(self, error: InternalError) -> None:
+        self.failures_in_a_row += 1
         self._batch.clear()
         for writer in tuple(self._writers.values()):
             self._end(writer.ticket, error)

@@ -30,6 +30,11 @@ SHOW_PERIOD_S = 1.0
 """How often the counts are shown while there is work; Prometheus asks every 15 seconds or so."""
 
 
+MAX_FAILURES_IN_A_ROW = 3
+"""Calls of the decoder that fail one after the other; where a request is at fault, the next one's
+succeed."""
+
+
 class Worker:
     """Runs a scheduler in a thread of its own; its methods may be called from any other."""
 
@@ -41,6 +46,7 @@ class Worker:
         self._lock = threading.Lock()
         self._orders: list[Callable[[], None]] = []
         self._is_running = False
+        self._is_lost = False
 
     def submit(self, ticket: Ticket) -> None:
         """Take a request; its events go to `ticket.deliver`."""
@@ -82,6 +88,21 @@ class Worker:
         """Let no further request have a model."""
         self._order(lambda: self._scheduler.dismiss(digest))
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the decoder gives nothing any more: only another process helps."""
+        return self._is_lost or self._scheduler.failures_in_a_row >= MAX_FAILURES_IN_A_ROW
+
+    def _tell(self, error: InternalError) -> bool:
+        """Tell everybody of a failure of the scheduler itself; False where not even that works."""
+        try:
+            with contained(logger):
+                self._scheduler.fail(error)
+        except InternalError:
+            self._is_lost = True
+            return False
+        return True
+
     def _order(self, order: Callable[[], None]) -> None:
         with self._lock:
             self._orders.append(order)
@@ -104,7 +125,8 @@ class Worker:
                         order()
                     self._scheduler.tick()
             except InternalError as error:
-                self._scheduler.fail(error)
+                if not self._tell(error):
+                    return
             if time.monotonic() >= show_at:
                 self._show(self._scheduler.counts)
                 show_at = time.monotonic() + SHOW_PERIOD_S

@@ -16,9 +16,12 @@ class ImageUse(BaseModel):
     index: int
     """Position among the study's pictures, from 0."""
     part: int = 0
-    """Which of the request's images it comes from: a DICOM object may give several pictures."""
+    """Which of the request's images, or of the study's objects, it comes from: a DICOM object may
+    give several pictures."""
     frame: int = 0
     """Position in the loop that it was taken from; 0 of a still."""
+    instance: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """SOP Instance UID of the object, where the request names its study by UID."""
     score: float
     """Share of the sampler's attention; the scores of a study sum to 1."""
     selected: bool
@@ -72,6 +75,8 @@ class SonoRay(BaseModel):
     """What the report follows: of a model trained with `train.closed_first`."""
     closed: ClosedAnswer | None = None
     """Where the request has options."""
+    left_out: dict[str, int] = Field(default={}, exclude_if=lambda value: not value)
+    """Of a study that was fetched by its UID: objects that gave no picture, by reason."""
     remarks: list[str] = []
     """What a reader must know of this answer, one line each: forms that no training has shown."""
     notice: str
@@ -270,3 +275,5 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
+    takes_study_uid: bool = False
+    """Whether a request may name a study of a DICOMweb server by its UID; no word of OpenAI's."""

@@ -6,7 +6,8 @@ instead of ignored; those that this server cannot vary are accepted at their neu
 clients send them unasked. Images come as data: URLs in one message; that message's images are the
 study. What answers hold is in `sonoray_serve.shapes.answers`.
 
-Beside OpenAI's parameters a request may have `sonoray`: the options of a closed question.
+Beside OpenAI's parameters a request may have `sonoray`: the options of a closed question, or the
+UID of a study in place of its images.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -62,6 +63,9 @@ class TextPart(_Request):
     type: Literal["text"]
     text: str
 
+
+Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
+"""A UID of DICOM (PS3.5 section 9.1), also with the leading zeros that archives have."""
 
 OptionText = Annotated[str, Field(min_length=1, max_length=MAX_OPTION_CHARS)]
 
@@ -146,6 +150,11 @@ class SonoRayRequest(_Request):
 
     options: Annotated[list[OptionText], Field(min_length=2, max_length=MAX_OPTIONS)] | None = None
     """The answers to choose among: the likeliest is the answer, and each gets a probability."""
+    study: Uid | None = None
+    """Study Instance UID: asks about that study of the service's DICOMweb server, in place of
+    images."""
+    instances: Annotated[list[Uid], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
+    """SOP Instance UIDs of that study, where not all of it is meant."""
     thumbnails: bool = False
     """Show what the model was shown: a small JPEG of each picture, which of a DICOM object nobody
     else has."""

@@ -12,6 +12,7 @@ from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.testing import tiny_artifact
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.routes import create_api
+from sonoray_serve.intake.study_server import StudyServer
 from sonoray_serve.keys.auth import digest_key
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
@@ -73,6 +74,7 @@ def make_api(vision: Vision, engine: Engine) -> Callable[..., FastAPI]:
             engine=engine,
             models={args.model_name: next(iter(asyncio.run(engine.cards()).values()))},
             limits=config.limits,
+            server=StudyServer(config.dicomweb, limits=config.limits),
         )
         return create_api(chat, args)
 

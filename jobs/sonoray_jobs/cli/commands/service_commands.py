@@ -88,6 +88,10 @@ def ask(
     *,
     question: Annotated[str, typer.Option("--question", help="What to ask.")],
     study: Annotated[str | None, typer.Option("--study", help="Take a dataset's study.")] = None,
+    study_uid: Annotated[
+        str | None,
+        typer.Option("--study-uid", help="Take a study of the service's DICOMweb server."),
+    ] = None,
     dataset: DatasetOption = None,
     url: Annotated[
         str | None, typer.Option("--url", help="The service's base URL; default: this machine's.")
@@ -107,6 +111,7 @@ def ask(
         sonoray ask a.png b.png --question 病灶是良性还是恶性？
         sonoray ask loop.dcm --question 请描述超声所见。 --port 8001
         sonoray ask --study ID --dataset phantom --question 请描述超声所见。
+        sonoray ask --study-uid 1.2.840.113619.2.1 --question 请描述超声所见。
     """
     from sonoray_jobs.service.ask import run
 
@@ -116,6 +121,7 @@ def ask(
         images=images or [],
         question=question,
         study=study,
+        study_uid=study_uid,
         dataset=dataset or road.dataset,
         url=url or f"http://127.0.0.1:{port}/v1",
         api_key_file=api_key_file,

@@ -291,6 +291,11 @@ class Site(Config):
                 raise ValueError("schedule.cron runs on the standing cluster; set cluster.enabled")
             if missing := [step for step in self.schedule.steps if step not in self.jobs]:
                 raise ValueError(f"schedule.steps names {missing[0]!r}; give it a table in jobs")
+        if self.service.replicas.dicomweb and not self.pacs.url:
+            raise ValueError(
+                "service.replicas.dicomweb needs pacs.url, pacs.cidrs and pacs.port: they open the "
+                "network to that server"
+            )
         if self.mlflow.replicas > 1 and not self.mlflow.postgres_secret:
             raise ValueError(
                 f"mlflow.replicas = {self.mlflow.replicas} needs PostgreSQL, since SQLite has one "

@@ -2,8 +2,9 @@
 
 `address` checks the URL and holds the credentials, `client` makes single requests with tries and
 counts them, `search` turns a query into a list of instances, `multipart` takes an object out of an
-answer, `spool` is the folder where objects wait, `fetch` fills it with several requests at a time.
-What becomes of the objects is `sonoray.ingest.sources.dicomweb_server`'s matter.
+answer, `spool` is the folder where objects wait, `held` holds them in memory, `fetch` fills either
+with several requests at a time. What becomes of the objects is the matter of
+`sonoray.ingest.sources.dicomweb_server`, and of a service that is asked about one study.
 
 No message and no log of this package names a UID, a query's value, a credential or what a server
 says in words: any of them may identify a patient.

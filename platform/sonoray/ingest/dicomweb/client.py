@@ -56,6 +56,11 @@ _TALKATIVE = ("urllib3.connection", "urllib3.connectionpool")
 class FetchFailedError(Exception):
     """A request that failed for good; the message is the reason alone, as `HTTP 404`."""
 
+    def __init__(self, reason: str, *, is_passing: bool = False) -> None:
+        """Args: `is_passing` says that it was tried again, and may succeed at another time."""
+        super().__init__(reason)
+        self.is_passing = is_passing
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -109,6 +114,11 @@ class DicomWebClient:
     def server(self) -> str:
         """Scheme, host and port, for messages."""
         return self._address.server
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the server was there at all."""
+        return self._has_answered
 
     def stop(self) -> None:
         """Let the requests of other threads end soon, as failed."""
@@ -258,7 +268,7 @@ class DicomWebClient:
             failures = self._failures_in_a_row
         if failures >= self._config.max_failures_in_a_row:
             return self._gone(f"{failures} requests in a row failed, the last: {problem}")
-        return FetchFailedError(problem)
+        return FetchFailedError(problem, is_passing=isinstance(error, _TryAgainError))
 
     def _gone(self, problem: str) -> SonoError:
         return JobFailedError(

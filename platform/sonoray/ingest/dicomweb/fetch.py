@@ -1,4 +1,6 @@
-"""Several requests at a time: list the instances of all studies, bring their objects to the spool.
+"""Several requests at a time: list the instances of all studies, bring their objects here.
+
+They go to a spool on disk, or are held in memory (`Place`).
 
 Whatever the order of answers, results come in the order of what was asked for, and a few requests
 run ahead of them. A request that fails costs its instance, or the study whose instances it asked
@@ -13,8 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -25,7 +26,6 @@ from sonoray.ingest.dicomweb.client import Answer, DicomWebClient, FetchFailedEr
 from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
 from sonoray.ingest.dicomweb.multipart import copy_object
 from sonoray.ingest.dicomweb.search import Instance, find_instances, find_studies
-from sonoray.ingest.dicomweb.spool import Spool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,6 +76,27 @@ def list_instances(
     return Listing(instances=sorted(instances.values()), failed_studies=failed)
 
 
+class Place(Protocol):
+    """Where objects go; all methods may be called from several threads."""
+
+    def has(self, uid: str) -> bool:
+        """Whether an object is there, whole."""
+        ...
+
+    def head(self, uid: str, size_bytes: int) -> bytes:
+        """The beginning of an object that is there."""
+        ...
+
+    def add(self, uid: str, copy: Callable[[Callable[[bytes], None]], None]) -> None:
+        """Take an object whole, or nothing.
+
+        Raises:
+            RejectedImageError: the object is too large.
+            DataError: there is no room.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
     """What came of the objects that were asked for."""
@@ -87,12 +108,17 @@ class Fetched:
 
 
 def fetch_objects(
-    client: DicomWebClient, instances: Sequence[Instance], spool: Spool, config: DicomWebConfig
+    client: DicomWebClient,
+    instances: Sequence[Instance],
+    place: Place,
+    config: DicomWebConfig,
+    *,
+    shows_progress: bool = True,
 ) -> Fetched:
-    """Bring to the spool what it lacks.
+    """Bring to a place what it lacks.
 
     Raises:
-        DataError: the server does not let us in, or the spool is full.
+        DataError: the server does not let us in, or the place is full.
         JobFailedError: the server is gone.
     """
 
@@ -104,7 +130,7 @@ def fetch_objects(
                     *("series", instance.series_uid),
                     *("instances", instance.instance_uid),
                 ),
-                receive=lambda answer: _receive(answer, instance.instance_uid, spool),
+                receive=lambda answer: _receive(answer, instance.instance_uid, place),
                 accept=_ACCEPT.format(syntax),
             )
         except FetchFailedError as error:
@@ -115,15 +141,18 @@ def fetch_objects(
 
     def fetch(instance: Instance) -> tuple[str, bool]:
         problem = ask(instance, _AS_STORED)
-        path = spool.path(instance.instance_uid)
-        if problem not in ("", _NOT_ACCEPTABLE) or (not problem and _may_be_read(path)):
+        if problem not in ("", _NOT_ACCEPTABLE):
+            return problem, False
+        if not problem and _may_be_read(place.head(instance.instance_uid, _HEAD_BYTES)):
             return problem, False
         converted = ask(instance, ExplicitVRLittleEndian)
         return (problem, False) if converted else ("", True)
 
-    missing = [each for each in instances if not spool.has(each.instance_uid)]
+    missing = [each for each in instances if not place.has(each.instance_uid)]
     answers = _run_ahead(client, fetch, missing, config.requests_in_flight)
-    shown = progress(zip(missing, answers, strict=True), "fetch objects", len(missing))
+    shown: Iterable[tuple[Instance, tuple[str, bool]]] = zip(missing, answers, strict=True)
+    if shows_progress:
+        shown = progress(shown, "fetch objects", len(missing))
     problems: dict[Instance, str] = {}
     num_converted = 0
     for instance, (problem, is_converted) in shown:
@@ -133,18 +162,17 @@ def fetch_objects(
     return Fetched(problems=problems, num_converted=num_converted)
 
 
-def _may_be_read(path: Path) -> bool:
+def _may_be_read(head: bytes) -> bool:
     """Whether an object is in a transfer syntax that is read, or is none at all."""
-    with path.open("rb") as file:
-        syntax = find_syntax(file.read(_HEAD_BYTES))
+    syntax = find_syntax(head)
     return not syntax or syntax in SYNTAXES
 
 
-def _receive(answer: Answer, uid: str, spool: Spool) -> None:
+def _receive(answer: Answer, uid: str, place: Place) -> None:
     def copy(write: Callable[[bytes], None]) -> None:
         copy_object(answer.content_type, answer.chunks, write, is_announced=answer.is_announced)
 
-    spool.add(uid, copy)
+    place.add(uid, copy)
 
 
 def _run_ahead(

@@ -5,7 +5,7 @@ the server kept back. A server may give fewer than asked for, so only an empty p
 and that only where the offset has led to something before: Orthanc 1.10 gives an empty second page
 whenever there is a filter. A page of which everything is known comes from a server that ignores the
 offset or repeats itself. In both cases everything is asked for at once, and paging goes on if that
-was news.
+was news. One instance's own attributes come by WADO-RS, without its pixels.
 """
 
 import json
@@ -111,6 +111,35 @@ def find_instances(
 
     path = ("studies", study_uid, "instances")
     return sorted(_find(client, path, (), config, read, all_first=True))
+
+
+def read_attributes(
+    client: DicomWebClient, instance: Instance, keywords: Sequence[str], config: DicomWebConfig
+) -> dict[str, str]:
+    """Some attributes of an instance, as texts; empty where it has none.
+
+    Raises:
+        FetchFailedError: the server does not tell them.
+        JobFailedError: it is gone.
+    """
+    from pydicom import Dataset
+
+    tags = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in keywords}
+
+    def receive(answer: Answer) -> dict[str, str]:
+        (item,) = _read_items(answer, config.max_search_bytes)
+        told = Dataset.from_json({tag: item[tag] for tag in tags.values() if tag in item})
+        return {keyword: str(told.get(keyword) or "") for keyword in keywords}
+
+    path = (
+        *("studies", instance.study_uid),
+        *("series", instance.series_uid),
+        *("instances", instance.instance_uid, "metadata"),
+    )
+    try:
+        return client.get(path, receive, accept=_ACCEPT)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise FetchFailedError(f"metadata that cannot be read: {type(error).__name__}") from None
 
 
 def _find(

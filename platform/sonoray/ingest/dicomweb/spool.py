@@ -54,6 +54,11 @@ class Spool:
         """Whether an object is there, whole."""
         return self.path(uid).exists()
 
+    def head(self, uid: str, size_bytes: int) -> bytes:
+        """The beginning of an object."""
+        with self.path(uid).open("rb") as file:
+            return file.read(size_bytes)
+
     def add(self, uid: str, copy: Callable[[Callable[[bytes], None]], None]) -> None:
         """Write an object whole, or nothing.
 

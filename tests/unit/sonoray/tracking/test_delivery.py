@@ -2,12 +2,10 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -82,36 +80,6 @@ def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
         return
     database = request.getfixturevalue("postgresql")
     yield lambda: database
-
-
-@pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    """A PostgreSQL of its own; Debian's package `postgresql` has the programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # it refuses to run as root: then as the user that Debian makes for it
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-        as_user: list[str] = []
-        if os.getuid() == 0:
-            as_user = ["runuser", "-u", "postgres", "--"]
-            shutil.chown(place, "postgres")
-        data = f"{place}/data"
-
-        def call(program: str, *words: str) -> None:
-            command = [*as_user, str(found[-1].parent / program), "-D", data, *words]
-            subprocess.run(command, check=True, cwd=place, capture_output=True, timeout=120)
-
-        call("initdb", "-A", "trust", "-U", "mlflow", "-E", "UTF8")
-        options = f"-p {port} -k {place} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("pg_ctl", "-w", "-l", f"{place}/log", "-o", options, "start")
-        try:
-            # under SQLAlchemy 2.1 this means psycopg 3
-            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
-        finally:
-            call("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
 def history(store: Store, run_id: str) -> list[tuple[int, float]]:

@@ -105,6 +105,7 @@ VALUES = {
     "--api-key-file": "key.txt",
     "--question": "??",
     "--study": "s1",
+    "--study-uid": "1.2.3",
     "--studies": "7",
     "--role": "texture",
     "--run": "phantom-3f2a",

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,32 @@ def test_a_service_that_is_silent_is_asked_once_and_not_called_absent():
             silent.accept()
 
 
-@pytest.mark.parametrize("options", [{"images": []}, {"images": [Path("a.png")], "study": "s"}])
+def test_a_connection_that_breaks_is_said_and_no_service_is_called_absent():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def cut() -> None:
+            connection, _ = server.accept()
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+            connection.close()
+
+        thread = threading.Thread(target=cut)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        with pytest.raises(ServingError, match=rf"the connection to '{url}' broke.*ask again"):
+            ask("?", [PICTURE], url=url, api_key="k", model="m")
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"images": []},
+        {"images": [Path("a.png")], "study": "s"},
+        {"images": [Path("a.png")], "study_uid": "1.2"},
+        {"images": [], "study": "s", "study_uid": "1.2"},
+    ],
+)
 def test_images_or_study_is_asked_for(tmp_path: Path, options: dict[str, Any]):
     with pytest.raises(DataError, match="either"):
         run_ask(tmp_path, **options)

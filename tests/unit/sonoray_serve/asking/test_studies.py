@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from sonoray.images.decode import Pixels
-from sonoray_serve.asking.studies import AskedStudy, KnownStudies, Seen, study_name
+from sonoray_serve.asking.studies import (
+    AskedStudy,
+    KnownStudies,
+    Seen,
+    stored_study_name,
+    study_name,
+)
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.testing import chat_body, random_study
@@ -90,10 +96,10 @@ def test_names_are_bounded_and_those_asked_about_last_stay():
 def test_an_engine_that_has_forgotten_is_given_the_study_once():
     engine = Remembering()
 
-    async def encode() -> EncodedStudy:
+    async def encode() -> tuple[EncodedStudy, Seen]:
         engine.num_encoded += 1
         await asyncio.sleep(0.01)
-        return encoded()
+        return encoded(), SEEN
 
     async def ask() -> list[list[Event]]:
         asked = AskedStudy(engine, KnownStudy(name=b"n", digest="d"), SEEN, encode=encode)
@@ -109,22 +115,63 @@ def test_an_engine_that_has_forgotten_is_given_the_study_once():
     assert engine.asked.count("EncodedStudy") == 2
 
 
-def test_a_known_study_lets_go_of_its_images_once_it_is_answered():
+def test_a_known_study_lets_go_of_its_images_when_it_is_told_to():
     engine = Remembering()
     engine.kept.add(b"n")
 
-    async def encode() -> EncodedStudy:
+    async def encode() -> tuple[EncodedStudy, Seen]:
         pytest.fail("the engine has it")
 
     async def ask() -> None:
         asked = AskedStudy(engine, KnownStudy(name=b"n", digest="d"), SEEN, encode=encode)
         events = asked.generate(MESSAGES, GREEDY)
         await anext(events)
+        asked.release()
         assert asked._encode is None
         await events.aclose()
 
     asyncio.run(ask())
     assert engine.asked == ["KnownStudy"]
+
+
+def test_of_several_questions_one_may_meet_an_engine_that_does_not_know_the_study():
+    knowing, other = Remembering(), Remembering()
+    knowing.kept.add(b"n")
+
+    class Either(Remembering):
+        """Two replicas of the engine, asked in turn."""
+
+        def generate(
+            self, study: Study, messages: Sequence[dict[str, str]], sampling: Sampling
+        ) -> AsyncGenerator[Event, None]:
+            self.asked.append(type(study).__name__)
+            return (knowing, other)[len(self.asked) > 1].generate(study, messages, sampling)
+
+    partial = Seen(is_transparent=(False,), left_out={"fetch_failed": 1})
+
+    async def encode() -> tuple[EncodedStudy, Seen]:
+        return encoded(), partial
+
+    async def ask() -> AskedStudy:
+        engine = Either()
+        asked = AskedStudy(engine, KnownStudy(name=b"n", digest="d"), SEEN, encode=encode)
+        for _ in range(2):
+            events = [event async for event in asked.generate(MESSAGES, GREEDY)]
+            assert [type(event) for event in events] == [Started, Piece, Finished]
+        assert engine.asked == ["KnownStudy", "KnownStudy", "EncodedStudy"]
+        return asked
+
+    asked = asyncio.run(ask())
+    assert asked.seen is partial  # what was seen the second time is what is told
+
+
+def test_a_stored_study_is_named_by_what_is_shown_of_it():
+    names = {
+        stored_study_name(uids, digest)
+        for uids in (["1.2", "1.2.1"], ["1.2", "1.2.1", "1.2.2"], ["1.3", "1.2.1"], ["1.2"])
+        for digest in ("d" * 64, "e" * 64)
+    }
+    assert len(names) == 8
 
 
 @pytest.mark.parametrize("keeps", [True, False])

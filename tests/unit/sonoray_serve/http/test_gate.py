@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -50,6 +53,57 @@ def client(application: Application, **options: Any) -> httpx2.AsyncClient:
         },
     )
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=gate), base_url="http://t")
+
+
+async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers once it has the body."""
+    while (await receive()).get("more_body"):
+        pass
+    await PlainTextResponse("done")(scope, receive, send)
+
+
+def told(connection: socket.socket, *, has: bytes) -> bytes:
+    """What comes on a connection, until it has these bytes."""
+    came = b""
+    while has not in came:
+        came += connection.recv(65_536) or pytest.fail(f"closed after {came!r}")
+    return came
+
+
+def test_a_body_that_is_held_back_is_asked_for_or_the_connection_ends():
+    gate = Gate(
+        reads,
+        key_digests=(digest_key(KEY),),
+        max_requests=1,
+        pace=Pace(least_s=7, most_s=60),
+        meters=IngressMeters([CHAT_PATH]),
+    )
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = uvicorn.Server(uvicorn.Config(gate, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with socket.create_connection(listener.getsockname(), timeout=20) as connection:
+                admitted = f"{head}Authorization: Bearer {KEY}\r\n\r\n".encode()
+                for _ in range(2):  # the connection is as good as before
+                    connection.sendall(admitted)
+                    assert told(connection, has=b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+                    connection.sendall(b"hello")
+                    answer = told(connection, has=b"done")
+                    assert answer.startswith(b"HTTP/1.1 200")
+                    assert b"connection: close" not in answer.lower()
+                connection.sendall(f"{head}\r\n".encode())  # without a key, and without a body
+                answer = told(connection, has=b"invalid_api_key")
+                assert answer.startswith(b"HTTP/1.1 401")
+                assert b"connection: close" in answer.lower()
+                while connection.recv(65_536):  # to its end
+                    pass
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def test_full_house_is_refused_at_once_and_open_again_afterwards():

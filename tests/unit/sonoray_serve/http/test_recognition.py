@@ -15,6 +15,7 @@ from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.recognition import Calibration, Recognitions
 from sonoray_serve.http.routes import create_api
 from sonoray_serve.http.testing import random_study, to_data_url
+from sonoray_serve.intake.encoder import StudyEncoder
 from sonoray_serve.keys.auth import digest_key
 from sonoray_serve.replicas.engine import Engine
 from sonoray_serve.replicas.loading import ModelSource
@@ -34,7 +35,7 @@ def build(folder, calibration: str = "", **limits: float) -> TestClient:
     (card,) = asyncio.run(engine.cards()).values()
     chat = Chat(vision=vision, engine=engine, models={args.model_name: card}, limits=config.limits)
     common: dict[str, Any] = {
-        "vision": vision,
+        "encoder": StudyEncoder(vision, limits=config.limits),
         "engine": engine,
         "models": lambda: chat.models,
         "limits": config.limits,
@@ -92,7 +93,7 @@ def test_a_packaged_bank_is_named_in_place_of_classes(client):
         ({"bank": "breast-zh"}, "classes_not_accepted", "classes"),
         ({"classes": None, "bank": "/etc/passwd"}, "classes_not_accepted", "bank"),
         ({"prompt": "没有"}, "classes_not_accepted", "classes"),
-        ({"images": []}, "invalid_value", "images"),
+        ({"images": []}, "no_study_named", "images"),
         ({"images": ["http://x/y.png"]}, "image_url_not_data", "images[0]"),
         ({"threshold": 1}, "unknown_parameter", None),
         ({"model": "other"}, "model_not_found", "model"),

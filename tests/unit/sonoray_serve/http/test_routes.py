@@ -103,6 +103,19 @@ def test_transparent_pixels_are_black_to_the_model_and_said(
     assert [image["score"] for image in images] == pytest.approx(prompt.scores)
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/v1/reports", "/v1/feedback"])
+def test_a_body_that_drips_in_has_the_requests_time_and_no_more(
+    make_api: Callable[..., FastAPI], headers: dict[str, str], path: str, tmp_path: Path
+):
+    async def drips() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    api = make_api(workspace=str(tmp_path), deadline_s=0.2)
+    answer = call(api, "POST", path, content=drips(), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
+
+
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_stream_joins_to_the_whole_answer(
     make_api: Callable[..., FastAPI], headers: dict[str, str], include_usage: bool

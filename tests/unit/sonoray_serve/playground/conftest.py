@@ -19,6 +19,8 @@ import uvicorn
 from fastapi import FastAPI
 from websockets.sync.client import ClientConnection, connect
 
+from sonoray_serve.settings import ServeConfig
+
 WAIT_S = 90.0  # the machine may be busy
 
 
@@ -177,7 +179,8 @@ class Served:
 @pytest.fixture
 def served(make_api: Callable[..., FastAPI], tmp_path: Path) -> Iterator[Served]:
     """The application on a port of this machine, while the test runs."""
-    app = make_api(workspace=str(tmp_path))
+    config = ServeConfig(dicomweb="http://127.0.0.1:9/dicom-web")  # nobody is there
+    app = make_api(workspace=str(tmp_path), config=config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))

@@ -130,7 +130,15 @@ def test_from_drop_to_answer_to_feedback(
     assert said.key == digest_key(KEY)[:12]
     assert answer["sonoray"]["digest"].startswith(said.model_digest)
 
+    browser.write("#study", "1.2.3")
+    browser.click("#ask")
+    browser.wait_for("document.querySelector('#problem').textContent.includes('one study')")
+    for _ in study:
+        browser.click("#pictures li button")
     assert browser.errors == []
+    browser.click("#ask")  # now by its UID alone
+    browser.wait_for("document.querySelector('#problem').textContent.includes('DICOMweb server')")
+    assert all("503" in error for error in browser.errors)
     assert all(url.startswith((served.url, "data:", "blob:")) for url in browser.asked)
     browser.write("#key", "not-a-key-0123456789")
     browser.wait_for("document.querySelector('#problem').textContent.includes('No valid API key')")

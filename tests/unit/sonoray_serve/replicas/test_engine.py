@@ -267,8 +267,26 @@ def test_a_crash_is_contained_and_frees_the_slot(
         assert isinstance((await collect(engine, study, GREEDY))[-1], Finished)
 
     run(crash())
+    run(engine.check_health())
     assert QUESTION not in caplog.text
     assert caplog.text.count("request failed") == 1
+
+
+def test_a_decoder_that_fails_at_every_step_makes_the_replica_unhealthy(
+    vision: Vision, engine: Engine
+):
+    study = encoded(vision)
+    engine._scheduler._batch.read = lambda _: 1 / 0  # type: ignore[assignment, method-assign]
+
+    async def ask() -> None:
+        for _ in range(3):
+            await engine.check_health()
+            with pytest.raises(InternalError, match="ZeroDivisionError at"):
+                await collect(engine, study, GREEDY)
+        with pytest.raises(ServingError, match="has to be replaced"):
+            await engine.check_health()
+
+    run(ask())
 
 
 def test_vision_refuses_what_the_model_cannot_take(vision: Vision):

@@ -279,6 +279,26 @@ def test_a_prompt_that_fails_while_it_is_read_fails_alone(
     assert first.text == desk.expected()
 
 
+def test_failures_one_after_the_other_are_counted_until_something_succeeds(
+    make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+):
+    desk = make_desk()
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.batch, "read", lambda _: 1 / 0)
+        for number in range(1, 4):
+            desk.ask()
+            desk.run()
+            assert desk.scheduler.failures_in_a_row == number
+    again = desk.ask()
+    desk.scheduler.tick()
+    assert desk.scheduler.failures_in_a_row == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.batch, "step", lambda: 1 / 0)
+        desk.scheduler.tick()
+    assert isinstance(again.end, InternalError)
+    assert desk.scheduler.failures_in_a_row == 1
+
+
 def test_a_failure_of_the_scheduler_itself_is_told_to_everybody(make_desk: Callable[..., Desk]):
     desk = make_desk(max_rows=1)
     asked = [desk.ask(), desk.ask()]

@@ -23,6 +23,8 @@ class Script:
         self.left: dict[Any, int] = {}
         self.threads: set[str] = set()
         self.failures: list[str] = []
+        self.failures_in_a_row = 0
+        self.is_beyond_help = False
 
     @property
     def is_idle(self) -> bool:
@@ -46,6 +48,8 @@ class Script:
                 self.counts.num_ended += 1
 
     def fail(self, error: InternalError) -> None:
+        if self.is_beyond_help:
+            raise RuntimeError("CUDA error: a secret")
         self.failures.append(str(error))
         self.left.clear()
 
@@ -87,6 +91,18 @@ def test_a_failure_is_told_without_its_message_and_the_next_request_is_served():
     worker.submit(cast("Ticket", "good"))
     wait_for(lambda: not worker._is_running)
     assert script.counts.num_ended == 1
+
+
+def test_a_decoder_that_gives_nothing_any_more_is_said_to_be_lost():
+    script = Script()
+    worker, _ = make(script)
+    assert not worker.is_lost
+    script.failures_in_a_row = 3
+    assert worker.is_lost
+    script.failures_in_a_row = 0
+    script.is_beyond_help = True
+    worker.submit(cast("Ticket", "broken"))
+    wait_for(lambda: worker.is_lost)
 
 
 def test_a_cancellation_from_another_thread_arrives():

@@ -94,6 +94,11 @@ def _service(site: Site) -> list[Object]:
                 ingress=[_rule("from", clients, [SERVE_PORT])],
             )
         )
+    if site.service.replicas.dicomweb:
+        rule = _rule("to", _blocks(site.pacs.cidrs), [site.pacs.port])
+        policies.append(
+            _policy(site, "service-pacs", {**RAY, PART_LABEL: "service"}, egress=[rule])
+        )
     redis = site.service.redis
     if redis.address:
         rule = _rule("to", _blocks(redis.cidrs), [int(redis.address.rpartition(":")[2])])

@@ -52,6 +52,12 @@ def mlflow_env(site: Site, account: str) -> list[Object]:
     return env
 
 
+def pacs_env(site: Site) -> list[Object]:
+    """Who asks the PACS."""
+    secret = site.pacs.secret
+    return [secret_env("SONORAY_DICOMWEB_TOKEN", secret, "token")] if secret else []
+
+
 def job_env(site: Site) -> list[Object]:
     """Environment of Ray where the road's steps run."""
     env = [
@@ -61,8 +67,7 @@ def job_env(site: Site) -> list[Object]:
     ]
     if site.identity_secret:
         env.append({"name": "SONORAY_IDENTITY_KEY_FILE", "value": f"{IDENTITY_FOLDER}/key"})
-    if site.pacs.secret:
-        env.append(secret_env("SONORAY_DICOMWEB_TOKEN", site.pacs.secret, "token"))
+    env += pacs_env(site)
     if site.object_store.endpoint:
         env += [
             {"name": "AWS_ENDPOINT_URL", "value": site.object_store.endpoint},

@@ -25,11 +25,13 @@ from sonoray_jobs.cluster.kubernetes.manifests.pods import (
     MODELS_FOLDER,
     SERVICE_FOLDER,
     mlflow_env,
+    pacs_env,
     secret_env,
     secret_volume,
 )
 from sonoray_jobs.cluster.kubernetes.manifests.ray_clusters import cluster_spec
 from sonoray_jobs.cluster.kubernetes.site import Site
+from sonoray_serve.proxy.last_word import IMPORT_PATH, VARIABLE
 
 LEAVE_S = 30
 """How much longer than the deadline of a request the old cluster of an upgrade stays."""
@@ -64,7 +66,9 @@ def _tables(values: dict[str, Any], name: str) -> list[str]:
 def ray_service(site: Site, settings_map: str) -> Object:
     """The RayService."""
     service = site.service
-    env = mlflow_env(site, "reader")
+    env = [*mlflow_env(site, "reader"), {"name": VARIABLE, "value": IMPORT_PATH}]
+    if service.replicas.dicomweb:
+        env += pacs_env(site)
     spec = cluster_spec(
         site,
         "service",

@@ -27,7 +27,7 @@ def findings(objects: list[bytes]) -> Findings:
         images=["image 1, frame 2: 80.0% of the attention"],
         objects=[
             Shown(header=header, chosen_frames=[1] if number == 0 else [])
-            for number, header in enumerate(read_headers(objects))
+            for number, header in read_headers(objects).items()
         ],
     )
 

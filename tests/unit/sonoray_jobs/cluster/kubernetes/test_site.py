@@ -7,6 +7,7 @@ import pytest
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.cluster.kubernetes.quantity import to_number
+from sonoray_jobs.cluster.kubernetes.render_site import render
 from sonoray_jobs.cluster.kubernetes.site import default_tag, load_site, packaged_sites
 
 MISTAKES = {
@@ -48,6 +49,7 @@ MISTAKES = {
     ),
     '[object_store]\nendpoint = "https://s3.example.org"': "needs secret and cidrs",
     '[object_store]\nendpoint = "s3.example.org"': "object_store.endpoint",
+    '[service.replicas]\ndicomweb = "https://pacs.example.org/dicom-web"': "needs pacs.url",
     '[pacs]\nurl = "https://pacs.example.org/dicom-web"': "a url needs cidrs",
     '[network]\ndns = ["corends"]': "corends",
     '[network]\napi_server_cidrs = ["10.0.0.0/40"]': "10.0.0.0/40",
@@ -67,6 +69,33 @@ def test_a_mistake_in_a_site_is_refused_in_one_line(tmp_path: Path, text: str):
     with pytest.raises(ConfigError, match=re.escape(MISTAKES[text])) as refused:
         load_site(str(write(tmp_path, text)))
     assert "\n" not in str(refused.value)
+
+
+def test_a_service_that_fetches_studies_may_reach_the_pacs_with_its_token(tmp_path: Path):
+    pacs = """
+[pacs]
+url = "https://pacs.example.org/dicom-web"
+cidrs = ["192.0.2.7/32"]
+secret = "sonoray-pacs"
+"""
+    for replicas, reaches in (
+        ("", False),
+        ('[service.replicas]\ndicomweb = "https://pacs.example.org/dicom-web"', True),
+    ):
+        rendered = render(*load_site(str(write(tmp_path, pacs + replicas))))
+        policies = [
+            each["spec"]
+            for each in rendered.objects
+            if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "service-pacs"
+        ]
+        (service,) = (each for each in rendered.objects if each["kind"] == "RayService")
+        (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        env = group["template"]["spec"]["containers"][0]["env"]
+        assert ("SONORAY_DICOMWEB_TOKEN" in [each["name"] for each in env]) == reaches
+        assert len(policies) == reaches
+        if reaches:
+            blocks = [to["ipBlock"]["cidr"] for to in policies[0]["egress"][0]["to"]]
+            assert blocks == ["192.0.2.7/32"]
 
 
 def test_a_site_says_only_what_is_different(tmp_path: Path):
