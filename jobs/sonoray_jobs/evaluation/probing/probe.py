@@ -25,6 +25,7 @@ from sonoray_jobs.evaluation.probing.pooling import PooledStudy
 from sonoray_jobs.evaluation.probing.topic_report import judge_topic, topics_table
 from sonoray_jobs.evaluation.questions import asked_about
 from sonoray_jobs.outputs.find import find_parts
+from sonoray_jobs.outputs.named_runs import find_run
 from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 
@@ -97,7 +98,8 @@ def run(
         road: its towers are probed; `evaluate.only` and `evaluate.topics` choose.
         dataset: name of the dataset.
         split: whose studies are asked; training patients are learned from.
-        run: a finished training whose evaluation of the split is held against the probes.
+        run: a finished training whose evaluation of the split is held against the probes, and
+            whose towers are probed.
         address: Ray cluster.
 
     Raises:
@@ -116,7 +118,12 @@ def run(
             f"training {against.training!r} was evaluated on another ingest of {dataset!r}; run "
             f"sonoray evaluate --run {against.training}"
         )
-    parts = find_parts(workspace, road, dataset)
+    # a training's towers, by its manifest: they may be of code before today's
+    parts = (
+        find_run(workspace, against.training).parts
+        if against
+        else find_parts(workspace, road, dataset)
+    )
     fingerprints = tower_fingerprints(parts)
     evaluate = road.evaluate
     stage = Stage(
