@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from sonoray.errors import SonoError
+from sonoray.errors import JobFailedError, SonoError
 
 _MODEL_PACKAGE = "llava_ultra"
 _RAISED = re.compile(
@@ -21,6 +21,8 @@ _RAISED = re.compile(
     re.MULTILINE,
 )
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line \d+', re.MULTILINE)
+_LOW_MEMORY = "running low on memory"
+"""In Ray's words of a worker that its memory monitor has ended (2.60)."""
 _HANDLING = "During handling of the above exception, another exception occurred:"
 
 
@@ -37,7 +39,7 @@ def find_failure(error: BaseException) -> Failure | None:
     """Return the expected failure that `error` is or that Ray wrapped in it; None for a bug."""
     raised_in = _last_module(error)
     if "ray" in (_root(type(error).__module__), _root(raised_in)):
-        return _find_in_text(str(error)) or _find_in_workers(error)
+        return _find_in_text(str(error)) or _find_in_workers(error) or _out_of_memory(str(error))
     if isinstance(error, SonoError):
         return Failure(message=_one_line(str(error)), exit_code=error.exit_code)
     if isinstance(error, ValueError) and _root(raised_in) == _MODEL_PACKAGE:
@@ -69,6 +71,18 @@ def _find_in_workers(error: BaseException) -> Failure | None:
         if isinstance(inner, SonoError):
             return Failure(message=_one_line(str(inner)), exit_code=inner.exit_code)
     return None
+
+
+def _out_of_memory(text: str) -> Failure | None:
+    """Ray ends workers of a node that runs out of memory, and says so at length."""
+    if _LOW_MEMORY not in text:
+        return None
+    return Failure(
+        message="workers were ended since their node ran low on memory; do less at once (in a "
+        "training train.micro_studies or fewer workers, else the step's batch_size), or give the "
+        "node more: sonoray describe says what is needed",
+        exit_code=JobFailedError.exit_code,
+    )
 
 
 def _last_module(error: BaseException) -> str:

@@ -247,7 +247,10 @@ def find_training(workspace: Workspace, road: RoadConfig, dataset: str) -> Train
     Raises:
         DataError: it was never finished; the message says which command does it.
     """
-    parts = find_parts(workspace, road, dataset)
+    try:
+        parts = find_parts(workspace, road, dataset)
+    except DataError as error:
+        raise DataError(f"{error}{_finished(workspace)}") from None
     stage = training_stage(road, workspace.dataset(dataset), parts)
     if not stage.is_made(workspace.stages):
         raise DataError(

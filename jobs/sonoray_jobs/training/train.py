@@ -60,8 +60,8 @@ from sonoray_jobs.training.unfinished import (
     clear_working_folder,
     find_unfinished,
     has_checkpoint,
+    kept_record,
     record_of,
-    write_record,
 )
 from sonoray_jobs.training.worker import TrainJob
 
@@ -173,7 +173,8 @@ def run(
             check_resumable(workspace, road.train.resume, record, road.train.allow_changed)
         if has_checkpoint(work):
             _tell_changed(work.name, "was begun", changed_code(work, code))
-        write_record(work, record, code)
+        store = CheckpointStore(job.checkpoints)
+        stack.enter_context(kept_record(work, record, code, store.names))
         num_workers = road.train.min_workers or road.train.num_workers
         room = loader_room(road.train, road.embed)
         require_cpus(
@@ -204,11 +205,12 @@ def run(
                 store=tracking, storage_path=workspace.runs, name=work.name
             )
             start = time.monotonic()
-            result = _fit(job, workspace.runs, work.name, [callback, *watchers], board)
+            with _told_where_it_stopped(store):
+                result = _fit(job, workspace.runs, work.name, [callback, *watchers], board)
             why = result.error or result.return_value  # type: ignore[attr-defined]
             if why:
                 raise JobFailedError(f"training {name!r} failed: {why}")
-            checkpoint, position = _outcome(CheckpointStore(job.checkpoints), road.train)
+            checkpoint, position = _outcome(store, road.train)
             summary = {
                 "name": name,
                 "run_id": current_run_id(workspace.runs, work.name),
@@ -343,6 +345,18 @@ def _fit(
             stack.enter_context(shown.watching())
         stack.enter_context(restored_interrupt())
         return trainer.fit()
+
+
+@contextmanager
+def _told_where_it_stopped(store: CheckpointStore) -> Iterator[None]:
+    """Say, where somebody stops the block, that the same command goes on with the training."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Ray Train's handler of Ctrl-C leaves by the latter
+        names = store.names()
+        at = f"at its newest checkpoint, {names[-1]}" if names else "from its start"
+        logger.warning("the training is stopped; the same command goes on with it %s", at)
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

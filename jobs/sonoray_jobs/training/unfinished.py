@@ -10,7 +10,8 @@ otherwise.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,32 @@ def write_record(folder: Path, record: Record, code: Mapping[str, str]) -> None:
         code: digest of each module that it is learned with.
     """
     write_json(folder / _RECORD, {**record, "code": dict(code)})
+
+
+@contextmanager
+def kept_record(
+    folder: Path, record: Record, code: Mapping[str, str], saved: Callable[[], Sequence[str]]
+) -> Iterator[None]:
+    """Leave the record for the block, and the one before it where the block saves nothing.
+
+    Settings with which a training was never gone on with, because they do not fit its checkpoint,
+    must not stand for those that it was begun with.
+
+    Args:
+        folder: the working folder.
+        record: of the training.
+        code: digest of each module that it is learned with.
+        saved: names of the training's checkpoints.
+    """
+    file = folder / _RECORD
+    before, names = (_read(file) if file.is_file() else None), list(saved())
+    write_record(folder, record, code)
+    try:
+        yield
+    except BaseException:
+        if before is not None and list(saved()) == names:
+            write_json(file, before)
+        raise
 
 
 def changed_code(folder: Path, code: Mapping[str, str]) -> list[str]:

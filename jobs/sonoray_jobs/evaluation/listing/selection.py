@@ -43,7 +43,7 @@ class Condition:
             ConfigError: it is none.
         """
         found = _CONDITION.fullmatch(text)
-        if found is None:
+        if found is None or found["value"].startswith(tuple("<>=!~")):
             raise ConfigError(
                 f"--where {text!r} is no condition; write KEY OP VALUE with one of "
                 f"{' '.join(_OPERATORS)}, as in 'test/accuracy > 0.8' or 'name ~ tiny'"

@@ -102,3 +102,18 @@ def test_the_same_text_outside_of_ray_proves_nothing():
 
 def test_subclasses_outside_the_error_module_count():
     assert issubclass(RejectedImageError, DataError)
+
+
+def test_a_worker_that_ray_ended_for_memory_is_one_line():
+    """The words of `ray.train.ControllerError` (2.60), shortened."""
+    text = (
+        "Training failed due to controller error after trying 4 times:\n"
+        "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.\n"
+        "Memory on the node (IP: 10.0.0.1, ID: 0a) where the task was running was 22.4GB / 23.5GB"
+    )
+    raiser = function_of("ray.train", "def raiser(text): raise RuntimeError(text)")
+    failure = find_failure(caught(raiser, text))
+    assert failure.exit_code == 1
+    assert "ran low on memory" in failure.message
+    assert "train.micro_studies" in failure.message
+    assert find_failure(caught(raiser, "another failure of Ray")) is None

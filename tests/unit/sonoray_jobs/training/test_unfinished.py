@@ -17,6 +17,7 @@ from sonoray_jobs.training.unfinished import (
     check_resumable,
     clear_working_folder,
     find_unfinished,
+    kept_record,
     record_of,
     write_record,
 )
@@ -143,3 +144,26 @@ def test_a_cleared_folder_keeps_its_lock_and_where_it_may_its_run(workspace, kee
     clear_working_folder(folder, keep_run=keep_run)
     kept = {path.name for path in folder.iterdir()}
     assert kept == ({LOCK, RUN_ID_FILE} if keep_run else {LOCK})
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_settings_that_a_training_was_never_gone_on_with_are_not_kept(tmp_path, saves):
+    workspace = Workspace.open(tmp_path)
+    record = record_of(STAGE, inputs())
+    other = record_of(
+        dataclasses.replace(STAGE, config={**STAGE.config, "train": {"seed": 1}}), inputs()
+    )
+    folder = begin(workspace, "phantom-1", record)
+    store = CheckpointStore(str(folder))
+
+    def resume():
+        with kept_record(folder, other, CODE, store.names):
+            assert find_unfinished(workspace, other) == ["phantom-1"]
+            if saves:
+                store.write(Position(stage=0, epochs=0, steps=2, digests={}), {})
+            raise RuntimeError("a tensor does not fit")
+
+    with pytest.raises(RuntimeError):
+        resume()
+    assert find_unfinished(workspace, other if saves else record) == ["phantom-1"]
+    assert find_unfinished(workspace, record if saves else other) == []

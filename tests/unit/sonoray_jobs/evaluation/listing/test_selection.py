@@ -81,7 +81,7 @@ def test_a_name_that_no_run_has_is_refused_with_close_ones(where, sort, message)
         select(RUNS, [Condition.read(where)], sort)
 
 
-@pytest.mark.parametrize("text", ["", "loss", "> 3", "= x"])
+@pytest.mark.parametrize("text", ["", "loss", "> 3", "= x", "loss >> 3", "loss => 3", "loss == 3"])
 def test_what_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="write KEY OP VALUE"):
         Condition.read(text)
