@@ -62,6 +62,7 @@ from sonoray_jobs.training.unfinished import (
     has_checkpoint,
     kept_record,
     record_of,
+    told_where_it_stopped,
 )
 from sonoray_jobs.training.worker import TrainJob
 
@@ -205,7 +206,7 @@ def run(
                 store=tracking, storage_path=workspace.runs, name=work.name
             )
             start = time.monotonic()
-            with _told_where_it_stopped(store):
+            with told_where_it_stopped(store):
                 result = _fit(job, workspace.runs, work.name, [callback, *watchers], board)
             why = result.error or result.return_value  # type: ignore[attr-defined]
             if why:
@@ -345,18 +346,6 @@ def _fit(
             stack.enter_context(shown.watching())
         stack.enter_context(restored_interrupt())
         return trainer.fit()
-
-
-@contextmanager
-def _told_where_it_stopped(store: CheckpointStore) -> Iterator[None]:
-    """Say, where somebody stops the block, that the same command goes on with the training."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):  # Ray Train's handler of Ctrl-C leaves by the latter
-        names = store.names()
-        at = f"at its newest checkpoint, {names[-1]}" if names else "from its start"
-        logger.warning("the training is stopped; the same command goes on with it %s", at)
-        raise KeyboardInterrupt from None
 
 
 @contextmanager

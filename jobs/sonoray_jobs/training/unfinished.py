@@ -9,6 +9,7 @@ otherwise.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from sonoray.tracking.outbox import OUTBOX, Outbox
 from sonoray.tracking.run_id import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
+
+logger = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 """`configuration`, the settings that decide the outcome, and `inputs`, a hash of what is read."""
@@ -81,6 +84,18 @@ def kept_record(
         if before is not None and list(saved()) == names:
             write_json(file, before)
         raise
+
+
+@contextmanager
+def told_where_it_stopped(store: CheckpointStore) -> Iterator[None]:
+    """Say, where somebody stops the block, that the same command goes on with the training."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Ray Train's handler of Ctrl-C leaves by the latter
+        names = store.names()
+        at = f"at its newest checkpoint, {names[-1]}" if names else "from its start"
+        logger.warning("the training is stopped; the same command goes on with it %s", at)
+        raise KeyboardInterrupt from None
 
 
 def changed_code(folder: Path, code: Mapping[str, str]) -> list[str]:

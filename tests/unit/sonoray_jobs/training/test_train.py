@@ -226,15 +226,3 @@ def test_a_dataset_that_cannot_judge_a_training_is_said_before_it_starts(tmp_pat
     assert not caplog.text
     train_checks.warn_unjudged(folder, "phantom", TrainConfig(validate_every="epoch"))
     assert "dataset phantom has fewer than 2 validation studies" in caplog.text
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(0)])
-def test_who_stops_a_training_is_told_where_it_goes_on(tmp_path, caplog, stop):
-    store = CheckpointStore(str(tmp_path))
-    for steps, where in ((0, "from its start"), (7, "checkpoint_00_00000007")):
-        if steps:
-            store.write(Position(stage=0, epochs=0, steps=steps, digests={}), {})
-        with pytest.raises(KeyboardInterrupt), train._told_where_it_stopped(store):
-            raise stop
-        assert "the same command goes on with it" in caplog.messages[-1]
-        assert where in caplog.messages[-1]

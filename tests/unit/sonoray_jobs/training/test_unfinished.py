@@ -19,6 +19,7 @@ from sonoray_jobs.training.unfinished import (
     find_unfinished,
     kept_record,
     record_of,
+    told_where_it_stopped,
     write_record,
 )
 
@@ -167,3 +168,15 @@ def test_settings_that_a_training_was_never_gone_on_with_are_not_kept(tmp_path, 
         resume()
     assert find_unfinished(workspace, other if saves else record) == ["phantom-1"]
     assert find_unfinished(workspace, record if saves else other) == []
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(0)])
+def test_who_stops_a_training_is_told_where_it_goes_on(tmp_path, caplog, stop):
+    store = CheckpointStore(str(tmp_path))
+    for steps, where in ((0, "from its start"), (7, "checkpoint_00_00000007")):
+        if steps:
+            store.write(Position(stage=0, epochs=0, steps=steps, digests={}), {})
+        with pytest.raises(KeyboardInterrupt), told_where_it_stopped(store):
+            raise stop
+        assert "the same command goes on with it" in caplog.messages[-1]
+        assert where in caplog.messages[-1]
