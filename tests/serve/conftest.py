@@ -20,7 +20,7 @@ from sonoray.tracking.runs import held_run
 from sonoray.workspace import Workspace
 from sonoray_jobs.service.listening import free_port
 from sonoray_jobs.service.serve import Service, new_api_key, serving
-from sonoray_serve.settings import Limits, Replicas, ServeConfig
+from sonoray_serve.settings import Limits, Replicas, ServeConfig, ShadowConfig
 
 RECOGNISING = tiny_config().model_copy(
     update={"objectives": (*tiny_config().objectives, RecognitionObjective())}
@@ -33,8 +33,10 @@ CONFIG = ServeConfig(
     vision=Replicas(num_cpus=0.1, max_ongoing=1, max_queued=32),
     engine=Replicas(num_cpus=0.1, max_ongoing=1, max_queued=2),
     max_models=3,
+    shadow=ShadowConfig(name="candidate"),
 )
-"""One slot and a short queue, so that a small crowd already meets their limits."""
+"""One slot and a short queue, so that a small crowd already meets their limits. Nothing is copied
+where the file of adapters has no candidate."""
 
 
 NAME = "llava-ultra"

@@ -1,5 +1,6 @@
 """Models come, go and change places in a running service, and no request fails by it."""
 
+import re
 import shutil
 import threading
 import time
@@ -11,6 +12,7 @@ import httpx2
 import openai
 import pytest
 import torch
+from sqlalchemy import select
 
 from llava_ultra.config import ModelConfig
 from llava_ultra.decoding.class_scores import read_classes, score_classes
@@ -18,6 +20,8 @@ from llava_ultra.export.assistant import Assistant, load_assistant
 from llava_ultra.recognition.bank import ClassBank
 from llava_ultra.testing import tiny_artifact
 from sonoray.images.decode import encode_png
+from sonoray.records.comparison_table import tables
+from sonoray.records.database import open_database
 from sonoray.tracking.registry import manifest_digest
 from sonoray_jobs.release.promote import roll_back
 from sonoray_serve.http.testing import QUESTION, chat_body, random_study, to_data_url
@@ -142,3 +146,46 @@ def test_models_come_go_and_change_places_and_no_request_fails(
     failed = [each for each in busy if not isinstance(each, tuple)]
     assert failed == []
     assert {text for text, _ in busy} == {first, following}
+
+
+def copies(http: httpx2.Client) -> dict[str, int]:
+    """Copies for the candidate by their outcome."""
+    lines = http.get("/metrics").text.splitlines()
+    found = (re.fullmatch(r'sonoray_shadow_total\{outcome="(\w+)"\} (\d+)', line) for line in lines)
+    return {match[1]: int(match[2]) for match in found if match}
+
+
+def test_a_candidate_is_asked_what_others_are_asked_and_nobody_is_given_its_answers(
+    running: Any,
+    client: openai.OpenAI,
+    http: httpx2.Client,
+    others: dict[str, Path],
+    model_folder: Path,
+    assistant: Assistant,
+):
+    keeper = running.service.keeper
+    served = manifest_digest(model_folder)
+    first, candidate = alone(assistant), alone(load_assistant(others["breast"]))
+    assert ask(client, "llava-ultra") == (first, served)
+    assert sum(copies(http).values()) == 0  # there is none yet
+    running.adapters.write_text(f'candidate = "{others["breast"]}"\n')
+    keeper.look()
+    for number in (1, 2):
+        assert ask(client, "llava-ultra") == (first, served)
+        deadline = time.monotonic() + 60
+        while sum(copies(http).values()) < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert copies(http) == {"same": 0, "different": 2, "failed": 0, "dropped": 0}
+    running.adapters.write_text("")
+    keeper.look()
+    assert ask(client, "llava-ultra") == (first, served)
+    assert sum(copies(http).values()) == 2
+    path = running.workspace.root / "feedback.db"
+    with open_database(str(path), tables()[0], create=False).connect() as connection:
+        rows = connection.execute(select(tables()[1])).all()
+    digest = manifest_digest(others["breast"])
+    assert [(row.served_digest, row.candidate_digest) for row in rows] == [(served, digest)] * 2
+    assert [row.same_text for row in rows] == [False, False]
+    kept = path.read_bytes()
+    assert all(text.encode() not in kept for text in (first, candidate, QUESTION))

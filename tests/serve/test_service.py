@@ -3,16 +3,19 @@
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
+import psutil
 import pydicom
 import pytest
 
@@ -42,6 +45,17 @@ def answer_in_process(
 ) -> tuple[str, Any]:
     prompt = assistant.prepare(assistant.encode(images), messages)
     return "".join(assistant.stream(prompt, max_tokens=max_tokens)), prompt
+
+
+def processes_of(words: str) -> list[psutil.Process]:
+    """Processes of this test's own Ray, by words of their command line."""
+    found = []
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):  # it has just ended, or is not ours
+            if words in " ".join(each.cmdline()):
+                own = each.environ().get("RAY_ADDRESS") == os.environ["RAY_ADDRESS"]
+                found += [each] if own else []
+    return found
 
 
 def engine_load() -> Any:
@@ -310,6 +324,26 @@ def test_ask_uses_the_service_as_any_client(running: Any, assistant: Assistant):
     printed = "\n".join(reply.lines())
     assert assistant.notice in printed
     assert f"* {prompt.scores[prompt.selected[0]]:6.1%}  view-{prompt.selected[0]}" in printed
+
+
+def test_a_stream_whose_ingress_is_killed_ends_with_an_error_event(http: httpx2.Client):
+    body = chat_body(random_study(1), stream=True, max_tokens=1000, ignore_eos=True)
+    events = []
+    with http.stream("POST", CHAT, json=body) as answer:
+        for line in answer.iter_lines():
+            if not line:
+                continue
+            events.append(line.removeprefix("data: "))
+            if len(events) == 3:
+                (ingress,) = processes_of("ServeReplica:sonoray:ingress")
+                ingress.kill()
+    assert events[-1] != "[DONE]"
+    assert json.loads(events[-1])["error"]["code"] == "unavailable"
+    answer = http.post(CHAT, json=chat_body(random_study(1)))  # waits for the new one
+    while answer.status_code == 503:
+        time.sleep(float(answer.headers["Retry-After"]) / 5)
+        answer = http.post(CHAT, json=chat_body(random_study(1)))
+    assert answer.status_code == 200
 
 
 def test_nothing_of_a_request_is_in_any_log(http: httpx2.Client, running: Any):

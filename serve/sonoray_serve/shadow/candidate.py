@@ -166,8 +166,9 @@ class Shadow:
             async with asyncio.timeout(self._timeout_s):
                 other = await self._ask(copy)
             compared = self._hold(copy, other, time.monotonic() - began)
-            self.counts["same" if compared.same_text else "different"] += 1
             await asyncio.to_thread(self._record, compared)
+            # whoever sees the count finds the record there and the place free
+            self.counts["same" if compared.same_text else "different"] += 1
         except (ApiError, InternalError, TimeoutError) as error:
             self.counts["failed"] += 1
             logger.warning("a copy for the candidate failed: %s", type(error).__name__)
