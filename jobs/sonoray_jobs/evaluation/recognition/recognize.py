@@ -97,9 +97,11 @@ class Recognized:
                 "before it: threshold of the validation split"
             )
         else:
+            known = ", ".join(summary.get("known_labels", ()))
             lines.append(
                 f"no study of it has a class of the bank ({summary['labels'] or 'no label named'}):"
                 " scores alone, no figures"
+                + (f"; with --set recognize.label= one of {known}" if known else "")
             )
         if not summary["num_validation"]:
             lines.append(
@@ -156,6 +158,7 @@ def run(
             'objective of type "recognition" in model.objectives (docs/methods.md)'
         )
     studies = _studies(output, road, split)
+    _check_labels(studies, bank, road.recognize.label, split)
     stage = Stage(
         name=f"recognize-{dataset}-{split}",
         config={
@@ -182,6 +185,31 @@ def _bank(classes: str, road: RoadConfig) -> ClassBank:
     bank = load_bank(classes)
     label = road.recognize.label
     return bank.model_copy(update={"label": label}) if label else bank
+
+
+def _check_labels(studies: Sequence[Study], bank: ClassBank, asked: str, split: str) -> None:
+    """Refuse labels that cannot be judged by, before anything is read.
+
+    Args:
+        studies: of the split.
+        bank: the classes.
+        asked: the label that the user has named; empty for none.
+        split: its name.
+
+    Raises:
+        DataError: no study has the label that is asked for, or one has a label of no class.
+    """
+    known = _labels_of(studies)
+    if asked and asked not in known:
+        raise DataError(
+            f"recognize.label {asked!r} is a label of no {split} study; theirs are: "
+            f"{', '.join(known) or 'none'}"
+        )
+    truth_of(studies, bank)
+
+
+def _labels_of(studies: Sequence[Study]) -> list[str]:
+    return sorted({label for study in studies for label in study.labels})
 
 
 def _studies(output: StageOutput, road: RoadConfig, split: str) -> list[Study]:
@@ -246,6 +274,7 @@ def _recognize(
         "num_validation": len(validation),
         "classes": list(bank.names),
         "labels": ", ".join(bank.labels),
+        "known_labels": _labels_of(studies),
         "training": made.trained.name,
         "figures": None if figures is None else figures.to_json(),
     }
