@@ -21,6 +21,7 @@ import torch
 from beside_naive import shape
 
 from llava_ultra.export.assistant import load_answerer, load_assistant
+from llava_ultra.parameters.packed import PackedLinear
 from llava_ultra.testing import tiny_artifact
 from sonoray.metrics.tables import Table
 from sonoray_serve.http.testing import random_study
@@ -77,8 +78,10 @@ def main() -> None:
 def decoder_bytes(model: Path, precision: str) -> int:
     """Bytes of all weights that a token is multiplied by."""
     decoder = load_answerer(model, precision=precision).model.language_model
-    linear = [each for each in decoder.modules() if isinstance(each, torch.nn.Linear)]
-    return sum(each.weight.numel() * each.weight.element_size() for each in linear)
+    item = 2 if precision == "bfloat16" else 4
+    kinds = (torch.nn.Linear, PackedLinear)
+    linear = [each for each in decoder.modules() if isinstance(each, kinds)]
+    return sum(each.in_features * each.out_features * item for each in linear)
 
 
 def read_rate() -> float:
