@@ -1,7 +1,8 @@
 """Half an hour of mixed requests: memory, errors and slots; or a load that rises and falls.
 
 `python bench/serving/soak.py`
-`python bench/serving/soak.py --minutes 6 --rates 0.5 6 0.5 --max-engines 3 --plot steps.png`
+`python bench/serving/soak.py --minutes 6 --rates 0.5 12 0.5 --max-engines 3 --max-answers 1
+--plot steps.png`
 
 Requests arrive at random at the rates given, each for the same part of the time: new studies of 1
 to 4 images, second questions about them, whole and streamed answers, options, several answers, and
@@ -11,9 +12,9 @@ when all memories for what was seen before are full: they are set to 4 MB here, 
 At the end as many long answers as the engine decodes at once are asked for together: with a slot
 lost, one of them would begin after another has ended.
 
-With `--max-engines` above 1 the engine may scale; the plot shows rate, engine replicas, requests in
-work and time to the first text. The exit status is 1 where a request failed, a slot is lost, or
-memory grew by more than 2 %.
+With `--max-engines` above 1 the engine may scale, the sooner the fewer answers one decodes at once;
+the plot shows rate, engine replicas, requests in work and time to the first text. The exit status
+is 1 where a request failed, a slot is lost, or memory grew by more than 2 %.
 """
 
 import argparse
@@ -43,6 +44,8 @@ from sonoray_serve.settings import Batching, Replicas, ServeConfig
 GROWTH = 0.02
 PERIOD_S = 5.0
 KEPT_BYTES = 4_000_000
+UPSCALE_S, DOWNSCALE_S = 10.0, 30.0
+"""How long work is more or less than the engines want before their number changes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,13 +68,21 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[1.0], help="answers a second")
     parser.add_argument("--max-engines", type=int, default=1)
+    parser.add_argument("--max-answers", type=int, default=16, help="decoded at once")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     config = ServeConfig(
         engine=Replicas(
-            num_cpus=0.25, max_ongoing=32, max_queued=16, max_replicas=args.max_engines
+            num_cpus=0.25,
+            max_ongoing=32,
+            max_queued=16,
+            max_replicas=args.max_engines,
+            upscale_delay_s=UPSCALE_S,
+            downscale_delay_s=DOWNSCALE_S,
         ),
-        batching=Batching(prefix_bytes=KEPT_BYTES, study_bytes=KEPT_BYTES),
+        batching=Batching(
+            max_answers=args.max_answers, prefix_bytes=KEPT_BYTES, study_bytes=KEPT_BYTES
+        ),
         encoded_image_bytes=KEPT_BYTES,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ of writers may run:
   from `AWS_ENDPOINT_URL` alone, none of them from a configuration.
 """
 
+import _thread
 import functools
 import json
 import os
@@ -38,6 +39,7 @@ _STALE_S = 24 * 3600.0
 """Age at which a partial file belongs to no living writer (a batch takes seconds)."""
 _REQUESTS = 24
 """At a time; pyarrow keeps 25 connections."""
+_POLL_S = 0.01
 _GAP_BYTES = 256 * 1024
 """What is read in vain rather than asked around: a request costs an object store 10 ms and more, in
 which a connection moves a few hundred kB."""
@@ -242,15 +244,15 @@ class ObjectFiles:
         return system, prefix
 
     def _put(self, name: str, content: Any) -> None:  # noqa: ANN401 - bytes or Arrow's buffer
-        # In a thread, which no signal reaches: an exception between opening and writing ends the
-        # upload, and pyarrow makes an empty object of it.
-        list(_all_at_once(self._upload, [(name, content)]))
-
-    def _upload(self, asked: tuple[str, Any]) -> None:
-        name, content = asked
         system, prefix = self._system
-        with system.open_output_stream(f"{prefix}/{name}") as stream:
-            stream.write(content)
+
+        def upload() -> None:
+            with system.open_output_stream(f"{prefix}/{name}") as stream:
+                stream.write(content)
+
+        # an exception between opening and writing would end the upload, and pyarrow would make an
+        # empty object of it
+        _out_of_reach(upload)
 
     def _read_index(self, batch: str) -> dict[str, Any]:
         try:
@@ -290,6 +292,38 @@ def runs_of(rows: Iterable[int], gap: int) -> list[range]:
         else:
             runs.append(range(row, row + 1))
     return runs
+
+
+def _out_of_reach(function: Callable[[], None]) -> None:
+    """Call a function in a thread, which no signal reaches, and wait for its end.
+
+    The thread is a bare one. An exception that a signal raises while `threading` or a pool takes
+    the lock of a condition leaves that lock taken, and the start of the thread, or the end of the
+    pool, then waits for it for ever (CPython 3.11).
+    """
+    failures: list[BaseException] = []
+    ended: list[bool] = []
+    is_running = _thread.allocate_lock()
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # it is raised where the function was asked for
+            failures.append(error)
+        finally:
+            ended.append(True)
+            is_running.release()
+
+    is_running.acquire()
+    _thread.start_new_thread(call, ())
+    try:
+        is_running.acquire()
+    except BaseException:
+        while not ended:  # the lock may be ours by now
+            time.sleep(_POLL_S)
+        raise
+    if failures:
+        raise failures[0]
 
 
 def _all_at_once(function: Callable[[Asked], Answer], asked: Sequence[Asked]) -> Iterator[Answer]:
