@@ -4,7 +4,7 @@ For float32 products torch asks MKL, which on processors that are not Intel's re
 oneDNN does, and orders a weight anew in every call. `pack_linear` orders each weight once. Products
 stay those of float32, or of bfloat16 where the weights are: another order of summation, and nothing
 is rounded that was not. On an AMD EPYC (Zen 5, one thread, the shapes of SmolLM2-135M) the products
-of 1, 16 and 144 tokens take 0.51, 0.41 and 0.48 of the time.
+of 1, 16 and 144 tokens take 0.51, 0.41 and 0.49 of the CPU time.
 
 The weight itself is given up, so that memory holds each once. What a layer needs it for, such as
 embeddings that a head is tied to, or an adapter that is merged, has to come first.
