@@ -4,16 +4,14 @@ The binaries are built once (`make k8s-tools`) and lie in a cache outside the re
 content of what they are built from. Each run has a folder and ports of its own.
 """
 
-import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 import socket
-import ssl
 import subprocess
 import time
-import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -48,9 +46,24 @@ def free_port() -> int:
 
 
 class ControlPlane:
-    """Processes of one control plane; `kubeconfig` leads to it as its administrator."""
+    """Processes of one control plane; `kubeconfig` leads to it as its administrator.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for all that is written.
+        inside: words before each command, which bring it into namespaces of its own.
+        address: where the API server listens.
+        port: of the API server; by default a free one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        inside: Sequence[str] = (),
+        address: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
+        self._inside, self._address = tuple(inside), address
         self.folder = folder
         self.kubeconfig = folder / "admin.kubeconfig"
         self.container_log = folder / "container.log"
@@ -58,7 +71,7 @@ class ControlPlane:
         self._token = secrets.token_hex(16)
         self._operator_token = secrets.token_hex(16)
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.port = free_port()
+        self.port = port or free_port()
 
     def start(self) -> None:
         """Start etcd, API server, controller manager and scheduler."""
@@ -89,7 +102,7 @@ class ControlPlane:
             "controlplane",
             "kube-apiserver",
             f"--etcd-servers={url}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self._address}",
             f"--secure-port={self.port}",
             "--advertise-address=10.99.0.1",
             "--endpoint-reconciler-type=none",
@@ -197,7 +210,7 @@ class ControlPlane:
         with log.open("wb") as out:
             self._processes.append(
                 subprocess.Popen(
-                    [str(self._bin / name), *arguments],
+                    [*self._inside, str(self._bin / name), *arguments],
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **environment},
@@ -212,7 +225,7 @@ class ControlPlane:
         )
 
     def _write_kubeconfig(self, name: str, token: str) -> None:
-        server = f"https://127.0.0.1:{self.port}"
+        server = f"https://{self._address}:{self.port}"
         path = self.folder / f"{name}.kubeconfig"
         path.write_text(
             "apiVersion: v1\nkind: Config\ncurrent-context: x\n"
@@ -224,19 +237,15 @@ class ControlPlane:
         path.chmod(0o600)
 
     def _await_ready(self) -> None:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        request = urllib.request.Request(
-            f"https://127.0.0.1:{self.port}/readyz",
-            headers={"Authorization": f"Bearer {self._token}"},
-        )
+        asks = ["kubectl", f"--kubeconfig={self.kubeconfig}", "get", "--raw=/readyz"]
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             dead = [each for each in self._processes if each.poll() is not None]
             if dead:
                 break
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(request, context=context, timeout=5)
+            if not subprocess.run(
+                [*self._inside, *asks], capture_output=True, check=False
+            ).returncode:
                 return
             time.sleep(0.5)
         raise RuntimeError(f"the API server did not start\n{self.log_tail()}")
