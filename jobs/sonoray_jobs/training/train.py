@@ -130,7 +130,7 @@ def run(
     studies = iter_training_studies(output.path, road.train)
     told = partial(conversation, protocol=protocol)
     check_lengths(read_tokenizer(parts["language"].path), studies, road.model, told=told)
-    train_checks.check_objectives(road, parts["language"].path)
+    train_checks.check_model(road, parts["language"].path, work)
     bank = prepare_bank(output.path, road)
     fingerprints = tower_fingerprints(parts)
     job = TrainJob(

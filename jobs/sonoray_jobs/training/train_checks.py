@@ -5,8 +5,10 @@ import logging
 import math
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sonoray.errors import ConfigError, DataError
+from sonoray.cluster.scratch import scratch_folder
+from sonoray.errors import CheckpointError, ConfigError, DataError, SonoError
 from sonoray.study.sample_order import Plan
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import open_stores
@@ -15,8 +17,12 @@ from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.towers.embed_plan import view_keys
 from sonoray_jobs.towers.views import views_of
+from sonoray_jobs.training.saving.checkpoint_store import CheckpointStore
 from sonoray_jobs.training.stream import loader_room
 from sonoray_jobs.training.studies import validation_index
+
+if TYPE_CHECKING:
+    from llava_ultra.model import LlavaUltra
 
 logger = logging.getLogger(__name__)
 
@@ -105,17 +111,49 @@ def check_cpus(road: RoadConfig, num_cpus: float) -> None:
         )
 
 
-def check_objectives(road: RoadConfig, language: Path) -> None:
-    """Refuse objectives that a training could not follow, before a worker starts.
+def check_model(road: RoadConfig, language: Path, work: Path) -> None:
+    """Refuse a model that no worker could build or learn with, before one starts.
 
     Args:
         road: the configuration.
         language: folder of the language model.
+        work: the training's working folder, whose checkpoint is gone on from.
 
     Raises:
-        ConfigError: one needs whole weights, which are spread over workers, or a layer that the
-            decoder lacks; or a stage would have nothing to learn from.
+        ConfigError: adapters do not fit the decoder; an objective needs whole weights, which are
+            spread over workers, or a layer that the decoder lacks; a stage would have nothing to
+            learn from; or `train.allow_changed` lets in what no longer fits the checkpoint.
     """
+    from llava_ultra.cost.parts import build_model
+
+    _check_objectives(road, language)
+    try:
+        model = build_model(road.model, language)
+    except ValueError as error:
+        raise ConfigError(f"model.lora: {error}") from None
+    if road.train.resume and road.train.allow_changed:
+        _check_fits(model, road.train, CheckpointStore(str(work)))
+
+
+def _check_fits(model: "LlavaUltra", settings: TrainConfig, begun: CheckpointStore) -> None:
+    from sonoray_jobs.training.checkpoint import load_weights
+
+    newest = begun.names()[-1]
+    try:
+        begun.verify(newest)
+    except SonoError:  # the workers refuse it, and take the one before
+        return
+    try:
+        with scratch_folder() as scratch:
+            load_weights(model, begun.fetch(newest, scratch))
+    except CheckpointError as error:
+        raise ConfigError(
+            f"train.resume {settings.resume!r} cannot go on with what --allow-changed "
+            f"{' --allow-changed '.join(settings.allow_changed)} lets in: {error}"
+        ) from None
+
+
+def _check_objectives(road: RoadConfig, language: Path) -> None:
     count = json.loads((language / "config.json").read_text("utf-8")).get("num_hidden_layers")
     active = road.model.active_objectives
     for each in active:

@@ -67,8 +67,8 @@ def build_parts(
     Raises:
         ValueError: the decoder that `language.source` names cannot be read.
     """
+    decoder = _build_decoder(config.language)
     with META:
-        decoder = _build_decoder(config.language)
         vocab_size: int = decoder.get_input_embeddings().num_embeddings  # type: ignore[assignment]
         clip = ClipTower(config.clip, vocab_size=vocab_size, end_id=2, pad_id=0)
         sam = SamTower(config.sam, target_grid=config.clip.grid)
@@ -76,6 +76,21 @@ def build_parts(
     for tower in (clip, sam):
         lower_tower(tower.requires_grad_(False).eval(), DTYPES[tower_precision])
     return Parts(clip=clip, sam=sam, model=model)
+
+
+def build_model(config: ModelConfig, language: Path) -> LlavaUltra:
+    """Build what is trained over a language model on the meta device.
+
+    Args:
+        config: the model.
+        language: the folder that training loads its decoder from.
+
+    Raises:
+        ValueError: the adapters do not fit the decoder, or its configuration cannot be read.
+    """
+    decoder = _build_decoder(config.language.model_copy(update={"source": str(language)}))
+    with META:
+        return LlavaUltra(config, add_lora(decoder, config.lora))
 
 
 def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
@@ -97,7 +112,8 @@ def _build_decoder(config: LanguageConfig) -> PreTrainedModel:
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"language model {config.source!r} cannot be read: {reason}") from None
-    decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    with META:
+        decoder: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return decoder
 
 
