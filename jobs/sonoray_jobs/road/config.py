@@ -128,7 +128,7 @@ class ExternalConfig(Config):
 class ExportConfig(Config):
     """Under which name the trained model is registered, and when it abstains."""
 
-    name: str = Field(default="", pattern=r"^[\w.\-]*$")
+    name: str = Field(default="", pattern=r"^[\w.\-]*$", examples=["breast-2"])
     """Name of the registered model, and in requests to the service; empty stands for
     `llava-ultra-DATASET`, so that models of one dataset are versions of one name."""
     max_error_rate: float = Field(default=0.1, ge=0, lt=1)
@@ -151,7 +151,7 @@ class PromoteConfig(Config):
 class RoadConfig(Config):
     """All steps of a road."""
 
-    name: str = Field(default="", pattern=r"^[\w.\-]*$")
+    name: str = Field(default="", pattern=r"^[\w.\-]*$", examples=["breast-2"])
     """What it is called in the titles of its runs; by default the packaged road, or the file."""
     dataset: str = "phantom"
     """The dataset that the commands use where none is given."""

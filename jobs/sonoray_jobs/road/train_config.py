@@ -94,13 +94,21 @@ class TrainConfig(Config):
     max_skipped: int = Field(default=5, ge=0)
     """Steps in a row whose loss or gradient is not finite that are skipped; one more ends the
     training."""
-    save_every: str = Field(default="10 minutes", pattern=r"^[1-9]\d* (steps|minutes)$")
+    save_every: str = Field(
+        default="10 minutes",
+        pattern=r"^[1-9]\d* (steps|minutes)$",
+        examples=["50 steps", "10 minutes"],
+    )
     """How often a checkpoint is saved within an epoch, as in `50 steps` or `10 minutes`. The end of
     every epoch is saved too."""
     keep: Literal["last", "best"] = "last"
     """Which checkpoint of the last stage the training ends with: the last one, or that of the
     lowest validation loss."""
-    validate_every: str = Field(default="never", pattern=r"^(never|epoch|[1-9]\d* steps)$")
+    validate_every: str = Field(
+        default="never",
+        pattern=r"^(never|epoch|[1-9]\d* steps)$",
+        examples=["never", "epoch", "200 steps"],
+    )
     """How often the model is judged on the validation split while it trains: `never`, `epoch`, or
     as in `200 steps`; and at the end of every stage. It costs a forward pass each."""
     validation_studies: int = Field(default=64, ge=0)
@@ -118,9 +126,9 @@ class TrainConfig(Config):
     """Whether only operations run that repeat to the bit on a GPU too, where they are slower. On
     CPUs all do."""
     seed: int = 0
-    variant: str = Field(default="", pattern=r"^[\w.\-]*$")
+    variant: str = Field(default="", pattern=r"^[\w.\-]*$", examples=["second-try"])
     """A name for what no setting says, as code of your own: another name is another training."""
-    resume: str = Field(default="", pattern=r"^[\w.\-]*$")
+    resume: str = Field(default="", pattern=r"^[\w.\-]*$", examples=["phantom-3f2a"])
     """Name of an unfinished training to go on with, of this configuration or one that differs in
     `allow_changed`. The outcome is a training of its own, and later steps need the same value."""
     allow_changed: tuple[str, ...] = ()

@@ -33,6 +33,8 @@ def describe_error(model: type[BaseModel], detail: Any) -> str:  # noqa: ANN401
             message = f'write a TOML table, as in {where}={{key = "value"}}'
         case error if error in _ARRAY_ERRORS:
             message = f"write a TOML array, as in {where}=[{_example(annotation)}]"
+        case "string_pattern_mismatch" if examples := _examples(model, detail["loc"]):
+            message = f"write it as in {' or '.join(map(repr, examples))}"
         case _:
             message = str(detail["msg"]).removeprefix("Value error, ")
             if detail["type"] == "value_error" and isinstance(value, Mapping | BaseModel):
@@ -64,6 +66,13 @@ def _descend(model: type[BaseModel], path: Sequence[int | str]) -> tuple[list[st
         else:
             annotation = next(iter(get_args(annotation)), None)
     return names, annotation
+
+
+def _examples(model: type[BaseModel], path: Sequence[int | str]) -> Sequence[Any]:
+    """The examples that a field names; nobody should have to read its pattern."""
+    holder = _model_in(_descend(model, path[:-1])[1])
+    field = holder.model_fields.get(str(path[-1])) if holder else None
+    return (field.examples if field else None) or ()
 
 
 def _example(array: Any) -> str:  # noqa: ANN401 - any annotation

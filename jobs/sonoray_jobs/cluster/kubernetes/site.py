@@ -27,10 +27,21 @@ from sonoray_jobs.cluster.kubernetes.site_endpoints import (
     Pacs,
     Redis,
 )
+from sonoray_jobs.cluster.kubernetes.site_texts import (
+    Digest,
+    HostName,
+    ImageDigest,
+    ImageName,
+    ImageTag,
+    ModelUri,
+    Name,
+    ResourceName,
+    SecretName,
+    TimeZone,
+)
 from sonoray_serve.settings import ServeConfig
 
 Quantity = Annotated[str, AfterValidator(check_quantity)]
-Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")]
 JobName = Literal["ingest", "bootstrap", "embed", "train", "evaluate", "recognize", "export"]
 
 _CRON_FIELD = re.compile(r"[\d*/,\-]+")
@@ -40,11 +51,11 @@ _CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 class Image(Config):
     """The one image of head, workers, submitter and MLflow."""
 
-    name: str = Field(default="sonoray", min_length=1, pattern=r"^[\w./:-]*[\w]$")
+    name: ImageName = "sonoray"
     """Registry, repository and name, without the tag."""
-    tag: str = Field(default="", pattern=r"^[\w][\w.-]*$|^$")
+    tag: ImageTag = ""
     """By default VERSION-rayVERSION of the installed SonoRay."""
-    digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
+    digest: ImageDigest = ""
     """What production pins: the bytes, whatever the tag comes to mean."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     pull_secret: str = ""
@@ -72,7 +83,7 @@ class GpuNode(Config):
 
     selector: dict[str, str] = Field(min_length=1)
     """Labels of these nodes."""
-    resource: str = Field(default="nvidia.com/gpu", pattern=r"^[\w.-]+/[\w.-]+$")
+    resource: ResourceName = "nvidia.com/gpu"
     """Under which name the kubelet counts the GPUs."""
     taints: tuple[str, ...] = ("nvidia.com/gpu",)
     """Keys of taints that the Pods tolerate."""
@@ -176,7 +187,7 @@ class Schedule(Config):
 
     cron: str = ""
     """As in `0 2 * * *`; empty for none."""
-    time_zone: str = Field(default="Etc/UTC", pattern=r"^[A-Za-z]+(/[A-Za-z0-9_+-]+)*$")
+    time_zone: TimeZone = "Etc/UTC"
     steps: tuple[JobName, ...] = ("ingest", "embed")
     """In this order, with the arguments of `jobs`; a step that fails ends the run."""
     deadline_s: int = Field(default=6 * 3600, ge=60)
@@ -205,9 +216,9 @@ class Service(Config):
     """The endpoint: a RayService with a cluster of its own."""
 
     enabled: bool = True
-    model: str = Field(default="", pattern=r"^(models:/[\w.-]+(/\d+|@[\w.-]+))?$")
+    model: ModelUri = ""
     """`models:/NAME/VERSION`, or `models:/NAME@ALIAS`, which each new cluster resolves anew."""
-    model_digest: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    model_digest: Digest = ""
     """Digest of the model's manifest; replicas refuse any other."""
     keys_secret: Name = "sonoray-api-keys"  # noqa: S105 - its name
     """Secret whose entries are sha256 digests of admitted keys; read again while serving."""
@@ -215,7 +226,7 @@ class Service(Config):
     """Which of `groups` carries the replicas."""
     replicas: ServeConfig = ServeConfig()
     """Limits and sizes, as in a road's `serve`."""
-    host: str = Field(default="", pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
+    host: HostName = ""
     """Name under which clients reach it; makes an Ingress, whose controller ends TLS."""
     ingress_class: str = "nginx"
     tls_secret: Name = "sonoray-tls"  # noqa: S105 - its name
@@ -255,7 +266,7 @@ class Site(Config):
     """The configuration that the jobs run: a TOML file beside the site file."""
     image: Image = Image()
     storage: Storage = Storage()
-    identity_secret: str = Field(default="", pattern=r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$")
+    identity_secret: SecretName = ""
     """Secret with the key of the pseudonyms, which jobs mount and the service never does; empty
     keeps the key in the workspace, where the service cannot reach it either."""
     gpu_nodes: dict[Name, GpuNode] = Field(default_factory=dict)

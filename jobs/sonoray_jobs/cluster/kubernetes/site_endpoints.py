@@ -8,10 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sonoray.config.model import Config
 from sonoray_jobs.cluster.kubernetes.quantity import check_quantity
+from sonoray_jobs.cluster.kubernetes.site_texts import Address, Bucket, Origin, SecretName, Url
 
 Quantity = Annotated[str, AfterValidator(check_quantity)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
-SecretName = Annotated[str, Field(pattern=r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$")]
 
 
 def _check_cidr(value: str) -> str:
@@ -27,7 +27,7 @@ Cidr = Annotated[str, AfterValidator(_check_cidr)]
 class Redis(Config):
     """A Redis that keeps the state of Ray's control store."""
 
-    address: str = Field(default="", pattern=r"^([\w.-]+:\d+)?$")
+    address: Address = ""
     """HOST:PORT; empty for none, and then the head's end is the service's until both are back."""
     password_secret: SecretName = ""
     """Secret with the entry `password`."""
@@ -52,7 +52,7 @@ class MLflow(Config):
     postgres_cidrs: tuple[Cidr, ...] = ()
     """Where PostgreSQL lies."""
     postgres_port: Port = 5432
-    artifacts: str = Field(default="", pattern=r"^(s3://[\w.-]+(/[\w./-]*)?)?$")
+    artifacts: Bucket = ""
     """Bucket of the artifacts, as s3://BUCKET/mlflow; empty keeps them on the volume."""
     accounts_secret: SecretName = ""
     """Secret with the entries `admin_password`, `writer_password`, `reader_password` and
@@ -79,7 +79,7 @@ class MLflow(Config):
 class ObjectStore(Config):
     """An object store over S3's protocol."""
 
-    endpoint: str = Field(default="", pattern=r"^(https?://[\w.-]+(:\d+)?/?)?$")
+    endpoint: Origin = ""
     secret: SecretName = ""
     """Secret with the entry `credentials`, a file as AWS tools read it."""
     region: str = "us-east-1"
@@ -100,7 +100,7 @@ class ObjectStore(Config):
 class Pacs(Config):
     """The PACS that ingest reads."""
 
-    url: str = Field(default="", pattern=r"^(https?://[\w.-]+(:\d+)?(/[\w./-]*)?)?$")
+    url: Url = ""
     secret: SecretName = ""
     """Secret whose entry `token` is sent with every request, as a bearer token."""
     cidrs: tuple[Cidr, ...] = ()

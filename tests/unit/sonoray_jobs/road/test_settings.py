@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from sonoray.errors import ConfigError
+from sonoray_jobs.cluster.kubernetes.site import Site
 from sonoray_jobs.road.config import RoadConfig, load_road, packaged_roads
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -77,3 +78,30 @@ def test_every_setting_is_used_by_a_road_a_page_or_a_test():
 def test_a_value_out_of_range_is_refused_by_name(override):
     with pytest.raises(ConfigError, match=re.escape(override.partition("=")[0])):
         load_road("tiny", [override])
+
+
+def patterns_in(schema: Any) -> Iterator[dict[str, Any]]:
+    """All parts of a JSON schema that have a pattern."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for inner in schema:
+            yield from patterns_in(inner)
+
+
+@pytest.mark.parametrize("config", [RoadConfig, Site])
+def test_a_value_with_a_pattern_has_examples_to_show_in_place_of_it(config):
+    found = list(patterns_in(config.model_json_schema()))
+    assert found
+    for schema in found:
+        assert schema.get("examples"), schema
+        for example in schema["examples"]:
+            assert re.search(schema["pattern"], example), (example, schema)
+
+
+def test_a_value_of_another_form_is_told_by_examples():
+    told = r"train\.save_every = 'often': write it as in '50 steps' or '10 minutes'$"
+    with pytest.raises(ConfigError, match=told):
+        load_road("tiny", ["train.save_every=often"])
