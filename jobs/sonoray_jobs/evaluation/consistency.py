@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from sonoray.audit.terms import LABEL_TERMS, LabelTerms
+from sonoray.metrics.answers import NO, YES
 from sonoray.metrics.resampling import Bootstrap, Estimate, among, estimates, mean_metric
-
-_YES = ("有", "是", "yes")
-_NO = ("无", "没有", "否", "不是", "no")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +89,8 @@ def measure_consistency(
 
 def _meant(table: LabelTerms, answer: str) -> set[str]:
     """The values that a closed answer means."""
-    if table.absent and answer in _NO:
+    if table.absent and answer.lower() in NO:
         return {table.absent}
-    if table.absent and answer in _YES:
+    if table.absent and answer.lower() in YES:
         return {value for value in table.terms if value not in ("", table.absent)}
     return set(table.named(answer))

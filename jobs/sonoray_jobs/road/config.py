@@ -70,7 +70,8 @@ class EvaluateConfig(Config):
     texts take most of an evaluation's time. Other topics than the training's road has get names of
     their own in MLflow."""
     positive_options: dict[str, str] = Field(default_factory=dict)
-    """By topic: the option that counts as positive in the AUC; the last one where absent."""
+    """By topic: the option that counts as positive in the AUC; where absent, of two options the one
+    beside a plain no, else the last one."""
     bootstrap_samples: int = Field(default=2000, ge=1000)
     """Patient resamples behind each interval."""
     seed: int = 0

@@ -12,6 +12,11 @@ import numpy as np
 from sonoray.errors import DataError
 from sonoray.metrics.resampling import Floats
 
+YES = ("1", "yes", "true", "present", "positive", "有", "是", "阳性")
+"""What says yes to any question, in lower case."""
+NO = ("0", "no", "false", "absent", "negative", "无", "没有", "否", "不是", "阴性")
+"""What says no to any question, in lower case."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerRecord:
@@ -34,6 +39,8 @@ def topic_options(
 ) -> tuple[str, ...]:
     """Return all options of a topic as they come; of two, the positive one last.
 
+    Where nothing is said, of two options the one beside a plain no is positive, else the last one.
+
     Raises:
         DataError: the positive option is none of them.
     """
@@ -42,6 +49,8 @@ def topic_options(
         raise DataError(
             f"topic {topic!r}: positive option {positive!r} is none of {', '.join(options)}"
         )
+    if positive is None and len(options) == 2 and options[1].lower() in NO:
+        positive = options[0]
     if len(options) == 2 and positive is not None:
         options = (*(option for option in options if option != positive), positive)
     return options

@@ -19,15 +19,12 @@ from typing import Any
 
 from sonoray.audit.terms import LABEL_TERMS
 from sonoray.errors import ConfigError
+from sonoray.metrics.answers import NO, YES
 from sonoray.metrics.tokens import fold
 from sonoray.study.contract import Study, Task, Turn
 from sonoray_jobs.outputs.model_record import TopicRecord
 
-_ANSWERS = (
-    ("1", "yes", "true", "present", "positive", "有", "是", "阳性"),
-    ("0", "no", "false", "absent", "negative", "无", "否", "阴性"),
-)
-"""What says yes, and what says no."""
+_ANSWERS = (YES, NO)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -330,6 +330,27 @@ def test_positive_option_turns_the_ranking() -> None:
         only(records, positive={"pathology": "未知"})
 
 
+@pytest.mark.parametrize(
+    ("options", "positive"),
+    [
+        (("有", "无"), "有"),
+        (("Yes", "No"), "Yes"),
+        (("否", "是"), "是"),
+        ((BENIGN, MALIGNANT), MALIGNANT),
+        ((MALIGNANT, BENIGN), BENIGN),
+    ],
+)
+def test_what_stands_beside_a_plain_no_is_positive_else_the_last(
+    options: tuple[str, ...], positive: str
+) -> None:
+    records = random_records(3, num_patients=40, options=options)
+    metrics = only(records)
+    assert metrics.positive == positive
+    named = only(records, positive={"pathology": positive})
+    assert metrics.sensitivity == named.sensitivity
+    assert metrics.auc == named.auc
+
+
 def test_auc_ranks_the_positive_option_high() -> None:
     records = [
         AnswerRecord(
