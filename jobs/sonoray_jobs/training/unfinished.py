@@ -144,7 +144,7 @@ def check_resumable(
     file = folder / _RECORD
     if not file.is_file() or not has_checkpoint(folder):
         raise ConfigError(
-            f"train.resume {name!r} is no unfinished training with a checkpoint (of this "
+            f"train.resume {name!r} {_what_it_is(workspace, name)} (unfinished ones of this "
             f"configuration: {fitting}); name one, or leave train.resume out to start anew"
         )
     known = _read(file)
@@ -166,6 +166,16 @@ def check_resumable(
             f"train.resume {name!r} was begun with other settings: {told}; give the same, or go on "
             f"with: {' '.join(f'--allow-changed {key}' for key in changed)}"
         )
+
+
+def _what_it_is(workspace: Workspace, name: str) -> str:
+    """Why nothing can be gone on with under a name."""
+    begun = [file.parent.name for file in workspace.runs.glob(f"{name}*/{_RECORD}")]
+    if longer := [each for each in begun if each != name and has_checkpoint(workspace.runs / each)]:
+        return f"is the beginning of {', '.join(sorted(longer))}, and whole names are wanted"
+    if (workspace.stages / f"train-{name}").is_dir():
+        return f"is finished: sonoray evaluate --run {name} judges it"
+    return "is no unfinished training with a checkpoint"
 
 
 def clear_working_folder(folder: Path, *, keep_run: bool = True) -> None:
