@@ -10,8 +10,10 @@ are recognised through Ray's wrappers too, because most work happens in Ray task
 is a bug and keeps its traceback.
 """
 
+import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,6 +36,9 @@ from sonoray_jobs.cli.commands import (
     training_commands,
 )
 from sonoray_jobs.cli.usage import Commands
+
+_ADVICE = re.compile(r"\bsonoray (?!doctor|k8s)[a-z]")
+"""A command that works in a workspace."""
 
 app = typer.Typer(
     name="sonoray",
@@ -106,5 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failure = find_failure(error)
         if failure is None:
             raise
-        typer.echo(f"error: {failure.message}", err=True)
+        given = sys.argv[1:] if arguments is None else arguments
+        typer.echo(f"error: {failure.message}{_elsewhere(failure.message, given)}", err=True)
         raise SystemExit(failure.exit_code) from None
+
+
+def _elsewhere(message: str, arguments: Sequence[str]) -> str:
+    """What a command that a message advises needs besides, where outputs lie in another place."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workspace")
+    workspace = parser.parse_known_args(arguments)[0].workspace
+    if workspace is None or "--workspace" in message or not _ADVICE.search(message):
+        return ""
+    return f" (and the same --workspace {workspace})"

@@ -234,6 +234,20 @@ def test_a_workspace_that_does_not_exist_is_one_line_and_is_not_made(
     assert not workspace.exists()
 
 
+@pytest.mark.parametrize("form", ["--workspace={}", "--workspace {}"])
+def test_a_command_that_is_advised_names_the_workspace(sonoray, tmp_path, form):
+    code, _, err = sonoray("train", *form.format(tmp_path).split())
+    assert code == 2
+    assert err.endswith(f"run: sonoray ingest phantom (and the same --workspace {tmp_path})\n")
+
+
+def test_no_workspace_is_named_where_none_was_given(sonoray, tmp_path, monkeypatch):
+    (tmp_path / DEFAULT_WORKSPACE).mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = sonoray("train")
+    assert (code, err.endswith("run: sonoray ingest phantom\n")) == (2, True)
+
+
 @pytest.mark.parametrize("arguments", [["ingest", "phantom"], ["audit", "phantom"]])
 def test_a_workspace_that_is_not_utf8_is_one_line_and_is_not_made(sonoray, tmp_path, arguments):
     workspace = tmp_path / os.fsdecode(b"ws\xff")
