@@ -110,8 +110,10 @@ def load_language(source: str | Path) -> Language:
     Raises:
         ValueError: nothing usable lies there, or the tokenizer lacks what the chat format needs.
     """
-    tokenizer = _load_tokenizer(source)
     gguf = gguf_path(source)
+    if gguf is None:
+        _check_files(source)
+    tokenizer = _load_tokenizer(source)
     with _loading(source):
         model = (
             read_gguf_model(gguf)
@@ -136,6 +138,21 @@ def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
             "convert it to a fast tokenizer (tokenizer.json)"
         )
     return tokenizer
+
+
+def _check_files(source: str | Path) -> None:
+    """Refuse a folder without what a language model is read from; transformers asks its hub."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_absolute() or len(folder.parts) > 2:  # no hub has such a name
+            raise ValueError(f"language model {str(source)!r} does not exist; name a folder")
+        return
+    wanted = ("config.json", "tokenizer.json", "*.safetensors")
+    if lacking := [pattern for pattern in wanted if not any(folder.glob(pattern))]:
+        raise ValueError(
+            f"language model {str(source)!r} lacks {' and '.join(lacking)}; name the folder of a "
+            f"published model with {', '.join(wanted)}"
+        )
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def test_pickled_weights_are_refused(tmp_path):
     save_language(LANGUAGE, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(LANGUAGE.model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"lacks \*\.safetensors; name the folder"):
         load_language(tmp_path)
 
 
@@ -91,8 +91,14 @@ def test_a_language_model_of_ours_is_adopted_as_it_is(tmp_path):
 
 
 def test_a_missing_language_model_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="cannot be loaded") as caught:
+    with pytest.raises(ValueError, match=r"nothing' does not exist; name a folder$"):
         load_language(tmp_path / "nothing")
+    (tmp_path / "config.json").touch()
+    told = r"lacks tokenizer\.json and \*\.safetensors; name the folder of a published model with"
+    with pytest.raises(ValueError, match=told):
+        load_language(tmp_path)
+    with pytest.raises(ValueError, match="'nobody/nothing' cannot be loaded: ") as caught:
+        load_language("nobody/nothing")
     assert "\n" not in str(caught.value)
 
 
