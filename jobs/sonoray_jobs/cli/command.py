@@ -70,7 +70,8 @@ def job_command(
             if "road" in declared:
                 road = _road(given)
                 if given.pop("dry_run"):
-                    typer.echo(road.model_dump_json(indent=1))
+                    named = {"dataset": given["dataset"]} if given.get("dataset") else {}
+                    typer.echo(road.model_copy(update=named).model_dump_json(indent=1))
                     return
                 given["road"] = road
             if "workspace" in declared:

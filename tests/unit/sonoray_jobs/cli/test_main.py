@@ -99,6 +99,11 @@ def test_the_dry_run_prints_the_resolved_configuration(sonoray, command):
     assert json.loads(out)["phantom"]["seed"] == 41
 
 
+def test_the_dry_run_shows_the_dataset_that_is_named(sonoray):
+    code, out, _ = sonoray("train", "--dry-run", "--dataset", "archive")
+    assert (code, json.loads(out)["dataset"]) == (0, "archive")
+
+
 def test_the_dry_run_of_an_ablation_lists_its_children(sonoray, tmp_path):
     given = ["ablate", "site-cue", "--seeds", "5", "--dry-run", "--workspace", str(tmp_path)]
     code, out, err = sonoray(*given, *SMALL)
