@@ -6,6 +6,9 @@ every question comes back once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_ultra.language.decoder import Language
@@ -16,11 +19,82 @@ from sonoray.study.contract import Study
 from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.evaluation.questions import num_asked
+from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.device_check import require_precisions
-from sonoray_jobs.towers.feature_source import FeatureSource
+from sonoray_jobs.road.embed_config import Keep
+from sonoray_jobs.towers.feature_source import FeatureSource, feature_source
+from sonoray_jobs.training.restore import load_trained
 
 if TYPE_CHECKING:
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.outputs.find import Made
     from sonoray_jobs.road.config import EvaluateConfig
+
+
+def features_of(
+    workspace: "Workspace", made: "Made", *, dataset: Path | None = None, keep: Keep | None = None
+) -> FeatureSource:
+    """Where the actors that a training answers in get features of images from.
+
+    Args:
+        workspace: where its features are stored.
+        made: the training.
+        dataset: folder of the dataset; by default the one that it was trained on.
+        keep: which towers' features are stored; by default as in the training.
+    """
+    road = made.road
+    source = feature_source(
+        road.embed.model_copy(update={"keep": keep}) if keep else road.embed,
+        model=road.model,
+        dataset=dataset or made.output.path,
+        folders={tower: made.parts[tower].path for tower in TOWERS},
+        stores=made.stores(workspace),
+        device="cuda" if road.evaluate.actor_gpus else "cpu",
+    )
+    return replace(source, views=None)  # what it learned from beside the images themselves
+
+
+def read_studies(
+    workspace: "Workspace",
+    made: "Made",
+    studies: Sequence[Study],
+    *,
+    actor: type,
+    given: Mapping[str, Any],
+    address: str | None,
+    what: str,
+) -> list[dict[str, Any]]:
+    """Send each study once through a pool of actors that hold a training's model.
+
+    Args:
+        workspace: where its features are stored.
+        made: the training.
+        studies: of the dataset that it was trained on.
+        actor: class of the actors; also gets `load`, `settings`, `features` and `device`.
+        given: what else its constructor gets.
+        address: the cluster, as for every job.
+        what: is done, for the progress.
+
+    Returns:
+        A row of each study, in no order.
+
+    Raises:
+        ConfigError: a node lacks the precision.
+        DataError: a study did not come back.
+        ClusterError: Ray cannot be reached, is too small or too busy.
+    """
+    road = made.road
+    return answer_rows(
+        pack_studies(list(studies)),
+        num_answers=len(studies),
+        actor=actor,
+        given={"load": partial(load_trained, made.located, road.evaluate.precision), **given},
+        trained_in=road.train.precision,
+        settings=road.evaluate,
+        features=features_of(workspace, made),
+        address=address,
+        what=what,
+    )
 
 
 def answer_studies(

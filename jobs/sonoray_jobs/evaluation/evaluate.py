@@ -33,7 +33,6 @@ from sonoray_jobs.outputs.find import (
 )
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
-from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 
 DEFAULT_GALLERY = 6
@@ -210,8 +209,7 @@ def _answer(
     address: str | None,
 ) -> list[dict[str, Any]]:
     """All predictions, in the order of studies and their questions."""
-    from sonoray_jobs.evaluation.answer_pool import answer_studies
-    from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.evaluation.answer_pool import answer_studies, features_of
     from sonoray_jobs.training.protocol import training_protocol
     from sonoray_jobs.training.restore import load_trained
 
@@ -227,20 +225,12 @@ def _answer(
         judged,
         partial(conversation, protocol=whole, answers=longest),
     )
-    features = feature_source(
-        road.embed,
-        model=road.model,
-        dataset=made.output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
-        stores=made.stores(workspace),
-        device="cuda" if settings.actor_gpus else "cpu",
-    )
     return answer_studies(
         studies,
         load=partial(load_trained, model, settings.precision),
         trained_in=road.train.precision,
         settings=settings,
-        features=features,
+        features=features_of(workspace, made),
         address=address,
         protocol=protocol,
     )

@@ -14,6 +14,9 @@ from llava_ultra.perturbations.gallery import GALLERY, PerturbationConfig
 from sonoray.config.model import Config
 from sonoray.features.format_names import FormatName
 
+Keep = Literal["both", "clip", "sam", "none"]
+"""Towers whose features are stored."""
+
 
 class EmbedConfig(Config):
     """How the frozen towers run over the images."""
@@ -38,7 +41,7 @@ class EmbedConfig(Config):
     """Where features go: the workspace where empty, a folder that all nodes see, or
     `s3://bucket/prefix`. Endpoint and keys stand in the environment of every node
     (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`)."""
-    keep: Literal["both", "clip", "sam", "none"] = "both"
+    keep: Keep = "both"
     """Whose features are stored. Those of the other towers take no space: the actors that answer an
     evaluation's questions compute them, and those that load a training's steps, once an epoch, with
     `actor_cpus` and `actor_gpus` each; with half a GPU, two share one and the decoding of one hides

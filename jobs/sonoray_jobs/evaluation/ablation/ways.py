@@ -228,24 +228,16 @@ def _ask(
     address: str | None,
 ) -> Any:  # noqa: ANN401 - WordScores
     """Ask a trained model about every class in words."""
-    from sonoray_jobs.evaluation.answer_pool import answer_studies
-    from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.evaluation.answer_pool import answer_studies, features_of
     from sonoray_jobs.training.restore import load_trained
 
     made = find_made(workspace, road, dataset)
-    features = feature_source(
-        road.embed,
-        model=road.model,
-        dataset=made.output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
-        stores=made.stores(workspace),
-    )
     rows = answer_studies(
         asked_of_classes(studies, bank),
         load=partial(load_trained, made.located, road.evaluate.precision),
         trained_in=road.train.precision,
         settings=road.evaluate.model_copy(update={"max_tokens": 4}),
-        features=features,
+        features=features_of(workspace, made),
         address=address,
     )
     return word_scores(rows, studies, bank)

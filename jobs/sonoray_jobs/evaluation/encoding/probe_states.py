@@ -13,7 +13,6 @@ trained but ridge regressions. `states.md` and `states.json` also go to the trai
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,33 +193,15 @@ def _read(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from sonoray_jobs.evaluation.answer import pack_studies
-    from sonoray_jobs.evaluation.answer_pool import answer_rows
+    from sonoray_jobs.evaluation.answer_pool import read_studies
     from sonoray_jobs.evaluation.encoding.state_reading import InstructedActor, arrange
-    from sonoray_jobs.towers.feature_source import feature_source
-    from sonoray_jobs.training.restore import load_trained
 
-    road = made.road
-    features = feature_source(
-        road.embed,
-        model=road.model,
-        dataset=made.output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
-        stores=made.stores(workspace),
-        device="cuda" if road.evaluate.actor_gpus else "cpu",
-    )
-    rows = answer_rows(
-        pack_studies(list(studies)),
-        num_answers=len(studies),
+    rows = read_studies(
+        workspace,
+        made,
+        studies,
         actor=InstructedActor,
-        given={
-            "load": partial(load_trained, made.located, road.evaluate.precision),
-            "instructions": list(told),
-            "names_site": road.train.site_cue,
-        },
-        trained_in=road.train.precision,
-        settings=road.evaluate,
-        features=replace(features, views=None),
+        given={"instructions": list(told), "names_site": made.road.train.site_cue},
         address=address,
         what="read studies",
     )

@@ -25,7 +25,6 @@ from sonoray_jobs.evaluation.questions import asked_studies, training_answers
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
-from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 
 if TYPE_CHECKING:
@@ -252,9 +251,8 @@ def _tell(
     from sonoray.metrics.resampling import estimate
     from sonoray_jobs.data.context_length import check_lengths, judged, read_tokenizer
     from sonoray_jobs.evaluation.answer import pack_studies
-    from sonoray_jobs.evaluation.answer_pool import answer_rows
+    from sonoray_jobs.evaluation.answer_pool import answer_rows, features_of
     from sonoray_jobs.evaluation.modes.told_findings import ToldActor
-    from sonoray_jobs.towers.feature_source import feature_source
     from sonoray_jobs.training.restore import load_trained
 
     road, model = made.road, made.located
@@ -267,13 +265,8 @@ def _tell(
         given={"load": partial(load_trained, model, road.evaluate.precision)},
         trained_in=road.train.precision,
         settings=road.evaluate,
-        features=feature_source(  # no picture is read: what is stored gives the shapes alone
-            road.embed.model_copy(update={"keep": "both", "views": 0}),
-            model=road.model,
-            dataset=made.output.path,
-            folders={tower: made.parts[tower].path for tower in TOWERS},
-            stores=made.stores(workspace),
-        ),
+        # no picture is read: what is stored gives the shapes alone
+        features=features_of(workspace, made, keep="both"),
         address=address,
         what="ask the language model",
     )

@@ -11,7 +11,7 @@ dataset without labels gets scores alone.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,6 @@ from sonoray_jobs.road.config import RoadConfig
 
 if TYPE_CHECKING:
     from sonoray_jobs.evaluation.recognition.study_states import Load, StudyStates
-    from sonoray_jobs.towers.feature_source import FeatureSource
 
 logger = logging.getLogger(__name__)
 
@@ -335,11 +334,13 @@ def _states(
     address: str | None,
 ) -> "StudyStates":
     """What the model reads of a split; what the store lacks of it is embedded first."""
+    from sonoray_jobs.evaluation.answer_pool import features_of
     from sonoray_jobs.evaluation.recognition.study_states import StudyStates, read_states
     from sonoray_jobs.towers.embedding import embed_dataset
     from sonoray_jobs.towers.feature_source import tower_stages
 
-    features = _features(workspace, road, made, output)
+    here = replace(made, road=made.road.model_copy(update={"evaluate": road.evaluate}))
+    features = features_of(workspace, here, dataset=output.path)
     embed = made.road.embed
     folders = {tower: made.parts[tower].path for tower in TOWERS}
     kept = {tower: folders[tower] for tower in embed.kept}
@@ -370,18 +371,3 @@ def _states(
         return {"num_studies": len(studies)}
 
     return StudyStates.read(run_stage(stage, workspace.stages, make).path)
-
-
-def _features(
-    workspace: Workspace, road: RoadConfig, made: Made, output: StageOutput
-) -> "FeatureSource":
-    from sonoray_jobs.towers.feature_source import feature_source
-
-    return feature_source(
-        made.road.embed,
-        model=made.road.model,
-        dataset=output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
-        stores=made.stores(workspace),
-        device="cuda" if road.evaluate.actor_gpus else "cpu",
-    )

@@ -188,18 +188,9 @@ def _make(
 
 def _features(workspace: Workspace, made: Made, conditions: Conditions) -> "FeatureSource":
     """Both towers, run wherever features are needed."""
-    from sonoray_jobs.towers.feature_source import feature_source
+    from sonoray_jobs.evaluation.answer_pool import features_of
 
-    road = made.road
-    source = feature_source(
-        road.embed.model_copy(update={"keep": "none"}),
-        model=road.model,
-        dataset=made.output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
-        stores=made.stores(workspace),
-        device="cuda" if road.evaluate.actor_gpus else "cpu",
-    )
-    return replace(source, views=conditions)
+    return replace(features_of(workspace, made, keep="none"), views=conditions)
 
 
 def _prototypes(

@@ -13,8 +13,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from sonoray_jobs.evaluation.questions import asked_studies, closed_studies
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
-from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training.studies import iter_training_studies
 
@@ -177,29 +175,15 @@ def _teach(
     studies: Sequence[Study],
     address: str | None,
 ) -> dict[str, Any]:
-    from sonoray_jobs.evaluation.answer import pack_studies
-    from sonoray_jobs.evaluation.answer_pool import answer_rows
+    from sonoray_jobs.evaluation.answer_pool import read_studies
     from sonoray_jobs.evaluation.student.teaching import TeacherActor, write_taught
-    from sonoray_jobs.towers.feature_source import feature_source
-    from sonoray_jobs.training.restore import load_trained
 
-    road = made.road
-    features = feature_source(
-        road.embed,
-        model=road.model,
-        dataset=made.output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
-        stores=made.stores(workspace),
-        device="cuda" if road.evaluate.actor_gpus else "cpu",
-    )
-    rows = answer_rows(
-        pack_studies(list(studies)),
-        num_answers=len(studies),
+    rows = read_studies(
+        workspace,
+        made,
+        studies,
         actor=TeacherActor,
-        given={"load": partial(load_trained, made.located, road.evaluate.precision)},
-        trained_in=road.train.precision,
-        settings=road.evaluate,
-        features=replace(features, views=None),
+        given={},
         address=address,
         what="ask the teacher",
     )
