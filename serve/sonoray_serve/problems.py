@@ -130,8 +130,7 @@ class Problem(Enum):
     CLASSES_NOT_ACCEPTED = (
         400,
         _INVALID,
-        "The classes are not accepted: name a packaged bank, or give at least two classes whose "
-        "names and descriptions all differ, in characters that the model knows.",
+        "The classes are not accepted: {detail}.",
     )
     NOT_TRAINED_TO_RECOGNISE = (
         400,

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llava_ultra.recognition.bank import ClassBank
 from llava_ultra.recognition.bank_file import load_bank, packaged_banks
+from sonoray.config.explain import describe_error
 from sonoray.errors import ConfigError
 from sonoray.metrics.recognition.platt import Curve
 from sonoray_serve.asking.studies import Seen
@@ -189,7 +190,7 @@ class Recognitions:
             study, seen = await self._encoder.encode(material, card, place)
             found = await self._engine.recognize(study, bank)
         if isinstance(found, Failed):
-            raise ApiError(found.problem, "classes")
+            raise ApiError(found.problem, "classes", detail=found.detail)
         return self._describe(model, card, bank, found, seen)
 
     def _read(self, body: bytes) -> tuple[str, ModelCard, ClassBank, AskedUids | Material]:
@@ -249,18 +250,21 @@ def read_bank(request: RecognizeRequest, limits: Limits) -> ClassBank:
         ApiError: they are fewer than two, repeat each other, or are too many or too long.
     """
     if (request.bank is None) == (not request.classes):
-        raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "classes")
+        detail = "give either bank, the name of a packaged one, or classes, two of them at least"
+        raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "classes", detail=detail)
     if request.bank is not None:
         if request.bank not in packaged_banks():  # never a file of this machine
-            raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "bank")
+            detail = f"packaged banks are {', '.join(packaged_banks())}"
+            raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "bank", detail=detail)
         return load_bank(request.bank)
     values: dict[str, Any] = {"classes": [each.model_dump() for each in request.classes]}
     if request.prompt is not None:
         values["prompt"] = request.prompt
     try:
         bank = ClassBank.model_validate(values)
-    except ValidationError:
-        raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "classes") from None
+    except ValidationError as error:
+        detail = describe_error(ClassBank, error.errors()[0])
+        raise ApiError(Problem.CLASSES_NOT_ACCEPTED, "classes", detail=detail) from None
     if sum(len(text) for _, text in bank.texts()) > limits.max_prompt_chars:
         raise ApiError(Problem.PROMPT_TOO_LONG, "classes", limits.max_prompt_chars)
     return bank

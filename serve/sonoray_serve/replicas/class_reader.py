@@ -48,7 +48,8 @@ class ClassReader:
         try:
             classes = self._read(bank)
         except ValueError:  # the tokenizer's word for a character that it lacks
-            return Failed(problem=Problem.CLASSES_NOT_ACCEPTED)
+            detail = "the model has no token for some of their characters"
+            return Failed(problem=Problem.CLASSES_NOT_ACCEPTED, detail=detail)
         tokens = torch.tensor(study.tokens)[None].to(model.embedding_scale.device)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         scores = score_classes(model, self._answerer.tokenizer, classes, tokens, mask, ["request"])

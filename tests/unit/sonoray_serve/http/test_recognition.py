@@ -105,6 +105,22 @@ def test_what_cannot_be_answered_is_refused_by_name(client, changes, code, param
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"classes": CLASSES[:1]}, "the bank has 1 class"),
+        ({"classes": [*CLASSES, CLASSES[0]]}, "two class names of the bank are equal: '"),
+        ({"bank": "breast-zh"}, "give either bank, the name of a packaged one, or classes"),
+        ({"classes": None, "bank": "heart"}, "packaged banks are birads-en, birads-zh, breast-en"),
+        ({"prompt": "没有"}, "prompt '没有' has no place for the name; write {class}"),
+    ],
+)
+def test_what_is_wrong_with_classes_is_said(client, changes, told):
+    message = ask(client, **changes).json()["error"]["message"]
+    assert message.startswith("The classes are not accepted: ")
+    assert told in message
+
+
 def test_it_needs_a_key_and_keeps_the_limits(folder, client):
     assert ask(client, key="wrong").status_code == 401
     small = build(folder, max_images=1)
