@@ -26,6 +26,7 @@ from sonoray_jobs.outputs.named_runs import NamedRun, match_run
 DEFAULT_LIMIT = 50
 _MOST_METRICS, _MOST_SETTINGS = 4, 4
 """Columns of a list that shows what it finds; `--columns` takes others."""
+_LONGEST_CELL = 28
 _FACTS = ("kind", "state", "started", "minutes")
 
 
@@ -73,7 +74,8 @@ class ListedRuns:
         titles = dict(zip(settings, short_names(settings), strict=True))
         keys = self.columns or [*facts, *metrics[:_MOST_METRICS], *settings[:_MOST_SETTINGS]]
         header = ("name", *(key if self.columns else titles.get(key, key) for key in keys))
-        rows = tuple((run.name, *(_cell(run.value(key)) for key in keys)) for run in self.runs)
+        cell = _cell if self.columns else _short_cell
+        rows = tuple((run.name, *(cell(run.value(key)) for key in keys)) for run in self.runs)
         lines = Table(header=header, rows=rows).text()
         notes = []
         if self.total > len(self.runs):
@@ -181,3 +183,9 @@ def _cell(value: Value) -> str:
     if value is None or value == "":
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _short_cell(value: Value) -> str:
+    """A list of names would be wider than all other columns; `--columns` shows it whole."""
+    text = _cell(value)
+    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,19 @@ def test_runs_are_listed_with_what_they_reached_and_how_they_differ(workspace):
     assert rows[1].split()[-4:] == ["0.75", "1", "2", "0"]
     assert listed.differing == ["train.stages.1.epochs", "train.seed"]
     assert any(line.startswith("in a browser: ") for line in listed.lines())
+
+
+def test_a_long_list_of_names_is_cut_where_nobody_asked_for_it(workspace):
+    listed = run(workspace=workspace, where=["kind = training", "state = finished"])
+    names = ['["q_proj", "v_proj", "o_proj"]', '["q_proj", "v_proj", "down_proj"]']
+    runs = [
+        replace(each, settings={**each.settings, "model.names": own})
+        for each, own in zip(listed.runs, names, strict=True)
+    ]
+    text = "\n".join(replace(listed, runs=runs).lines())
+    assert '["q_proj", "v_proj", "o_pro…' in text
+    assert names[0] not in text
+    assert names[1] in "\n".join(replace(listed, runs=runs, columns=("model.names",)).lines())
 
 
 def test_all_kinds_are_listed_and_the_runs_of_others_are_not(workspace):
