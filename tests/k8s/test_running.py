@@ -177,13 +177,16 @@ def test_scheduled_steps_are_submissions_that_sonoray_accepts(
         assert accepted(step, own) == ""
 
 
-def test_the_head_starts_ray_without_its_client(manifests: Any) -> None:
+def test_every_node_starts_ray_by_our_module(manifests: Any) -> None:
     """The shell line turns KubeRay's command into ours, with its quotes."""
     import subprocess
 
     for _, cluster in manifests.clusters():
-        [container, *_] = cluster["headGroupSpec"]["template"]["spec"]["containers"]
-        assert container["command"] == ["/bin/bash", "-c", "--"]
+        for node in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            [container, *_] = node["template"]["spec"]["containers"]
+            assert container["command"] == ["/bin/bash", "-c", "--"]
+            annotations = node["template"]["metadata"]["annotations"]
+            assert annotations["ray.io/overwrite-container-cmd"] == "true"
     script = container["args"][0].replace("exec ", "exec echo ").replace("ulimit -n 65536; ", "")
     generated = "ray start --head --resources='{\"driver\": 1}' --block"
     done = subprocess.run(
@@ -194,9 +197,29 @@ def test_the_head_starts_ray_without_its_client(manifests: Any) -> None:
         check=True,
     )
     expected = (
-        'python -m sonoray_jobs.cluster.ray_head start --head --resources={"driver": 1} --block'
+        'python -m sonoray_jobs.cluster.ray_node start --head --resources={"driver": 1} --block'
     )
     assert done.stdout.strip() == expected
+
+
+def test_ray_starts_on_a_busy_node(manifests: Any) -> None:
+    """Every port of an agent is given, by us or by KubeRay, and Ray knows each of the settings."""
+    from ray._private import ray_constants
+    from ray.scripts import scripts
+
+    options = {name.lstrip("-") for option in scripts.start.params for name in option.opts}
+    agents = {name for name in options if "agent" in name or name == "metrics-export-port"}
+    by_kuberay = {"metrics-export-port", "dashboard-agent-listen-port"}
+    assert hasattr(ray_constants, "RAY_DASHBOARD_STARTUP_TIMEOUT_S")
+    for name, cluster in manifests.clusters():
+        for node in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert agents <= set(node["rayStartParams"]) | by_kuberay, name
+            env = {
+                each["name"]: each.get("value")
+                for each in node["template"]["spec"]["containers"][0]["env"]
+            }
+            assert int(env["RAY_DASHBOARD_STARTUP_TIMEOUT_S"]) == 300
+            assert int(env["RAY_agent_register_timeout_ms"]) == 300_000
 
 
 def test_roads_have_no_secrets_and_are_named_by_their_content(manifests: Any) -> None:

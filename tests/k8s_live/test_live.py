@@ -147,7 +147,8 @@ def test_the_operator_makes_the_pods_that_were_asked_for(api: Any, folder: Path)
     assert worker["containers"][0]["resources"]["limits"]["cpu"] == "2"
     known = {each["name"] for each in worker["initContainers"][0]["env"]}
     assert "FQ_RAY_IP" in known
-    assert "--resources='{\"driver\": 8}'" in worker["containers"][0]["args"][0]
+    set_by_kuberay = {each["name"]: each.get("value") for each in worker["containers"][0]["env"]}
+    assert "--resources='{\"driver\": 8}'" in set_by_kuberay["KUBERAY_GEN_RAY_START_CMD"]
 
     # an image change replaces the Pods
     before = {name: each["metadata"]["uid"] for name, each in made.items()}

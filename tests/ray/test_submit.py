@@ -86,7 +86,7 @@ def head():
         [
             sys.executable,
             "-m",
-            "sonoray_jobs.cluster.ray_head",  # as on Kubernetes
+            "sonoray_jobs.cluster.ray_node",  # as on Kubernetes
             "start",
             "--head",
             "--block",

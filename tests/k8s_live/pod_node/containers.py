@@ -71,6 +71,8 @@ class Container:
         for path in (self._root, self._layer):
             path.mkdir(exist_ok=True)
         name = self._pod["metadata"]["name"]
+        if self.log.exists():
+            self.log.rename(self.folder / "log.before")
         self.log.write_bytes(b"")
         self._process = subprocess.Popen(
             [

@@ -63,6 +63,7 @@ class Pod:
         self._firsts: list[Object] = pod["spec"].get("initContainers") or []
         self._lives = {each["name"]: Life() for each in (*self._firsts, *self._specs)}
         self.containers: dict[str, Container] = {}
+        self._volumes: Volumes | None = None
         self._phase, self._initialized, self._since = "Pending", False, stamp()
         self._said = self._net = self._ip = ""
         self._ending = threading.Event()
@@ -91,6 +92,8 @@ class Pod:
             each.join()
         self._network.remove(self._net)
         self._api.remove(self._path, self.pod["metadata"]["uid"])
+        if self._volumes:
+            self._volumes.remove()
         self._say("is gone")
 
     def _live(self) -> None:
@@ -109,7 +112,8 @@ class Pod:
         try:
             self._initialize()
             while not self._ending.is_set() and self._phase in ("Pending", "Running"):
-                self._volumes.refresh_when_due()
+                if self._volumes:
+                    self._volumes.refresh_when_due()
                 for spec in self._specs:
                     self._look(spec)
                 self._settle()
@@ -121,14 +125,14 @@ class Pod:
     def _set_up(self) -> None:
         if not self._net:
             self._net, self._ip = self._network.add(self.pod)
-        self._volumes = Volumes(self._api, self.pod, self._folder, self._ip)
-        self._volumes.make()
+        self._volumes = volumes = Volumes(self._api, self.pod, self._folder, self._ip)
+        volumes.make()
         for spec in (*self._firsts, *self._specs):
             self.containers[spec["name"]] = Container(
                 spec,
                 self.pod,
                 folder=self._folder,
-                volumes=self._volumes.paths,
+                volumes=volumes.paths,
                 env=self._env(spec),
                 net=self._net,
                 ip=self._ip,

@@ -65,11 +65,13 @@ class Volumes:
                 self.refresh()
 
     def remove(self) -> None:
-        """Let go of memory."""
+        """Let go of memory and disk; claims stay."""
         for path in self.paths.values():
-            if path.is_relative_to(self._folder) and os.path.ismount(path):
+            if not path.is_relative_to(self._folder):
+                continue
+            if os.path.ismount(path):
                 run("umount", "--lazy", str(path))
-        shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _claimed(self, claim: str) -> Path:
         """The folder of a claim's volume, which must be of the node."""

@@ -32,7 +32,15 @@ MODELS_FOLDER = "/models"
 KEYS_FOLDER = "/etc/sonoray-keys"
 SERVICE_FOLDER = "/etc/sonoray-service"
 IDENTITY_FOLDER = "/etc/sonoray-identity"
-_HEAD_COMMAND = "python -m sonoray_jobs.cluster.ray_head"
+_START: Object = {
+    "command": ["/bin/bash", "-c", "--"],
+    "args": [
+        "ulimit -n 65536; eval "
+        '"exec ${KUBERAY_GEN_RAY_START_CMD/#ray /python -m sonoray_jobs.cluster.ray_node }"'
+    ],
+}
+"""KubeRay's own command, by way of a module that makes it hold on a busy CPU."""
+_OVERWRITES = {"ray.io/overwrite-container-cmd": "true"}
 SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
 
 
@@ -126,12 +134,7 @@ def head_template(
         part,
         container={
             "name": "ray-head",
-            # Ray's Client server, which nobody uses, would end the head with itself: see the module
-            "command": ["/bin/bash", "-c", "--"],
-            "args": [
-                "ulimit -n 65536; "
-                f'eval "exec ${{KUBERAY_GEN_RAY_START_CMD/#ray /{_HEAD_COMMAND} }}"'
-            ],
+            **_START,
             "env": env,
             "resources": {
                 "requests": {
@@ -149,7 +152,7 @@ def head_template(
         volumes=volumes,
         scratch=head.scratch,
     )
-    template["metadata"]["annotations"] |= {"ray.io/overwrite-container-cmd": "true"}
+    template["metadata"]["annotations"] |= _OVERWRITES
     pod = template["spec"]
     if scales:
         pod["serviceAccountName"] = AUTOSCALER_ACCOUNT
@@ -184,12 +187,14 @@ def worker_template(
         part,
         container={
             "name": "ray-worker",
+            **_START,
             "env": env,
             "resources": {"requests": dict(resources), "limits": dict(resources)},
         },
         volumes=volumes,
         scratch=group.scratch,
     )
+    template["metadata"]["annotations"] |= _OVERWRITES
     pod = template["spec"]
     pod["initContainers"] = [_wait_for_name(site)]
     if selector:

@@ -19,6 +19,15 @@ from sonoray_jobs.cluster.kubernetes.manifests.pods import (
 )
 from sonoray_jobs.cluster.kubernetes.site import Group, Site, ray_version
 
+AGENT_PORTS = {"dashboard-agent-grpc-port": "8091", "runtime-env-agent-port": "8092"}
+"""A raylet waits only 15 s for agents that choose their ports. Two more are given by KubeRay, and
+`sonoray_jobs.cluster.ray_node` makes Ray believe them."""
+PATIENCE: list[Object] = [
+    {"name": "RAY_DASHBOARD_STARTUP_TIMEOUT_S", "value": "300"},
+    {"name": "RAY_agent_register_timeout_ms", "value": "300000"},
+]
+"""60 s and 30 s by default. After the first a head goes on without a dashboard, and no job gets in;
+after the second a raylet ends. KubeRay's own probes give a node ten minutes."""
 DRIVER = '{"driver": 1}'
 """What a job's entrypoint asks for, so that it runs on a worker."""
 DRIVERS_A_WORKER = 8
@@ -43,12 +52,16 @@ def cluster_spec(
         volumes: volumes and mounts of all Ray Pods.
     """
     scales = any(number is None for number in groups.values())
+    env = [*env, *PATIENCE]
     head = head_template(site, part, env, volumes, scales=scales)
     head["spec"]["priorityClassName"] = _priority(part)
     spec: Object = {
         "rayVersion": ray_version(),
         "authOptions": {"mode": "token"},
-        "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "num-gpus": "0"}, "template": head},
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": "0", "num-gpus": "0", **AGENT_PORTS},
+            "template": head,
+        },
         "workerGroupSpecs": [
             _group(site, part, name, site.groups[name], number, env, volumes)
             for name, number in groups.items()
@@ -108,12 +121,12 @@ def _group(
         "replicas": group.min if number is None else number,
         "minReplicas": group.min if number is None else number,
         "maxReplicas": group.max if number is None else number,
-        "rayStartParams": {},
+        "rayStartParams": dict(AGENT_PORTS),
         "template": template,
     }
     if part != "service":
         count = DRIVERS_A_WORKER if number is None else 1
-        made["rayStartParams"] = {"resources": f"'{{\"driver\": {count}}}'"}
+        made["rayStartParams"]["resources"] = f"'{{\"driver\": {count}}}'"
     if number is None:
         made["idleTimeoutSeconds"] = group.idle_timeout_s
     return made
