@@ -68,12 +68,13 @@ def started(tmp_path):
 
     yield start
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(timeout=60)
-        # what a head that gave up left behind
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        # also what a head that gave up left behind
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
     shutil.rmtree(folder, ignore_errors=True)
 
 
