@@ -15,11 +15,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from llava_ultra.config import ModelConfig
+from llava_ultra.config import LoraSettings, ModelConfig
+from llava_ultra.decoding.contrast_config import ContrastConfig
 from llava_ultra.parameters.precision_names import AnswerPrecision
 from llava_ultra.pretrain.pretrain_config import (
     ClipPretrainConfig,
     LanguagePretrainConfig,
+    RolesConfig,
     SamPretrainConfig,
 )
 from llava_ultra.recognition.names import Against, Pooling, Readout
@@ -112,6 +114,21 @@ class StatesConfig(Config):
     """Columns of the table, or labels, that are predicted; empty takes all."""
 
 
+class ExtractConfig(Config):
+    """How structured fields are read out of reports (`sonoray extract`)."""
+
+    contrast: ContrastConfig = ContrastConfig()
+    """How tokens are chosen; `extract.contrast.strength=0.25` turns contrastive decoding on."""
+    roles: RolesConfig = RolesConfig()
+    """How the adapters are trained."""
+    lora: LoraSettings = LoraSettings()
+    """Their shape."""
+    max_tokens: int = Field(default=160, ge=8)
+    """Longest answer, tokens."""
+    at_once: int = Field(default=16, ge=1)
+    """Most reports that are decoded together."""
+
+
 class ExternalConfig(Config):
     """How an exported model is judged on a dataset of others (`sonoray validate`)."""
 
@@ -172,6 +189,7 @@ class RoadConfig(Config):
     modes: ModesConfig = ModesConfig()
     distil: StudentConfig = StudentConfig()
     states: StatesConfig = StatesConfig()
+    extract: ExtractConfig = ExtractConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

@@ -9,7 +9,7 @@ by wrong answers.
 Axes: N rows, L new tokens, T columns, D width, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -90,7 +90,12 @@ class RaggedDecoder:
         return self._forward(embeds, positions[None], masks, cache, num_logits=num_logits)[0]
 
     def step(
-        self, ids: Sequence[int], lengths: Sequence[int], *, adapters: Sequence[str] = ()
+        self,
+        ids: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        adapters: Sequence[str] = (),
+        vectors: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """Feed one token to each of the first N rows, to logits (N, V) float32.
 
@@ -98,12 +103,16 @@ class RaggedDecoder:
             ids: the tokens.
             lengths: tokens that each row has before its new one.
             adapters: the name of each row's; none has one where they are left out.
+            vectors: by row, (D,) that is fed in place of its token.
         """
         self._choose(adapters or [NONE] * len(ids))
         columns = min(columns_for([max(lengths) + 1]), self.slots.columns)
         positions = torch.tensor(lengths, device=self._device)
         masks = self._masks(positions, columns, lambda mask: mask[:, None, None])
-        embeds = self._model.embed(torch.tensor(ids)[:, None])
+        with torch.no_grad():
+            embeds = self._model.embed(torch.tensor(ids)[:, None])
+            for row, vector in (vectors or {}).items():
+                embeds[row, 0] = vector
         cache = self.slots.decoding(positions, columns)
         return self._forward(embeds, positions[:, None], masks, cache)[:, -1]
 

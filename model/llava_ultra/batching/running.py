@@ -12,6 +12,9 @@ save a tie within its rounding.
 
 A row may have options in place of an answer: behind its prompt, read once, each option is read in
 turn on the same place of the slot, and the row ends with their log-likelihoods.
+
+A row may have voices (`llava_ultra.batching.voices`): rows that are read with other adapters, or
+without part of the prompt, and follow its tokens. They take slots of their own and no further pass.
 """
 
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from torch import Tensor
 from llava_ultra.batching.adapters import NONE
 from llava_ultra.batching.prefix import BlockKey, PrefixStore
 from llava_ultra.batching.ragged import RaggedDecoder
+from llava_ultra.batching.voices import Voice, Voices
 from llava_ultra.decoding.step import Decoding, choose
 
 EndReason = Literal["stop", "length", "failed", "scored"]
@@ -59,6 +63,14 @@ class Row:
     """Token ids of the answers to choose among, each with its end token; none for a free answer."""
     likelihoods: list[float] = field(default_factory=list)
     """Log-likelihood of each option, as far as they were scored."""
+    voices: Voices | None = None
+    """What else its tokens are chosen from."""
+    followers: list["Row"] = field(default_factory=list)
+    """The rows of its voices, once its prompt is read; they share its list of tokens."""
+    follows: bool = False
+    """Whether it is a voice of another row."""
+    vector: Tensor | None = None
+    """(D,): the prompt's last token, where it is yet to be read together with the voices'."""
 
     @property
     def full_length(self) -> int:
@@ -129,9 +141,9 @@ class Batch:
             (sum(lengths) + num_tokens) / slots.num_tokens,
         )
 
-    def fits(self, num_tokens: int) -> bool:
-        """Whether a row that grows to so many tokens may begin now."""
-        return self._prompt is None and self._decoder.slots.fits([*self._lengths(), num_tokens])
+    def fits(self, *num_tokens: int) -> bool:
+        """Whether a row that grows to so many tokens may begin now, and its voices to theirs."""
+        return self._prompt is None and self._decoder.slots.fits([*self._lengths(), *num_tokens])
 
     def begin(
         self,
@@ -142,6 +154,7 @@ class Batch:
         adapter: str = NONE,
         num_likeliest: int | None = None,
         options: Sequence[Sequence[int]] = (),
+        voices: Voices | None = None,
     ) -> Row:
         """Give a prompt a row, and start from what the store has of its beginning.
 
@@ -152,8 +165,10 @@ class Batch:
             adapter: as `Row` has it.
             num_likeliest: as `Row` has it.
             options: as `Row` has them; none longer than `decoding.max_tokens`.
+            voices: as `Row` has them; not beside options.
         """
         assert self._prompt is None
+        assert not (options and voices)
         generator = None
         if decoding.seed is not None:
             generator = torch.Generator(embeds.device).manual_seed(decoding.seed)
@@ -164,9 +179,12 @@ class Batch:
             adapter=adapter,
             num_likeliest=num_likeliest,
             options=options,
+            voices=voices,
         )
         slots, slot = self._decoder.slots, len(self._rows)
-        slots.arrange([*self._lengths(), row.full_length], [row.length for row in self._rows])
+        others = voices.lengths(len(embeds)) if voices else ()
+        lengths = [row.full_length, *(length + decoding.max_tokens for length in others)]
+        slots.arrange([*self._lengths(), *lengths], [row.length for row in self._rows])
         # the last token is always read: what follows it is not in the store
         usable = [key for key in keys if key.end < len(embeds)]
         for key, block in zip(usable, self._prefixes.find(usable), strict=False):
@@ -187,6 +205,8 @@ class Batch:
         if self._prompt.first is not None:
             return self._score(self._prompt, self._prompt.first)
         prompt, row, slot = self._prompt, self._prompt.row, len(self._rows)
+        if row.voices is not None:
+            return self._read_led(prompt, row.voices, max_tokens), []
         piece = prompt.embeds[row.length : row.length + max_tokens]
         logits = self._decoder.read(slot, row.length, piece, adapter=row.adapter)
         row.length += len(piece)
@@ -207,13 +227,17 @@ class Batch:
         """Decode one token of every row that has been read."""
         if not self._rows:
             return []
+        vectors = {slot: row.vector for slot, row in enumerate(self._rows)
+                   if row.vector is not None}  # fmt: skip
         logits = self._decoder.step(
-            [row.ids[-1] for row in self._rows],
+            [row.ids[-1] if row.ids else self.end_id for row in self._rows],
             [row.length for row in self._rows],
             adapters=[row.adapter for row in self._rows],
+            vectors=vectors,
         )
         for row in self._rows:
             row.length += 1
+            row.vector = None
         return self._choose(list(self._rows), logits)
 
     def drop(self, row: Row) -> None:
@@ -221,7 +245,7 @@ class Batch:
         if row is self.reading:
             self._prompt = None
         elif row in self._rows:
-            self._leave(row)
+            self._leave_led(row)
 
     def clear(self) -> None:
         """Take all rows out and wipe their slots, after a failure that may have spoiled them."""
@@ -242,6 +266,69 @@ class Batch:
         self._rows.pop()
         if self._prompt is not None:
             slots.move(last + 1, last, self._prompt.row.length)
+
+    def _leave_led(self, row: Row) -> None:
+        """Let a row go, and its voices with it."""
+        for each in (row, *row.followers):
+            self._leave(each)
+
+    def _read_led(self, prompt: _Prompt, voices: Voices, max_tokens: int) -> int:
+        """Read on in a prompt with voices, up to its last token; then make the voices' rows.
+
+        Returns:
+            Tokens read.
+        """
+        row, slot = prompt.row, len(self._rows)
+        last = len(prompt.embeds) - 1
+        if num_read := len(piece := prompt.embeds[row.length : min(last, row.length + max_tokens)]):
+            self._decoder.read(slot, row.length, piece, adapter=row.adapter)
+            row.length += num_read
+        self.num_read += num_read
+        if row.length < last:
+            return num_read
+        slots = self._decoder.slots
+        self._prefixes.put(
+            [key for key in prompt.keys if key.end <= last],
+            lambda key: slots.read(slot, key.start, key.end),
+        )
+        row.vector = prompt.embeds[last]
+        self._prompt = None
+        self._rows.append(row)
+        for voice in voices.members:
+            embeds = prompt.embeds if voice.embeds is None else voice.embeds
+            follower = Row(
+                decoding=row.decoding,
+                num_prompt_tokens=len(embeds),
+                generator=None,
+                length=len(embeds) - 1,
+                ids=row.ids,
+                adapter=voice.adapter,
+                follows=True,
+                vector=embeds[-1],
+            )
+            place = len(self._rows)
+            if voice.embeds is None:
+                slots.move(slot, place, last)
+            else:
+                num_read += self._read_own(place, voice.embeds[:-1], voice)
+            self._rows.append(follower)
+            row.followers.append(follower)
+        return max(1, num_read)
+
+    def _read_own(self, slot: int, embeds: Tensor, voice: Voice) -> int:
+        """Read a voice's own prompt at once, or take it from the store; gives the tokens read."""
+        slots = self._decoder.slots
+        usable = [key for key in voice.keys if key.end <= len(embeds)]
+        start = 0
+        for key, block in zip(usable, self._prefixes.find(usable), strict=False):
+            slots.write(slot, key.start, block)
+            start = key.end
+        self.num_shared += start
+        if start < len(embeds):
+            self._decoder.read(slot, start, embeds[start:], adapter=voice.adapter)
+        self.num_read += len(embeds) - start
+        self._prefixes.put(usable, lambda key: slots.read(slot, key.start, key.end))
+        return len(embeds) - start
 
     def _score(self, prompt: _Prompt, first: Tensor) -> tuple[int, list[Step]]:
         """Score the next option behind a prompt that is read."""
@@ -267,16 +354,24 @@ class Batch:
         """Choose a token of each row from logits (N, V), and let go those that it ends."""
         highest, likeliest = logits.max(dim=-1)  # a NaN anywhere in a row is its highest
         is_number, tokens = highest.isfinite().tolist(), likeliest.tolist()
+        places = {row: number for number, row in enumerate(rows)}
         steps: list[Step] = []
         for number, row in enumerate(rows):
-            if not is_number[number]:
+            if row.follows:
+                continue
+            heard = [number, *(places[each] for each in row.followers)]
+            if not all(is_number[each] for each in heard):
                 steps.append(Step(row=row, token=self.end_id, reason="failed"))
-                self._decoder.slots.clear(self._rows.index(row))
-                self._leave(row)
+                for each in (row, *row.followers):
+                    self._decoder.slots.clear(self._rows.index(each))
+                self._leave_led(row)
                 continue
             token = tokens[number]
+            alone = logits[number : number + 1]
+            if row.voices is not None:
+                alone = row.voices.contrast(logits[heard], row.ids)[None]
+                token = int(alone.argmax())
             if row.decoding.sample or row.decoding.rules:
-                alone = logits[number : number + 1]
                 token = int(choose(alone, row.decoding, [row.generator], [row.ids]))
             score = None
             if row.num_likeliest is not None:
@@ -285,7 +380,7 @@ class Batch:
             reason = self._reason(row, token)
             steps.append(Step(row=row, token=token, score=score, reason=reason))
             if reason is not None:
-                self._leave(row)
+                self._leave_led(row)
         return steps
 
     def _reason(self, row: Row, token: int) -> EndReason | None:

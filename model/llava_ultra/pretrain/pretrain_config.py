@@ -106,3 +106,14 @@ class LanguagePretrainConfig(PretrainConfig):
     model learns to look only from such rows."""
     hint_noise: float = Field(default=0.3, ge=0)
     """Standard deviation of the noise on the hints, in units of the word vectors' own."""
+
+
+class RolesConfig(PretrainConfig):
+    """Training of the adapters of `llava_ultra.pretrain.roles`."""
+
+    steps: int = Field(default=400, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    own_prompt: bool = False
+    """Whether each role reads the prompt with its own adapter, as in ALCD; else all get it as the
+    whole's read it, and it is read once for three."""

@@ -257,6 +257,29 @@ def distil(
     )
 
 
+@job_command(app, panel=PANEL)
+def extract(
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Read fields out of a split's Chinese reports: organ, size, echo, margin, grade.
+
+    Adapters learn them from the training reports, whose fields rules find by their wording. With
+    extract.contrast.strength three adapters and a guess without the report choose each token
+    together, beside plain decoding: fields that the report does not hold, precision, recall, time.
+
+    Examples:
+        sonoray extract --dataset usreport --split validation
+        sonoray extract --dataset usreport --split validation --set extract.contrast.strength=0.25
+    """
+    from sonoray_jobs.evaluation.extraction import extract as job
+
+    return job.run(workspace=workspace, road=road, dataset=dataset or road.dataset, split=split)
+
+
 @job_command(app, panel=PANEL, name="write-bank")
 def write_bank(
     *,

@@ -43,6 +43,7 @@ JOBS = {
         ["--classes", "phantom-zh"],
     ),
     "methods": ("sonoray_jobs.methods.list_methods:run", []),
+    "extract": ("sonoray_jobs.evaluation.extraction.extract:run", []),
     "distil": ("sonoray_jobs.evaluation.student.distil:run", []),
     "probe-states": ("sonoray_jobs.evaluation.encoding.probe_states:run", []),
     "probe": ("sonoray_jobs.evaluation.probing.probe:run", []),
