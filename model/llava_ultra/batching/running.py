@@ -27,21 +27,12 @@ from torch import Tensor
 from llava_ultra.batching.adapters import NONE
 from llava_ultra.batching.prefix import BlockKey, PrefixStore
 from llava_ultra.batching.ragged import RaggedDecoder
-from llava_ultra.batching.voices import Voice, Voices
+from llava_ultra.batching.token_scores import TokenScore, token_score
+from llava_ultra.batching.voices import Voice, Voices, contrasted
 from llava_ultra.decoding.step import Decoding, choose
 
 EndReason = Literal["stop", "length", "failed", "scored"]
 """The end token; no more tokens allowed; logits that are no numbers; all options are scored."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenScore:
-    """How likely the decoder held a token, before any rule changed what it expects."""
-
-    token: int
-    log_prob: float
-    likeliest: tuple[tuple[int, float], ...]
-    """The likeliest tokens at its place with their log-probabilities, the best first."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -355,11 +346,20 @@ class Batch:
         highest, likeliest = logits.max(dim=-1)  # a NaN anywhere in a row is its highest
         is_number, tokens = highest.isfinite().tolist(), likeliest.tolist()
         places = {row: number for number, row in enumerate(rows)}
+        heard_by = {
+            number: [number, *(places[each] for each in row.followers)]
+            for number, row in enumerate(rows)
+            if not row.follows
+        }
+        led = {
+            number: (voices.contrast, heard, rows[number].ids)
+            for number, heard in heard_by.items()
+            if (voices := rows[number].voices) is not None
+        }
+        spoken = contrasted(led, logits)
         steps: list[Step] = []
-        for number, row in enumerate(rows):
-            if row.follows:
-                continue
-            heard = [number, *(places[each] for each in row.followers)]
+        for number, heard in heard_by.items():
+            row = rows[number]
             if not all(is_number[each] for each in heard):
                 steps.append(Step(row=row, token=self.end_id, reason="failed"))
                 for each in (row, *row.followers):
@@ -368,8 +368,8 @@ class Batch:
                 continue
             token = tokens[number]
             alone = logits[number : number + 1]
-            if row.voices is not None:
-                alone = row.voices.contrast(logits[heard], row.ids)[None]
+            if number in spoken:
+                alone = spoken[number]
                 token = int(alone.argmax())
             if row.decoding.sample or row.decoding.rules:
                 token = int(choose(alone, row.decoding, [row.generator], [row.ids]))
@@ -387,14 +387,3 @@ class Batch:
         if token == self.end_id:
             return "stop"
         return "length" if len(row.ids) >= row.decoding.max_tokens else None
-
-
-def token_score(logits: Tensor, token: int, num_likeliest: int) -> TokenScore:
-    """How likely a token was by logits (V,), beside the likeliest ones."""
-    log_probs = logits.log_softmax(dim=-1)
-    values, tokens = log_probs.topk(min(num_likeliest, len(log_probs)))
-    return TokenScore(
-        token=token,
-        log_prob=float(log_probs[token]),
-        likeliest=tuple(zip(tokens.tolist(), values.tolist(), strict=True)),
-    )

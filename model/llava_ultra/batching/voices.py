@@ -4,16 +4,18 @@ An answer with voices is several rows of the batch, which get their logits in th
 decoder. One of them leads: what the rule makes of all their logits is its next token, and theirs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llava_ultra.batching.prefix import BlockKey
 
-Contrast = Callable[[Tensor, Sequence[int]], Tensor]
-"""Logits (1 + M, V) float32 of the leading row and its voices, in order, and the tokens chosen so
-far, to the logits (V,) that the token is chosen from; -inf for one that is never chosen."""
+Contrast = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
+"""Logits (N, 1 + M, V) float32 of N leading rows and their voices, in order, and the tokens that
+each was given so far, to the logits (N, V) that tokens are chosen from; -inf for one that is never
+chosen. Rows whose rules are equal are handed to it together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,3 +44,23 @@ class Voices:
             num_prompt_tokens if voice.embeds is None else len(voice.embeds)
             for voice in self.members
         ]
+
+
+def contrasted(
+    led: Mapping[int, tuple[Contrast, list[int], Sequence[int]]], logits: Tensor
+) -> dict[int, Tensor]:
+    """By leading row the logits (1, V) that its rule makes of all of them, equal rules at once.
+
+    Args:
+        led: by row its rule, the rows that it hears, itself first, and its tokens so far.
+        logits: (N, V) float32 of all rows.
+    """
+    together: dict[tuple[Contrast, int], list[int]] = {}
+    for row, (contrast, heard, _) in led.items():
+        together.setdefault((contrast, len(heard)), []).append(row)
+    spoken: dict[int, Tensor] = {}
+    for (contrast, _), rows in together.items():
+        places = torch.tensor([led[row][1] for row in rows], device=logits.device)
+        found = contrast(logits[places], [led[row][2] for row in rows])
+        spoken |= {row: found[at : at + 1] for at, row in enumerate(rows)}
+    return spoken

@@ -14,9 +14,10 @@ weights are 1. What is not plausible is never chosen, and `=`, `;` and the end k
 Ours: F, I, C and D are log-probabilities, so that a shift of a reading's logits changes nothing; a
 token is plausible by its probability, where the authors compare logits; one beam in place of eight.
 
-Axes: V vocabulary.
+Axes: N answers, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,23 +39,27 @@ class AlternateContrast:
     end: int
     """Id of what ends an answer."""
 
-    def __call__(self, logits: Tensor, chosen: Sequence[int]) -> Tensor:
-        """Logits (4, V) of the whole, the two halves and the uninformed guess, to scores (V,).
+    def __call__(self, logits: Tensor, chosen: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (N, 4, V) of the whole, the two halves and the uninformed guess, to (N, V).
 
         Args:
             logits: float32, in the order F, I, C, D of the module's docstring.
-            chosen: the answer's tokens so far, which say which half is at work.
+            chosen: each answer's tokens so far, which say which half is at work.
         """
         scores = logits.log_softmax(dim=-1)
-        whole, identify, classify, uninformed = scores
-        own, other = (classify, identify) if self.classifies(chosen) else (identify, classify)
-        near, far = 1.0, 1.0
+        whole, identify, classify, uninformed = scores.unbind(dim=1)
+        at_work = torch.tensor([self.classifies(ids) for ids in chosen], device=logits.device)
+        own = torch.where(at_work[:, None], classify, identify)
+        other = torch.where(at_work[:, None], identify, classify)
+        contrast = whole - uninformed
         if self.settings.adaptive:
-            near, far = 1 - divergence(own, whole), divergence(other, whole)
-        contrast = whole + near * own - far * other - uninformed
+            contrast = contrast + (1 - divergence(own, whole)) * own
+            contrast = contrast - divergence(other, whole) * other
+        else:
+            contrast = contrast + own - other
         mixed: Tensor = whole + self.settings.strength * contrast
-        kept = torch.tensor([self.mark, self.separator, self.end], device=logits.device)
-        mixed[kept] = whole[kept]
+        kept = [self.mark, self.separator, self.end]
+        mixed[:, kept] = whole[:, kept]
         return mixed.masked_fill(~self._plausible(scores), -torch.inf)
 
     def classifies(self, chosen: Sequence[int]) -> bool:
@@ -65,17 +70,16 @@ class AlternateContrast:
         return False
 
     def _plausible(self, scores: Tensor) -> Tensor:
-        """Which tokens may be chosen: (V,) bool; the whole's likeliest one always may."""
-        heard = scores[:3] if self.settings.plausible_to == "every" else scores[:1]
-        least = heard.amax(dim=-1, keepdim=True) + torch.tensor(self.settings.plausibility).log()
-        allowed = (heard >= least).all(dim=0)
-        allowed[scores[0].argmax()] = True
-        return allowed
+        """Which tokens may be chosen: (N, V) bool; the whole's likeliest one always may."""
+        heard = scores[:, :3] if self.settings.plausible_to == "every" else scores[:, :1]
+        share = self.settings.plausibility
+        least = heard.amax(dim=-1, keepdim=True) + (math.log(share) if share else -math.inf)
+        allowed = (heard >= least).all(dim=1)
+        return allowed.scatter(1, scores[:, 0].argmax(dim=-1, keepdim=True), True)
 
 
-def divergence(one: Tensor, other: Tensor) -> float:
-    """Jensen-Shannon divergence of two distributions, log-probabilities (V,), in nats."""
-    middle = torch.logaddexp(one, other) - torch.tensor(2.0).log()
-    shares = torch.stack([one, other]).exp()
-    apart = (shares * (torch.stack([one, other]) - middle)).sum() / 2
-    return float(apart.clamp(0, 1))
+def divergence(one: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of distributions, log-probabilities (N, V), in nats: (N, 1)."""
+    middle = torch.logaddexp(one, other) - math.log(2)
+    apart = one.exp() * (one - middle) + other.exp() * (other - middle)
+    return (apart.sum(dim=-1, keepdim=True) / 2).clamp(0, 1)

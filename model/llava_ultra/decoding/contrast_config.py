@@ -6,9 +6,6 @@ from pydantic import Field
 
 from llava_ultra.towers.tower_config import ModelPart
 
-ROLES = ("full", "identify", "classify")
-"""The adapters: of the whole task, of finding what is named, of saying which field it is."""
-
 
 class ContrastConfig(ModelPart):
     """How tokens of structured fields are chosen; see `llava_ultra.decoding.contrast`."""

@@ -23,11 +23,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llava_ultra.config import LoraSettings
-from llava_ultra.decoding.contrast_config import ROLES
-from llava_ultra.decoding.step import align_right
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.language.decoder import Language
 from llava_ultra.language.lora import add_lora
+from llava_ultra.language.role_names import ROLES
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
 from llava_ultra.pretrain.pretrain_config import RolesConfig
 from llava_ultra.reading.sequence import positions
@@ -137,16 +136,14 @@ def answer_loss(
         pad: id of padding.
     """
     name, reader = names
-    prompts, prompt_mask = _padded([each.prompt[:-1] for each in examples], pad)
+    prompts, prompt_mask = _padded([each.prompt[:-1] for each in examples], pad, on_left=True)
     tails, tail_mask = _padded([[each.prompt[-1], *each.answer[:-1]] for each in examples], pad)
     labels = _labels(examples, role, tails.shape[1])
-    embed: Any = model.get_input_embeddings()
-    embeds, prompt_mask = align_right(embed(prompts), prompt_mask)
     cache = DynamicCache(config=model.config)
     model.set_adapter(reader)
     with nullcontext() if reader == name else torch.no_grad():
         model(
-            inputs_embeds=embeds,
+            input_ids=prompts,
             attention_mask=prompt_mask.long(),
             position_ids=positions(prompt_mask),
             past_key_values=cache,
@@ -175,10 +172,15 @@ def _labels(examples: Sequence[RoleExample], role: str, length: int) -> Tensor:
     return labels
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids as (N, S) int64, right-padded, and their mask, bool."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), pad)
+def _padded(
+    rows: Sequence[Sequence[int]], pad: int, *, on_left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Rows of ids as (N, S) int64, padded on one side, and their mask, bool."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
     for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+        own = slice(longest - len(row), longest) if on_left else slice(0, len(row))
+        ids[place, own] = torch.tensor(row, dtype=torch.int64)
+        mask[place, own] = True
+    return ids, mask

@@ -19,7 +19,8 @@ from sonoray_serve.problems import InternalError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from llava_ultra.batching.running import Row, Step, TokenScore
+    from llava_ultra.batching.running import Row, Step
+    from llava_ultra.batching.token_scores import TokenScore
     from llava_ultra.decoding.pieces import Pieces
 
 

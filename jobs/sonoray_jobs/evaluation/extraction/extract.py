@@ -219,8 +219,8 @@ def _extract(
     """Read the fields of a split, judge them, write into `folder`."""
     from safetensors.torch import load_file
 
-    from llava_ultra.decoding.contrast_config import ROLES
     from llava_ultra.language.decoder import load_language
+    from llava_ultra.language.role_names import ROLES
     from sonoray_jobs.evaluation.extraction.extraction_report import (
         compare,
         extraction_table,

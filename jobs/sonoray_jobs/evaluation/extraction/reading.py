@@ -19,10 +19,11 @@ from llava_ultra.batching.slots import columns_for
 from llava_ultra.batching.voices import Voice, Voices
 from llava_ultra.config import LoraSettings, ModelConfig
 from llava_ultra.decoding.contrast import AlternateContrast
-from llava_ultra.decoding.contrast_config import ROLES, ContrastConfig
+from llava_ultra.decoding.contrast_config import ContrastConfig
 from llava_ultra.decoding.step import Decoding
 from llava_ultra.language.chat import as_messages, decode_text, encode_chat, encode_text, end_id
 from llava_ultra.language.decoder import Language
+from llava_ultra.language.role_names import ROLES
 from llava_ultra.model import LlavaUltra
 from llava_ultra.pretrain.roles import RoleExample
 from sonoray_jobs.evaluation.extraction.fields import MARK, SEPARATOR, Field, question

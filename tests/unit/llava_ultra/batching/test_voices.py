@@ -53,10 +53,11 @@ def make_batch(max_rows: int = 16, prefix_bytes: int = 0) -> Batch:
     return Batch(decoder, PrefixStore(max_bytes=prefix_bytes), end_id=END_ID)
 
 
-def contrast(logits: Tensor, chosen: Sequence[int]) -> Tensor:
-    """Every voice counts, and so does how far the answer is."""
-    weights = torch.tensor([1.0, 0.8, -0.6, 0.4])[: len(logits)]
-    return (weights[:, None] * logits).sum(dim=0) * (1 if len(chosen) % 2 else 1.3)
+def contrast(logits: Tensor, chosen: Sequence[Sequence[int]]) -> Tensor:
+    """Every voice counts, and so does how far an answer is."""
+    weights = torch.tensor([1.0, 0.8, -0.6, 0.4])[: logits.shape[1]]
+    far = torch.tensor([1.0 if len(ids) % 2 else 1.3 for ids in chosen])
+    return (weights[:, None] * logits).sum(dim=1) * far[:, None]
 
 
 def own_voices(prompt: Sequence[int], other: Sequence[int]) -> Voices:
@@ -81,7 +82,7 @@ def by_hand(prompts: Sequence[tuple[str, Sequence[int]]], max_tokens: int) -> li
                 PEFT[name](inputs_embeds=embed([*prompt, *ids])[None]).logits[0, -1]
                 for name, prompt in prompts
             ]
-        ids.append(int(contrast(torch.stack(logits).float(), ids).argmax()))
+        ids.append(int(contrast(torch.stack(logits).float()[None], [ids]).argmax()))
     return ids
 
 
@@ -147,7 +148,7 @@ def test_a_shared_prompt_is_the_leading_adapters_and_read_once():
                 tail = embed([prompt[-1], *ids])[None]
                 out = PEFT[name](inputs_embeds=tail, past_key_values=cache)
             logits.append(out.logits[0, -1])
-        ids.append(int(contrast(torch.stack(logits).float(), ids).argmax()))
+        ids.append(int(contrast(torch.stack(logits).float()[None], [ids]).argmax()))
     assert row.ids == ids
 
 

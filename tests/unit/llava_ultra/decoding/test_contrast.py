@@ -4,18 +4,21 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from llava_ultra.decoding.contrast import AlternateContrast, divergence
 from llava_ultra.decoding.contrast_config import ContrastConfig
 
 MARK, SEPARATOR, END = 7, 8, 9
 torch.manual_seed(0)
-LOGITS = 3 * torch.randn(4, 10)
+LOGITS, OTHER = 3 * torch.randn(2, 4, 10)
 
 
-def rule(**given: object) -> AlternateContrast:
+def scores(logits: Tensor, chosen: list[int], **given: object) -> Tensor:
+    """What the rule makes of one answer's logits, which stand between another's."""
     settings = ContrastConfig.model_validate({"strength": 0.5, "plausibility": 0, **given})
-    return AlternateContrast(settings=settings, mark=MARK, separator=SEPARATOR, end=END)
+    rule = AlternateContrast(settings=settings, mark=MARK, separator=SEPARATOR, end=END)
+    return rule(torch.stack([OTHER, logits, OTHER]), [[MARK], chosen, []])[1]
 
 
 def by_hand(own: int, other: int, *, adaptive: bool) -> list[float]:
@@ -58,18 +61,18 @@ def by_hand(own: int, other: int, *, adaptive: bool) -> list[float]:
 def test_the_half_at_work_speaks_and_the_other_is_taken_off(
     chosen: list[int], own: int, other: int, adaptive: bool
 ):
-    found = rule(adaptive=adaptive)(LOGITS, chosen)
+    found = scores(LOGITS, chosen, adaptive=adaptive)
     assert found.tolist() == pytest.approx(by_hand(own, other, adaptive=adaptive), abs=1e-4)
 
 
 def test_a_shift_of_a_readings_logits_changes_nothing():
     shifted = LOGITS + torch.tensor([[5.0], [-3.0], [100.0], [0.5]])
-    torch.testing.assert_close(rule()(shifted, []), rule()(LOGITS, []), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores(shifted, []), scores(LOGITS, []), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("plausible_to", ["every", "full"])
 def test_what_is_not_plausible_is_never_chosen(plausible_to: str):
-    found = rule(plausibility=0.2, plausible_to=plausible_to)(LOGITS, [])
+    found = scores(LOGITS, [], plausibility=0.2, plausible_to=plausible_to)
     shares = LOGITS.softmax(dim=-1)
     heard = shares[:3] if plausible_to == "every" else shares[:1]
     for token in range(10):
@@ -82,10 +85,10 @@ def test_where_the_three_find_nothing_in_common_the_whole_decides():
     logits = torch.full((4, 10), -20.0)
     for row, token in enumerate((2, 3, 4, 5)):
         logits[row, token] = 20.0
-    assert int(rule(plausibility=0.5)(logits, []).argmax()) == 2
+    assert int(scores(logits, [], plausibility=0.5).argmax()) == 2
 
 
 def test_the_divergence_is_0_of_equals_and_never_more_than_log_2():
     one, other = (torch.tensor([first, 1 - first]).log() for first in (1e-9, 1 - 1e-9))
-    assert divergence(one, one) == pytest.approx(0, abs=1e-6)
-    assert divergence(one, other) == pytest.approx(math.log(2), abs=1e-4)
+    found = divergence(torch.stack([one, one]), torch.stack([one, other]))
+    assert found[:, 0].tolist() == pytest.approx([0, math.log(2)], abs=1e-4)

@@ -8,9 +8,10 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from llava_ultra.decoding.contrast import AlternateContrast
-from llava_ultra.decoding.contrast_config import ROLES, ContrastConfig
+from llava_ultra.decoding.contrast_config import ContrastConfig
 from llava_ultra.language.chat import decode_text, end_id
 from llava_ultra.language.lora import add_lora
+from llava_ultra.language.role_names import ROLES
 from llava_ultra.testing import enliven, tiny_config, tiny_language
 from sonoray_jobs.evaluation.extraction.fields import answer_text, find_fields
 from sonoray_jobs.evaluation.extraction.reading import (
@@ -70,7 +71,7 @@ def by_hand(report: str, contrast: ContrastConfig, max_tokens: int, *, own_promp
     while len(ids) < max_tokens:
         logits = [logits_of(role, role if own_prompt else "full", prompt, ids) for role in ROLES]
         logits.append(logits_of("full", "full", bare, ids))
-        scores = rule(torch.stack(logits), ids) if contrast.strength else logits[0]
+        scores = rule(torch.stack(logits)[None], [ids])[0] if contrast.strength else logits[0]
         token = int(scores.argmax())
         if token == end:
             break
