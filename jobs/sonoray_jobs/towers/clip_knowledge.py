@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from llava_ultra.recognition.bank import ClassBank
     from sonoray_jobs.road.config import RoadConfig
 
-_MOST_TERM_TOKENS = 16
-
 
 def knowledge_of(
     road: "RoadConfig",
@@ -50,17 +48,19 @@ def knowledge_of(
     active = road.bootstrap.clip.active_objectives
     needs = set().union(*(each.needs for each in active))
     known: dict[str, Any] = {}
+    length = road.model.clip.context_length  # CLIP's text side takes no other
     if "terms" in needs:
-        known |= _terms([captions[image_id] for image_id in image_ids], tokenizer)
+        known |= _terms([captions[image_id] for image_id in image_ids], tokenizer, length)
     for objective in active:
         if isinstance(objective, MlipObjective) and "classes" in objective.needs:
             bank = load_bank(objective.bank)
-            length = road.model.clip.context_length
             known |= _classes(bank, studies, image_ids, tokenizer, length)
     return Knowledge(**known)
 
 
-def _terms(captions: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+def _terms(
+    captions: Sequence[str], tokenizer: "PreTrainedTokenizerFast", length: int
+) -> dict[str, Any]:
     import torch
 
     from llava_ultra.pretrain.contrastive import encode_captions
@@ -77,7 +77,7 @@ def _terms(captions: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> dic
             "bootstrap.clip.objectives"
         )
     marks = torch.tensor([[term in own for term in terms] for own in found])
-    ids = encode_captions(tokenizer, terms, _MOST_TERM_TOKENS)
+    ids = encode_captions(tokenizer, terms, length)
     return {"term_ids": ids, "term_marks": marks}
 
 

@@ -5,7 +5,9 @@ import pytest
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.objectives.pretraining.image_text import ImageTextObjective
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
+from llava_ultra.pretrain.contrastive import pretrain_clip
 from llava_ultra.pretrain.pretrain_config import ClipPretrainConfig
+from llava_ultra.testing import tiny_config, tiny_image
 from sonoray.audit.terms import affirmed_terms
 from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage
@@ -77,3 +79,18 @@ def test_a_bank_of_which_one_class_is_there_is_refused():
     one = [study("a", "cyst", "11"), study("b", "cyst", "1")]
     with pytest.raises(DataError, match="are of 1 of the classes of bank 'phantom-zh'"):
         knowledge(MlipObjective(bank="phantom-zh"), studies=one)
+
+
+def test_a_clip_of_the_configured_shape_learns_from_what_it_is_told():
+    clip = tiny_config().clip
+    objectives = (ImageTextObjective(), MlipObjective(bank="phantom-zh"))
+    pretrain = ClipPretrainConfig(steps=2, batch_size=2, objectives=objectives)
+    road = RoadConfig(model=tiny_config(), bootstrap=BootstrapConfig(clip=pretrain))
+    tokenizer = train_tokenizer(TEXTS.values(), 400)
+    found = knowledge_of(road, STUDIES, list(TEXTS), TEXTS, tokenizer)
+    told: dict[str, list[float]] = {}
+    images = [tiny_image(seed) for seed in range(len(TEXTS))]
+    captions = list(TEXTS.values())
+    pretrain_clip(images, captions, tokenizer, clip, pretrain, knowledge=found, told=told)
+    assert len(told["mlip_loss"]) == 2
+    assert all(loss > 0 for loss in told["mlip_loss"])
