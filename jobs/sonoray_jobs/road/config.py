@@ -92,6 +92,11 @@ class RecognizeConfig(Config):
     label: str = ""
     """Study label that holds the truth, where the bank names none."""
 
+    @property
+    def reading(self) -> dict[str, str]:
+        """What decides a study's shares of classes, by setting."""
+        return {"against": self.against, "pooling": self.pooling, "readout": self.readout}
+
 
 Level = Literal["modality", "anatomy", "lesion", "diagnosis"]
 """What a question is about, from the kind of picture to what the patient has."""

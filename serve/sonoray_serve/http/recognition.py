@@ -99,6 +99,10 @@ class Recognition(BaseModel):
     """What a reader must know of this answer, one line each."""
 
 
+READING = {"against": "descriptions", "pooling": "trained", "readout": "trained"}
+"""How classes are read here, in the settings of `sonoray recognize`: its defaults."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """The curves of a bank, as `sonoray recognize` wrote them."""
@@ -118,7 +122,7 @@ class Calibration:
                 for those of its training.
 
         Raises:
-            ConfigError: it cannot be read, or belongs to another training.
+            ConfigError: it cannot be read, or belongs to another training or way of reading.
         """
         if not path:
             return None
@@ -130,11 +134,17 @@ class Calibration:
                 for name, curve in values["curves"].items()
             }
             training = str(values["training"])
+            reading = dict(values["reading"])
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"serve.calibration {path!r} is no calibration.json of sonoray recognize "
                 f"({type(error).__name__}); give that file, or leave it empty"
             ) from None
+        if others := [f"recognize.{k}={v}" for k, v in reading.items() if v != READING.get(k)]:
+            raise ConfigError(
+                f"serve.calibration {path!r} is of {' '.join(others)}, by which the service does "
+                "not read; run sonoray recognize without it"
+            )
         if card is not None and training != card.training:
             raise ConfigError(
                 f"serve.calibration {path!r} is of training {training!r}, the served model of "

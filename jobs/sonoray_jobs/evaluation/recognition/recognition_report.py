@@ -130,7 +130,11 @@ def write_scores(
 
 
 def write_calibration(
-    folder: Path, bank: ClassBank, curves: Sequence[Curve | None], digest: str
+    folder: Path,
+    bank: ClassBank,
+    curves: Sequence[Curve | None],
+    digest: str,
+    reading: Mapping[str, str],
 ) -> None:
     """Write the curves, for a service that is asked about the same classes.
 
@@ -139,11 +143,13 @@ def write_calibration(
         bank: the classes, with the texts that they were told by.
         curves: of each class.
         digest: of the training that the curves belong to.
+        reading: how shares came about that the curves are of; of others they say nothing.
     """
     write_json(
         folder / CALIBRATION,
         {
             "training": digest,
+            "reading": dict(reading),
             "bank": bank.model_dump(mode="json"),
             "curves": {
                 name: None if curve is None else asdict(curve)

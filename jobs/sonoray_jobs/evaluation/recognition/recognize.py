@@ -45,7 +45,7 @@ from sonoray_jobs.outputs.find import Made, find_made
 from sonoray_jobs.outputs.named_runs import find_run
 from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.outputs.stores import TOWERS
-from sonoray_jobs.road.config import RoadConfig
+from sonoray_jobs.road.config import RecognizeConfig, RoadConfig
 
 if TYPE_CHECKING:
     from sonoray_jobs.evaluation.recognition.study_states import Load, StudyStates
@@ -267,7 +267,8 @@ def _recognize(
     bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
     figures, curves = judge(tested, held, bank, bootstrap)
     write_scores(folder, tested, bank, curves)
-    write_calibration(folder, bank, curves, made.trained.name)
+    reading = road.recognize.reading
+    write_calibration(folder, bank, curves, made.trained.name, reading)
     summary = {
         "num_studies": len(studies),
         "num_validation": len(validation),
@@ -284,7 +285,10 @@ def _recognize(
             path = (folder / "recognition").with_suffix(suffix)
             path.write_text("\n".join(form) + "\n", encoding="utf-8")
         plot_figures(figures, folder / PICTURE)
-    shown = f"recognize/{output.manifest['name'].removeprefix('ingest-')}-{split}-{bank.name}"
+    source = output.manifest["name"].removeprefix("ingest-")
+    usual = RecognizeConfig().reading  # another one has figures of its own
+    others = [value for name, value in reading.items() if value != usual[name]]
+    shown = "-".join((f"recognize/{source}", split, bank.name, *others))
     artifacts = {f"{shown}/{name}": folder / name for name in _LOGGED if (folder / name).exists()}
     log_results(
         store,

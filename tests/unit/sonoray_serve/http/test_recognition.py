@@ -11,8 +11,9 @@ from llava_ultra.objectives.recognise import RecognitionObjective
 from llava_ultra.testing import tiny_artifact, tiny_config
 from sonoray.errors import ConfigError
 from sonoray.images.decode import encode_png
+from sonoray_jobs.road.config import RecognizeConfig
 from sonoray_serve.http.flow import Chat
-from sonoray_serve.http.recognition import Calibration, Recognitions
+from sonoray_serve.http.recognition import READING, Calibration, Recognitions
 from sonoray_serve.http.routes import create_api
 from sonoray_serve.http.testing import random_study, to_data_url
 from sonoray_serve.intake.encoder import StudyEncoder
@@ -138,6 +139,7 @@ def calibration(tmp_path, **changes: Any) -> str:
     curve = {"slope": 1.0, "offset": 0.5, "drawn": [[0.9, 0.4], [1.1, 0.6]]}
     values = {
         "training": "",
+        "reading": READING,
         "bank": bank,
         "curves": {"良性": curve, "恶性": curve, "甲状腺": None},
     }
@@ -163,3 +165,10 @@ def test_a_calibration_of_another_training_is_refused(folder, tmp_path):
         build(folder, calibration(tmp_path, training="phantom-1"))
     with pytest.raises(ConfigError, match=r"is no calibration\.json of sonoray recognize"):
         build(folder, calibration(tmp_path, curves=1))
+
+
+def test_a_calibration_of_another_way_of_reading_is_refused(folder, tmp_path):
+    assert RecognizeConfig().reading == READING
+    told = r"is of recognize\.against=embeddings, by which the service does not read"
+    with pytest.raises(ConfigError, match=told):
+        build(folder, calibration(tmp_path, reading=READING | {"against": "embeddings"}))

@@ -103,7 +103,7 @@ def test_what_is_written_holds_shares_probabilities_and_curves(tmp_path):
     tested = split(KINDS)
     _, curves = judge(tested, split(KINDS, 1), BANK, BOOTSTRAP)
     write_scores(tmp_path, tested, BANK, curves)
-    write_calibration(tmp_path, BANK, curves, "phantom-1")
+    write_calibration(tmp_path, BANK, curves, "phantom-1", {"against": "prompts"})
     row = pq.read_table(tmp_path / SCORES).to_pylist()[0]
     first, _, last = json.loads(row["scores"])
     assert row["classes"] == ["囊肿"]
@@ -112,5 +112,6 @@ def test_what_is_written_holds_shares_probabilities_and_curves(tmp_path):
     assert set(last) == {"class", "share"}
     kept = json.loads((tmp_path / CALIBRATION).read_text(encoding="utf-8"))
     assert kept["training"] == "phantom-1"
+    assert kept["reading"] == {"against": "prompts"}
     assert kept["curves"]["钙化"] is None
     assert ClassBank.model_validate(kept["bank"]) == BANK
