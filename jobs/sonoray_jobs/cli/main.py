@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -37,7 +38,10 @@ from sonoray_jobs.cli.commands import (
 )
 from sonoray_jobs.cli.usage import Commands
 
-_ADVICE = re.compile(r"\bsonoray (?!doctor|k8s)[a-z]")
+_ADVICE = re.compile(
+    r"\bsonoray "
+    r"(ingest|audit|bootstrap|embed|train|evaluate|compare|validate|runs|export|promote)\b"
+)
 """A command that works in a workspace."""
 
 app = typer.Typer(
@@ -123,4 +127,4 @@ def _elsewhere(message: str, arguments: Sequence[str]) -> str:
     workspace = parser.parse_known_args(arguments)[0].workspace
     if workspace is None or "--workspace" in message or not _ADVICE.search(message):
         return ""
-    return f" (and the same --workspace {workspace})"
+    return f" (and the same --workspace {shlex.quote(workspace)})"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -101,6 +102,22 @@ def load_weights(model: LlavaUltra, folder: Path) -> None:
                 "that this model lacks; resume with the config that made it"
             )
         named[name].detach().copy_(tensor)
+
+
+def check_moments(model: LlavaUltra, folder: Path) -> None:
+    """Refuse a checkpoint without the optimiser's state of something that learns.
+
+    Raises:
+        CheckpointError: it lacks some.
+    """
+    with safe_open(folder / OPTIMIZER, framework="pt") as file:
+        known = set(file.keys())
+    for name in trainable_parameters(model):
+        if f"{name}|{_MOMENTS[0]}" not in known:
+            raise CheckpointError(
+                f"checkpoint {str(folder)!r} has no state of the optimiser for {name!r}, which did "
+                "not learn when it was made; resume with the config that made it"
+            )
 
 
 def place_moments(engine: Any, steps: int) -> None:  # noqa: ANN401 - DeepSpeed's

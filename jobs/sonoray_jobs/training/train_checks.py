@@ -130,22 +130,31 @@ def check_model(road: RoadConfig, language: Path, work: Path) -> None:
     try:
         model = build_model(road.model, language)
     except ValueError as error:
-        raise ConfigError(f"model.lora: {error}") from None
+        where = "model.lora: " if str(error).startswith("LoRA ") else ""
+        raise ConfigError(f"{where}{error}") from None
     if road.train.resume and road.train.allow_changed:
         _check_fits(model, road.train, CheckpointStore(str(work)))
 
 
 def _check_fits(model: "LlavaUltra", settings: TrainConfig, begun: CheckpointStore) -> None:
-    from sonoray_jobs.training.checkpoint import load_weights
+    from sonoray_jobs.training.checkpoint import check_moments, load_weights
+    from sonoray_jobs.training.worker import set_trainable
 
-    newest = begun.names()[-1]
     try:
-        begun.verify(newest)
-    except SonoError:  # the workers refuse it, and take the one before
-        return
+        newest = begun.names()[-1]
+        position = begun.verify(newest)
+    except (IndexError, OSError, SonoError):
+        return  # it was just finished, or the workers refuse it and take the one before
     try:
         with scratch_folder() as scratch:
-            load_weights(model, begun.fetch(newest, scratch))
+            saved = begun.fetch(newest, scratch)
+            load_weights(model, saved)
+            for stage in settings.stages[position.stage : position.stage + 1]:
+                if position.steps and position.epochs < stage.epochs and not position.stopped:
+                    set_trainable(model, stage)  # it goes on inside this stage
+                    check_moments(model, saved)
+    except OSError:  # another process cleared it
+        return
     except CheckpointError as error:
         raise ConfigError(
             f"train.resume {settings.resume!r} cannot go on with what --allow-changed "

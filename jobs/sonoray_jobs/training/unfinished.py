@@ -170,11 +170,12 @@ def check_resumable(
 
 def _what_it_is(workspace: Workspace, name: str) -> str:
     """Why nothing can be gone on with under a name."""
-    begun = [file.parent.name for file in workspace.runs.glob(f"{name}*/{_RECORD}")]
-    if longer := [each for each in begun if each != name and has_checkpoint(workspace.runs / each)]:
-        return f"is the beginning of {', '.join(sorted(longer))}, and whole names are wanted"
     if (workspace.stages / f"train-{name}").is_dir():
         return f"is finished: sonoray evaluate --run {name} judges it"
+    begun = {file.parent.name for file in workspace.runs.glob(f"{name}*/{_RECORD}")}
+    longer = sorted(each for each in begun if has_checkpoint(workspace.runs / each))
+    if name not in begun and longer:
+        return f"is the beginning of {', '.join(longer)}, and whole names are wanted"
     return "is no unfinished training with a checkpoint"
 
 

@@ -29,7 +29,7 @@ from llava_ultra.batching.prefix import BlockKey, PrefixStore
 from llava_ultra.batching.ragged import RaggedDecoder
 from llava_ultra.batching.token_scores import TokenScore, token_score
 from llava_ultra.batching.voices import Voice, Voices, contrasted
-from llava_ultra.decoding.step import Decoding, choose
+from llava_ultra.decoding.step import Decoding, apply_rules, choose
 
 EndReason = Literal["stop", "length", "failed", "scored"]
 """The end token; no more tokens allowed; logits that are no numbers; all options are scored."""
@@ -270,18 +270,20 @@ class Batch:
             Tokens read.
         """
         row, slot = prompt.row, len(self._rows)
-        last = len(prompt.embeds) - 1
+        last, is_whole = len(prompt.embeds) - 1, True
         if num_read := len(piece := prompt.embeds[row.length : min(last, row.length + max_tokens)]):
-            self._decoder.read(slot, row.length, piece, adapter=row.adapter)
+            logits = self._decoder.read(slot, row.length, piece, adapter=row.adapter)
+            is_whole = bool(logits.max().isfinite())
             row.length += num_read
         self.num_read += num_read
         if row.length < last:
             return num_read
         slots = self._decoder.slots
-        self._prefixes.put(
-            [key for key in prompt.keys if key.end <= last],
-            lambda key: slots.read(slot, key.start, key.end),
-        )
+        if is_whole:  # other prompts would fail by it
+            self._prefixes.put(
+                [key for key in prompt.keys if key.end <= last],
+                lambda key: slots.read(slot, key.start, key.end),
+            )
         row.vector = prompt.embeds[last]
         self._prompt = None
         self._rows.append(row)
@@ -316,9 +318,10 @@ class Batch:
             start = key.end
         self.num_shared += start
         if start < len(embeds):
-            self._decoder.read(slot, start, embeds[start:], adapter=voice.adapter)
+            logits = self._decoder.read(slot, start, embeds[start:], adapter=voice.adapter)
+            if bool(logits.max().isfinite()):
+                self._prefixes.put(usable, lambda key: slots.read(slot, key.start, key.end))
         self.num_read += len(embeds) - start
-        self._prefixes.put(usable, lambda key: slots.read(slot, key.start, key.end))
         return len(embeds) - start
 
     def _score(self, prompt: _Prompt, first: Tensor) -> tuple[int, list[Step]]:
@@ -372,6 +375,9 @@ class Batch:
                 alone = spoken[number]
                 token = int(alone.argmax())
             if row.decoding.sample or row.decoding.rules:
+                ruled = apply_rules(alone, row.decoding, [row.ids])
+                if not bool(ruled.isfinite().any()):  # nothing plausible may be said
+                    alone = logits[number : number + 1]
                 token = int(choose(alone, row.decoding, [row.generator], [row.ids]))
             score = None
             if row.num_likeliest is not None:

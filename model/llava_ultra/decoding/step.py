@@ -185,6 +185,13 @@ def iter_tokens(
         context, _ = extend(model, context, token[:, None])
 
 
+def apply_rules(logits: Tensor, decoding: Decoding, chosen: Sequence[Sequence[int]] = ()) -> Tensor:
+    """Logits (N, V) float32 by a decoding's rules, given the tokens of each row so far."""
+    for rule in decoding.rules:
+        logits = rule(logits, chosen)
+    return logits
+
+
 def choose(
     logits: Tensor,
     decoding: Decoding,
@@ -199,8 +206,7 @@ def choose(
         generators: one of each row, so that a row draws the same alone and in a batch.
         chosen: the tokens of each row so far, for those rules that look at them.
     """
-    for rule in decoding.rules:
-        logits = rule(logits, chosen)
+    logits = apply_rules(logits, decoding, chosen)
     if not decoding.sample:
         return logits.argmax(dim=-1)
     drawn = [

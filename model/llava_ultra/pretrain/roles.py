@@ -159,7 +159,11 @@ def answer_loss(
         past_key_values=cache,
         use_cache=True,
     ).logits
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    # a batch of reports without fields has nothing for the role that names them: 0 and no NaN
+    total = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def _labels(examples: Sequence[RoleExample], role: str, length: int) -> Tensor:

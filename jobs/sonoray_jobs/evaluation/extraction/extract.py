@@ -17,10 +17,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.files.json_files import write_json
 from sonoray.metrics import Bootstrap
 from sonoray.stages import Stage, StageOutput, run_stage
+from sonoray.study.choosing.held_out import is_held_out, without_topics
 from sonoray.study.contract import SPLITS, Study, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.part_keys import stage_of
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 _ROLES_CODE = (
     "llava_ultra.pretrain.roles",
     "sonoray_jobs.evaluation.extraction.fields",
+    "sonoray_jobs.evaluation.extraction.reading",
 )
 _CODE = (
     "sonoray_jobs.evaluation.extraction.reading",
@@ -94,11 +96,17 @@ def run(*, workspace: Workspace, road: RoadConfig, dataset: str, split: str = "t
     Raises:
         DataError: there is no training report with a field, or none in the split that training
             does not have; or a text does not fit the context.
+        ConfigError: the roles' adapters cannot share a batch.
         ValueError: there are fewer reports than a batch, or the decoder cannot be batched.
     """
     if split not in SPLITS[1:]:
         raise DataError(
             f"split {split!r} is none to extract from; choose {' or '.join(SPLITS[1:])}"
+        )
+    if road.extract.lora.variant == "dora":
+        raise ConfigError(
+            "extract.lora.variant 'dora': the roles are decoded in one batch, which DoRA cannot "
+            "share; set it to lora or rslora"
         )
     output = workspace.dataset(dataset)
     language = _language(workspace, road, output)
@@ -147,9 +155,14 @@ def reports_of(studies: Sequence[Study]) -> list[tuple[Study, str]]:
 
 def _learning_studies(output: StageOutput, road: RoadConfig) -> list[Study]:
     """What parts learn from; of a dataset without images, the texts."""
-    return learning_studies(output.path, road.train.hold_out) or list(
-        iter_studies(output.path, split="train", complete=False)
-    )
+    hold_out = road.train.hold_out
+    if any(iter_studies(output.path, split="train")):
+        return learning_studies(output.path, hold_out)
+    return [
+        without_topics(study, hold_out)
+        for study in iter_studies(output.path, split="train", complete=False)
+        if not is_held_out(study, hold_out)
+    ]
 
 
 def _language(workspace: Workspace, road: RoadConfig, output: StageOutput) -> StageOutput:

@@ -9,10 +9,11 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from llava_ultra.batching.adapters import NONE, AdapterBank
-from llava_ultra.batching.prefix import PrefixStore, block_keys
+from llava_ultra.batching.prefix import PrefixStore, block_keys, prompt_keys
 from llava_ultra.batching.ragged import RaggedDecoder
 from llava_ultra.batching.running import Batch, Row
 from llava_ultra.batching.voices import Voice, Voices
+from llava_ultra.decoding.rules import Without
 from llava_ultra.decoding.step import Decoding
 from llava_ultra.language.chat import END, token_id
 from llava_ultra.language.lora import add_lora
@@ -185,3 +186,33 @@ def test_a_voice_without_numbers_fails_its_row_alone():
     finish(batch)
     assert len(good.ids) == 4
     assert first[0].row is good
+
+
+def test_a_spoiled_prompt_does_not_reach_the_store():
+    batch = make_batch(prefix_bytes=1 << 24)
+    prompt = list(range(40))
+    spoiled = embed(prompt).clone()
+    spoiled[3] = torch.nan
+    keys = prompt_keys(prompt, 0, [], adapter="one")
+    voices = Voices(members=[Voice(adapter="two")], contrast=contrast)
+    batch.begin(spoiled, Decoding(max_tokens=4), keys=keys, adapter="one", voices=voices)
+    batch.read(1000)
+    assert [step.reason for step in batch.step()] == ["failed"]
+    good = batch.begin(embed(prompt), Decoding(max_tokens=4), keys=keys, adapter="one")
+    finish(batch)
+    assert len(good.ids) == 4
+
+
+def test_where_nothing_plausible_may_be_said_the_leading_row_speaks_alone():
+    def one_token(logits: Tensor, chosen: Sequence[Sequence[int]]) -> Tensor:
+        return torch.full_like(logits[:, 0], -torch.inf).index_fill(1, torch.tensor([7]), 0.0)
+
+    batch = make_batch()
+    prompt = list(range(20))
+    voices = Voices(members=[Voice(adapter="two")], contrast=one_token)
+    without = Decoding(max_tokens=3, rules=(Without(token=7),))
+    led = batch.begin(embed(prompt), without, adapter="one", voices=voices)
+    finish(batch)
+    alone = batch.begin(embed(prompt), without, adapter="one")
+    finish(batch)
+    assert led.ids == alone.ids

@@ -58,3 +58,11 @@ def test_three_adapters_learn_and_the_decoder_stays(own_prompt: bool):
 def test_too_few_examples_are_refused():
     with pytest.raises(ValueError, match=r"3 reports with text are fewer than .*batch_size 4"):
         train_roles(tiny_language(tiny_config()), EXAMPLES, LORA, RolesConfig(batch_size=4))
+
+
+def test_reports_without_fields_teach_a_half_nothing_and_no_nonsense():
+    bare = [RoleExample(prompt=list(range(8)), answer=[2], classifies=[False]) for _ in range(2)]
+    config = RolesConfig(steps=3, batch_size=2)
+    _, losses = train_roles(tiny_language(tiny_config()), bare, LORA, config)
+    assert losses["classify"] == [0, 0, 0]
+    assert all(loss > 0 for loss in losses["full"])

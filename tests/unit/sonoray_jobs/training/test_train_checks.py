@@ -30,12 +30,20 @@ def language(tmp_path_factory):
 @pytest.fixture
 def work(tmp_path):
     """The working folder of a training with adapters of rank 4, broken off at its second step."""
-    config = tiny_config()
+    begin(tmp_path, tiny_config())
+    return tmp_path
+
+
+def begin(folder, config):
     learned = trainable_parameters(tiny_model(config, tiny_language(config)))
     weights = {name: tensor.detach() for name, tensor in learned.items()}
-    store = CheckpointStore(str(tmp_path))
-    store.write(Position(stage=1, epochs=1, steps=2, digests={}), checkpoint_files(weights, {}))
-    return tmp_path
+    moments = {
+        f"{name}|{kind}": tensor.clone()
+        for name, tensor in weights.items()
+        for kind in ("exp_avg", "exp_avg_sq")
+    }
+    position = Position(stage=1, epochs=1, steps=2, digests={})
+    CheckpointStore(str(folder)).write(position, checkpoint_files(weights, moments))
 
 
 def road(*objectives, lora=RANK_4, **train):
@@ -90,6 +98,14 @@ def test_a_resume_whose_changed_settings_do_not_fit_its_checkpoint_is_refused(la
     with pytest.raises(ConfigError, match=told):
         check_model(road(lora=rank_8, **resume), language, work)
     check_model(road(**resume), language, work)
+    more = LoraSettings(rank=4, alpha=8, target_modules=("q_proj", "v_proj"))
+    fewer = work / "fewer"
+    config = tiny_config().model_copy(
+        update={"lora": LoraSettings(rank=4, alpha=8, target_modules=("q_proj",))}
+    )
+    begin(fewer, config)
+    with pytest.raises(ConfigError, match=r"no state of the optimiser for '.*v_proj.*lora_A"):
+        check_model(road(lora=more, **resume), language, fewer)
     (weights,) = work.glob(f"*/{WEIGHTS}")
     weights.write_bytes(weights.read_bytes()[:-1])  # refused, and said, by the workers
     check_model(road(lora=rank_8, **resume), language, work)

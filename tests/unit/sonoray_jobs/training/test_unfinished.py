@@ -94,6 +94,7 @@ def test_those_with_a_checkpoint_are_found_the_newest_last(workspace):
     [
         ("phantom-9", "no unfinished training with a checkpoint .*: phantom-1"),
         ("phantom-none", "no unfinished training with a checkpoint"),
+        ("phantom-non", "is the beginning of phantom-none-2, and whole names are wanted"),
         ("phantom-d", "is the beginning of phantom-data, and whole names are wanted"),
         ("phantom-done", "is finished: sonoray evaluate --run phantom-done judges it"),
         ("phantom-data", "was begun with other data or other parts .*: phantom-1"),
@@ -109,6 +110,7 @@ def test_what_cannot_be_gone_on_with_is_refused(workspace, name, message):
     begin(workspace, "phantom-1", record)
     begin(workspace, "phantom-none", record, checkpoint=False)
     begin(workspace, "phantom-data", record | {"inputs": "0"})
+    begin(workspace, "phantom-none-2", record | {"inputs": "0"})
     (workspace.stages / "train-phantom-done").mkdir(parents=True)
     if name == "phantom-config":
         begin(workspace, name, record)

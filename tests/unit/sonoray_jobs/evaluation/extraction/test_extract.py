@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.ingest.source_options import SourceOptions
 from sonoray.workspace import Workspace
 from sonoray_jobs.data import ingest
@@ -96,6 +96,15 @@ def test_fields_are_read_plainly_and_by_contrast(made: tuple[Workspace, RoadConf
     assert len(list(workspace.stages.glob("extract-roles-usreport-*"))) == 1
     assert len(list(workspace.stages.glob("bootstrap-language-*"))) == 1
     assert extract.run(road=road, **given).output.reused
+
+
+def test_adapters_that_share_no_batch_are_refused_before_they_are_trained(
+    made: tuple[Workspace, RoadConfig],
+):
+    workspace, road = made
+    dora = with_values(road, {"extract.lora.variant": "dora"})
+    with pytest.raises(ConfigError, match=r"^extract\.lora\.variant 'dora'"):
+        extract.run(workspace=workspace, road=dora, dataset="usreport", split="validation")
 
 
 def test_what_cannot_be_judged_is_one_line(made: tuple[Workspace, RoadConfig]):
