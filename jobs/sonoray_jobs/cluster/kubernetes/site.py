@@ -8,7 +8,6 @@ it: passwords and keys lie in Secrets of the cluster, and the file has their nam
 Defaults are those of a node that is shared: what costs money (GPUs, replicas) has to be written.
 """
 
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -28,6 +27,7 @@ from sonoray_jobs.cluster.kubernetes.site_endpoints import (
     Redis,
 )
 from sonoray_jobs.cluster.kubernetes.site_texts import (
+    Cron,
     Digest,
     HostName,
     ImageDigest,
@@ -43,9 +43,6 @@ from sonoray_serve.settings import ServeConfig
 
 Quantity = Annotated[str, AfterValidator(check_quantity)]
 JobName = Literal["ingest", "bootstrap", "embed", "train", "evaluate", "recognize", "export"]
-
-_CRON_FIELD = re.compile(r"[\d*/,\-]+")
-_CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 class Image(Config):
@@ -185,31 +182,12 @@ class Queue(Config):
 class Schedule(Config):
     """Steps that run again and again on the standing cluster, such as embedding new studies."""
 
-    cron: str = ""
+    cron: Cron = ""
     """As in `0 2 * * *`; empty for none."""
     time_zone: TimeZone = "Etc/UTC"
     steps: tuple[JobName, ...] = ("ingest", "embed")
     """In this order, with the arguments of `jobs`; a step that fails ends the run."""
     deadline_s: int = Field(default=6 * 3600, ge=60)
-
-    @model_validator(mode="after")
-    def _is_cron(self) -> Self:
-        fields = self.cron.split()
-        if not fields:
-            return self
-        for field, (least, most) in zip(fields, _CRON_RANGES, strict=False):
-            numbers = [int(number) for number in re.findall(r"\d+", field)]
-            steps = [int(number) for number in re.findall(r"/(\d+)", field)]
-            bad = not _CRON_FIELD.fullmatch(field) or any(
-                not least <= number <= most for number in numbers if number not in steps
-            )
-            if bad:
-                raise ValueError(f"cron = {self.cron!r}: {field!r} is no field; as in 0 2 * * *")
-        if len(fields) != len(_CRON_RANGES):
-            raise ValueError(
-                f"cron = {self.cron!r} has {len(fields)} fields, not 5; as in 0 2 * * *"
-            )
-        return self
 
 
 class Service(Config):

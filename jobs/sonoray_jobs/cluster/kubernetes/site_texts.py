@@ -1,11 +1,30 @@
 """Kinds of text in a site file: how each is written, and an example that an error shows."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 _OBJECT = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 _HOST = r"[\w.-]+(:\d+)?"
+_CRON_FIELD = re.compile(r"[\d*/,\-]+")
+_CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def _check_cron(value: str) -> str:
+    fields = value.split()
+    for field, (least, most) in zip(fields, _CRON_RANGES, strict=False):
+        numbers = [int(number) for number in re.findall(r"\d+", field)]
+        steps = [int(number) for number in re.findall(r"/(\d+)", field)]
+        bad = not _CRON_FIELD.fullmatch(field) or any(
+            not least <= number <= most for number in numbers if number not in steps
+        )
+        if bad:
+            raise ValueError(f"{field!r} is no field; as in 0 2 * * *")
+    if fields and len(fields) != len(_CRON_RANGES):
+        raise ValueError(f"it has {len(fields)} fields, not 5; as in 0 2 * * *")
+    return value
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", examples=["breast-2"])]
 """Of an object that other names are made from, hence short."""
@@ -40,3 +59,5 @@ Url = Annotated[
     str,
     Field(pattern=rf"^(https?://{_HOST}(/[\w./-]*)?)?$", examples=["https://pacs.example/web"]),
 ]
+Cron = Annotated[str, AfterValidator(_check_cron)]
+"""When something runs again: minute, hour, day, month, day of the week; empty for never."""
