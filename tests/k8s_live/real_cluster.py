@@ -21,6 +21,8 @@ TOOLS = ("ip", "nft", "unshare", "nsenter", "setpriv", "wget", "openssl")
 NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Before a command: namespaces of its own, which end with it."""
 PARTS = ("etcd", "controlplane", "ray-operator")
+RESERVED = ("nice", "-n", "-10")
+"""Before what a real node reserves a share of its CPUs for."""
 API = ("10.99.0.1", 6443)
 OPERATOR_NAMESPACE = "kuberay-system"
 
@@ -66,14 +68,15 @@ class RealCluster:
         )
         self._done(sys.executable, str(NODE / "network.py"))
         address, port = API
-        plane = ControlPlane(self.folder, inside=self.inside, address=address, port=port)
+        reserved = (*RESERVED, *self.inside)
+        plane = ControlPlane(self.folder, inside=reserved, address=address, port=port)
         plane.start()
         self.kubeconfig = plane.kubeconfig
         self._plane = plane
         with (self.folder / "node.log").open("wb") as log:
             words = [sys.executable, str(NODE / "node.py"), "node-1", str(self.folder)]
             self._processes.append(
-                subprocess.Popen([*self.inside, *words, str(extensions())], stdout=log, stderr=log)
+                subprocess.Popen([*reserved, *words, str(extensions())], stdout=log, stderr=log)
             )
 
     def start_operator(self) -> None:

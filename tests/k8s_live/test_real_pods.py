@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ STEPS = ("ingest", "bootstrap", "embed", "train", "evaluate", "export")
 SERVICE = f"http://llava-ultra-serve-svc.{NAMESPACE}.svc:8000"
 QUESTION = "病灶是良性还是恶性？"
 KEY, SECOND_KEY = "key-of-the-ward-0123456789", "key-of-the-clinic-9876543210"
+HEAD_AWAY_S, MISTAKE_S = 5, 30
+"""What a client may see of a lost head; what may lie between a job's failure and its status."""
 SITE = f"""
 extends = "dev-cpu"
 namespace = "{NAMESPACE}"
@@ -207,12 +210,18 @@ def test_a_step_runs_on_a_cluster_of_its_own_and_ends_with_its_status(
     assert job["status"]["jobStatus"] == "SUCCEEDED"
 
 
-def test_a_users_mistake_is_tried_once_and_its_status_and_line_come_at_once(ward: Ward) -> None:
+def test_a_users_mistake_is_tried_once_and_its_status_and_line_come_at_once(
+    ward: Ward, record_property: Any
+) -> None:
     told = ward.sonoray("submit", "train", "--", "--set", "train.resume=nothing", code=2)
+    ended = datetime.now(UTC)
     assert "nothing" in told
     jobs = ward.cluster.read("rayjobs", "-n", NAMESPACE, "-l", "sonoray.io/step=train")["items"]
     [failed] = [each for each in jobs if each["status"]["jobStatus"] == "FAILED"]
     assert failed["status"].get("failed", 0) <= 1
+    waited_s = (ended - datetime.fromisoformat(failed["status"]["endTime"])).total_seconds()
+    record_property("mistake_told_after_s", round(waited_s, 1))
+    assert waited_s <= MISTAKE_S
 
 
 def test_the_service_answers_a_question_to_a_client_with_a_key(ward: Ward) -> None:
@@ -287,3 +296,4 @@ def test_the_head_of_the_service_dies(ward: Ward, record_property: Any) -> None:
     away_s = failed[-1]["at"] - failed[0]["at"] if failed else 0.0
     record_property("head_away_s", round(away_s, 1))
     record_property("head_failed_requests", len(failed))
+    assert away_s <= HEAD_AWAY_S

@@ -82,9 +82,10 @@ class EvaluateConfig(Config):
 class RecognizeConfig(Config):
     """How classes are recognised from features (`sonoray recognize`)."""
 
-    against: Against = "descriptions"
+    against: Against | Literal["trained"] = "trained"
     """What a class is told by: `descriptions` of the bank, `prompts` with its name, or
-    `embeddings`, as DKAM learned them."""
+    `embeddings`, as DKAM learned them; by default these where it did and every class has
+    descriptions, else `descriptions`."""
     pooling: Pooling | Literal["trained"] = "trained"
     """How a class's descriptions are pooled; by default as in training."""
     readout: Readout | Literal["trained"] = "trained"

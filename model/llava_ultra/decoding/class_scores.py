@@ -53,7 +53,7 @@ def read_classes(
     tokenizer: PreTrainedTokenizerFast,
     bank: ClassBank,
     *,
-    against: Against = "descriptions",
+    against: Against | None = None,
     pooling: Pooling | None = None,
     readout: Readout | None = None,
 ) -> KnownClasses:
@@ -63,7 +63,8 @@ def read_classes(
         model: trained to recognise.
         tokenizer: its own.
         bank: the classes.
-        against: what a class is told by.
+        against: what a class is told by; by default what DKAM learned: token embeddings where it
+            did and every class has descriptions, else `descriptions`.
         pooling: of several texts of a class; by default as in training.
         readout: which vectors are compared; by default the training's.
 
@@ -75,6 +76,11 @@ def read_classes(
     head, settings = model.recognition, model.config.recognition
     assert head is not None
     assert settings is not None
+    knows_classes = "class" in head.heads
+    if against is None:
+        # a name's sentence is no description: DKAM's embeddings say little of it
+        is_described = all(each.descriptions for each in bank.classes)
+        against = "embeddings" if knows_classes and is_described else "descriptions"
     if against == "prompts":
         rows = [(each, bank.prompt_of(each)) for each in bank.classes]
     else:
@@ -95,7 +101,7 @@ def read_classes(
         return ClassTexts(vectors=vectors, class_of=class_of, weights=head.text_weights(vectors))
 
     if against == "embeddings":
-        if "class" not in head.heads:
+        if not knows_classes:
             raise ValueError(
                 "this model was trained without a bank's token embeddings; set recognize.against "
                 "to descriptions or prompts"

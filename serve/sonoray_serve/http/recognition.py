@@ -99,7 +99,7 @@ class Recognition(BaseModel):
     """What a reader must know of this answer, one line each."""
 
 
-READING = {"against": "descriptions", "pooling": "trained", "readout": "trained"}
+READING = {"against": "trained", "pooling": "trained", "readout": "trained"}
 """How classes are read here, in the settings of `sonoray recognize`: its defaults."""
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 _SETTING = re.compile(r"^(?:ENV| ) +([A-Z_]+)=(\S+?)(?: \\)?$", re.MULTILINE)
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NICE = "10"
-"""Below the node and its control plane, whose share a real node reserves."""
+"""Above the node, which runs at `RESERVED` of `real_cluster`: containers run as all else does."""
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 

@@ -72,7 +72,7 @@ def score_here(
         model,
         language.tokenizer,
         reading.bank,
-        against=settings.against,
+        against=None if settings.against == "trained" else settings.against,
         pooling=None if settings.pooling == "trained" else settings.pooling,
         readout=None if settings.readout == "trained" else settings.readout,
     )

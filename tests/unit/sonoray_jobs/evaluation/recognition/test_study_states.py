@@ -1,6 +1,7 @@
 """Vectors of studies that were kept give the scores of one pass, for any bank."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,9 +63,9 @@ class Reader:
         return [features(images) for images in listed]
 
 
-def load():
+def load(anchors="embeddings"):
     config = tiny_config(FirstSampling()).model_copy(
-        update={"objectives": (RecognitionObjective(bank="b"),)}
+        update={"objectives": (RecognitionObjective(bank="b", anchors=anchors),)}
     )
     language = tiny_language(config)
     model = tiny_model(config, language)
@@ -104,6 +105,38 @@ def test_scores_are_those_of_one_pass(states, bank, against):
     for key, row in zip(keys, expected.tolist(), strict=True):
         assert found[key] == pytest.approx(row, abs=1e-5)
     assert len({tuple(row) for row in found.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("anchors", "against"), [("embeddings", "embeddings"), ("decoder", "descriptions")]
+)
+def test_described_classes_are_read_as_the_training_learned_them(states, anchors, against):
+    shares = [
+        score_here(
+            partial(load, anchors),
+            Reading(bank=BANKS[0], settings=RecognizeConfig(against=each)),
+            [states],
+            "cpu",
+        )
+        for each in ("trained", against, "prompts")
+    ]
+    assert shares[0] == shares[1]
+    assert shares[0] != shares[2]
+
+
+def test_names_alone_are_read_by_the_decoder(states):
+    [first, *rest] = BANKS[0].classes
+    bank = BANKS[0].model_copy(
+        update={"classes": (first.model_copy(update={"descriptions": ()}), *rest)}
+    )
+    shares = [
+        score_here(
+            load, Reading(bank=bank, settings=RecognizeConfig(against=each)), [states], "cpu"
+        )
+        for each in ("trained", "descriptions", "embeddings")
+    ]
+    assert shares[0] == shares[1]
+    assert shares[0] != shares[2]
 
 
 def test_vectors_come_back_from_their_file(states):
