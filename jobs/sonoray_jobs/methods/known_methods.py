@@ -249,6 +249,14 @@ COMMANDS = (
         cost="three calls for each study that is shown",
         switch="`sonoray write-bank`",
     ),
+    _Command(
+        name="roles",
+        kind="loop",
+        module="sonoray_jobs.evaluation.consult.consult",
+        inputs="a running service; a question; training reports for the assistant",
+        cost="about 12 calls a round, at most `--max-calls`; training studies shown once",
+        switch="`sonoray consult`",
+    ),
 )
 """Methods that a command runs, or a setting of one."""
 

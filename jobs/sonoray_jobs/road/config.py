@@ -34,6 +34,7 @@ from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.phantom import PhantomConfig
+from sonoray_jobs.road.consult_config import ConsultConfig
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_serve.settings import ServeConfig
@@ -196,6 +197,7 @@ class RoadConfig(Config):
     distil: StudentConfig = StudentConfig()
     states: StatesConfig = StatesConfig()
     extract: ExtractConfig = ExtractConfig()
+    consult: ConsultConfig = ConsultConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

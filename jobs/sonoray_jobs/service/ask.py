@@ -47,11 +47,7 @@ def run(
         raise DataError(
             "give either the study's image files, --study or --study-uid, one of the three"
         )
-    pictures = (
-        [_picture(path, road.serve.limits) for path in images]
-        if study is None
-        else study_pictures(workspace, dataset, study)
-    )
+    pictures = gather_pictures(workspace, road, images, study, dataset)
     timeout_s = road.serve.limits.deadline_s + _PAST_DEADLINE_S
     return ask(
         question,
@@ -61,6 +57,19 @@ def run(
         study_uid=study_uid,
         timeout_s=timeout_s,
     )
+
+
+def gather_pictures(
+    workspace: Workspace, road: RoadConfig, images: Sequence[Path], study: str | None, dataset: str
+) -> list[Picture]:
+    """The pictures of image files, or of a study of a dataset.
+
+    Raises:
+        DataError: there is no such study, or an image is no file, too large or cannot be read.
+    """
+    if study is not None:
+        return study_pictures(workspace, dataset, study)
+    return [_picture(path, road.serve.limits) for path in images]
 
 
 def _picture(path: Path, limits: Limits) -> Picture:

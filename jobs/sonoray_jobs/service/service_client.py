@@ -1,8 +1,8 @@
 """A client of a running service, with OpenAI's own: a question about the images of a study.
 
 This is the smallest example of a client: nothing here is special to SonoRay but the `sonoray`
-object that an answer carries beside OpenAI's fields. A service on this machine is reached directly,
-whatever proxy the environment names: a patient's images must not take a detour.
+object that an answer carries beside OpenAI's fields. The way to the service is
+`sonoray_jobs.service.connection`.
 """
 
 import base64
@@ -10,25 +10,21 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from sonoray.errors import DataError, ServingError
 from sonoray.images.webp_header import is_webp
-from sonoray.study.contract import iter_studies
+from sonoray.study.contract import Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_serve.keys.auth import is_loopback, read_api_keys
+from sonoray_jobs.service.connection import TIMEOUT_S, Connection, connected, plainly
+from sonoray_serve.keys.auth import read_api_keys
 from sonoray_serve.pictures.dicom_pictures import is_dicom
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 KEY_VARIABLE = "SONORAY_API_KEY"
 """Environment variable with the API key, where no key file is given."""
 
-TIMEOUT_S = 150.0
-"""How long to wait for an answer, where nothing else is said."""
 _MEDIA_TYPES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8": "image/jpeg",
@@ -90,6 +86,8 @@ class Reply:
     """Closed questions that the model was asked before, with its answers: a report follows them."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Objects of a stored study that gave no picture, by reason."""
+    options: Mapping[str, float] = field(default_factory=dict)
+    """Of a closed question: the log-likelihood of each option."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -127,14 +125,19 @@ def study_pictures(workspace: Workspace, dataset: str, study_id: str) -> list[Pi
     Raises:
         DataError: there is no such dataset or study.
     """
-    import pyarrow.parquet as pq
-
     folder = workspace.dataset(dataset).path
     study = next((each for each in iter_studies(folder) if each.study_id == study_id), None)
     if study is None:
         raise DataError(
             f"dataset {dataset!r} has no study {study_id!r}; check --study and --dataset"
         )
+    return pictures_of(folder, study)
+
+
+def pictures_of(folder: Path, study: Study) -> list[Picture]:
+    """The images of a study of the dataset in `folder`, in its order."""
+    import pyarrow.parquet as pq
+
     data: dict[str, bytes] = {}
     for uri in {image.uri for image in study.images}:
         wanted = [image.image_id for image in study.images if image.uri == uri]
@@ -175,42 +178,106 @@ def ask(
         DataError: a picture is of no known format.
         ServingError: the service cannot be reached or refuses; with its own reason.
     """
+    with connected(url, api_key, timeout_s) as connection:
+        return put(
+            connection,
+            question,
+            pictures,
+            model=model,
+            max_tokens=max_tokens,
+            extra={} if study_uid is None else {"study": study_uid},
+        )
+
+
+def put(
+    connection: Connection,
+    question: str,
+    pictures: Sequence[Picture],
+    *,
+    model: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Reply:
+    """Put one question to a connected service.
+
+    Args:
+        connection: the service.
+        question: the question.
+        pictures: the study.
+        model: name of the model; by default the first that the service lists.
+        max_tokens: longest answer; by default the service's own.
+        temperature: 0 takes the likeliest token each time.
+        seed: of the draws at a temperature above 0.
+        extra: the request's object `sonoray`, as `{"options": [...]}` of a closed question.
+
+    Raises:
+        DataError: a picture is of no known format.
+        ServingError: the service cannot be reached or refuses; with its own reason.
+    """
     import openai
 
     content = [{"type": "text", "text": question}, *map(_image_part, pictures)]
-    with _client(url, api_key, timeout_s) as client:
-        try:
-            completion: Any = client.chat.completions.create(
-                model=model or next(iter(client.models.list())).id,
-                messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc]
-                max_tokens=openai.omit if max_tokens is None else max_tokens,
-                extra_body={} if study_uid is None else {"sonoray": {"study": study_uid}},
-            )
-        except openai.APITimeoutError:  # a connection error too, to OpenAI's client
-            raise ServingError(
-                f"{url!r} has not answered within {timeout_s:g} s; see that service's log, or ask "
-                "again once it has less to do"
-            ) from None
-        except openai.APIConnectionError as error:
-            # the class is that of the HTTP client that openai brings, whichever it is
-            if type(error.__cause__).__name__ != "ConnectError":
-                raise ServingError(
-                    f"the connection to {url!r} broke before the answer came; ask again"
-                ) from None
-            raise ServingError(
-                f"no service answers at {url!r}; start one with: sonoray serve, or check --url"
-            ) from None
-        except openai.APIStatusError as error:
-            reason = _own_words(error)
-            raise ServingError(f"{url!r} refused ({error.status_code}): {reason}") from None
+    with plainly(connection):
+        completion: Any = connection.client.chat.completions.create(
+            model=model or next(iter(connection.client.models.list())).id,
+            messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc]
+            max_tokens=openai.omit if max_tokens is None else max_tokens,
+            temperature=temperature or openai.omit,
+            seed=openai.omit if seed is None else seed,
+            extra_body={"sonoray": dict(extra)} if extra else {},
+        )
     return _to_reply(question, pictures, completion)
 
 
+def study_vector(
+    connection: Connection, pictures: Sequence[Picture], *, model: str
+) -> tuple[list[float], int]:
+    """The vector of a study, of length 1, and the tokens that it cost.
+
+    Args:
+        connection: the service.
+        pictures: the study.
+        model: name of the model.
+
+    Raises:
+        DataError: a picture is of no known format.
+        ServingError: the service cannot be reached, refuses, or answers no vector.
+    """
+    urls = [_image_part(picture)["image_url"]["url"] for picture in pictures]
+    with plainly(connection):
+        found: Any = connection.client.embeddings.create(
+            model=model, input=urls, encoding_format="float"
+        )
+    vector = found.data[0].embedding if found.data else []
+    if not vector or not isfinite(sum(vector)):
+        raise ServingError(
+            f"{connection.url!r} gives no vector of a study: this is no SonoRay service"
+        )
+    return vector, int(found.usage.total_tokens)
+
+
 def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Reply:  # noqa: ANN401
-    extra = (completion.model_extra or {}).get("sonoray")
-    if extra is None or completion.usage is None:
+    extra = (getattr(completion, "model_extra", None) or {}).get("sonoray")
+    if extra is None or completion.usage is None or not completion.choices:
         raise ServingError("the answer has no images' scores: this is no SonoRay service")
+    try:
+        return _read(question, pictures, completion, extra)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ServingError(
+            f"the answer lacks {error}, which every SonoRay service gives: this is none"
+        ) from None
+
+
+def _read(
+    question: str,
+    pictures: Sequence[Picture],
+    completion: Any,  # noqa: ANN401
+    extra: Mapping[str, Any],
+) -> Reply:
     choice = completion.choices[0]
+    closed = extra.get("closed") or {"options": ()}
     return Reply(
         question=question,
         answer=choice.message.content or "",
@@ -233,19 +300,7 @@ def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Re
             (each["question"], each["answer"]) for each in extra.get("asked_first", ())
         ),
         left_out=extra.get("left_out", {}),
-    )
-
-
-def _client(url: str, api_key: str, timeout_s: float) -> "OpenAI":
-    import openai
-
-    local = is_loopback(urlsplit(url).hostname or "")
-    return openai.OpenAI(
-        base_url=url,
-        api_key=api_key,
-        timeout=timeout_s,
-        max_retries=0,  # a second try would double the wait, and the work of a busy service
-        http_client=openai.DefaultHttpxClient(trust_env=not local),
+        options={each["text"]: each["log_likelihood"] for each in closed["options"]},
     )
 
 
@@ -269,9 +324,3 @@ def _image_part(picture: Picture) -> dict[str, Any]:
         )
     encoded = base64.b64encode(picture.data).decode()
     return {"type": "image_url", "image_url": {"url": f"data:{kinds[0]};base64,{encoded}"}}
-
-
-def _own_words(error: Any) -> str:  # noqa: ANN401 - openai's error classes
-    """The service's own sentence, without the client's dump around it."""
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message)

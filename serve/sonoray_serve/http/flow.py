@@ -121,13 +121,8 @@ class Chat:
         self._known = KnownStudies()
 
     @property
-    def model_names(self) -> tuple[str, ...]:
-        """What a request may name as its model."""
-        return tuple(self._models)
-
-    @property
     def models(self) -> Mapping[str, ModelCard]:
-        """What is offered, by name."""
+        """What a request may name as its model."""
         return self._models
 
     @property

@@ -38,6 +38,7 @@ from sonoray_serve.http.request_counts import IngressMeters
 from sonoray_serve.keys.audit_log import AuditLog
 from sonoray_serve.keys.key_folder import KeyFolder
 from sonoray_serve.keys.key_limits import KeyLimits
+from sonoray_serve.messages import ModelCard
 from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.playground import page
 from sonoray_serve.problems import ApiError, Problem
@@ -226,21 +227,24 @@ def _add_models(app: FastAPI, chat: Chat) -> None:
     """What can be asked."""
     created = int(time.time())
 
-    def told(name: str) -> answers.ModelObject:
-        return answers.ModelObject(id=name, created=created)
+    def told(name: str, card: ModelCard) -> answers.ModelObject:
+        return answers.ModelObject(
+            id=name, created=created, max_model_len=card.context_length, digest=card.digest
+        )
 
     @app.get("/v1/models", responses=may_answer(401, 403))
     async def list_models() -> answers.ModelList:
         """List the names that a request may have as `model`."""
-        models = [told(name) for name in chat.model_names]
+        models = [told(name, card) for name, card in chat.models.items()]
         return answers.ModelList(data=models, takes_study_uid=chat.server.is_there)
 
     @app.get("/v1/models/{model:path}", responses=may_answer(401, 403, 404))
     async def get_model(model: str) -> answers.ModelObject:
         """Tell whether a model is served."""
-        if model not in chat.model_names:
+        card = chat.models.get(model)
+        if card is None:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
-        return told(model)
+        return told(model, card)
 
 
 def _add_work(app: FastAPI, chat: Chat, limits: Limits) -> None:

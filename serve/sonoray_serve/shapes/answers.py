@@ -268,6 +268,10 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "sonoray"
+    max_model_len: int
+    """Most tokens of prompt and answer together, by the name that vLLM gives it."""
+    digest: str
+    """Sha256 of the model's manifest; no word of OpenAI's."""
 
 
 class ModelList(BaseModel):

@@ -128,6 +128,94 @@ def ask(
     )
 
 
+@job_command(app, panel=PANEL)
+def consult(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images or DICOM objects of one study.")
+    ] = None,
+    *,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            "--question",
+            help="What to ask about one study; without it, the closed questions of --split.",
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="An answer to choose among; repeat it for each."),
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Take a dataset's study.")] = None,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
+    max_studies: Annotated[
+        int, typer.Option("--max-studies", min=1, help="Most studies of the split.")
+    ] = 50,
+    max_calls: Annotated[
+        int, typer.Option("--max-calls", help="Most calls of the service for a question.")
+    ] = 24,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help="Most tokens for a question; default: any number."),
+    ] = None,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role",
+            help="general-practitioner, radiologist, specialist or assistant, beside the "
+            "director; repeatable; default: all.",
+        ),
+    ] = None,
+    against: Annotated[
+        str,
+        typer.Option("--against", help="What stands beside a split: one, self-consistency."),
+    ] = "one,self-consistency",
+    url: Annotated[
+        str, typer.Option("--url", help="The service's base URL.")
+    ] = "http://127.0.0.1:8000/v1",
+    api_key_file: KeyFileOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Have several roles of a running service answer together: they argue, vote, one decides.
+
+    A general practitioner chooses specialists; they, a radiologist and an assistant, who is told
+    the reports of the training studies that look most alike, say what they think; a director sums
+    up, all vote, and he answers. No call is made whose cost might pass a cap, and each stands in
+    the trace. On a split the same model stands beside it, asked once, and as often as the roles
+    called: accuracy with paired intervals over patients, calls, tokens, time.
+
+    Examples:
+        sonoray consult a.png b.png --question 病灶是良性还是恶性？ --option 良性 --option 恶性
+        sonoray consult --study ID --question 请描述超声所见。 --role radiologist --role specialist
+        sonoray consult --dataset busbra --split test --max-studies 20 --max-calls 16
+    """
+    from sonoray_jobs.evaluation.consult import consult as job
+    from sonoray_jobs.evaluation.consult.asking import Caps
+    from sonoray_jobs.evaluation.consult.wordings import ROLES
+
+    caps = Caps(
+        max_calls=max_calls,
+        max_tokens=max_tokens,
+        roles=tuple(roles or ROLES),
+        against=tuple(filter(None, against.split(","))) if question is None else (),
+    )
+    return job.run(
+        workspace=workspace,
+        road=road,
+        question=question,
+        options=options or [],
+        images=images or [],
+        study=study,
+        dataset=dataset or road.dataset,
+        split=split,
+        max_studies=max_studies,
+        caps=caps,
+        url=url,
+        api_key_file=api_key_file,
+    )
+
+
 @_group.callback()
 def _audit_log() -> None:
     """The log of who asked the service when, and how it ended.

@@ -55,6 +55,7 @@ JOBS = {
     "rollback": ("sonoray_jobs.release.promote:roll_back", ["m"]),
     "serve": ("sonoray_jobs.service.serve:run", []),
     "ask": ("sonoray_jobs.service.ask:run", ["a.png", "--question", "?"]),
+    "consult": ("sonoray_jobs.evaluation.consult.consult:run", []),
     "write-bank": (
         "sonoray_jobs.service.class_writer:run",
         ["--classes", "phantom-zh", "--out", "mine.toml"],
@@ -120,6 +121,10 @@ VALUES = {
     "--metric": "validation_hit",
     "--mode": "max",
     "--grace": "7",
+    "--option": "yes",
+    "--max-studies": "7",
+    "--max-calls": "7",
+    "--max-tokens": "700",
     "--kind": "probe",
     "--targets": "strain.csv",
     "--perturb": "gain",
