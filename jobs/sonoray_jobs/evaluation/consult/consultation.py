@@ -105,9 +105,10 @@ def consult(
         number += 1
         said, is_whole = _discuss(talk, roles, number)
         statements = said or statements
-        if not is_whole:
+        most = _agree(talk, roles, number) if is_whole else None
+        if most is None:
             ended = "budget"
-        elif _agreed(talk, roles, number):
+        elif most:
             ended = "agreed"
     reply = _answer(talk, statements, number)
     return Verdict(
@@ -177,10 +178,10 @@ def _assist(talk: _Talk, number: int) -> str | None:
     return talk.calls.say(ASSISTANT, "state", prompt, number)
 
 
-def _agreed(talk: _Talk, roles: Sequence[str], number: int) -> bool:
-    """Have every role vote on the summary; whether more than half agree.
+def _agree(talk: _Talk, roles: Sequence[str], number: int) -> bool | None:
+    """Have every role vote on the summary; whether more than half agree, None where not all could.
 
-    A vote that the budget does not hold is none.
+    Nobody to vote is no agreement.
     """
     told = talk.told(talk.before())
     others = [each for each in (PRACTITIONER, RADIOLOGIST, ASSISTANT) if each in roles]
@@ -189,7 +190,7 @@ def _agreed(talk: _Talk, roles: Sequence[str], number: int) -> bool:
         prompt = talk.prompt(talk.words.vote, role, told)
         reply = talk.calls.choose(role, "vote", prompt, number, talk.words.agree)
         if reply is None:
-            break
+            return None
         voted += 1
         yes += reply.answer == talk.words.agree[0]
     talk.votes.append((yes, voted))

@@ -21,6 +21,7 @@ from llava_ultra.decoding.likelihood import answer_log_likelihoods
 from llava_ultra.decoding.step import read_prompts
 from llava_ultra.export.assistant import Assistant
 from llava_ultra.language.chat import encode_answer
+from llava_ultra.testing import tiny_config
 from sonoray.images.decode import encode_png
 from sonoray_serve.http.testing import QUESTION, chat_body, random_study, to_data_url, user_message
 
@@ -160,6 +161,9 @@ def test_answers_validate_against_openais_schemas(
     validate(call(api, "GET", "/v1/models", headers=headers).json(), "ListModelsResponse", schemas)
     one = call(api, "GET", "/v1/models/llava-ultra", headers=headers).json()
     validate(one, "Model", schemas)
+    answer = call(api, "POST", CHAT, json=body, headers=headers).json()
+    assert one["digest"] == answer["sonoray"]["digest"]
+    assert one["max_model_len"] == tiny_config().language.context_length
     for refused in (
         call(api, "GET", "/v1/models"),
         call(api, "POST", CHAT, json={}, headers=headers),
