@@ -24,8 +24,8 @@ from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
 from sonoray.records.database import open_database
 from sonoray.records.feedback_table import iter_feedback, tables
-from sonoray_jobs.evaluation.consult.asking import Caps
-from sonoray_jobs.evaluation.consult.consult import run as run_consult
+from sonoray_jobs.evaluation.roles.all_ways import Caps
+from sonoray_jobs.evaluation.roles.consult import run as run_consult
 from sonoray_jobs.service.service_client import Picture, ask
 from sonoray_serve.app import APP_NAME
 from sonoray_serve.http.testing import (

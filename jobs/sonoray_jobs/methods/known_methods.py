@@ -252,7 +252,7 @@ COMMANDS = (
     _Command(
         name="roles",
         kind="loop",
-        module="sonoray_jobs.evaluation.consult.consult",
+        module="sonoray_jobs.evaluation.roles.consult",
         inputs="a running service; a question; training reports for the assistant",
         cost="about 12 calls a round, at most `--max-calls`; training studies shown once",
         switch="`sonoray consult`",

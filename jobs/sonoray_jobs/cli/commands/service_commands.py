@@ -190,9 +190,9 @@ def consult(
         sonoray consult --study ID --question 请描述超声所见。 --role radiologist --role specialist
         sonoray consult --dataset busbra --split test --max-studies 20 --max-calls 16
     """
-    from sonoray_jobs.evaluation.consult import consult as job
-    from sonoray_jobs.evaluation.consult.asking import Caps
-    from sonoray_jobs.evaluation.consult.wordings import ROLES
+    from sonoray_jobs.evaluation.roles import consult as job
+    from sonoray_jobs.evaluation.roles.all_ways import Caps
+    from sonoray_jobs.evaluation.roles.wordings import ROLES
 
     caps = Caps(
         max_calls=max_calls,

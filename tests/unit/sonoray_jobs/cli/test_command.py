@@ -55,7 +55,7 @@ JOBS = {
     "rollback": ("sonoray_jobs.release.promote:roll_back", ["m"]),
     "serve": ("sonoray_jobs.service.serve:run", []),
     "ask": ("sonoray_jobs.service.ask:run", ["a.png", "--question", "?"]),
-    "consult": ("sonoray_jobs.evaluation.consult.consult:run", []),
+    "consult": ("sonoray_jobs.evaluation.roles.consult:run", []),
     "write-bank": (
         "sonoray_jobs.service.class_writer:run",
         ["--classes", "phantom-zh", "--out", "mine.toml"],

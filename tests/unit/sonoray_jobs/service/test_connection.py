@@ -10,7 +10,7 @@ import pytest
 
 from sonoray.errors import ServingError
 from sonoray.images.decode import encode_png
-from sonoray_jobs.evaluation.consult.calls import Endpoint
+from sonoray_jobs.evaluation.roles.calls import Endpoint
 from sonoray_jobs.service.connection import Connection, ServedModel, connected, find_model
 from sonoray_jobs.service.service_client import Picture, put, study_vector
 from sonoray_serve.http.testing import random_study

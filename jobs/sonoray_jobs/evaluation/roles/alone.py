@@ -9,7 +9,7 @@ there is none.
 from collections import Counter
 from collections.abc import Sequence
 
-from sonoray_jobs.evaluation.consult.calls import Calls
+from sonoray_jobs.evaluation.roles.calls import Calls
 
 ALONE = "alone"
 """The role of who has none."""

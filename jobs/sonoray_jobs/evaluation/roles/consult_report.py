@@ -14,7 +14,7 @@ from sonoray.metrics import (
 from sonoray.metrics.answers import most_frequent
 from sonoray.metrics.paired import Difference
 from sonoray.metrics.tables import Table
-from sonoray_jobs.evaluation.consult.consultation import Verdict
+from sonoray_jobs.evaluation.roles.consultation import Verdict
 
 ONE, SELF_CONSISTENCY, ROLES = "one", "self-consistency", "roles"
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from sonoray.config.canonical import content_hash
 from sonoray.errors import ServingError
-from sonoray_jobs.evaluation.consult.budget import Budget
+from sonoray_jobs.evaluation.roles.budget import Budget
 from sonoray_jobs.service.connection import Connection, ServedModel
 from sonoray_jobs.service.service_client import Picture, Reply, put, study_vector
 

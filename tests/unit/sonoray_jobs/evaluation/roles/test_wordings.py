@@ -2,8 +2,8 @@
 
 import pytest
 
-from sonoray_jobs.evaluation.consult.alone import read_option
-from sonoray_jobs.evaluation.consult.wordings import (
+from sonoray_jobs.evaluation.roles.alone import read_option
+from sonoray_jobs.evaluation.roles.wordings import (
     DIRECTOR,
     ROLES,
     SPECIALIST,

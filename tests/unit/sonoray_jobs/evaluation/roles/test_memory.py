@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sonoray_jobs.evaluation.consult.memory import Memory
+from sonoray_jobs.evaluation.roles.memory import Memory
 
 VECTORS = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]], np.float32)
 MEMORY = Memory(

@@ -13,10 +13,11 @@ from sonoray.files.json_files import write_json, write_whole
 from sonoray.metrics import Bootstrap
 from sonoray.study.contract import Study, Task, Turn
 from sonoray.study.prompt import FOLLOW_UP
-from sonoray_jobs.evaluation.consult.alone import answer_once, vote
-from sonoray_jobs.evaluation.consult.budget import Budget, check_caps
-from sonoray_jobs.evaluation.consult.calls import Calls, Case, Endpoint, Step
-from sonoray_jobs.evaluation.consult.consult_report import (
+from sonoray_jobs.evaluation.questions import training_answers
+from sonoray_jobs.evaluation.roles.alone import answer_once, vote
+from sonoray_jobs.evaluation.roles.budget import Budget, check_caps
+from sonoray_jobs.evaluation.roles.calls import Calls, Case, Endpoint, Step
+from sonoray_jobs.evaluation.roles.consult_report import (
     AGAINST,
     ONE,
     ROLES,
@@ -27,10 +28,9 @@ from sonoray_jobs.evaluation.consult.consult_report import (
     cost_table,
     judge,
 )
-from sonoray_jobs.evaluation.consult.consultation import consult
-from sonoray_jobs.evaluation.consult.memory import Memory
-from sonoray_jobs.evaluation.consult.wordings import ROLES as MEMBERS
-from sonoray_jobs.evaluation.questions import training_answers
+from sonoray_jobs.evaluation.roles.consultation import consult
+from sonoray_jobs.evaluation.roles.memory import Memory
+from sonoray_jobs.evaluation.roles.wordings import ROLES as MEMBERS
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service.service_client import pictures_of
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sonoray.metrics import Bootstrap
-from sonoray_jobs.evaluation.consult.consult_report import (
+from sonoray_jobs.evaluation.roles.consult_report import (
     Outcome,
     Way,
     accuracy_table,
@@ -11,7 +11,7 @@ from sonoray_jobs.evaluation.consult.consult_report import (
     judge,
     told,
 )
-from sonoray_jobs.evaluation.consult.consultation import Verdict
+from sonoray_jobs.evaluation.roles.consultation import Verdict
 
 
 def outcome(number: int, truth: str, one: str, drawn: str, roles: str) -> Outcome:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sonoray.workspace import Workspace
-    from sonoray_jobs.evaluation.consult.calls import Endpoint
+    from sonoray_jobs.evaluation.roles.calls import Endpoint
 
 _FILE = "memory.parquet"
-_CODE = ("sonoray_jobs.evaluation.consult.memory",)
+_CODE = ("sonoray_jobs.evaluation.roles.memory",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

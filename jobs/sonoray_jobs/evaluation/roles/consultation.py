@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sonoray_jobs.evaluation.consult.calls import Calls
-from sonoray_jobs.evaluation.consult.memory import Memory
-from sonoray_jobs.evaluation.consult.wordings import (
+from sonoray_jobs.evaluation.roles.calls import Calls
+from sonoray_jobs.evaluation.roles.memory import Memory
+from sonoray_jobs.evaluation.roles.wordings import (
     ASSISTANT,
     DIRECTOR,
     PRACTITIONER,

@@ -19,7 +19,8 @@ from sonoray.errors import ConfigError, DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import SPLITS, Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.consult.asking import (
+from sonoray_jobs.evaluation.questions import asked_studies
+from sonoray_jobs.evaluation.roles.all_ways import (
     TRACE,
     Caps,
     begin_calls,
@@ -27,21 +28,20 @@ from sonoray_jobs.evaluation.consult.asking import (
     compare,
     write_trace,
 )
-from sonoray_jobs.evaluation.consult.budget import check_caps
-from sonoray_jobs.evaluation.consult.calls import Case, Endpoint
-from sonoray_jobs.evaluation.consult.consult_report import ROLES, told
-from sonoray_jobs.evaluation.consult.consultation import consult
-from sonoray_jobs.evaluation.consult.memory import Memory, make_memory
-from sonoray_jobs.evaluation.consult.wordings import ASSISTANT
-from sonoray_jobs.evaluation.questions import asked_studies
+from sonoray_jobs.evaluation.roles.budget import check_caps
+from sonoray_jobs.evaluation.roles.calls import Case, Endpoint
+from sonoray_jobs.evaluation.roles.consult_report import ROLES, told
+from sonoray_jobs.evaluation.roles.consultation import consult
+from sonoray_jobs.evaluation.roles.memory import Memory, make_memory
+from sonoray_jobs.evaluation.roles.wordings import ASSISTANT
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service.ask import gather_pictures
 from sonoray_jobs.service.connection import connected, find_model
 from sonoray_jobs.service.service_client import read_key
 
 _CODE = (
-    "sonoray_jobs.evaluation.consult.asking",
-    "sonoray_jobs.evaluation.consult.consultation",
+    "sonoray_jobs.evaluation.roles.all_ways",
+    "sonoray_jobs.evaluation.roles.consultation",
 )
 
 

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sonoray.errors import ConfigError, ServingError
-from sonoray_jobs.evaluation.consult.alone import answer_once, vote
-from sonoray_jobs.evaluation.consult.budget import Budget, check_caps
-from sonoray_jobs.evaluation.consult.calls import Calls, Case
-from sonoray_jobs.evaluation.consult.consultation import Verdict, consult
-from sonoray_jobs.evaluation.consult.memory import Memory
-from sonoray_jobs.evaluation.consult.wordings import ROLES
+from sonoray_jobs.evaluation.roles.alone import answer_once, vote
+from sonoray_jobs.evaluation.roles.budget import Budget, check_caps
+from sonoray_jobs.evaluation.roles.calls import Calls, Case
+from sonoray_jobs.evaluation.roles.consultation import Verdict, consult
+from sonoray_jobs.evaluation.roles.memory import Memory
+from sonoray_jobs.evaluation.roles.wordings import ROLES
 from sonoray_jobs.road.consult_config import ConsultConfig
 
 CONFIG = ConsultConfig(

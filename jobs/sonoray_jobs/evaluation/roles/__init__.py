@@ -7,6 +7,6 @@
 - `consultation`: the loop.
 - `alone`: the same model asked once, or as often as the roles called.
 - `consult_report`: all ways side by side.
-- `asking`: the questions of a split in all ways, written down.
+- `all_ways`: the questions of a split in all ways, written down.
 - `consult`: the job.
 """
