@@ -26,7 +26,8 @@ from sonoray.records.database import open_database
 from sonoray.records.feedback_table import iter_feedback, tables
 from sonoray_jobs.evaluation.roles.all_ways import Caps
 from sonoray_jobs.evaluation.roles.consult import run as run_consult
-from sonoray_jobs.service.service_client import Picture, ask
+from sonoray_jobs.service.sent_pictures import Picture
+from sonoray_jobs.service.service_client import ask
 from sonoray_serve.app import APP_NAME
 from sonoray_serve.http.testing import (
     QUESTION,

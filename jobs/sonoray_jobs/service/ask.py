@@ -5,16 +5,14 @@ service's DICOMweb server by its UID; what is sent
 and what comes back stands in `sonoray_jobs.service.service_client`.
 """
 
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from sonoray.errors import DataError
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.service_client import Picture, Reply, ask, read_key, study_pictures
-from sonoray_serve.pictures.dicom_pictures import is_dicom
-from sonoray_serve.settings import Limits
+from sonoray_jobs.service.sent_pictures import gather_pictures
+from sonoray_jobs.service.service_client import Reply, ask, read_key
 
 _PAST_DEADLINE_S = 30.0
 """Above the service's own deadline, so that its answer to that comes through."""
@@ -57,38 +55,3 @@ def run(
         study_uid=study_uid,
         timeout_s=timeout_s,
     )
-
-
-def gather_pictures(
-    workspace: Workspace, road: RoadConfig, images: Sequence[Path], study: str | None, dataset: str
-) -> list[Picture]:
-    """The pictures of image files, or of a study of a dataset.
-
-    Raises:
-        DataError: there is no such study, or an image is no file, too large or cannot be read.
-    """
-    if study is not None:
-        return study_pictures(workspace, dataset, study)
-    return [_picture(path, road.serve.limits) for path in images]
-
-
-def _picture(path: Path, limits: Limits) -> Picture:
-    try:
-        status = path.stat()  # before it is opened: a pipe would wait, a device never ends
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"image {str(path)!r} is no file; give the image file itself")
-        with path.open("rb") as file:
-            is_object = is_dicom(file.read(132))
-        setting = "max_object_bytes" if is_object else "max_image_bytes"
-        max_bytes: int = getattr(limits, setting)
-        if status.st_size > max_bytes:
-            raise DataError(
-                f"image {str(path)!r} has {status.st_size:,} bytes, the service takes at most "
-                f"{max_bytes:,}; store it smaller, or raise serve.limits.{setting} there "
-                "and here"
-            )
-        return Picture(name=str(path), data=path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"image {str(path)!r} cannot be read ({error.strerror}); check the path"
-        ) from None

@@ -26,7 +26,8 @@ from sonoray.study.choosing.held_out import is_held_out
 from sonoray.study.contract import Study, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.service_client import Reply, ask, read_key, study_pictures
+from sonoray_jobs.service.sent_pictures import study_pictures
+from sonoray_jobs.service.service_client import Reply, ask, read_key
 
 ROLES: Mapping[str, Mapping[str, str]] = {
     "morphology": {

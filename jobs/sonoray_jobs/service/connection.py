@@ -44,13 +44,7 @@ class ServedModel:
 
 @contextmanager
 def connected(url: str, api_key: str, timeout_s: float = TIMEOUT_S) -> Iterator[Connection]:
-    """Connect to a service for several questions.
-
-    Args:
-        url: base URL of the service, ending in `/v1`.
-        api_key: the key; a service without keys ignores it.
-        timeout_s: how long to wait for an answer.
-    """
+    """Connect to a service by its base URL, which ends in `/v1`, for several questions."""
     with _client(url, api_key, timeout_s) as client:
         yield Connection(url=url, timeout_s=timeout_s, client=client)
 
@@ -103,9 +97,8 @@ def plainly(connection: Connection) -> Iterator[None]:
             f"no service answers at {url!r}; start one with: sonoray serve, or check --url"
         ) from None
     except openai.APIStatusError as error:
-        reason = _own_words(error)
-        raise ServingError(f"{url!r} refused ({error.status_code}): {reason}") from None
-    except (openai.APIError, ValueError) as error:
+        raise ServingError(f"{url!r} refused ({error.status_code}): {_own_words(error)}") from None
+    except (openai.APIError, AttributeError, TypeError, ValueError) as error:  # of nonsense
         raise ServingError(
             f"{url!r} answers what cannot be read ({type(error).__name__}): this is no SonoRay "
             "service"

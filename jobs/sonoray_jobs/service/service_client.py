@@ -16,9 +16,8 @@ from typing import Any
 
 from sonoray.errors import DataError, ServingError
 from sonoray.images.webp_header import is_webp
-from sonoray.study.contract import Study, iter_studies
-from sonoray.workspace import Workspace
 from sonoray_jobs.service.connection import TIMEOUT_S, Connection, connected, plainly
+from sonoray_jobs.service.sent_pictures import Picture
 from sonoray_serve.keys.auth import read_api_keys
 from sonoray_serve.pictures.dicom_pictures import is_dicom
 
@@ -31,16 +30,6 @@ _MEDIA_TYPES = {
     b"BM": "image/bmp",
 }
 _DICOM = "application/dicom"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One image of the study that is asked about."""
-
-    name: str
-    """What to call it in the answer: a path or a source reference."""
-    data: bytes
-    """The encoded image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,38 +106,6 @@ class Reply:
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
         return dataclasses.asdict(self)
-
-
-def study_pictures(workspace: Workspace, dataset: str, study_id: str) -> list[Picture]:
-    """The images of an ingested study, in its order.
-
-    Raises:
-        DataError: there is no such dataset or study.
-    """
-    folder = workspace.dataset(dataset).path
-    study = next((each for each in iter_studies(folder) if each.study_id == study_id), None)
-    if study is None:
-        raise DataError(
-            f"dataset {dataset!r} has no study {study_id!r}; check --study and --dataset"
-        )
-    return pictures_of(folder, study)
-
-
-def pictures_of(folder: Path, study: Study) -> list[Picture]:
-    """The images of a study of the dataset in `folder`, in its order."""
-    import pyarrow.parquet as pq
-
-    data: dict[str, bytes] = {}
-    for uri in {image.uri for image in study.images}:
-        wanted = [image.image_id for image in study.images if image.uri == uri]
-        table = pq.read_table(
-            folder / uri, columns=["image_id", "png"], filters=[("image_id", "in", wanted)]
-        )
-        data.update((row["image_id"], row["png"]) for row in table.to_pylist())
-    return [
-        Picture(name=image.source_ref or image.image_id[:12], data=data[image.image_id])
-        for image in study.images
-    ]
 
 
 def ask(
@@ -250,12 +207,16 @@ def study_vector(
         found: Any = connection.client.embeddings.create(
             model=model, input=urls, encoding_format="float"
         )
-    vector = found.data[0].embedding if found.data else []
-    if not vector or not isfinite(sum(vector)):
+    try:
+        vector, tokens = found.data[0].embedding, int(found.usage.total_tokens)
+        is_one = bool(vector) and isfinite(sum(vector))
+    except (AttributeError, IndexError, TypeError):
+        is_one = False
+    if not is_one:
         raise ServingError(
             f"{connection.url!r} gives no vector of a study: this is no SonoRay service"
         )
-    return vector, int(found.usage.total_tokens)
+    return vector, tokens
 
 
 def _to_reply(question: str, pictures: Sequence[Picture], completion: Any) -> Reply:  # noqa: ANN401

@@ -32,7 +32,7 @@ from sonoray_jobs.evaluation.roles.consultation import consult
 from sonoray_jobs.evaluation.roles.memory import Memory
 from sonoray_jobs.evaluation.roles.wordings import ROLES as MEMBERS
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.service_client import pictures_of
+from sonoray_jobs.service.sent_pictures import pictures_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from sonoray.config.canonical import content_hash
 from sonoray.errors import ServingError
 from sonoray_jobs.evaluation.roles.budget import Budget
 from sonoray_jobs.service.connection import Connection, ServedModel
-from sonoray_jobs.service.service_client import Picture, Reply, put, study_vector
+from sonoray_jobs.service.sent_pictures import Picture
+from sonoray_jobs.service.service_client import Reply, put, study_vector
 
 _SEED_DIGITS = 15
 """Hexadecimal digits of a seed: below 2**63, as the service takes it."""

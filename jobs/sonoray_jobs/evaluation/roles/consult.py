@@ -35,8 +35,8 @@ from sonoray_jobs.evaluation.roles.consultation import consult
 from sonoray_jobs.evaluation.roles.memory import Memory, make_memory
 from sonoray_jobs.evaluation.roles.wordings import ASSISTANT
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.ask import gather_pictures
 from sonoray_jobs.service.connection import connected, find_model
+from sonoray_jobs.service.sent_pictures import gather_pictures
 from sonoray_jobs.service.service_client import read_key
 
 _CODE = (

@@ -16,7 +16,7 @@ from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.choosing.held_out import HoldOut, is_held_out
 from sonoray.study.contract import Study, Task, iter_studies
-from sonoray_jobs.service.service_client import pictures_of
+from sonoray_jobs.service.sent_pictures import pictures_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def make_memory(
         workspace: has the dataset.
         dataset: its name.
         endpoint: the served model.
-        hold_out: classes that training did not see, and no role shall.
+        hold_out: classes that no role shall see.
         most: studies, the first of them.
 
     Raises:
@@ -115,13 +115,9 @@ def _look(
         vector, _ = endpoint.vector(pictures_of(dataset, study))
         width = len(vector)
         rows.append({"patient_key": study.patient_key, "report": text, "vector": vector})
-    schema = pa.schema(
-        [
-            ("patient_key", pa.string()),
-            ("report", pa.string()),
-            ("vector", pa.list_(pa.float32(), width)),
-        ]
-    )
+    vector_type = pa.list_(pa.float32(), width)
+    texts = [(name, pa.string()) for name in ("patient_key", "report")]
+    schema = pa.schema([*texts, ("vector", vector_type)])
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / _FILE)
     return {"num_studies": len(rows), "width": width}
 

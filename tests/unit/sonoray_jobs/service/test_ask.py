@@ -16,7 +16,8 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import RoadConfig, load_road
 from sonoray_jobs.service.ask import run
 from sonoray_jobs.service.listening import free_port
-from sonoray_jobs.service.service_client import ImageUse, Picture, Reply, ask
+from sonoray_jobs.service.sent_pictures import Picture
+from sonoray_jobs.service.service_client import ImageUse, Reply, ask
 from sonoray_serve.http.testing import random_study
 
 TINY = load_road("tiny")

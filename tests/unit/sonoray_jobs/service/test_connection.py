@@ -12,7 +12,8 @@ from sonoray.errors import ServingError
 from sonoray.images.decode import encode_png
 from sonoray_jobs.evaluation.roles.calls import Endpoint
 from sonoray_jobs.service.connection import Connection, ServedModel, connected, find_model
-from sonoray_jobs.service.service_client import Picture, put, study_vector
+from sonoray_jobs.service.sent_pictures import Picture
+from sonoray_jobs.service.service_client import put, study_vector
 from sonoray_serve.http.testing import random_study
 
 PICTURES = [Picture(name="a", data=encode_png(random_study(1)[0]))]

@@ -14,7 +14,8 @@ from llava_ultra.language.chat import encode_answer
 from llava_ultra.testing import tiny_artifact
 from sonoray.images.decode import encode_png
 from sonoray_jobs.evaluation.roles.calls import Case
-from sonoray_jobs.service.service_client import ImageUse, Picture, Reply
+from sonoray_jobs.service.sent_pictures import Picture
+from sonoray_jobs.service.service_client import ImageUse, Reply
 from sonoray_serve.http.testing import random_study
 from sonoray_serve.shapes.vector import study_vector
 

@@ -99,7 +99,7 @@ def test_equal_seeds_give_equal_traces(service: Any, case: Case):
     assert [step.seed for step in other.steps] != [step.seed for step in first]
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     max_calls=st.integers(1, ALL_CALLS + 2),
     max_tokens=st.none() | st.integers(256, 4_000),
