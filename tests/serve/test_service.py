@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,8 +23,6 @@ from llava_ultra.export.assistant import Assistant
 from sonoray.images.decode import encode_png
 from sonoray.records.database import open_database
 from sonoray.records.feedback_table import iter_feedback, tables
-from sonoray_jobs.evaluation.roles.all_ways import Caps
-from sonoray_jobs.evaluation.roles.consult import run as run_consult
 from sonoray_jobs.service.sent_pictures import Picture
 from sonoray_jobs.service.service_client import ask
 from sonoray_serve.app import APP_NAME
@@ -360,35 +357,6 @@ def test_nothing_of_a_request_is_in_any_log(http: httpx2.Client, running: Any):
     logs = [path for path in running.logs.rglob("*") if path.is_file()]
     assert any("replica" in path.name for path in logs)
     assert [path for path in logs if CANARY.encode() in path.read_bytes()] == []
-
-
-def test_roles_consult_within_their_caps_and_the_trace_has_every_call(
-    running: Any, finished_road: Any, tmp_path: Path
-):
-    key, file = tmp_path / "key", tmp_path / "a.png"
-    key.write_text(running.key)
-    file.write_bytes(encode_png(random_study(1)[0]))
-    changes = {"statement_tokens": 4, "discussion_chars": 8, "memory_studies": 2}
-    consult = finished_road.road.consult.model_copy(update=changes)
-    given = {
-        "workspace": finished_road.copy(tmp_path / "workspace", "stages", "datasets"),
-        "road": finished_road.road.model_copy(update={"consult": consult}),
-        "dataset": "phantom",
-        "caps": Caps(7, None, ("assistant", "radiologist"), ("one", "self-consistency")),
-        "url": running.service.url,
-        "api_key_file": key,
-    }
-    found = run_consult(**given, question=None, max_studies=1)
-    steps = map(json.loads, (found.output.path / "trace.jsonl").read_text("utf-8").splitlines())
-    calls = Counter((step["subject"], step["way"]) for step in steps)
-    assert {way: number for (_, way), number in calls.items()} == {
-        "one": 1,
-        "self-consistency": 7,
-        "roles": 7,
-    }
-    assert run_consult(**given, question=None, max_studies=1).output.reused
-    one = run_consult(**given, question="?", options=["a", "b"], images=[file])
-    assert one.verdict["answer"] in ("a", "b")
 
 
 def test_malformed_requests_are_refused_and_change_nothing(running: Any, tmp_path: Path):
