@@ -44,7 +44,9 @@ class ServedModel:
 
 @contextmanager
 def connected(url: str, api_key: str, timeout_s: float = TIMEOUT_S) -> Iterator[Connection]:
-    """Connect to a service by its base URL, which ends in `/v1`, for several questions."""
+    """Connect to a service by its URL, to which `/v1` is added where it has no path."""
+    if not urlsplit(url).path.strip("/"):
+        url = f"{url.rstrip('/')}/v1"
     with _client(url, api_key, timeout_s) as client:
         yield Connection(url=url, timeout_s=timeout_s, client=client)
 

@@ -301,7 +301,7 @@ def write_bank(
         ),
     ] = None,
     url: Annotated[
-        str, typer.Option("--url", help="The service's base URL.")
+        str, typer.Option("--url", help="The service's URL.")
     ] = "http://127.0.0.1:8000/v1",
     api_key_file: KeyFileOption = None,
     workspace: "Workspace",

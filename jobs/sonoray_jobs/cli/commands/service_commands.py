@@ -94,7 +94,7 @@ def ask(
     ] = None,
     dataset: DatasetOption = None,
     url: Annotated[
-        str | None, typer.Option("--url", help="The service's base URL; default: this machine's.")
+        str | None, typer.Option("--url", help="The service's URL; default: this machine's.")
     ] = None,
     port: Annotated[
         int, typer.Option("--port", help="Port of a service on this machine.", min=1, max=65535)
@@ -171,7 +171,7 @@ def consult(
         typer.Option("--against", help="What stands beside a split: one, self-consistency."),
     ] = "one,self-consistency",
     url: Annotated[
-        str, typer.Option("--url", help="The service's base URL.")
+        str, typer.Option("--url", help="The service's URL.")
     ] = "http://127.0.0.1:8000/v1",
     api_key_file: KeyFileOption = None,
     workspace: "Workspace",

@@ -113,3 +113,18 @@ def test_a_model_without_context_or_digest_is_not_used(answering: Answering):
         find_model(connection, "other")
     listed["data"][0] |= {"max_model_len": 64, "digest": "d"}
     assert find_model(answering(json.dumps(listed).encode())) == MODEL
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("http://svc:8000", "http://svc:8000/v1"),
+        ("http://svc:8000/", "http://svc:8000/v1"),
+        ("http://svc:8000/v1", "http://svc:8000/v1"),
+        ("https://gate/ultrasound/v1/", "https://gate/ultrasound/v1/"),
+    ],
+)
+def test_the_address_of_a_service_is_enough(given: str, asked: str) -> None:
+    with connected(given, "k") as connection:
+        assert connection.url == asked
+        assert str(connection.client.base_url).rstrip("/") == asked.rstrip("/")
