@@ -134,10 +134,14 @@ class Workspace:
     def is_synthetic(self, name: str) -> bool:
         """Whether the studies of the dataset `name` were generated, as its origin says.
 
+        A relabelled dataset is what that is whose answers it corrects.
+
         Raises:
             DataError: there is no such dataset.
         """
         origin = self.dataset_pointer(name).get("origin") or {}
+        if origin.get("source") == "relabel":
+            return self.is_synthetic(origin["dataset"])
         return bool(origin.get("source") == "phantom")
 
     def dataset(self, name: str) -> StageOutput:

@@ -242,6 +242,14 @@ COMMANDS = (
         switch="`sonoray distil`",
     ),
     _Command(
+        name="second-opinion",
+        kind="loop",
+        module="sonoray_jobs.evaluation.opinion.second_opinion",
+        inputs="a finished training that was asked the question; features of CLIP and SAM",
+        cost="probes, seconds; one to six calls for each suspect answer and for the check, capped",
+        switch="`sonoray second-opinion`",
+    ),
+    _Command(
         name="write-bank",
         kind="loop",
         module="sonoray_jobs.service.class_writer",

@@ -121,6 +121,44 @@ class StatesConfig(Config):
     """Columns of the table, or labels, that are predicted; empty takes all."""
 
 
+NoiseKind = Literal["symmetric", "pairwise"]
+"""Which other option a planted error is: any, or the next one."""
+Asking = Literal["auto", "exemplars", "statement", "options"]
+"""How a model is asked for its opinion; `auto` takes the way that the check is best at."""
+
+
+class OpinionConfig(Config):
+    """How answers of a dataset are doubted, and a model asked (`sonoray second-opinion`)."""
+
+    noise: NoiseKind = "symmetric"
+    """Which errors `--plant` plants."""
+    seed: int = Field(default=0, ge=0)
+    """Of planted errors, and of the studies that the check draws."""
+    confidence: Literal["probe", "model"] = "probe"
+    """Whose probabilities the transition matrix is made of: linear probes that did not see the
+    patient, or the model's of the options, which has learned the answers of training studies."""
+    spread: int = Field(default=0, ge=0)
+    """Studies of an answer that make its row of the matrix, spread evenly over their confidence; 0
+    takes all."""
+    candidates: int = Field(default=2, ge=2)
+    """Options that the model is asked about: the answer, the suggested one, and those that the
+    matrix takes most often for the answer."""
+    asking: Asking = "auto"
+    """`exemplars`: true or false, behind a right and a wrong exemplar; `statement`: true or false
+    alone; `options`: the question itself, by the likelihood of its options."""
+    exemplars: int = Field(default=3, ge=1)
+    """Pairs of exemplars for each option, the nearest by features."""
+    check: int = Field(default=48, ge=8)
+    """Studies that are not suspect, by which ways of asking are judged."""
+    centred: bool = True
+    """Whether an option's mean score over the check is subtracted, since a model may find one
+    option truer than another whatever it sees."""
+    sure: float = Field(default=0.6, ge=0.5, lt=1)
+    """Least confidence, of the best option against the next; below it an opinion is undecided."""
+    calls: int = Field(default=4000, ge=1)
+    """Most prompts that the model reads, those of the check among them."""
+
+
 class ExtractConfig(Config):
     """How structured fields are read out of reports (`sonoray extract`)."""
 
@@ -196,6 +234,7 @@ class RoadConfig(Config):
     modes: ModesConfig = ModesConfig()
     distil: StudentConfig = StudentConfig()
     states: StatesConfig = StatesConfig()
+    opinion: OpinionConfig = OpinionConfig()
     extract: ExtractConfig = ExtractConfig()
     consult: ConsultConfig = ConsultConfig()
     external: ExternalConfig = ExternalConfig()

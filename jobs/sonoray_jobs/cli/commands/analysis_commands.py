@@ -224,6 +224,65 @@ def probe_states(
     )
 
 
+@job_command(app, panel=PANEL, name="second-opinion")
+def second_opinion(
+    *,
+    topic: Annotated[
+        str, typer.Option("--topic", help="Topic of the closed question whose answers are doubted.")
+    ],
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation, test or all.")] = "test",
+    noise: Annotated[
+        float | None,
+        typer.Option("--plant", metavar="X", help="Plant this share of errors first, as 0.2."),
+    ] = None,
+    claims: Annotated[
+        str | None,
+        typer.Option(
+            "--claims",
+            metavar="DATASET",
+            help="Doubt what the texts of this dataset of the same pictures claim.",
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            "--truth", metavar="DATASET", help="The true answers, where this one was relabelled."
+        ),
+    ] = None,
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Find answers that look wrong, and ask the model about them: true or false, by exemplars.
+
+    The features of other patients pick suspect answers. The model keeps or changes each, or is
+    undecided; how it is asked is checked on answers that are not suspect. Writes opinions.jsonl and
+    labels.csv, which sonoray relabel makes a dataset of. With known errors: found and broken.
+
+    Examples:
+        sonoray second-opinion --topic calcification
+        sonoray second-opinion --topic pathology --run busbra-3f2a --plant 0.2
+        sonoray second-opinion --topic pathology --run busbra-3f2a --claims captions
+        sonoray second-opinion --topic margin --dataset noisy --truth phantom --split all
+    """
+    from sonoray_jobs.evaluation.opinion import second_opinion as job
+
+    return job.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        topic=topic,
+        split=split,
+        noise=noise,
+        claims=claims,
+        truth=truth,
+        run=run,
+        address=address,
+    )
+
+
 @job_command(app, panel=PANEL)
 def distil(
     *,

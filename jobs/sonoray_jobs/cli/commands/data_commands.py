@@ -113,6 +113,38 @@ def ingest(
 
 
 @job_command(app, panel=PANEL)
+def relabel(
+    dataset: DatasetArgument,
+    table: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV with the columns study_id, topic, answer.")
+    ],
+    *,
+    name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
+    only_closed: Annotated[
+        bool,
+        typer.Option(
+            "--only-closed", help="Leave out reports, free texts and captions, which say the old."
+        ),
+    ] = False,
+    workspace: "Workspace",
+) -> Result:
+    """Make a dataset with other answers to closed questions, of the same studies and images.
+
+    Takes what sonoray second-opinion leaves (labels.csv), or a table that somebody wrote after a
+    look at suspects. Stored features stay valid; train on it as on any dataset.
+
+    Examples:
+        sonoray relabel phantom labels.csv --name mended
+        sonoray relabel busbra given.csv --name noisy --only-closed
+    """
+    from sonoray_jobs.data.relabel import run
+
+    return run(
+        workspace=workspace, dataset=dataset, table=table, name=name, only_closed=only_closed
+    )
+
+
+@job_command(app, panel=PANEL)
 def phantom(
     *,
     out: Annotated[

@@ -6,7 +6,7 @@ experts has them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,23 @@ class Asked:
     def patients(self) -> npt.NDArray[np.str_]:
         """The patient of each study."""
         return np.array([each.study.patient_key for each in self.studies])
+
+    def part(self, places: npt.NDArray[np.int64]) -> "Asked":
+        """Some of the studies (P,), by their places in rising order, with their images."""
+        inside = np.isin(self.owner, places)
+        return Asked(
+            studies=[self.studies[place] for place in places],
+            turns=[self.turns[place] for place in places],
+            features=self.features[inside],
+            owner=np.searchsorted(places, self.owner[inside]),
+        )
+
+    def with_answers(self, answers: Sequence[str]) -> "Asked":
+        """The same studies with other answers, one for each."""
+        turns = [
+            replace(turn, answer=answer) for turn, answer in zip(self.turns, answers, strict=True)
+        ]
+        return replace(self, turns=turns)
 
 
 def asked_of(studies: Sequence[PooledStudy], topic: str, towers: Sequence[str]) -> Asked | None:
@@ -142,16 +159,9 @@ def left_out(asked: Asked, seed: int = 0) -> tuple[list[str], Floats] | None:
     for train, test in splits.split(asked.features, truths, groups=patients):
         part = Probe(_pipeline(penalty).fit(asked.features[train], truths[train]))
         places = np.unique(asked.owner[test])
-        inside = np.isin(asked.owner, places)
-        chosen = Asked(
-            studies=[asked.studies[place] for place in places],
-            turns=[asked.turns[place] for place in places],
-            features=asked.features[inside],
-            owner=np.searchsorted(places, asked.owner[inside]),
-        )
         columns = [whole.options.index(option) for option in part.options]
         values = np.zeros((len(places), len(whole.options)))
-        values[:, columns] = np.exp(part.log_probabilities(chosen))
+        values[:, columns] = np.exp(part.log_probabilities(asked.part(places)))
         found[places] = values
     return whole.options, found
 

@@ -18,7 +18,9 @@ from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
-    from sonoray_jobs.road.config import EvaluateConfig
+    from sonoray.stages import StageOutput
+    from sonoray.workspace import Workspace
+    from sonoray_jobs.road.config import EvaluateConfig, RoadConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,3 +72,51 @@ def gather(studies: Sequence[Study], rows: Sequence[Mapping[str, Any]]) -> list[
         )
         for study, pooled in zip(studies, found, strict=True)
     ]
+
+
+def pool_studies(
+    workspace: "Workspace",
+    road: "RoadConfig",
+    output: "StageOutput",
+    parts: Mapping[str, "StageOutput"],
+    studies: Sequence[Study],
+    address: str | None,
+) -> list[PooledStudy]:
+    """Pool the features of all images that count, on Ray.
+
+    Args:
+        workspace: where features are stored.
+        road: how they are made.
+        output: the dataset.
+        parts: the towers.
+        studies: of the dataset.
+        address: Ray cluster.
+    """
+    from sonoray_jobs.evaluation.answer import pack_studies
+    from sonoray_jobs.evaluation.answer_pool import answer_rows
+    from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
+    from sonoray_jobs.towers.feature_source import feature_source
+
+    features = feature_source(
+        road.embed,
+        model=road.model,
+        dataset=output.path,
+        folders={tower: parts[tower].path for tower in TOWERS},
+        stores=stores_of(
+            features_root(workspace, road), road.model, road.embed, tower_fingerprints(parts)
+        ),
+        device="cuda" if road.evaluate.actor_gpus else "cpu",
+    )
+    rows = [{**row, "place": place} for place, row in enumerate(pack_studies(list(studies)))]
+    found = answer_rows(
+        rows,
+        num_answers=sum(len(images_that_count(study)) for study in studies),
+        actor=PoolActor,
+        given={},
+        trained_in="float32",
+        settings=road.evaluate,
+        features=features,
+        address=address,
+        what="pool features",
+    )
+    return gather(studies, found)

@@ -21,12 +21,12 @@ from sonoray.study.contract import SPLITS, Study, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.finished import Evaluation, find_evaluation
 from sonoray_jobs.evaluation.predictions import read_predictions, to_record
-from sonoray_jobs.evaluation.probing.pooling import PooledStudy
+from sonoray_jobs.evaluation.probing.pooling import PooledStudy, pool_studies
 from sonoray_jobs.evaluation.probing.topic_report import judge_topic, topics_table
 from sonoray_jobs.evaluation.questions import asked_about
 from sonoray_jobs.outputs.find import find_parts
 from sonoray_jobs.outputs.named_runs import find_run
-from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_fingerprints
+from sonoray_jobs.outputs.stores import TOWERS, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def run(
 
     def make(folder: Path) -> dict[str, Any]:
         studies = _studies(output, road, split)
-        pooled = _pool(workspace, road, output, parts, studies, address)
+        pooled = pool_studies(workspace, road, output, parts, studies, address)
         return _judge(folder, pooled, road, split, against)
 
     result = run_stage(stage, workspace.stages, make)
@@ -181,44 +181,6 @@ def _studies(output: "Dataset", road: RoadConfig, split: str) -> list[Study]:
         if not any(study.split == each for study in kept):
             raise DataError(f"no closed question is asked of the {each} studies; nothing to probe")
     return kept
-
-
-def _pool(
-    workspace: Workspace,
-    road: RoadConfig,
-    output: "Dataset",
-    parts: Mapping[str, StageOutput],
-    studies: Sequence[Study],
-    address: str | None,
-) -> list[PooledStudy]:
-    from sonoray_jobs.evaluation.answer import pack_studies
-    from sonoray_jobs.evaluation.answer_pool import answer_rows
-    from sonoray_jobs.evaluation.probing.pooling import PoolActor, gather, images_that_count
-    from sonoray_jobs.towers.feature_source import feature_source
-
-    features = feature_source(
-        road.embed,
-        model=road.model,
-        dataset=output.path,
-        folders={tower: parts[tower].path for tower in TOWERS},
-        stores=stores_of(
-            features_root(workspace, road), road.model, road.embed, tower_fingerprints(parts)
-        ),
-        device="cuda" if road.evaluate.actor_gpus else "cpu",
-    )
-    rows = [{**row, "place": place} for place, row in enumerate(pack_studies(list(studies)))]
-    found = answer_rows(
-        rows,
-        num_answers=sum(len(images_that_count(study)) for study in studies),
-        actor=PoolActor,
-        given={},
-        trained_in="float32",
-        settings=road.evaluate,
-        features=features,
-        address=address,
-        what="pool features",
-    )
-    return gather(studies, found)
 
 
 def _judge(

@@ -71,11 +71,29 @@ def confident_options(
         probabilities: (S, O), of each option.
         given: (S,) the answers in the dataset; each option is one of them.
     """
-    num_options = probabilities.shape[1]
-    thresholds = np.array(
-        [probabilities[given == option, option].mean() for option in range(num_options)]
-    )
+    thresholds = transition_matrix(probabilities, given).diagonal()
     reached = np.asarray(probabilities >= thresholds)
     best = np.where(reached, probabilities, -1.0).argmax(axis=1)
     confident: list[int] = np.where(reached.any(axis=1), best, -1).tolist()
     return confident
+
+
+def transition_matrix(
+    probabilities: npt.NDArray[np.float64], given: npt.NDArray[np.int64], most: int = 0
+) -> npt.NDArray[np.float64]:
+    """Mean probabilities (O, O): a row for each answer in the dataset, a column for each option.
+
+    Args:
+        probabilities: (S, O), of each option.
+        given: (S,) the answers in the dataset; each option is one of them.
+        most: studies of an answer that count, spread evenly over how probable it is in them; 0
+            takes all.
+    """
+    rows = []
+    for option in range(probabilities.shape[1]):
+        own = probabilities[given == option]
+        if most and len(own) > most:
+            order = np.argsort(own[:, option], kind="stable")
+            own = own[order[np.linspace(0, len(own) - 1, most).round().astype(np.int64)]]
+        rows.append(own.mean(axis=0))
+    return np.array(rows)
