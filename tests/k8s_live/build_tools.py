@@ -1,8 +1,8 @@
 """Build the control plane of the tests into its cache: `make k8s-tools`.
 
 Takes 15 minutes on two idle cores, once: Kubernetes' own server is compiled from its published Go
-modules, KubeRay's operator and kwok too; etcd and Prometheus come from Debian. Go and apt-get must
-be there.
+modules, KubeRay's operator and kwok too; etcd, Prometheus and Redis come from Debian. Go and
+apt-get must be there.
 """
 
 import os
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -98,12 +99,13 @@ def _copy_stages(folder: Path, out: Path) -> None:
     out.write_text("\n---\n".join(texts), encoding="utf-8")
 
 
-def _fetch(package: str, name: str, folder: Path, out: Path) -> None:
-    """Take a binary out of a Debian package, which is not installed."""
-    _run("apt-get", "download", package, folder=folder)
-    [file] = folder.glob(f"{package}*.deb")
-    _run("dpkg", "-x", str(file), "unpacked", folder=folder)
-    shutil.copy(folder / "unpacked" / "usr" / "bin" / name, out)
+def _fetch(packages: Sequence[str], pattern: str, folder: Path, out: Path) -> None:
+    """Take a file out of Debian packages, which are not installed."""
+    _run("apt-get", "download", *packages, folder=folder)
+    for file in folder.glob("*.deb"):
+        _run("dpkg", "-x", str(file), "unpacked", folder=folder)
+    [found] = [path for path in folder.glob(f"unpacked/usr/{pattern}") if not path.is_symlink()]
+    shutil.copy(found, out)
 
 
 def main() -> None:
@@ -114,9 +116,13 @@ def main() -> None:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     parts = {
-        "etcd": partial(_fetch, "etcd-server", "etcd"),
-        "prometheus": partial(_fetch, "prometheus", "prometheus"),
-        "promtool": partial(_fetch, "prometheus", "promtool"),
+        "etcd": partial(_fetch, ["etcd-server"], "bin/etcd"),
+        "prometheus": partial(_fetch, ["prometheus"], "bin/prometheus"),
+        "promtool": partial(_fetch, ["prometheus"], "bin/promtool"),
+        # by this name it is the server: what it does depends on what it is called
+        "redis-server": partial(_fetch, ["redis-tools"], "bin/redis-check-rdb"),
+        "libjemalloc.so.2": partial(_fetch, ["libjemalloc2"], "lib/*/libjemalloc.so.2"),
+        "liblzf.so.1": partial(_fetch, ["liblzf1"], "lib/*/liblzf.so.1*"),
         "controlplane": _build_server,
         "ray-operator": lambda folder, out: _install(
             f"{_OPERATOR}@{OPERATOR_VERSION}", folder, out

@@ -20,10 +20,11 @@ NODE = HERE / "pod_node"
 TOOLS = ("ip", "nft", "unshare", "nsenter", "setpriv", "wget", "openssl")
 NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Before a command: namespaces of its own, which end with it."""
-PARTS = ("etcd", "controlplane", "ray-operator")
+PARTS = ("etcd", "controlplane", "ray-operator", "redis-server")
 RESERVED = ("nice", "-n", "-10")
 """Before what a real node reserves a share of its CPUs for."""
 API = ("10.99.0.1", 6443)
+REDIS = ("10.99.0.1", 6379)
 OPERATOR_NAMESPACE = "kuberay-system"
 
 
@@ -77,6 +78,21 @@ class RealCluster:
             words = [sys.executable, str(NODE / "node.py"), "node-1", str(self.folder)]
             self._processes.append(
                 subprocess.Popen([*reserved, *words, str(extensions())], stdout=log, stderr=log)
+            )
+
+    def start_redis(self, password: str) -> None:
+        """Run a Redis at `REDIS`, outside the cluster's Pods, as a hospital's own lies."""
+        address, port = REDIS
+        words = [str(cache_folder() / "redis-server"), "--bind", address, "--port", str(port)]
+        settings = ["--requirepass", password, "--save", "", "--dir", str(self.folder)]
+        with (self.folder / "redis.log").open("wb") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    [*self.inside, *words, *settings],
+                    env=os.environ | {"LD_LIBRARY_PATH": str(cache_folder())},
+                    stdout=log,
+                    stderr=log,
+                )
             )
 
     def start_operator(self) -> None:

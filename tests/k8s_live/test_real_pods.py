@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from control_plane import HERE
-from real_cluster import OPERATOR_NAMESPACE, RealCluster, unable
+from real_cluster import OPERATOR_NAMESPACE, REDIS, RealCluster, unable
 from resource_definitions import SCHEMAS, definitions
 
 from sonoray_jobs.road.config import RoadConfig
@@ -30,8 +30,10 @@ STEPS = ("ingest", "bootstrap", "embed", "train", "evaluate", "export")
 SERVICE = f"http://llava-ultra-serve-svc.{NAMESPACE}.svc:8000"
 QUESTION = "病灶是良性还是恶性？"
 KEY, SECOND_KEY = "key-of-the-ward-0123456789", "key-of-the-clinic-9876543210"
-HEAD_AWAY_S, MISTAKE_S = 5, 30
-"""What a client may see of a lost head; what may lie between a job's failure and its status."""
+REDIS_PASSWORD = "of-the-control-store"
+HEAD_AWAY_S, WORKER_AWAY_S, MISTAKE_S = 5, 180, 30
+"""What a client may see of a lost head and of the only worker; what may lie between a job's failure
+and its status."""
 SITE = f"""
 extends = "dev-cpu"
 namespace = "{NAMESPACE}"
@@ -43,6 +45,11 @@ pods = {{ app = "client" }}
 
 [keep]
 succeeded_s = 0
+
+[service.redis]
+address = "{REDIS[0]}:{REDIS[1]}"
+cidrs = ["{REDIS[0]}/32"]
+password_secret = "sonoray-redis"
 """
 
 
@@ -100,6 +107,12 @@ class Ward:
         phase = until(ended, f"the end of {name}", within_s)
         return phase, self.cluster.kubectl("logs", "-n", namespace, name)
 
+    def give_key(self, name: str, key: str) -> None:
+        """A file that its reader alone may open, as `sonoray ask` wants it."""
+        path = self.given / name
+        path.touch(mode=0o600)
+        path.write_text(key)
+
     @property
     def given(self) -> Path:
         """What others' Pods see at /given."""
@@ -140,6 +153,7 @@ def ward(
     made = Ward(cluster=cluster, site=folder / "ward.toml", took_s={})
     try:
         cluster.start()
+        cluster.start_redis(REDIS_PASSWORD)
         for each in definitions():
             cluster.apply([each])
         cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
@@ -151,7 +165,7 @@ def ward(
         text = "".join(f"{key} = {toml(value)}\n" for key, value in road.items())
         (folder / "tiny.toml").write_text(f'dataset = "phantom"\n{text}', encoding="utf-8")
         made.given.mkdir()
-        (made.given / "key").write_text(KEY)
+        made.give_key("key", KEY)
         shutil.copy(HERE / "client_loop.py", made.given)
         subprocess.run(
             [*(sys.executable, "-m", "sonoray_jobs.cli", "phantom"), "--out", str(made.examples)],
@@ -182,15 +196,15 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
+def secret(name: str, values: dict[str, str]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+
 def keys(*names: str) -> dict[str, Any]:
     """The Secret with these keys' digests."""
     digests = {f"k{n}": hashlib.sha256(key.encode()).hexdigest() for n, key in enumerate(names)}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "sonoray-api-keys", "namespace": NAMESPACE},
-        "stringData": digests,
-    }
+    return secret("sonoray-api-keys", digests)
 
 
 def test_the_platform_comes_up(ward: Ward) -> None:
@@ -225,7 +239,7 @@ def test_a_users_mistake_is_tried_once_and_its_status_and_line_come_at_once(
 
 
 def test_the_service_answers_a_question_to_a_client_with_a_key(ward: Ward) -> None:
-    ward.cluster.apply([keys(KEY)])
+    ward.cluster.apply([keys(KEY), secret("sonoray-redis", {"password": REDIS_PASSWORD})])
     ward.sonoray("apply", "service")
     images = sorted(ward.examples.glob("patient-000003-study-0/image-*.png"))
     shown = [f"/given/{path.relative_to(ward.given)}" for path in images]
@@ -274,7 +288,7 @@ def test_a_key_is_added_and_no_request_fails(ward: Ward, record_property: Any) -
     time.sleep(5)
     began = time.monotonic()
     ward.cluster.apply([keys(KEY, SECOND_KEY)])
-    (ward.given / "second").write_text(SECOND_KEY)
+    ward.give_key("second", SECOND_KEY)
     words = ["python", "/given/client_loop.py", f"{SERVICE}/v1/models", "/given/second", "1"]
     ward.pod("new-key", CLIENTS, {"app": "client"}, *words, "130")
     assert failures(ward, "through-a-key", 400) == []
@@ -285,15 +299,68 @@ def test_a_key_is_added_and_no_request_fails(ward: Ward, record_property: Any) -
     record_property("key_s", round(time.monotonic() - began, 1))
 
 
+def end(ward: Ward, labels: str) -> str:
+    """Take a Pod away at once, as a node that goes does; its name."""
+    [pod] = ward.pods(labels)
+    name = str(pod["metadata"]["name"])
+    ward.cluster.kubectl("delete", "pod", "-n", NAMESPACE, name, "--grace-period=0", "--force")
+    return name
+
+
 def test_the_head_of_the_service_dies(ward: Ward, record_property: Any) -> None:
-    [head] = ward.pods("sonoray.io/part=service,ray.io/node-type=head")
     loop(ward, "through-a-head", 420)
     time.sleep(5)
-    ward.cluster.kubectl(
-        *("delete", "pod", "-n", NAMESPACE, head["metadata"]["name"], "--grace-period=0", "--force")
-    )
+    end(ward, "sonoray.io/part=service,ray.io/node-type=head")
     failed = failures(ward, "through-a-head", 900)
     away_s = failed[-1]["at"] - failed[0]["at"] if failed else 0.0
     record_property("head_away_s", round(away_s, 1))
     record_property("head_failed_requests", len(failed))
     assert away_s <= HEAD_AWAY_S
+
+
+def test_mlflow_dies_and_comes_back_and_the_service_does_not_notice(ward: Ward) -> None:
+    loop(ward, "through-mlflow", 120)
+    time.sleep(5)
+    gone = end(ward, "app.kubernetes.io/name=mlflow")
+
+    def is_back() -> bool:
+        states = [
+            condition["status"]
+            for pod in ward.pods("app.kubernetes.io/name=mlflow")
+            for condition in pod["status"].get("conditions", ())
+            if condition["type"] == "Ready" and pod["metadata"]["name"] != gone
+        ]
+        return states == ["True"]
+
+    until(is_back, "another MLflow", 300)
+    assert failures(ward, "through-mlflow", 400) == []
+
+
+def test_another_image_comes_in_and_no_request_fails(ward: Ward, record_property: Any) -> None:
+    [old] = ward.pods("sonoray.io/part=service,ray.io/node-type=head")
+    loop(ward, "through-an-image", 400)
+    time.sleep(5)
+    ward.site.write_text(f'{SITE}\n[image]\ntag = "next"\n', encoding="utf-8")
+    began = time.monotonic()
+    ward.sonoray("apply", "service")
+    record_property("image_s", round(time.monotonic() - began, 1))
+    assert failures(ward, "through-an-image", 900) == []
+    heads = ward.pods("sonoray.io/part=service,ray.io/node-type=head")
+    newest = max(heads, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    assert newest["metadata"]["name"] != old["metadata"]["name"]
+    assert newest["spec"]["containers"][0]["image"].endswith(":next")
+
+
+def test_the_worker_of_the_service_dies_and_another_answers(
+    ward: Ward, record_property: Any
+) -> None:
+    """Of one worker; with two of them the other one answers meanwhile."""
+    service = ward.cluster.read("rayservices", "-n", NAMESPACE)["items"][0]
+    cluster = service["status"]["activeServiceStatus"]["rayClusterName"]
+    loop(ward, "through-a-worker", 300)
+    time.sleep(5)
+    end(ward, f"ray.io/cluster={cluster},ray.io/node-type=worker")
+    failed = failures(ward, "through-a-worker", 600)
+    away_s = failed[-1]["at"] - failed[0]["at"] if failed else 0.0
+    record_property("worker_away_s", round(away_s, 1))
+    assert away_s <= WORKER_AWAY_S

@@ -56,7 +56,9 @@ class Container:
     ) -> None:
         self.spec, self._pod, self._volumes = spec, pod, volumes
         self._net, self._ip, self._extensions = net, ip, extensions
-        self._env = {**image_env(), **env}
+        # cgroups keep a Pod's share on a real node; here Ray's workers, which lower their own
+        # priority, would wait for everything else
+        self._env = {**image_env(), "RAY_worker_niceness": "0", **env}
         self.folder = folder / f"container-{spec['name']}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "log"
