@@ -20,6 +20,7 @@ from sonoray.errors import CheckpointError, SonoError
 from sonoray.images.decode import Pixels
 from sonoray_serve.messages import EncodedStudy, Failed
 from sonoray_serve.problems import Problem, contained
+from sonoray_serve.proxy.pod_ready import wait_for_pod
 from sonoray_serve.replicas.hosting import read_encoder
 from sonoray_serve.replicas.kept import Kept
 from sonoray_serve.replicas.loading import ModelSource, check_towers, load_vision_half
@@ -61,6 +62,7 @@ class Vision:
         self._weights_checked_at = time.monotonic()
         self._damage = ""
         self._tell_models = {self._digest: show_model(self._digest)}
+        wait_for_pod()
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Called by Ray Serve with a `Roster`; see `Engine.reconfigure`."""

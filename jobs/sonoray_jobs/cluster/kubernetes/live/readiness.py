@@ -33,7 +33,7 @@ def wait_ready(api: Api, objects: Sequence[Object], wait_s: float) -> float:
             live = api.get(
                 resource_of(made), made["metadata"]["namespace"], made["metadata"]["name"]
             )
-            missing = _READY[made["kind"]](live or {})
+            missing = missing_of(made["kind"], live or {})
             if not missing:
                 logger.info("%s is ready after %.0f s", name, time.monotonic() - began)
                 del waiting[name]
@@ -49,6 +49,12 @@ def wait_ready(api: Api, objects: Sequence[Object], wait_s: float) -> float:
         if waiting:
             time.sleep(POLL_S)
     return time.monotonic() - began
+
+
+def missing_of(kind: str, live: Object) -> str:
+    """What a live object lacks to be ready, empty where nothing; of a kind that is waited for."""
+    told: str = _READY[kind](live)
+    return told
 
 
 def _deployment(live: Object) -> str:
@@ -74,6 +80,17 @@ def _condition(kind: str) -> Any:  # noqa: ANN401 - a reader of the live object
     return read
 
 
+def _service(live: Object) -> str:
+    """Ready, and no longer with what was there before: Ready alone may speak of the old cluster."""
+    status = inside(live, "status")
+    if status.get("observedGeneration", 0) < inside(live, "metadata").get("generation", 1):
+        return "the operator has not looked at it yet"
+    if not _condition("UpgradeInProgress")(live):
+        return "a new cluster comes up; the old one serves meanwhile"
+    told: str = _condition("Ready")(live)
+    return told
+
+
 def _job(live: Object) -> str:
     status = inside(live, "status")
     if status.get("succeeded"):
@@ -85,5 +102,5 @@ _READY = {
     "Deployment": _deployment,
     "Job": _job,
     "RayCluster": _condition("RayClusterProvisioned"),
-    "RayService": _condition("Ready"),
+    "RayService": _service,
 }

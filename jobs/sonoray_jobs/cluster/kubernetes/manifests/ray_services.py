@@ -4,6 +4,8 @@
   that a key is added or withdrawn without a restart.
 - **Model and limits** lie in `service.toml`, an immutable ConfigMap whose name holds its hash. A
   change of it changes the head's template, and so brings up a second cluster before the first goes.
+- **A new cluster** takes over when its applications run, which vision holds back until the Pods are
+  ready (`sonoray_serve.proxy.pod_ready`).
 - **An old cluster** stays for longer than a request may take.
 - **The workspace** is not mounted: a Pod that faces the network sees neither studies nor the
   identity key. Models come from MLflow into an emptyDir.
@@ -31,10 +33,14 @@ from sonoray_jobs.cluster.kubernetes.manifests.pods import (
 )
 from sonoray_jobs.cluster.kubernetes.manifests.ray_clusters import cluster_spec
 from sonoray_jobs.cluster.kubernetes.site import Site
+from sonoray_serve.proxy import pod_ready
 from sonoray_serve.proxy.last_word import IMPORT_PATH, VARIABLE
 
 LEAVE_S = 30
 """How much longer than the deadline of a request the old cluster of an upgrade stays."""
+POD_READY_AFTER_S = 10
+"""From an answer of Ray Serve's proxy to a Pod among the endpoints: KubeRay's probe of a worker has
+a period of 5 s and a time-out of 2 s, and then every node has to learn of it."""
 _WORKERS = {PART_LABEL: "service", "ray.io/node-type": "worker"}
 
 
@@ -66,7 +72,11 @@ def _tables(values: dict[str, Any], name: str) -> list[str]:
 def ray_service(site: Site, settings_map: str) -> Object:
     """The RayService."""
     service = site.service
-    env = [*mlflow_env(site, "reader"), {"name": VARIABLE, "value": IMPORT_PATH}]
+    env = [
+        *mlflow_env(site, "reader"),
+        {"name": VARIABLE, "value": IMPORT_PATH},
+        {"name": pod_ready.VARIABLE, "value": str(POD_READY_AFTER_S)},
+    ]
     if service.replicas.dicomweb:
         env += pacs_env(site)
     spec = cluster_spec(
