@@ -27,6 +27,7 @@ from sonoray_jobs.results import Result
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.service import service_client
 from sonoray_jobs.service.listening import free_port
+from sonoray_jobs.service.sent_pictures import Picture, study_pictures
 from sonoray_jobs.service.serve import new_api_key, serving
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.training import train
@@ -165,7 +166,7 @@ def run(
         if road.train.site_cue:  # as it was trained
             study = with_site_cue(study)
         turns = demo_turns(study)
-        pictures = service_client.study_pictures(workspace, DATASET, study.study_id)
+        pictures = study_pictures(workspace, DATASET, study.study_id)
         key = new_api_key()
         with serving(
             workspace=workspace,
@@ -201,7 +202,7 @@ def demo_study(workspace: Workspace) -> Study:
     return next(with_finding, studies[0])
 
 
-def write_pictures(workspace: Workspace, pictures: Sequence[service_client.Picture]) -> list[Path]:
+def write_pictures(workspace: Workspace, pictures: Sequence[Picture]) -> list[Path]:
     """Write a study's images beside the stages, so that anyone can ask about them again."""
     folder = workspace.root / "demo-study"
     folder.mkdir(exist_ok=True)
