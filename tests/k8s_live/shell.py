@@ -9,12 +9,15 @@ import tempfile
 from pathlib import Path
 
 from real_cluster import RealCluster, unable
-from resource_definitions import definitions
+from resource_definitions import SCHEMAS, definitions
 
 
 def main() -> int:
     """Start all, run the command, end all."""
-    if reason := unable():
+    reason = unable()
+    if not reason and not SCHEMAS.is_dir():
+        reason = f"no resource definitions at {SCHEMAS}; set SONORAY_SHARED_DATA"
+    if reason:
         sys.exit(f"error: {reason}")
     with tempfile.TemporaryDirectory() as scratch:
         cluster = RealCluster(Path(scratch))

@@ -60,6 +60,11 @@ class Image(Config):
 
     @model_validator(mode="after")
     def _is_one_image(self) -> Self:
+        name, colon, tag = self.name.rpartition(":")
+        if colon and "/" not in tag:
+            raise ValueError(
+                f"name = {self.name!r} holds a tag; write name = {name!r}, tag = {tag!r}"
+            )
         if self.tag == "latest":
             raise ValueError("tag = 'latest' names another image every day; name a version")
         return self

@@ -88,7 +88,17 @@ def _service(live: Object) -> str:
     if not _condition("UpgradeInProgress")(live):
         return "a new cluster comes up; the old one serves meanwhile"
     told: str = _condition("Ready")(live)
-    return told
+    return f"{told}; {app}" if told and (app := _application(status)) else told
+
+
+def _application(status: Object) -> str:
+    """What Ray Serve says of an application that does not run yet; the newest cluster's first."""
+    for which in ("pendingServiceStatus", "activeServiceStatus"):
+        for name, app in inside(inside(status, which), "applicationStatuses").items():
+            if app.get("status") != "RUNNING":
+                lines = str(app.get("message") or "").strip().splitlines()
+                return f"{name} is {app.get('status')}: {lines[-1] if lines else ''}".rstrip(": ")
+    return ""
 
 
 def _job(live: Object) -> str:

@@ -21,6 +21,7 @@ MISTAKES = {
     'namespce = "x"': "unknown key 'namespce'",
     'namespace = "Not_A_Name"': "namespace = 'Not_A_Name'",
     'road = "nowhere.toml"': "road = 'nowhere.toml' is no file",
+    '[image]\nname = "host:5000/sonoray:0.2.0"': "holds a tag; write name = 'host",
     '[image]\ntag = "latest"': "tag = 'latest' names another image every day",
     '[image]\ndigest = "sha256:abc"': "image.digest = 'sha256:abc'",
     '[storage]\nworkspace_access = "ReadWriteSometimes"': "ReadWriteSometimes",

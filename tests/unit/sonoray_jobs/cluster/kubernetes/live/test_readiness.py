@@ -34,3 +34,11 @@ def service(*, generation: int, observed: int, ready: str, upgrade: str) -> dict
 def test_a_service_is_ready_once_its_upgrade_is_over(live: dict[str, Any], missing: str) -> None:
     told = missing_of("RayService", live)
     assert (missing in told) if missing else told == ""
+
+
+def test_a_service_that_waits_says_what_its_application_says() -> None:
+    live = service(generation=1, observed=1, ready="False", upgrade="False")
+    failed = {"status": "DEPLOY_FAILED", "message": "Traceback\n  ...\nno model 'm' version 1"}
+    live["status"]["pendingServiceStatus"] = {"applicationStatuses": {"sonoray": failed}}
+    told = missing_of("RayService", live)
+    assert told == "no endpoint; sonoray is DEPLOY_FAILED: no model 'm' version 1"
