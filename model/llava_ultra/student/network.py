@@ -23,9 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llava_ultra.digests.state_digest import state_digest
+from llava_ultra.student.student_card import CARD
 from llava_ultra.towers.tower_config import ModelPart
 
-WEIGHTS, SHAPE = "student.safetensors", "student.json"
+WEIGHTS, SHAPE = "student.safetensors", CARD
 _STATE = "state."
 
 
@@ -78,6 +80,13 @@ class Student(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(topics, shape.most_options))
         self.state = nn.Linear(hidden, shape.state_width) if shape.state_width else None
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) of the weights that answers need."""
+        return state_digest(
+            {name: each for name, each in self.state_dict().items() if name[:6] != _STATE}
+        )
 
     def fit_features(self, images: Tensor) -> None:
         """Standardise by these images, (N, F)."""

@@ -10,7 +10,6 @@ MLflow run. Answers and states stay in the workspace.
 """
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,8 +41,12 @@ _CODE = (
     "sonoray_jobs.evaluation.student.lessons",
     "sonoray_jobs.evaluation.student.router",
     "sonoray_jobs.evaluation.student.student_report",
+    "sonoray_jobs.evaluation.student.trust",
 )
 _REPORT = ("student.md", "student-report.json")
+
+BUDGETS = (0.0, 0.005, 0.01, 0.02, 0.05)
+"""Of accuracy, that the report says the worth of, beside `distil.budget`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +60,11 @@ class Distilled:
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        from sonoray_jobs.evaluation.student.student_report import router_line, student_table
+        from sonoray_jobs.evaluation.student.student_report import (
+            router_line,
+            router_table,
+            student_table,
+        )
 
         values, times = self.values, self.values["times"]
         lines = [
@@ -69,6 +76,8 @@ class Distilled:
             f"student {times['student_ms']:.3f} ms ({times['ratio']:.4f} of it)",
         ]
         lines.append(router_line(values["router"]))
+        if values["router"]["budgets"]:
+            lines += router_table(values).text()
         if values["num_unknown"]:
             lines.append(
                 f"{values['num_unknown']} questions are of topics that no training study is asked "
@@ -141,6 +150,7 @@ def run(
             "distil": road.distil.model_dump(mode="json"),
             "positive_options": evaluate.positive_options,
             "bootstrap": [evaluate.bootstrap_samples, evaluate.seed],
+            "max_error_rate": road.export.max_error_rate,
         },
         inputs=[taught.key],
         code=_CODE,
@@ -154,7 +164,10 @@ def run(
 
 
 def _studies(output: StageOutput, made: Made, split: str) -> list[Study]:
-    """Training studies as they were trained on and those of the split, closed questions alone."""
+    """Studies as they were trained on, of the split, and of the validation split for the router.
+
+    Closed questions alone.
+    """
     road = made.road
     everyone = road.model_copy(update={"evaluate": road.evaluate.model_copy(update={"only": {}})})
     learned = {study.study_id for study in iter_training_studies(output.path, road.train)}
@@ -162,10 +175,14 @@ def _studies(output: StageOutput, made: Made, split: str) -> list[Study]:
         study for study in asked_studies(output.path, everyone, "train")
         if study.study_id in learned
     ]  # fmt: skip
-    return [
-        *closed_studies(train),
-        *closed_studies(asked_studies(output.path, road, split)),
-    ]
+    judged = closed_studies(asked_studies(output.path, road, split))
+    chosen: list[Study] = []
+    if split != SPLITS[1]:
+        try:
+            chosen = closed_studies(asked_studies(output.path, everyone, SPLITS[1]))
+        except DataError:  # it has no studies, or none with such questions
+            logger.info("no closed question is asked of the validation split")
+    return [*closed_studies(train), *chosen, *judged]
 
 
 def _teach(
@@ -208,15 +225,18 @@ def _distil(
         model_records,
         student_records,
         topics_of,
+        wordings_of,
     )
-    from sonoray_jobs.evaluation.student.router import choose_confidence
+    from sonoray_jobs.evaluation.student.router import cooled
     from sonoray_jobs.evaluation.student.student_report import (
         judge_router,
         judge_student,
+        router_table,
         student_table,
         times_of,
     )
     from sonoray_jobs.evaluation.student.teaching import read_taught
+    from sonoray_jobs.evaluation.student.trust import find_trust
 
     road, trained = made.road, made.trained
     store = open_store(workspace, tracking_uri)  # first: it may be down or another
@@ -240,21 +260,25 @@ def _distil(
             truths[question["topic"]].append(question["truth"])
     bootstrap = Bootstrap(num_resamples=road.evaluate.bootstrap_samples, seed=road.evaluate.seed)
     values = judge_student(theirs, ours, truths, road.evaluate.positive_options, bootstrap)
-    least = None
-    if learned.left_out is not None and learned.other is not None:
-        unseen = [
-            row for row, is_out in zip(train, learned.left_out.tolist(), strict=True) if is_out
-        ]
-        heard, _ = student_records(learned.other, unseen)
-        least = choose_confidence(model_records(unseen, topics), heard, road.distil.budget)
-    student.save(
-        folder,
-        settings=road.distil.model_dump(mode="json"),
-        teacher=trained.name,
-        least_confidence=least if least is not None and math.isfinite(least) else None,
-    )
+    trust = find_trust(learned, rows, split, max_error_rate=road.export.max_error_rate)
+    sure = cooled(ours, trust.temperature)
+    card = {
+        "teacher": trained.name,
+        "towers": dict(made.located.fingerprints),
+        "questions": wordings_of(train),
+        "calibration": trust.calibration,
+        "routes": [route.model_dump() for route in trust.routes],
+    }
+    student.save(folder, settings=road.distil.model_dump(mode="json"), card=card)
+    budgets = sorted({*BUDGETS, road.distil.budget})
+    routers = [judge_router(theirs, sure, trust.routes, each, bootstrap) for each in budgets]
     values |= {
-        "router": judge_router(theirs, ours, least, road.distil.budget, bootstrap),
+        "router": {
+            "chosen_on": trust.chosen_on,
+            "budget": road.distil.budget,
+            "budgets": routers if trust.routes else [],
+        },
+        "calibration": trust.calibration,
         "num_studies": len(judged),
         "num_unknown": sum(len(first_questions(row)) for row in judged) - len(theirs),
         "times": times_of(
@@ -265,7 +289,9 @@ def _distil(
         "teacher": trained.name,
     }
     markdown, as_json = (folder / name for name in _REPORT)
-    markdown.write_text("\n".join(student_table(values).markdown()) + "\n", encoding="utf-8")
+    tables = [student_table(values), *([router_table(values)] if trust.routes else [])]
+    text = "\n\n".join("\n".join(table.markdown()) for table in tables)
+    markdown.write_text(text + "\n", encoding="utf-8")
     write_json(as_json, values)
     settings = content_hash(road.distil.model_dump(mode="json"))[:6]
     shown = f"student/{split}-{settings}"

@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from time import process_time
 from typing import Any
 
-import numpy as np
 import torch
 
 from llava_ultra.student.learning import Lessons
 from llava_ultra.student.network import Student, pad_images
+from llava_ultra.student.student_card import scores_of
 from sonoray.metrics import AnswerRecord
+from sonoray.study.prompt import FOLLOW_UP, split_site
 
-_UNSEEN = -30.0
 _AT_ONCE = 16
 """Studies of a batch, as many as the model gets by default."""
 _LEAST_DEVIATION = 1e-4
+
+MOST_WORDINGS = 32
+"""Wordings of a topic that a student is known by."""
 
 Row = Mapping[str, Any]
 """A study as `teaching.read_taught` gives it."""
@@ -76,6 +79,27 @@ def topics_of(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     return {topic: tuple(options) for topic, options in found.items()}
 
 
+def wordings_of(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """By topic, how its question is worded, without the examination site, commonest first.
+
+    At most `MOST_WORDINGS`, and none that one patient alone was asked: such a text may say
+    something of that patient, and these go with the model.
+    """
+    counts: dict[str, dict[str, set[str]]] = {}
+    for row in rows:
+        for _, question in first_questions(row):
+            if question["topic"] == FOLLOW_UP:  # one of its questions alone says nothing
+                continue
+            text = split_site(question["question"])[1].strip()
+            asked = counts.setdefault(question["topic"], {}).setdefault(text, set())
+            asked.add(row["patient_key"])
+    found = {}
+    for topic, wordings in counts.items():
+        common = sorted(wordings, key=lambda text: -len(wordings[text]))[:MOST_WORDINGS]
+        found[topic] = tuple(text for text in common if len(wordings[text]) > 1)
+    return found
+
+
 def first_questions(row: Row) -> list[tuple[int, Mapping[str, Any]]]:
     """The first question of each topic, with its number among the study's."""
     seen: dict[str, tuple[int, Mapping[str, Any]]] = {}
@@ -113,22 +137,9 @@ def student_records(
                 topic = question["topic"]
                 if topic in topics:
                     values = own[places[topic], : len(topics[topic])]
-                    scores = scores_of(values, topics[topic], question["option_scores"])
+                    scores = scores_of(values, topics[topic], tuple(question["option_scores"]))
                     found.append(_record(row, question, scores))
     return found, times
-
-
-def scores_of(
-    logits: np.ndarray, known: Sequence[str], options: Mapping[str, Any]
-) -> dict[str, float]:
-    """Log-probability of each option of a question, from logits of the topic's options."""
-    places = {option: place for place, option in enumerate(known)}
-    own = [places[option] for option in options if option in places]
-    total = float(np.logaddexp.reduce(logits[own])) if own else 0.0
-    return {
-        option: float(logits[places[option]]) - total if option in places else _UNSEEN
-        for option in options
-    }
 
 
 def _record(row: Row, question: Mapping[str, Any], scores: Mapping[str, float]) -> AnswerRecord:

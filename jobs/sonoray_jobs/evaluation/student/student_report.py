@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from math import isfinite
+from math import inf
 from statistics import median
 from typing import Any
 
+from llava_ultra.student.student_card import Route, least_confidence
 from sonoray.metrics import AnswerRecord, Bootstrap, compare_all_closed, compare_answers
 from sonoray.metrics.answers import most_frequent
 from sonoray.metrics.paired import Difference, TopicComparison
@@ -70,43 +71,67 @@ def times_of(
 def judge_router(
     model: Sequence[AnswerRecord],
     student: Sequence[AnswerRecord],
-    least: float | None,
+    routes: Sequence[Route],
     budget: float,
     bootstrap: Bootstrap,
-) -> dict[str, Any] | None:
-    """Model and student together beside the model; None where no patient could be left out.
+) -> dict[str, Any]:
+    """Model and student together beside the model, on the judged split.
 
     Args:
         model: its answers.
-        student: the student's, to the same questions.
-        least: how sure the student must be.
-        budget: what was allowed to be lost.
+        student: the student's, to the same questions, calibrated.
+        routes: what each way of sharing cost where it was chosen.
+        budget: what is allowed to be lost.
         bootstrap: how intervals are made.
     """
-    if least is None:
-        return None
-    together, share = route(model, student, least)
+    least = least_confidence(routes, budget)
+    together, share = route(model, student, inf if least is None else least)
     compared = compare_all_closed(model, together, bootstrap=bootstrap)
     assert compared is not None  # questions were asked
     return {
         "budget": budget,
-        "least_confidence": least if isfinite(least) else None,
+        "least_confidence": least,
         "share": share,
         "accuracy": asdict(compared.differences["accuracy"]),
     }
 
 
-def router_line(values: Mapping[str, Any] | None) -> str:
-    """What a person reads of a router."""
-    if values is None:
+def router_line(values: Mapping[str, Any]) -> str:
+    """What a person reads of a router at the configured budget."""
+    found = next((each for each in values["budgets"] if each["budget"] == values["budget"]), None)
+    if found is None:
         return "router: too few patients to choose how sure the student must be"
-    found = Difference(**values["accuracy"])
+    both = Difference(**found["accuracy"])
     told = (
-        f"router with a budget of {values['budget']:g}: the student answers {values['share']:.0%}"
+        f"router with a budget of {found['budget']:g}, chosen on the patients of "
+        f"{_CHOSEN_ON[values['chosen_on']]}: the student answers {found['share']:.0%}"
     )
-    if values["least_confidence"] is not None:
-        told += f" of the questions, those of which it is sure to {values['least_confidence']:.2f}"
-    return f"{told}; accuracy of both {found.second:.3f}, {_signed(found)} of the model's"
+    if found["least_confidence"] is not None:
+        told += f" of the questions, those of which it is sure to {found['least_confidence']:.2f}"
+    return f"{told}; accuracy of both {both.second:.3f}, {_signed(both)} of the model's"
+
+
+_CHOSEN_ON = {"validation": "the validation split", "left out": "the training that were left out"}
+
+
+def router_table(values: Mapping[str, Any]) -> Table:
+    """One row per budget."""
+    return Table(
+        header=("budget", "sure to at least", "answered by the student", "accuracy of both",
+                "minus model"),
+        rows=tuple(_router_row(each) for each in values["router"]["budgets"]),
+    )  # fmt: skip
+
+
+def _router_row(found: Mapping[str, Any]) -> tuple[str, ...]:
+    least, both = found["least_confidence"], Difference(**found["accuracy"])
+    return (
+        f"{found['budget']:g}",
+        "never" if least is None else f"{least:.3f}",
+        f"{found['share']:.3f}",
+        f"{both.second:.3f}",
+        _signed(both),
+    )
 
 
 def student_table(values: Mapping[str, Any]) -> Table:

@@ -119,6 +119,7 @@ def pool_study(features: StudyFeatures) -> np.ndarray:
 def _question(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "topic": row["topic"],
+        "question": row["question"],
         "truth": row["truth"],
         "answer": row["answer"],
         "option_scores": json.loads(row["option_scores"]),

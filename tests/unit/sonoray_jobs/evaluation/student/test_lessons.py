@@ -8,9 +8,9 @@ from llava_ultra.student.network import Student, StudentShape
 from sonoray_jobs.evaluation.student.lessons import (
     make_lessons,
     model_records,
-    scores_of,
     student_records,
     topics_of,
+    wordings_of,
 )
 
 
