@@ -5,6 +5,7 @@ model too instead of a mock.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ from llava_ultra.language.lora import add_lora
 from llava_ultra.language.tokenizer import train_tokenizer
 from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import Precision
+from llava_ultra.student.network import Student, StudentShape
+from llava_ultra.student.student_card import StudentCard, read_card
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
+
+TRAINING = "tests-0123456789ab"
+"""Name of the training that tiny students say they learned from."""
 
 TEXTS = (
     "病灶是良性还是恶性?",
@@ -154,11 +160,13 @@ def tiny_artifact(
     config: ModelConfig | None = None,
     tower_precision: Precision = "float32",
     seed: int = 0,
+    with_student: bool = False,
 ) -> dict[str, Any]:
     """Write a complete exported model with random weights; returns its manifest.
 
     Args: `lively` does to its decoder as `enliven`; `seed` is of fusion, sampler and adapter, so
-    that models of unlike seeds share decoder and towers.
+    that models of unlike seeds share decoder and towers; `with_student` adds one with random
+    weights beside the folder, and in it.
     """
     config = config or tiny_config(sampling)
     base = tiny_language(config)
@@ -166,6 +174,10 @@ def tiny_artifact(
         enliven(base.model)
     save_language(base, folder / "language")
     clip, sam = tiny_towers(config, base)
+    student = None
+    if with_student:
+        student = folder.parent / f"{folder.name}-student"
+        tiny_student(student, config, {"clip": clip.fingerprint, "sam": sam.fingerprint})
     return save_artifact(
         folder,
         name=name,
@@ -173,9 +185,39 @@ def tiny_artifact(
         language=load_language(folder / "language"),
         clip=clip,
         sam=sam,
-        provenance={"source": "random weights for tests"},
+        provenance={
+            "source": "random weights for tests",
+            **({"training": TRAINING} if with_student else {}),
+        },
         tower_precision=tower_precision,
+        student=student,
     )
+
+
+def tiny_student(folder: Path, config: ModelConfig, towers: Mapping[str, str]) -> StudentCard:
+    """Write a student with random weights as `sonoray distil` does; returns its card.
+
+    It is asked two questions, and its router gives it what it is sure of to 0.6 within a budget of
+    0.01, and everything within one of 0.1.
+    """
+    topics = {"pathology": (TEXTS[1], TEXTS[2]), "organ": (TEXTS[6], TEXTS[7], TEXTS[8])}
+    card = {
+        "teacher": TRAINING,
+        "towers": dict(towers),
+        "questions": {"pathology": [TEXTS[0]], "organ": [TEXTS[5]]},
+        "calibration": {"temperature": 2.0, "abstain_below": 0.55, "error_rate": 0.1},
+        "routes": [
+            {"least_confidence": 0.6, "lost": 0.01, "share": 0.5},
+            {"least_confidence": 0.0, "lost": 0.1, "share": 1.0},
+        ],
+    }
+    features = 2 * (config.clip.num_channels + config.sam_channels)
+    torch.manual_seed(0)
+    student = Student(StudentShape(features=features, hidden=8, topics=topics)).eval()
+    student.head.data.mul_(8)  # else it is sure of nothing
+    folder.mkdir()
+    student.save(folder, card=card)
+    return read_card(folder)
 
 
 def tiny_image(seed: int = 0, height: int = 40, width: int = 56) -> np.ndarray:

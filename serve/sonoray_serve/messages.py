@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llava_ultra.recognition.bank import ClassBank
+from llava_ultra.student.student_card import StudentCard
 from sonoray.images.decode import Pixels
 from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_serve.problems import Problem
@@ -50,6 +51,18 @@ class ModelCard:
     """Name of the training that made it; empty where nobody knows."""
     protocol: ReportProtocol = NO_PROTOCOL
     """What it is asked before a report."""
+    student: StudentCard | None = None
+    """Of the student that it was exported with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opinion:
+    """What a model's student says of a study, whatever it is asked."""
+
+    logits: npt.NDArray[np.float32]
+    """(T, O): of each topic's options, in the order of its card."""
+    looks: npt.NDArray[np.float32]
+    """(T, K): share of each image in what a topic looks at; sums to 1 over images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +77,8 @@ class EncodedStudy:
     """Of the model that encoded it, which answers."""
     name: bytes = b""
     """What later questions call it by, as `KnownStudy`; without one it is not kept."""
+    opinion: Opinion | None = None
+    """Of the model's student, where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,6 +60,17 @@ class Problem(Enum):
         _INVALID,
         "An option has characters that the model does not know.",
     )
+    NOT_THE_STUDENTS = (
+        400,
+        _INVALID,
+        "The student answers closed questions that it learned, and this is none ({detail}); or ask "
+        "the model itself, by its name without :student.",
+    )
+    NOT_OF_A_STUDENT = (
+        400,
+        _INVALID,
+        "A student answers closed questions alone; ask the model, by its name without :student.",
+    )
     RESPONSE_FORMAT_NOT_ACCEPTED = (
         400,
         _INVALID,

@@ -201,6 +201,10 @@ class ServeConfig(Config):
     calibration: str = ""
     """The `calibration.json` that `sonoray recognize` wrote for the served model's training: then
     `/v1/recognize` answers with probabilities about that bank's classes; empty: shares alone."""
+    student_budget: float | None = Field(default=None, ge=0, le=1)
+    """Accuracy over all closed questions that may be lost where the student that a model was
+    exported with answers those of which it is sure, under the model's own name; None: the student
+    answers under `NAME:student` alone."""
     haproxy: bool = True
     """Whether HAProxy stands before the ingress of a private Ray, where the platform has it."""
     audit_log: str = ""

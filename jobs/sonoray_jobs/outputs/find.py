@@ -360,6 +360,7 @@ def export_stage(
     parts: Mapping[str, StageOutput],
     internal_test: str = "",
     calibration: Mapping[str, Any] | None = None,
+    student: StageOutput | None = None,
 ) -> Stage:
     """The stage that exports a finished training; its `config` is the model's provenance.
 
@@ -373,6 +374,7 @@ def export_stage(
         internal_test: digest of the answers to the internal test that the folder holds; empty where
             it holds none.
         calibration: how its probabilities are made, where that was fitted.
+        student: goes with it.
     """
     return Stage(
         name=f"export-{name}",
@@ -387,6 +389,7 @@ def export_stage(
             *(parts[part].key for part in sorted(parts)),
             *([internal_test] if internal_test else []),
             *([f"calibration-{content_hash(dict(calibration))}"] if calibration else []),
+            *([student.key] if student else []),
         ],
         code=_EXPORT_CODE,
     )

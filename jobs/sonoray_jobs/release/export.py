@@ -21,6 +21,7 @@ from sonoray_jobs.outputs.find import (
     find_whole_evaluation,
     learned_from,
 )
+from sonoray_jobs.outputs.find_student import find_student
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.release.collect_record import RecordSources, closed_answers
@@ -53,6 +54,8 @@ class Exported:
     """Whether the folder holds the answers to the internal test."""
     calibration: Mapping[str, Any] | None = None
     """How its probabilities are made; None where nobody has measured it."""
+    student: str = ""
+    """Name of the output that its student comes from; empty where it has none."""
 
     @property
     def uri(self) -> str:
@@ -93,6 +96,11 @@ class Exported:
                 "its probabilities of closed questions are not calibrated; sonoray evaluate "
                 "--split validation and another sonoray export do that"
             )
+        if self.student:
+            rows.append(
+                f"with its student {self.student}: served as {self.version.name}:student, and for "
+                "the model within serve.student_budget"
+            )
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +116,7 @@ class Exported:
             "digests": dict(self.digests),
             "has_internal_test": self.has_internal_test,
             "calibration": None if self.calibration is None else dict(self.calibration),
+            "student": self.student,
         }
 
 
@@ -131,7 +140,7 @@ def run(
         tracking_uri: MLflow store; by default that of the environment or of the workspace.
 
     Raises:
-        DataError: the training is not finished.
+        DataError: the training is not finished, or has no student where `export.student` wants it.
         CheckpointError: its frozen parts have changed since.
         ConfigError: the training that `run` names is of another dataset.
         TrackingError: MLflow cannot be reached or does not know the training.
@@ -149,12 +158,13 @@ def run(
     test = find_whole_evaluation(workspace, dataset, made.trained, "test")
     digest = test.manifest["files"][_PREDICTIONS] if test else ""
     calibration = _calibrate(workspace, road, dataset, made.trained)
-    stage = export_stage(name, made.output, made.trained, made.parts, digest, calibration)
+    student = find_student(workspace, dataset, made.trained) if road.export.student else None
+    stage = export_stage(name, made.output, made.trained, made.parts, digest, calibration, student)
     _require_run(store, workspace, stage, made.trained)
     result = run_stage(
         stage,
         workspace.stages,
-        lambda folder: _write(folder, workspace, made, stage, test, calibration),
+        lambda folder: _write(folder, workspace, made, stage, test, calibration, student),
     )
     digests = result.manifest["summary"]["digests"]
     version = register(
@@ -175,6 +185,7 @@ def run(
         digests=digests,
         has_internal_test=test is not None,
         calibration=calibration,
+        student="" if student is None else student.path.name,
     )
 
 
@@ -218,6 +229,7 @@ def _write(
     stage: Stage,
     test: StageOutput | None,
     calibration: Mapping[str, Any] | None,
+    student: StageOutput | None,
 ) -> dict[str, Any]:
     """Write the model's folder into that of the stage."""
     road, output, name = made.road, made.output, stage.config["name"]
@@ -244,6 +256,7 @@ def _write(
             answers=None if test is None else test.path / _PREDICTIONS,
         ),
         calibration=calibration,
+        student=None if student is None else student.path,
     )
     facts = json.loads((model / "record.json").read_text(encoding="utf-8"))
     card = model_card(

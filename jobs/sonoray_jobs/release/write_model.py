@@ -26,6 +26,7 @@ def write_model(
     provenance: Mapping[str, Any],
     record: RecordSources,
     calibration: Mapping[str, Any] | None = None,
+    student: Path | None = None,
 ) -> dict[str, str]:
     """Write a trained model with its frozen parts, its record and its manifest.
 
@@ -39,12 +40,14 @@ def write_model(
         provenance: what the manifest says of its making, beside the digests of the record.
         record: where what the folder keeps of its making comes from.
         calibration: how its probabilities are made, where that was fitted.
+        student: folder of the student that goes with it.
 
     Returns:
         The digest of every part.
 
     Raises:
         CheckpointError: the frozen parts have changed since the training.
+        ValueError: the student is another model's.
     """
     from llava_ultra.export.manifest import save_artifact
     from llava_ultra.language.decoder import load_language
@@ -66,6 +69,7 @@ def write_model(
         site_cue=site_cue,
         tower_precision=tower_precision,
         calibration=calibration,
+        student=student,
     )
     digests: dict[str, str] = manifest["digests"]
     return digests

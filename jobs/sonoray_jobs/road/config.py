@@ -197,6 +197,9 @@ class ExportConfig(Config):
     max_error_rate: float = Field(default=0.1, ge=0, lt=1)
     """Share of wrong answers that a closed question's threshold is chosen for, on the validation
     split; below the threshold the served answer says that it abstains."""
+    student: bool = False
+    """Whether the newest student of the training (`sonoray distil`) goes with the model; the
+    service then answers under `NAME:student` too."""
 
     def name_for(self, dataset: str) -> str:
         """The name of a model that was trained on `dataset`."""

@@ -41,6 +41,11 @@ def read_adapters(path: Path) -> dict[str, str]:
             f"adapters file {str(path)!r} cannot be read ({error}); write lines as "
             'breast = "models:/NAME/VERSION"'
         ) from None
+    if "student" in values:
+        raise ConfigError(
+            f"adapters file {str(path)!r}, 'student': this name means the student that a model was "
+            "exported with; give the model another one"
+        )
     for name, model in values.items():
         if not isinstance(model, str) or not name.isidentifier():
             raise ConfigError(

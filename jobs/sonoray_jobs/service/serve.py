@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.student.student_card import STUDENT, StudentCard
 from sonoray.cluster.session import ray_session
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
@@ -249,12 +250,47 @@ def _checked_args(
         model=str(folder), digest="", workspace="", device="cpu", precision="float32"
     )
     assistant, digest = load_model(source)
+    if config.max_models == 1:
+        check_routing(assistant.manifest, config.student_budget)
     pinned = {
         "model": str(folder),
         "model_name": assistant.name,
         "model_digest": digest,
     }
     return validate_config(AppArgs, {**values, **pinned}, "serve")
+
+
+def check_routing(manifest: Mapping[str, Any], budget: float | None) -> None:
+    """Refuse a budget for a student that is not there, or of which nobody knows how sure it is.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if budget is None:
+        return
+    told = manifest.get(STUDENT)
+    if told is None:
+        raise ConfigError(
+            f"serve.student_budget = {budget:g}, and the model was exported without a student; run "
+            "sonoray distil and sonoray export --student, or leave it out"
+        )
+    card = StudentCard.model_validate(told)
+    if not card.routes:
+        raise ConfigError(
+            f"serve.student_budget = {budget:g}, and the student of {card.teacher!r} had too few "
+            "patients to find out how sure it must be; leave it out and ask NAME:student"
+        )
+    least = card.least_confidence(budget)
+    if least is None:
+        lost = min(route.lost for route in card.routes)
+        logger.warning(
+            "serve.student_budget = %g: the student never answers for the model, since the least "
+            "that would be lost is %.4f",
+            budget,
+            lost,
+        )
+    else:
+        logger.info("the student answers for the model where it is sure to %.3f or more", least)
 
 
 def _check_places(config: ServeConfig) -> None:

@@ -22,6 +22,7 @@ from llava_ultra.decoding.text import stream
 from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.encoder import MAX_IMAGES, StudyEncoder, VisualStudy, load_towers
 from llava_ultra.export.manifest import NOTICE, precision_of, read_artifact_manifest
+from llava_ultra.export.student_part import load_student
 from llava_ultra.export.weights import (
     load_adapter,
     load_connector,
@@ -35,6 +36,7 @@ from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.packed import pack_linear
 from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
 from llava_ultra.parameters.products import check_precision
+from llava_ultra.student.network import Student
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 
@@ -188,6 +190,7 @@ class Assistant(Answerer):
         language: Language,
         model: LlavaUltra,
         loaded: Mapping[str, str],
+        student: Student | None = None,
     ) -> None:
         super().__init__(manifest=manifest, language=language, model=model)
         self.clip = clip
@@ -199,6 +202,7 @@ class Assistant(Answerer):
             fusion=model.fusion,
             sampler=model.sampler,
             loaded=loaded,
+            student=student,
         )
 
     def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
@@ -227,7 +231,13 @@ def load_assistant(
     for part in (clip, sam, model):
         part.to(device)
     return Assistant(
-        manifest=manifest, clip=clip, sam=sam, language=language, model=model, loaded=loaded
+        manifest=manifest,
+        clip=clip,
+        sam=sam,
+        language=language,
+        model=model,
+        loaded=loaded,
+        student=load_student(folder, manifest),
     )
 
 

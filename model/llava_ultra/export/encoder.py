@@ -16,6 +16,7 @@ from llava_ultra.connector.fusion import build_fusion, with_mean_token
 from llava_ultra.connector.pick import Sampler
 from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.manifest import precision_of, read_artifact_manifest
+from llava_ultra.export.student_part import load_student
 from llava_ultra.export.weights import read_weights
 from llava_ultra.model import CONNECTOR_PARTS, fusion_sizes
 from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
@@ -25,6 +26,7 @@ from llava_ultra.parameters.products import (
     fix_products,
     round_products,
 )
+from llava_ultra.student.network import Student, pool_tokens
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.lowered import lower_tower
 from llava_ultra.towers.sam import SamTower
@@ -44,6 +46,16 @@ class VisualStudy:
     """(K,) float32, before softmax."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedImages:
+    """What the towers and the fusion made of K images, each by itself; on the CPU."""
+
+    tokens: Tensor
+    """(K, P, D) float32."""
+    pooled: Tensor
+    """(K, F) float32: the images as a student sees them; F = 0 where the model has none."""
+
+
 class StudyEncoder:
     """The part of an exported model that looks at images."""
 
@@ -56,12 +68,15 @@ class StudyEncoder:
         fusion: nn.Module,
         sampler: Sampler,
         loaded: Mapping[str, str],
+        student: Student | None = None,
     ) -> None:
         self.manifest = manifest
         self.clip = clip
         self.sam = sam
         self.loaded = loaded
         """The towers' fingerprints as loaded; of one that is lowered, not the manifest's."""
+        self.student = student
+        """Reads the same features; None where the model was exported without one."""
         self._fusion = fusion
         self._sampler = sampler
 
@@ -77,7 +92,7 @@ class StudyEncoder:
             ValueError: there is no image, there are too many, or one is too small.
         """
         self.check_count(images)
-        return self.score(images, self.fuse(images))
+        return self.score(images, self.fuse(images).tokens)
 
     @staticmethod
     def check_count(images: Sequence[np.ndarray]) -> None:
@@ -90,8 +105,8 @@ class StudyEncoder:
             raise ValueError(f"{len(images)} images given; a study has 1 to {MAX_IMAGES}")
 
     @torch.no_grad()
-    def fuse(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Encode and fuse K images, each by itself: (K, P, D) float32 on the CPU.
+    def fuse(self, images: Sequence[np.ndarray]) -> FusedImages:
+        """Encode and fuse K images, each by itself.
 
         Raises:
             ValueError: one is too small.
@@ -99,7 +114,24 @@ class StudyEncoder:
         clip = encode_images(self.clip, images, self._device)
         sam = encode_images(self.sam, images, self._device)
         tokens: Tensor = self._fusion(clip, with_mean_token(clip, sam))
-        return tokens.cpu()
+        pooled = np.zeros((len(images), 0), np.float32)
+        if self.student is not None:
+            parts = [pool_tokens(each.float().cpu().numpy()) for each in (clip, sam)]
+            pooled = np.concatenate(parts, axis=1)
+        return FusedImages(tokens=tokens.cpu(), pooled=torch.from_numpy(pooled))
+
+    @torch.no_grad()
+    def opine(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """What the student says of a study of K images, as it sees them (K, F).
+
+        Returns:
+            (T, O) float32 logits of each topic's options, and (T, K) the share of each image in
+            what a topic looks at.
+        """
+        assert self.student is not None
+        mask = torch.ones(1, len(pooled), dtype=torch.bool)
+        opinion = self.student(pooled[None], mask)
+        return opinion.logits[0], opinion.image_logits[0].softmax(dim=-1)
 
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], tokens: Tensor) -> VisualStudy:
@@ -217,5 +249,11 @@ def load_encoder_on(
     fusion, sampler = parts["fusion"], parts["sampler"]
     assert isinstance(sampler, Sampler)
     return StudyEncoder(
-        manifest=manifest, clip=clip, sam=sam, fusion=fusion, sampler=sampler, loaded=loaded
+        manifest=manifest,
+        clip=clip,
+        sam=sam,
+        fusion=fusion,
+        sampler=sampler,
+        loaded=loaded,
+        student=load_student(folder, manifest),
     )

@@ -19,6 +19,7 @@ from llava_ultra.config import LoraSettings, ModelConfig
 from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.assistant import Answerer
 from llava_ultra.export.manifest import precision_of, read_artifact_manifest
+from llava_ultra.export.student_part import load_student
 from llava_ultra.export.weights import load_connector, load_recognition, read_weights
 from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.model import LlavaUltra
@@ -110,6 +111,7 @@ def check_hosted(folder: Path, first: Path) -> None:
     check_shared(folder, digests, own["digests"])
     check_same_precision(folder, precision_of(manifest, "model"), precision_of(own, "model"))
     check_variant(ModelConfig.model_validate(manifest["config"]).lora)
+    load_student(folder, manifest)
     for part in ("connector", "adapter"):
         read_weights(folder / f"{part}.safetensors", digests[part])
 

@@ -3,12 +3,13 @@
 ```
 manifest.json            format, name, model config, site cue, digests of every part, provenance;
                          where not all was trained in float32, the precision; where it was
-                         fitted, the calibration of closed questions
+                         fitted, the calibration of closed questions; of a student, its card
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
 recognition.safetensors  modality tokens and heads, of a model that recognises
 clip/ sam/               the towers (llava_ultra.towers.clip, llava_ultra.towers.sam)
 language/                tokenizer and base decoder (transformers layout)
+student/                 where it was exported with one: the student of closed questions
 ```
 
 `llava_ultra.export.assistant` loads it, every part by its own loader, and compares each digest with
@@ -26,10 +27,12 @@ from typing import Any, Literal, get_args
 from safetensors.torch import save_file
 
 from llava_ultra.digests.state_digest import state_digest
+from llava_ultra.export.student_part import save_student
 from llava_ultra.export.weights import adapter_state, connector_state, recognition_state
 from llava_ultra.language.decoder import Language, save_language
 from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import Precision
+from llava_ultra.student.student_card import STUDENT
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.sam import SamTower
 
@@ -58,6 +61,7 @@ def save_artifact(
     site_cue: bool = False,
     tower_precision: Precision = "float32",
     calibration: Mapping[str, Any] | None = None,
+    student: Path | None = None,
 ) -> dict[str, Any]:
     """Write the exported model and return its manifest.
 
@@ -72,6 +76,10 @@ def save_artifact(
         site_cue: whether every question of the training began with the examination site.
         tower_precision: what the towers multiplied in when they computed the training's features.
         calibration: how the likelihoods of options become probabilities, where that was fitted.
+        student: what `sonoray distil` wrote of it, where it goes with the model.
+
+    Raises:
+        ValueError: the student is another model's.
     """
     precision = {"model": model.precision, "towers": tower_precision}
     connector, adapter = connector_state(model), adapter_state(model)
@@ -83,6 +91,14 @@ def save_artifact(
     clip.save(folder / "clip")
     sam.save(folder / "sam")
     save_language(language, folder / "language")
+    towers = {"clip": clip.fingerprint, "sam": sam.fingerprint}
+    card, taught = {}, {}
+    if student is not None:
+        training = str(provenance.get("training", ""))
+        told, digest = save_student(
+            student, folder, training=training, towers=towers, config=model.config
+        )
+        card, taught = {STUDENT: told}, {STUDENT: digest}
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -93,11 +109,12 @@ def save_artifact(
         "digests": {
             "connector": state_digest(connector),
             "adapter": state_digest(adapter),
-            "clip": clip.fingerprint,
-            "sam": sam.fingerprint,
+            **towers,
             "language": language.digest,
             **({"recognition": state_digest(recognition)} if recognition else {}),
+            **taught,
         },
+        **card,
         "notice": NOTICE,
         "provenance": dict(provenance),
     }

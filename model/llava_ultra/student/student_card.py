@@ -18,6 +18,9 @@ from llava_ultra.towers.tower_config import ModelPart
 CARD = "student.json"
 """File beside the weights: the student's shape and its card."""
 
+STUDENT = "student"
+"""Its folder in an exported model, its key in the manifest and among the digests there."""
+
 UNSEEN = -30.0
 """Log-probability of an option that no training question has."""
 

@@ -4,7 +4,8 @@ A second question about a study says the same images again, byte for byte, or it
 DICOMweb server lists the same instances. Then nothing is fetched or decoded, and vision is not
 asked: the engine is told the study's name, and only where it has forgotten it (its memory for
 studies is bounded, and another replica may be the one that is asked) the images are decoded and
-encoded after all. The names here are no promise, they only save asking in vain.
+encoded after all. The names here are no promise, they only save asking in vain. What a model's
+student says of a study is noted with its name, so that a second question needs nobody else.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from sonoray_serve.messages import (
     EnginePort,
     Event,
     Forgotten,
+    Opinion,
     Sampling,
     Study,
 )
@@ -57,24 +59,26 @@ class Seen:
     """Of each picture, the SOP Instance UID of its object; empty where the images were sent."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Objects of the study that gave no picture, by reason."""
+    opinion: Opinion | None = field(default=None, compare=False, repr=False)
+    """What the model's student says of it, where it has one."""
 
 
 class KnownStudies:
-    """Studies that an engine was given, by name; what was asked about longest ago goes first."""
+    """Studies that an engine was given, or a student asked about, by name; the newest are kept."""
 
     def __init__(self, max_names: int = MAX_NAMES) -> None:
         self._max_names = max_names
         self._seen: OrderedDict[bytes, Seen] = OrderedDict()
 
     def find(self, name: bytes) -> Seen | None:
-        """What was noted of a study; None where no engine was given it."""
+        """What was noted of a study; None where nobody has answered about it."""
         found = self._seen.get(name)
         if found is not None:
             self._seen.move_to_end(name)
         return found
 
     def add(self, name: bytes, seen: Seen) -> None:
-        """Note that an engine has answered about a study."""
+        """Note that somebody has answered about a study."""
         self._seen[name] = seen
         self._seen.move_to_end(name)
         if len(self._seen) > self._max_names:

@@ -11,7 +11,7 @@ from sonoray_serve.clinic.reports import Report, ReportRequest, Reports
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.description import WORK_ERRORS, body_of
 from sonoray_serve.http.flow import Chat
-from sonoray_serve.http.gate import FEEDBACK_PATH, REPORTS_PATH
+from sonoray_serve.http.gate import ANSWERED_BY, FEEDBACK_PATH, REPORTS_PATH
 from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.settings import AppArgs
 from sonoray_serve.shapes.answers import ChatCompletion
@@ -60,6 +60,7 @@ def add_clinic(
             answer = await chat.begin(
                 _ready(body), deadline, key=key_of(request), opens_studies=opens_studies(request)
             )
+            request.scope[ANSWERED_BY] = answer.sonoray.answered_by
             completion = await answer.complete()
             assert isinstance(completion, ChatCompletion)
             return completion

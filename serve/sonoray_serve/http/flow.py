@@ -8,7 +8,7 @@ also when the client asked for a stream.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,14 +24,15 @@ from sonoray_serve.asking.studies import (
 from sonoray_serve.clinic.answer_ids import new_answer_id
 from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.question import Question, read_question, read_study
-from sonoray_serve.http.reply import Answer
+from sonoray_serve.http.reply import Answer, describe_answer, describe_study
 from sonoray_serve.intake.encoder import StudyEncoder, Take
 from sonoray_serve.intake.material import Material, SentImages, StoredStudy
 from sonoray_serve.intake.study_server import PLACE, StudyServer
-from sonoray_serve.intake.uses import LACKS, image_uses, is_lasting, lacks_pictures
+from sonoray_serve.intake.uses import image_uses, is_lasting
 from sonoray_serve.messages import (
     EncodedStudy,
     EnginePort,
+    Event,
     Failed,
     KnownStudy,
     ModelCard,
@@ -40,6 +41,15 @@ from sonoray_serve.messages import (
 )
 from sonoray_serve.pictures.study_pictures import Picture, StudyPictures, thumbnail
 from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.routing.students import (
+    Named,
+    StudentsQuestion,
+    find_model,
+    find_named,
+    for_student,
+    with_students,
+    students_answer,
+)
 from sonoray_serve.settings import Limits
 from sonoray_serve.shadow.candidate import Copy, Shadow, watched
 from sonoray_serve.shapes import answers, api
@@ -50,21 +60,6 @@ from sonoray_serve.shapes.vector import study_vector, to_base64
 SMALL_BODY_BYTES = 64_000
 """Below it a body is parsed at once: that takes less than the way to a thread and back."""
 
-REMARKS = {
-    "no_image": "no image was given: the model was trained on studies with images alone, and this "
-    "answer rests on the text",
-    "system": "a system message was given: no training has shown one, and answers may differ",
-}
-"""Forms of a request that no training has shown."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Model:
-    """The model that a request named, as it was then."""
-
-    name: str
-    card: ModelCard
-
 
 @dataclass(kw_only=True, slots=True)
 class _Prepared:
@@ -72,6 +67,8 @@ class _Prepared:
 
     copy: Copy | None = None
     """Of the request, for a candidate."""
+    students: StudentsQuestion | None = None
+    """The question, where the model's student has learned it."""
     wants_thumbnails: bool = False
     thumbnails: Sequence[str] = ()
 
@@ -97,6 +94,7 @@ class Chat:
         shadow: Shadow | None = None,
         server: StudyServer | None = None,
         encoder: StudyEncoder | None = None,
+        student_budget: float | None = None,
     ) -> None:
         """Answer with what these give.
 
@@ -109,6 +107,7 @@ class Chat:
             shadow: tries a candidate.
             server: has the studies that requests name by UID.
             encoder: shared with others that encode; one of its own where there are none.
+            student_budget: see `ServeConfig.student_budget`.
         """
         self._vision = vision
         self._engine = engine
@@ -119,6 +118,12 @@ class Chat:
         self._shadow = shadow
         self._server = server or StudyServer("", limits=limits)
         self._known = KnownStudies()
+        self._student_budget = student_budget
+
+    @property
+    def named(self) -> Mapping[str, ModelCard]:
+        """What a request may name as its model: models, and students by the model's card."""
+        return with_students(self._models)
 
     @property
     def models(self) -> Mapping[str, ModelCard]:
@@ -174,17 +179,18 @@ class Chat:
                     body, told, is_chat=is_chat, opens_studies=opens_studies
                 )
                 answer_id = new_answer_id(form.prefix, model.card.digest, key)
-                messages, protocol = question.messages, model.card.protocol
                 asked: list[tuple[str, str]] = []
-                if question.options is None and is_report(messages, protocol):
-                    asked = await ask_first(study, messages, protocol, deadline.left_s)
-                    messages = with_answers(messages, asked)
-                sampling = question.sampling(deadline.left_s)
-                events = study.generate(messages, sampling)
-                if told.copy is not None:
-                    told.copy.answer_id, told.copy.sampling = answer_id, sampling
-                    told.copy.messages = question.messages
-                    events = watched(events, told.copy)
+                said = students_answer(
+                    model, told.students, study.seen.opinion, self._student_budget
+                )
+                if said is not None:
+                    model, events = model.student, said.events(model.card.digest)
+                    if told.copy is not None:  # a candidate is compared with the model
+                        told.copy.drop()
+                else:
+                    events, asked = await _ask_model(
+                        model, question, study, told.copy, answer_id, deadline
+                    )
                 started = await anext(events)
             if isinstance(started, Failed):
                 raise ApiError(started.problem, question.place, started.limit, started.detail)
@@ -208,8 +214,8 @@ class Chat:
             include_usage=question.include_usage,
             num_choices=question.num_choices,
             options=question.options,
-            calibration=model.card.calibration,
-            sonoray=_describe(
+            calibration=model.calibration,
+            sonoray=describe_answer(
                 model, started, study.seen, image_uses(study.seen, told.thumbnails), question, asked
             ),
             num_prompt_tokens=started.num_prompt_tokens,
@@ -234,7 +240,7 @@ class Chat:
             data=[answers.Embedding(embedding=to_base64(vector) if as_text else vector.tolist())],
             model=model.name,
             usage=answers.EmbeddingUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
-            sonoray=_extras(
+            sonoray=describe_study(
                 model,
                 [
                     each.model_copy(update={"score": share, "selected": True})
@@ -246,7 +252,7 @@ class Chat:
 
     async def _prepare(
         self, body: Awaitable[bytes], told: "_Prepared", *, is_chat: bool, opens_studies: bool
-    ) -> tuple[_Model, Question, AskedStudy]:
+    ) -> tuple[Named, Question, AskedStudy]:
         data = await body
         if len(data) < SMALL_BODY_BYTES:
             read = self._read(data, is_chat)
@@ -255,6 +261,9 @@ class Chat:
         del data
         model, question, images, name = read
         card = model.card
+        if card.student is not None:
+            has_study = bool(images) or question.stored is not None
+            told.students = _for_student(model, question, has_study=has_study)
         material: Material
         if question.stored is not None:
             material, name = await self._stored(question, card, opens_studies=opens_studies)
@@ -290,34 +299,24 @@ class Chat:
         material = StoredStudy(listed=listed, server=self._server, pictures=self._pictures)
         return material, stored_study_name(listed.uids, card.digest)
 
-    def _read(
-        self, body: bytes, is_chat: bool
-    ) -> tuple[_Model, Question, tuple[bytes, ...], bytes]:
+    def _read(self, body: bytes, is_chat: bool) -> tuple[Named, Question, tuple[bytes, ...], bytes]:
         """Parse, check and name the study; off the event loop: a body may be tens of megabytes."""
         marks = self._limits.max_marks
         if is_chat:
             request = api.parse_request(api.ChatRequest, body, marks)
         else:
             request = api.parse_request(api.CompletionRequest, body, marks).as_chat()
-        model = self._find(request.model)
+        model = find_named(self._models, request.model)
         place = "messages" if is_chat else "prompt"
         question, images = read_question(request, self._limits, model.card, place=place)
         return model, question, images, study_name(images, model.card.digest)
 
-    def _read_embedding(
-        self, body: bytes
-    ) -> tuple[_Model, api.EmbeddingRequest, tuple[bytes, ...]]:
+    def _read_embedding(self, body: bytes) -> tuple[Named, api.EmbeddingRequest, tuple[bytes, ...]]:
         request = api.parse_request(api.EmbeddingRequest, body, self._limits.max_marks)
-        model = self._find(request.model)
+        model = find_model(self._models, request.model)
         urls = [request.input] if isinstance(request.input, str) else request.input
         places = [(f"input[{position}]", url) for position, url in enumerate(urls)]
         return model, request, read_study(places, "input", self._limits, model.card)
-
-    def _find(self, name: str) -> _Model:
-        card = self._models.get(name)
-        if card is None:
-            raise ApiError(Problem.MODEL_NOT_FOUND, "model")
-        return _Model(name=name, card=card)
 
 
 def _no_study(card: ModelCard) -> EncodedStudy:
@@ -329,39 +328,44 @@ def _no_study(card: ModelCard) -> EncodedStudy:
     )
 
 
-def _describe(
-    model: _Model,
-    started: Started,
-    seen: Seen,
-    pictures: Sequence[answers.ImageUse],
+def _for_student(model: Named, question: Question, *, has_study: bool) -> StudentsQuestion | None:
+    """The question as the model's student takes it; None where it is the model's.
+
+    Raises:
+        ApiError: 400; it is put to the student itself, which did not learn it.
+    """
+    assert model.card.student is not None
+    try:
+        return for_student(
+            question.messages,
+            question.options,
+            model.card.student,
+            has_study=has_study,
+            place=question.place,
+        )
+    except ApiError:
+        if model.is_student:
+            raise
+        return None
+
+
+async def _ask_model(
+    model: Named,
     question: Question,
-    asked: Sequence[tuple[str, str]],
-) -> answers.SonoRay:
-    images = [
-        each.model_copy(update={"score": score, "selected": each.index in started.selected})
-        for each, score in zip(pictures, started.scores, strict=True)
-    ]
-    remarks = [] if images else [REMARKS["no_image"]]
-    if any(message["role"] == "system" for message in question.messages):
-        remarks.append(REMARKS["system"])
-    if lacks_pictures(seen):
-        remarks.append(LACKS)
-    told = _extras(model, images, started.digest, remarks)
-    told.left_out = dict(seen.left_out)
-    told.asked_first = [answers.Asked(question=each, answer=said) for each, said in asked]
-    return told
-
-
-def _extras(
-    model: _Model,
-    images: list[answers.ImageUse],
-    digest: str,
-    remarks: Sequence[str] = (),
-) -> answers.SonoRay:
-    return answers.SonoRay(
-        images=images,
-        remarks=list(remarks),
-        notice=model.card.notice,
-        model=model.name,
-        digest=digest,
-    )
+    study: AskedStudy,
+    copy: Copy | None,
+    answer_id: str,
+    deadline: Deadline,
+) -> tuple[AsyncGenerator[Event, None], list[tuple[str, str]]]:
+    """The model's events, and what it was asked before."""
+    messages, protocol = question.messages, model.card.protocol
+    asked: list[tuple[str, str]] = []
+    if question.options is None and is_report(messages, protocol):
+        asked = await ask_first(study, messages, protocol, deadline.left_s)
+        messages = with_answers(messages, asked)
+    sampling = question.sampling(deadline.left_s)
+    events = study.generate(messages, sampling)
+    if copy is not None:
+        copy.answer_id, copy.sampling, copy.messages = answer_id, sampling, question.messages
+        events = watched(events, copy)
+    return events, asked

@@ -43,6 +43,9 @@ WORK_PATHS = frozenset(
 )
 """Paths whose requests are counted against `max_requests`."""
 
+ANSWERED_BY = "sonoray.answered_by"
+"""Where a request's scope says who gave its answer, `model` or `student`."""
+
 _COME_AGAIN = (429, 503)
 """Statuses that carry Retry-After."""
 
@@ -189,9 +192,17 @@ class Gate:
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         """Count a request, and write who made it into the audit log."""
         path = self._meters.add(self._path(scope), status, took_s)
+        answered_by: str = scope.get(ANSWERED_BY, "") if status == 200 else ""
+        if answered_by:
+            self._meters.add_answer(answered_by)
         if self._audit is not None:
-            key_digest = scope.get("sonoray.key", "")
-            self._audit.add(key_digest=key_digest, path=path, status=status, took_s=took_s)
+            self._audit.add(
+                key_digest=scope.get("sonoray.key", ""),
+                path=path,
+                status=status,
+                took_s=took_s,
+                answered_by=answered_by,
+            )
 
     @staticmethod
     def _path(scope: Scope) -> str:

@@ -198,6 +198,7 @@ class Ingress:
             shadow=self._shadow,
             server=self._server,
             encoder=self._encoder,
+            student_budget=args.config.student_budget,
         )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:

@@ -38,6 +38,7 @@ from sonoray_serve.messages import ClassShares, Failed, ModelCard, RecognizePort
 from sonoray_serve.pictures.data_urls import read_data_url
 from sonoray_serve.pictures.study_pictures import StudyPictures
 from sonoray_serve.problems import ApiError, Problem
+from sonoray_serve.routing.students import find_model
 from sonoray_serve.settings import MAX_ITEMS, Limits
 from sonoray_serve.shapes.api import Uid, parse_request
 
@@ -205,9 +206,7 @@ class Recognitions:
 
     def _read(self, body: bytes) -> tuple[str, ModelCard, ClassBank, AskedUids | Material]:
         request = parse_request(RecognizeRequest, body, self._limits.max_marks)
-        card = self._models().get(request.model)
-        if card is None:
-            raise ApiError(Problem.MODEL_NOT_FOUND, "model")
+        card = find_model(self._models(), request.model).card
         if request.study is not None or request.instances is not None:
             if request.images:
                 raise ApiError(Problem.STUDY_AND_IMAGES, "study")

@@ -5,14 +5,26 @@ It comes as events of the engine, several choices mixed, and is written in one o
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from sonoray_serve.asking.studies import Seen
 from sonoray_serve.http.deadline import Deadline
-from sonoray_serve.messages import Calibration, Event, Failed, Finished, Piece, Weighed
+from sonoray_serve.http.question import Question
+from sonoray_serve.intake.uses import LACKS, lacks_pictures
+from sonoray_serve.messages import (
+    Calibration,
+    Event,
+    Failed,
+    Finished,
+    Piece,
+    Started,
+    Weighed,
+)
 from sonoray_serve.problems import ApiError, InternalError, Problem, contained
+from sonoray_serve.routing.students import Named
 from sonoray_serve.shapes import answers
 from sonoray_serve.shapes.choices import Options, weigh
 from sonoray_serve.shapes.forms import Form, Head, Told
@@ -117,3 +129,52 @@ class Answer:
             completion_tokens=num_tokens,
             total_tokens=self.num_prompt_tokens + num_tokens,
         )
+
+
+REMARKS = {
+    "no_image": "no image was given: the model was trained on studies with images alone, and this "
+    "answer rests on the text",
+    "system": "a system message was given: no training has shown one, and answers may differ",
+}
+"""Forms of a request that no training has shown."""
+
+
+def describe_answer(
+    model: Named,
+    started: Started,
+    seen: Seen,
+    pictures: Sequence[answers.ImageUse],
+    question: Question,
+    asked: Sequence[tuple[str, str]],
+) -> answers.SonoRay:
+    """What an answer says beyond OpenAI's shape, as it begins."""
+    images = [
+        each.model_copy(update={"score": score, "selected": each.index in started.selected})
+        for each, score in zip(pictures, started.scores, strict=True)
+    ]
+    remarks = [] if images else [REMARKS["no_image"]]
+    if any(message["role"] == "system" for message in question.messages):
+        remarks.append(REMARKS["system"])
+    if lacks_pictures(seen):
+        remarks.append(LACKS)
+    told = describe_study(model, images, started.digest, remarks)
+    told.left_out = dict(seen.left_out)
+    told.asked_first = [answers.Asked(question=each, answer=said) for each, said in asked]
+    return told
+
+
+def describe_study(
+    model: Named,
+    images: list[answers.ImageUse],
+    digest: str,
+    remarks: Sequence[str] = (),
+) -> answers.SonoRay:
+    """What is said of a study's images, whatever comes of them."""
+    return answers.SonoRay(
+        images=images,
+        remarks=list(remarks),
+        notice=model.card.notice,
+        model=model.name,
+        answered_by="student" if model.is_student else "model",
+        digest=digest,
+    )

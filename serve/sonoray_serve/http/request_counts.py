@@ -25,6 +25,7 @@ class IngressMeters:
         self._answered: Counter[tuple[str, int]] = Counter()
         self._took: Counter[tuple[str, float]] = Counter()
         self._took_s: Counter[str] = Counter()
+        self._by: Counter[str] = Counter()
 
     def add(self, path: str, status: int, took_s: float) -> str:
         """Count an answer, at its end; gives the label that its path has."""
@@ -34,6 +35,10 @@ class IngressMeters:
         for bound in BOUNDS_S:
             self._took[label, bound] += took_s <= bound
         return label
+
+    def add_answer(self, answered_by: str) -> None:
+        """Count an answer to a question by who gave it, `model` or `student`."""
+        self._by[answered_by] += 1
 
     def text(self, num_requests: int, shadow: Mapping[str, int] | None = None) -> str:
         """All counts in Prometheus' text format.
@@ -69,6 +74,11 @@ class IngressMeters:
                 f"{_SECONDS}_sum{{{label}}} {self._took_s[path]:.6f}",
                 f"{_SECONDS}_count{{{label}}} {count}",
             ]
+        lines += [
+            "# HELP sonoray_answers_total Answers to questions, by who gave them.",
+            "# TYPE sonoray_answers_total counter",
+            *(f'sonoray_answers_total{{by="{by}"}} {self._by[by]}' for by in ("model", "student")),
+        ]
         if shadow is not None:
             lines += [
                 "# HELP sonoray_shadow_total Copies for the candidate, by outcome.",

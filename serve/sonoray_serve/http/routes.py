@@ -22,6 +22,7 @@ from sonoray_serve.http.deadline import Deadline
 from sonoray_serve.http.description import STREAM, WORK_ERRORS, body_of, describe_api, may_answer
 from sonoray_serve.http.flow import Chat
 from sonoray_serve.http.gate import (
+    ANSWERED_BY,
     CHAT_PATH,
     HEALTH_PATH,
     OPEN_PATHS,
@@ -235,13 +236,13 @@ def _add_models(app: FastAPI, chat: Chat) -> None:
     @app.get("/v1/models", responses=may_answer(401, 403))
     async def list_models() -> answers.ModelList:
         """List the names that a request may have as `model`."""
-        models = [told(name, card) for name, card in chat.models.items()]
+        models = [told(name, card) for name, card in chat.named.items()]
         return answers.ModelList(data=models, takes_study_uid=chat.server.is_there)
 
     @app.get("/v1/models/{model:path}", responses=may_answer(401, 403, 404))
     async def get_model(model: str) -> answers.ModelObject:
         """Tell whether a model is served."""
-        card = chat.models.get(model)
+        card = chat.named.get(model)
         if card is None:
             raise ApiError(Problem.MODEL_NOT_FOUND, "model")
         return told(model, card)
@@ -260,6 +261,7 @@ def _add_work(app: FastAPI, chat: Chat, limits: Limits) -> None:
             key=key_of(request),
             opens_studies=opens_studies(request),
         )
+        request.scope[ANSWERED_BY] = answer.sonoray.answered_by
         if answer.as_stream:
             return EventStream(answer)
         return JSONResponse((await answer.complete()).model_dump())

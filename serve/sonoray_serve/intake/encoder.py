@@ -7,6 +7,7 @@ Chat, embeddings and recognition share it, so that no more studies are decoded a
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from sonoray_serve.asking.studies import Seen
 from sonoray_serve.intake.material import Material
@@ -60,7 +61,7 @@ class StudyEncoder:
             del pixels
         if isinstance(study, Failed):
             raise ApiError(study.problem, place, study.limit)
-        return study, seen
+        return study, replace(seen, opinion=study.opinion)
 
 
 def _seen(decoded: StudyImages) -> Seen:

@@ -5,7 +5,8 @@ or moved breaks the chain from there on. What is cut off at the end leaves the c
 verifying prints the number of lines and the last digest, which belong somewhere else if that
 matters. There is a file for each ingress replica, and it is only ever appended to.
 
-A line has the time, the key by the beginning of its digest, the path, the status and the seconds.
+A line has the time, the key by the beginning of its digest, the path, the status and the seconds;
+of an answer to a question, whether the model or its student gave it.
 Nothing of a request or an answer is in it. A service that cannot write its log takes no work.
 """
 
@@ -50,7 +51,9 @@ class AuditLog:
         self.is_broken = False
         """Whether the last line could not be written."""
 
-    def add(self, *, key_digest: str, path: str, status: int, took_s: float) -> None:
+    def add(
+        self, *, key_digest: str, path: str, status: int, took_s: float, answered_by: str = ""
+    ) -> None:
         """Write a line; where that fails, say so once and remember it."""
         line = chained(
             {
@@ -59,6 +62,7 @@ class AuditLog:
                 "path": path,
                 "status": status,
                 "took_s": round(took_s, 3),
+                **({"answered_by": answered_by} if answered_by else {}),
             },
             self._last,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_ultra.parameters.precision_names import AnswerPrecision
+from llava_ultra.student.student_card import STUDENT, StudentCard
 from sonoray.errors import CheckpointError
 from sonoray.study.prompt import PROTOCOL, ReportProtocol
 from sonoray.tracking.connection import open_store
@@ -61,7 +62,14 @@ def describe(answerer: "Answerer", digest: str) -> ModelCard:
         protocol=ReportProtocol.model_validate(answerer.manifest["provenance"].get(PROTOCOL, {})),
         width=answerer.width,
         calibration=_calibration(answerer.manifest.get("calibration")),
+        student=_student(answerer.manifest),
     )
+
+
+def _student(manifest: Mapping[str, Any]) -> StudentCard | None:
+    """What a manifest says of the model's student."""
+    told = manifest.get(STUDENT)
+    return None if told is None else StudentCard.model_validate(told)
 
 
 def _calibration(found: Mapping[str, Any] | None) -> Calibration | None:

@@ -3,7 +3,8 @@
 Encoding runs in threads of its own, so that the event loop stays free for Ray Serve's health
 checks; torch releases the interpreter's lock while it computes. One study is one call of the
 encoders, with those of its images as a batch that were not encoded before: what the fusion made of
-an image is kept by the image's own digest, up to a budget of bytes.
+an image is kept by the image's own digest, up to a budget of bytes. A model's student reads the
+towers' features while they are there: its opinion goes with every study, whoever answers.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sonoray.errors import CheckpointError, SonoError
 from sonoray.images.decode import Pixels
-from sonoray_serve.messages import EncodedStudy, Failed
+from sonoray_serve.messages import EncodedStudy, Failed, Opinion
 from sonoray_serve.problems import Problem, contained
 from sonoray_serve.proxy.pod_ready import wait_for_pod
 from sonoray_serve.replicas.hosting import read_encoder
@@ -31,7 +32,7 @@ from sonoray_serve.settings import Roster
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llava_ultra.export.encoder import StudyEncoder
+    from llava_ultra.export.encoder import FusedImages, StudyEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Vision:
         self._source = source
         self._encoder, self._digest = load_vision_half(source)
         self._encoders = {self._digest: self._encoder}
-        self._kept: Kept[Tensor] = Kept(max_bytes=image_bytes)
+        self._kept: Kept[tuple[Tensor, Tensor]] = Kept(max_bytes=image_bytes)
         self._lock = threading.Lock()  # of what is kept, between the threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
         self._num_threads = num_threads
@@ -135,31 +136,45 @@ class Vision:
         self, images: Sequence[Pixels], encoder: "StudyEncoder", digest: str
     ) -> EncodedStudy | Failed:
         try:
-            visual = encoder.score(images, self._fused(images, encoder, digest))
+            fused = self._fused(images, encoder, digest)
+            visual = encoder.score(images, fused.tokens)
         except ValueError:  # the model's word for images that it cannot take
             return Failed(problem=Problem.IMAGE_NOT_ACCEPTED)
         return EncodedStudy(
             tokens=visual.tokens.numpy(),
             feature_scores=visual.feature_scores.numpy(),
             digest=digest,
+            opinion=None if encoder.student is None else _opinion(encoder, fused.pooled),
         )
 
-    def _fused(self, images: Sequence[Pixels], encoder: "StudyEncoder", digest: str) -> "Tensor":
-        """Fused tokens (K, P, D): of new images from the encoders, of others what was kept."""
+    def _fused(
+        self, images: Sequence[Pixels], encoder: "StudyEncoder", digest: str
+    ) -> "FusedImages":
+        """What becomes of K images: of new ones from the encoders, of others what was kept."""
         import torch
+
+        from llava_ultra.export.encoder import FusedImages
 
         encoder.check_count(images)
         # each model fuses in its own way
         keys = [bytes.fromhex(digest) + image_digest(image) for image in images]
         with self._lock:
-            tokens = {key: kept for key in keys if (kept := self._kept.get(key)) is not None}
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in tokens}
+            found = {key: kept for key in keys if (kept := self._kept.get(key)) is not None}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         if new:
-            for key, fused in zip(new, encoder.fuse(list(new.values())), strict=True):
-                tokens[key] = fused
+            fused = encoder.fuse(list(new.values()))
+            for key, *own in zip(new, fused.tokens, fused.pooled, strict=True):
+                found[key] = (own[0], own[1])
                 with self._lock:
-                    self._kept.put(key, fused.clone(), size_bytes=fused.nbytes)
-        return torch.stack([tokens[key] for key in keys])
+                    kept = (own[0].clone(), own[1].clone())
+                    self._kept.put(key, kept, size_bytes=sum(each.nbytes for each in own))
+        tokens, pooled = zip(*(found[key] for key in keys), strict=True)
+        return FusedImages(tokens=torch.stack(tokens), pooled=torch.stack(pooled))
+
+
+def _opinion(encoder: "StudyEncoder", pooled: "Tensor") -> Opinion:
+    logits, looks = encoder.opine(pooled)
+    return Opinion(logits=logits.numpy(), looks=looks.numpy())
 
 
 def image_digest(image: Pixels) -> bytes:

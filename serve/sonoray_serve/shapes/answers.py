@@ -23,9 +23,9 @@ class ImageUse(BaseModel):
     instance: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """SOP Instance UID of the object, where the request names its study by UID."""
     score: float
-    """Share of the sampler's attention; the scores of a study sum to 1."""
+    """Share of the sampler's attention, or of a student's; the scores of a study sum to 1."""
     selected: bool
-    """Whether the language model saw it."""
+    """Whether the answer rests on it: whether the language model saw it; a student sees all."""
     transparent: bool = False
     """Whether some of its pixels were transparent: the model is shown it over black."""
     thumbnail: str | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -82,6 +82,8 @@ class SonoRay(BaseModel):
     notice: str
     """The research-use notice."""
     model: str
+    answered_by: Literal["model", "student"] = "model"
+    """Who gave the answer: the model, or the student that it was exported with."""
     digest: str
     """Sha256 of the served model's manifest."""
 

@@ -52,6 +52,9 @@ def export(
     *,
     dataset: DatasetOption = None,
     run: RunOption = None,
+    student: Annotated[
+        bool, typer.Option("--student", help="As --set export.student=true: its student too.")
+    ] = False,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -64,9 +67,13 @@ def export(
         sonoray export
         sonoray export --dataset busbra --config busbra
         sonoray export --run phantom-3f2a
+        sonoray export --run phantom-3f2a --student
     """
     from sonoray_jobs.release import export
 
+    if student:
+        told = road.export.model_copy(update={"student": True})
+        road = road.model_copy(update={"export": told})
     return export.run(workspace=workspace, road=road, dataset=dataset or road.dataset, run=run)
 
 

@@ -199,3 +199,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str):
     path.write_text(text)
     with pytest.raises(ConfigError, match="breast = "):
         read_adapters(path)
+
+
+def test_the_name_of_a_models_student_is_no_adapters(tmp_path: Path):
+    path = tmp_path / "adapters.toml"
+    path.write_text('student = "models:/x/1"')
+    with pytest.raises(ConfigError, match="give the model another one"):
+        read_adapters(path)

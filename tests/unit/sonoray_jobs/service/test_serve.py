@@ -25,7 +25,7 @@ from sonoray.workspace import Workspace
 from sonoray_jobs.road.config import load_road
 from sonoray_jobs.service import serve as job
 from sonoray_jobs.service.listening import free_port
-from sonoray_jobs.service.serve import needed_precisions
+from sonoray_jobs.service.serve import check_routing, needed_precisions
 from sonoray_serve.app import AppArgs, ServeConfig
 from sonoray_serve.replicas.loading import ModelSource, load_model, resolve_folder
 from sonoray_serve.settings import Replicas
@@ -209,3 +209,43 @@ def test_the_engine_needs_no_precision_of_the_towers():
     ]
     forced = args.model_copy(update={"config": ServeConfig(precision="bfloat16")})
     assert {precision for precision, _ in needed_precisions(forced, manifest)} == {"bfloat16"}
+
+
+CARD = {
+    "teacher": "phantom-1",
+    "towers": {},
+    "topics": {"pathology": ["a", "b"]},
+    "questions": {"pathology": ["?"]},
+}
+ROUTES = [{"least_confidence": 0.8, "lost": 0.015, "share": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        ({}, "serve.student_budget = 0.02, and the model was exported without a student; run"),
+        ({"student": CARD}, "the student of 'phantom-1' had too few patients"),
+    ],
+)
+def test_a_budget_for_a_student_that_cannot_use_it_is_refused(manifest, reason):
+    with pytest.raises(ConfigError, match=reason):
+        check_routing(manifest, 0.02)
+    check_routing(manifest, None)
+
+
+def test_it_is_said_how_sure_the_student_must_be(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="sonoray_jobs.service.serve")
+    for budget in (0.02, 0.01):
+        check_routing({"student": {**CARD, "routes": ROUTES}}, budget)
+    assert "answers for the model where it is sure to 0.800 or more" in caplog.messages[0]
+    assert "never answers for the model" in caplog.messages[1]
+    assert "0.0150" in caplog.messages[1]
+
+
+def test_a_damaged_student_is_refused_before_anything_starts(tmp_path: Path):
+    folder = tmp_path / "model"
+    tiny_artifact(folder, with_student=True)
+    shutil.copyfile(folder / "connector.safetensors", folder / "student" / "student.safetensors")
+    error = refused(tmp_path, folder, insecure_local=True)
+    assert isinstance(error, CheckpointError)
+    assert "holds no student" in str(error)

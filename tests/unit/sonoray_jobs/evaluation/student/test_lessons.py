@@ -1,7 +1,6 @@
 """A model's answers as lessons, and a student's logits as answers."""
 
 import numpy as np
-import pytest
 import torch
 
 from llava_ultra.student.network import Student, StudentShape
@@ -66,13 +65,19 @@ def test_lessons_hold_the_first_question_of_each_topic():
     torch.testing.assert_close(known.std(dim=0, unbiased=False), torch.ones(4))
 
 
-def test_scores_are_log_probabilities_of_the_questions_own_options():
-    logits = np.log([1.0, 2.0, 5.0])
-    scores = scores_of(logits, ("x", "y", "z"), {"x": 0, "z": 0})
-    assert np.exp(list(scores.values())) == pytest.approx([1 / 6, 5 / 6])
-    unknown = scores_of(logits, ("x", "y", "z"), {"y": 0, "w": 0})
-    assert unknown == {"y": pytest.approx(0), "w": -30}
-    assert scores_of(logits, ("x",), {"w": 0}) == {"w": -30}
+def test_wordings_are_those_of_several_patients_without_the_site():
+    def asked(patient, text, topic="pathology"):
+        told = question(topic, "a", {"a": 0.0, "b": -1.0}) | {"question": text}
+        return row(patient, [told])
+
+    rows = [
+        *(asked(number, "Which?") for number in range(2)),
+        *(asked(number, "检查部位：乳腺。Is it benign?") for number in range(3)),
+        asked(0, "Did Ann's lump grow?"),
+        asked(1, " 检查部位：肝脏。Is it benign? "),
+        *(asked(number, "And the other?", "follow_up") for number in range(2)),
+    ]
+    assert wordings_of(rows) == {"pathology": ("Is it benign?", "Which?")}
 
 
 def test_both_are_asked_the_same_questions_in_the_same_order():

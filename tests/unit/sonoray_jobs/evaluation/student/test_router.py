@@ -5,7 +5,13 @@ import math
 import pytest
 
 from sonoray.metrics import AnswerRecord
-from sonoray_jobs.evaluation.student.router import choose_confidence, confidence, route
+from sonoray_jobs.evaluation.student.router import (
+    choose_confidence,
+    confidence,
+    cooled,
+    find_routes,
+    route,
+)
 
 
 def record(number, is_right, sure=0.9):
@@ -58,3 +64,25 @@ def test_equally_sure_answers_go_the_same_way():
 
 def test_confidence_is_the_probability_among_the_options():
     assert confidence(record(0, True, 0.8)) == pytest.approx(0.8)
+
+
+def test_routes_are_what_a_budget_can_buy():
+    answers = [True, False, True, True, False]
+    ours = [
+        record(n, right, sure) for n, (right, sure) in enumerate(zip(answers, SURE, strict=True))
+    ]
+    found = [(each.least_confidence, each.lost, each.share) for each in find_routes(MODEL, ours)]
+    assert found == [
+        pytest.approx((0.99, 0.0, 0.2)),
+        pytest.approx((0.8, 0.2, 0.8)),  # as much as at 0.95, and 0.9
+        pytest.approx((0.7, 0.4, 1.0)),
+    ]
+    for budget in (0.0, 0.1, 0.2, 0.3, 0.4):
+        together, _ = route(MODEL, ours, choose_confidence(MODEL, ours, budget))
+        assert 1 - sum(each.answer == "a" for each in together) / 5 <= budget + 1e-9
+
+
+def test_calibration_makes_a_student_less_sure_of_the_same_answer():
+    (found,) = cooled([record(0, True, 0.8)], 2.0)
+    assert found.answer == "a"
+    assert confidence(found) == pytest.approx(2 / 3)

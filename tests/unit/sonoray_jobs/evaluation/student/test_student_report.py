@@ -2,11 +2,13 @@
 
 import pytest
 
+from llava_ultra.student.student_card import Route
 from sonoray.metrics import AnswerRecord, Bootstrap
 from sonoray_jobs.evaluation.student.student_report import (
     judge_router,
     judge_student,
     router_line,
+    router_table,
     student_table,
     times_of,
 )
@@ -58,16 +60,22 @@ def test_a_student_is_judged_question_by_question():
 def test_a_router_is_judged_beside_the_model():
     truths = [0, 1, 0, 1]
     model, student = records([0, 1, 0, 0], truths), records([0, 1, 1, 1], truths)
-    found = judge_router(model, student, 0.5, 0.02, Bootstrap(num_resamples=1000))
+    bootstrap = Bootstrap(num_resamples=1000)
+    routes = [Route(least_confidence=0.5, lost=0.01, share=1.0)]
+    found, never = (
+        judge_router(model, student, routes, budget, bootstrap) for budget in (0.02, 0.0)
+    )
     assert found["share"] == 1
     assert found["accuracy"]["value"] == 0
-    line = router_line(found)
-    assert "answers 100%" in line
-    never = judge_router(model, student, float("inf"), 0.0, Bootstrap(num_resamples=1000))
     assert (never["share"], never["least_confidence"]) == (0, None)
-    assert "answers 0%;" in router_line(never)
-    assert judge_router(model, student, None, 0.0, Bootstrap(num_resamples=1000)) is None
-    assert "too few patients" in router_line(None)
+    values = {"chosen_on": "validation", "budget": 0.02, "budgets": [never, found]}
+    line = router_line(values)
+    assert "the validation split" in line
+    assert "answers 100% of the questions, those of which it is sure to 0.50" in line
+    assert "answers 0%;" in router_line({**values, "budget": 0.0})
+    assert "too few patients" in router_line({**values, "budgets": []})
+    table = router_table({"router": values})
+    assert [row[:3] for row in table.rows] == [("0", "never", "0.000"), ("0.02", "0.500", "1.000")]
 
 
 def test_times_are_medians_of_a_study():

@@ -1,0 +1,1 @@
+"""Who answers a request: the model, or its student."""
