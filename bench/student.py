@@ -103,7 +103,7 @@ def judged(
     each = []
     for rows in taught:
         train = [row for row in rows if row["split"] == "train"]
-        asked = [row for row in rows if row["split"] != "train"]
+        asked = [row for row in rows if row["split"] == "test"]
         lessons = make_lessons(train)
         theirs = model_records(asked, topics_of(train))
         for seed in range(seeds):

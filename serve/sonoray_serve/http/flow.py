@@ -47,8 +47,8 @@ from sonoray_serve.routing.students import (
     find_model,
     find_named,
     for_student,
-    with_students,
     students_answer,
+    with_students,
 )
 from sonoray_serve.settings import Limits
 from sonoray_serve.shadow.candidate import Copy, Shadow, watched
@@ -127,7 +127,7 @@ class Chat:
 
     @property
     def models(self) -> Mapping[str, ModelCard]:
-        """What a request may name as its model."""
+        """What is offered, by name."""
         return self._models
 
     @property
