@@ -271,12 +271,15 @@ def _distil(
     }
     student.save(folder, settings=road.distil.model_dump(mode="json"), card=card)
     budgets = sorted({*BUDGETS, road.distil.budget})
-    routers = [judge_router(theirs, sure, trust.routes, each, bootstrap) for each in budgets]
+    routers = [
+        judge_router(theirs, sure, trust.routes, each, bootstrap)
+        for each in (budgets if trust.routes else [])
+    ]
     values |= {
         "router": {
             "chosen_on": trust.chosen_on,
             "budget": road.distil.budget,
-            "budgets": routers if trust.routes else [],
+            "budgets": routers,
         },
         "calibration": trust.calibration,
         "num_studies": len(judged),
