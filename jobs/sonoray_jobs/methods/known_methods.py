@@ -250,6 +250,14 @@ COMMANDS = (
         switch="`sonoray second-opinion`",
     ),
     _Command(
+        name="text-to-mask",
+        kind="student",
+        module="sonoray_jobs.evaluation.segmentation.segment",
+        inputs="a finished training; images with masks; features of SAM",
+        cost="a pass of the decoder for each image and instruction, then minutes of training",
+        switch="`sonoray segment`",
+    ),
+    _Command(
         name="write-bank",
         kind="loop",
         module="sonoray_jobs.service.class_writer",

@@ -25,6 +25,7 @@ from llava_ultra.pretrain.pretrain_config import (
     SamPretrainConfig,
 )
 from llava_ultra.recognition.names import Against, Pooling, Readout
+from llava_ultra.segmentation.segmentation_config import SegmentationConfig
 from llava_ultra.student.student_config import StudentConfig
 from sonoray.config.load import load_config
 from sonoray.config.model import Config
@@ -236,6 +237,7 @@ class RoadConfig(Config):
     recognize: RecognizeConfig = RecognizeConfig()
     modes: ModesConfig = ModesConfig()
     distil: StudentConfig = StudentConfig()
+    segment: SegmentationConfig = SegmentationConfig()
     states: StatesConfig = StatesConfig()
     opinion: OpinionConfig = OpinionConfig()
     extract: ExtractConfig = ExtractConfig()

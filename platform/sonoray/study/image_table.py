@@ -156,6 +156,17 @@ def read_hashes(folder: Path) -> dict[str, bytes | None]:
     return found
 
 
+def iter_masks(folder: Path, image_ids: Collection[str]) -> Iterator[tuple[str, Pixels]]:
+    """Yield id and mask, uint8 (H, W), of those images that have one, in the order of the table.
+
+    One mask is decoded at a time, and no image.
+    """
+    for file, group in iter_row_groups(folder):
+        for row in file.read_row_group(group, columns=["image_id", "mask_png"]).to_pylist():
+            if row["mask_png"] and row["image_id"] in image_ids:
+                yield row["image_id"], decode_stored(row["mask_png"])
+
+
 def read_images(folder: Path, image_ids: Sequence[str]) -> dict[str, tuple[Pixels, Pixels | None]]:
     """Decode images and their masks; only the row groups that hold one of them are read.
 

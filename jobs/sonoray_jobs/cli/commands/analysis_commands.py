@@ -317,6 +317,44 @@ def distil(
 
 
 @job_command(app, panel=PANEL)
+def segment(
+    *,
+    dataset: DatasetOption = None,
+    split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
+    gallery: Annotated[
+        int,
+        typer.Option("--gallery", metavar="N", help="Images to show with their outlines.", min=0),
+    ] = 6,
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Outline in images what words ask for, and judge it on the dataset's masks.
+
+    The decoder's state of an instruction prompts SAM's mask decoder over cached features, which
+    learns from the training images' masks; so do boxes, points and no prompt. Dice and IoU by
+    patient, whether the words matter, diameters and areas, pictures.
+
+    Examples:
+        sonoray segment --run phantom-3f2a
+        sonoray segment --run phantom-3f2a --set 'segment.instructions=[{text="分割结节。"}]'
+        sonoray segment --dataset busbra --config busbra --set 'segment.prompts=["words","boxes"]'
+    """
+    from sonoray_jobs.evaluation.segmentation import segment as job
+
+    return job.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        gallery=gallery,
+        run=run,
+        address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
 def extract(
     *,
     dataset: DatasetOption = None,

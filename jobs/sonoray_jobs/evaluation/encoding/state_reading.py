@@ -42,6 +42,7 @@ class InstructedActor:
         settings: "EvaluateConfig",
         features: FeatureSource,
         device: str,
+        layers: Sequence[int] | None = None,
     ) -> None:
         """Load the model.
 
@@ -52,11 +53,13 @@ class InstructedActor:
             settings: how many tokens are read together.
             features: where the images' features come from.
             device: where the model runs.
+            layers: those whose states are read; by default all.
         """
         self._model, self._language = load()
         self._model.fix()
         self._model.to(device)
         self._instructions = instructions
+        self._layers = layers
         self._names_site = names_site
         self._max_tokens = settings.batch_tokens
         self._device = device
@@ -73,14 +76,20 @@ class InstructedActor:
         text = collate_texts(
             self._language.tokenizer,
             [
-                (at, self._worded(instruction, study), "")
+                (at, self.texts(instruction, study), "")
                 for at, study in enumerate(studies)
                 for instruction in self._instructions
             ],
             max_tokens=self._model.config.language.context_length,
         ).without_answers()
         states = question_states(
-            self._model, tokens, visual.image_mask, text, scores, max_tokens=self._max_tokens
+            self._model,
+            tokens,
+            visual.image_mask,
+            text,
+            scores,
+            layers=self._layers,
+            max_tokens=self._max_tokens,
         )
         by_study = states.reshape(len(studies), len(self._instructions), *states.shape[1:])
         pooled = {
@@ -94,9 +103,10 @@ class InstructedActor:
             **pooled,
         }
 
-    def _worded(self, instruction: str, study: Study) -> str:
+    def texts(self, instruction: str, study: Study) -> tuple[str, ...]:
+        """What is said about a study, by user and assistant in turn; the instruction comes last."""
         site = study.labels.get(SITE_LABEL, "")
-        return with_site(instruction, site) if self._names_site and site else instruction
+        return (with_site(instruction, site) if self._names_site and site else instruction,)
 
 
 def arrange(

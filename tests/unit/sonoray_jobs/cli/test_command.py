@@ -50,6 +50,7 @@ JOBS = {
         "sonoray_jobs.evaluation.opinion.second_opinion:run",
         ["--topic", "margin"],
     ),
+    "segment": ("sonoray_jobs.evaluation.segmentation.segment:run", []),
     "probe-states": ("sonoray_jobs.evaluation.encoding.probe_states:run", []),
     "probe": ("sonoray_jobs.evaluation.probing.probe:run", []),
     "robustness": ("sonoray_jobs.evaluation.robustness.assess:run", []),

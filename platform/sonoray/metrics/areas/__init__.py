@@ -1,0 +1,1 @@
+"""Masks as measurements: how well one covers another, how large it is."""
