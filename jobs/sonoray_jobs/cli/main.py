@@ -33,6 +33,7 @@ from sonoray_jobs.cli.commands import (
     release_commands,
     road_commands,
     service_commands,
+    student_commands,
     towers_commands,
     training_commands,
 )
@@ -59,6 +60,7 @@ for _room in (  # in the order of a road, which is that of `sonoray --help`
     training_commands,
     evaluation_commands,
     analysis_commands,
+    student_commands,
     release_commands,
     service_commands,
     cluster_commands,
