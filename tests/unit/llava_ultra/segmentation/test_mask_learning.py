@@ -9,7 +9,7 @@ from llava_ultra.segmentation.segmentation_config import SegmentationConfig
 from llava_ultra.segmentation.segmenter import Prompt, SegmenterShape
 
 QUICK = SegmentationConfig(
-    steps=120, batch_size=16, learning_rate=5e-3, width=16, heads=2, hidden=16, depth=1, noise=0.1
+    steps=600, batch_size=16, learning_rate=7e-3, width=16, heads=2, hidden=16, depth=1, noise=0.1
 )
 
 
