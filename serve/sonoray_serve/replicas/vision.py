@@ -21,10 +21,10 @@ from sonoray.errors import CheckpointError, SonoError
 from sonoray.images.decode import Pixels
 from sonoray_serve.messages import EncodedStudy, Failed, Opinion
 from sonoray_serve.problems import Problem, contained
-from sonoray_serve.proxy.pod_ready import wait_for_pod
 from sonoray_serve.replicas.hosting import read_encoder
 from sonoray_serve.replicas.kept import Kept
 from sonoray_serve.replicas.loading import ModelSource, check_towers, load_vision_half
+from sonoray_serve.replicas.pod_ready import wait_for_pod
 from sonoray_serve.schedule.autoscale import WORK
 from sonoray_serve.schedule.meters import show_model
 from sonoray_serve.settings import Roster

@@ -5,7 +5,7 @@
 - **Model and limits** lie in `service.toml`, an immutable ConfigMap whose name holds its hash. A
   change of it changes the head's template, and so brings up a second cluster before the first goes.
 - **A new cluster** takes over when its applications run, which vision holds back until the Pods are
-  ready (`sonoray_serve.proxy.pod_ready`).
+  ready (`sonoray_serve.replicas.pod_ready`).
 - **An old cluster** stays for longer than a request may take.
 - **The workspace** is not mounted: a Pod that faces the network sees neither studies nor the
   identity key. Models come from MLflow into an emptyDir.
@@ -33,8 +33,8 @@ from sonoray_jobs.cluster.kubernetes.manifests.pods import (
 )
 from sonoray_jobs.cluster.kubernetes.manifests.ray_clusters import cluster_spec
 from sonoray_jobs.cluster.kubernetes.site import Site
-from sonoray_serve.proxy import pod_ready
 from sonoray_serve.proxy.last_word import IMPORT_PATH, VARIABLE
+from sonoray_serve.replicas import pod_ready
 
 LEAVE_S = 30
 """How much longer than the deadline of a request the old cluster of an upgrade stays."""

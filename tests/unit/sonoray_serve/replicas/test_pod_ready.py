@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from sonoray_serve.proxy.pod_ready import VARIABLE, wait_for_pod
+from sonoray_serve.replicas.pod_ready import VARIABLE, wait_for_pod
 
 
 @pytest.fixture
