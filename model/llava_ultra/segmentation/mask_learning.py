@@ -102,7 +102,8 @@ def learn(
             logits, quality = segmenter(features.to(device), prompt, settings.noise)
             target = torch.from_numpy(masks).to(device).float() / 255
             loss = mask_loss(logits[:, None], target[:, None])
-            return loss + (quality - iou(logits > 0, target >= 0.5)).square().mean()
+            of_quality: Tensor = (quality - iou(logits > 0, target >= 0.5)).square().mean()
+            return loss + of_quality
 
         losses = optimise(segmenter, settings, step_loss, on_step)
     return segmenter, losses

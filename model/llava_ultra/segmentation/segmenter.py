@@ -145,7 +145,7 @@ class Segmenter(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         """Cached features (N, P, C2) as image embeddings of SAM's grid, (N, W, G, G)."""
         side = self.shape.clip_grid
-        cells = features.transpose(1, 2).unflatten(2, (side, side))
+        cells = features.transpose(1, 2).reshape(*features.shape[::2], side, side)
         grid: Tensor = self.project(F.pixel_shuffle(cells, self.factor))
         return grid
 

@@ -240,11 +240,11 @@ class _Judge:
 
     def _scale(self, pair: _Pair) -> float:
         """From an image's pixels to those of SAM's input."""
-        return self._task.shape.image_size / max(pair.truth.shape)
+        return float(self._task.shape.image_size / max(pair.truth.shape))
 
     def _other_words(self, pair: _Pair) -> int | None:
         """The next instruction that means something else in the image."""
-        num = self._targets.shape[1]
+        num = int(self._targets.shape[1])
         for step in range(1, num):
             other = (pair.instruction + step) % num
             if self._targets[pair.image, other] != self._targets[pair.image, pair.instruction]:
