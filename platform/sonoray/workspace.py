@@ -129,6 +129,10 @@ class Workspace:
             raise DataError(
                 f"dataset {name!r} does not say where it came from; run once: sonoray ingest {name}"
             )
+        if origin.get("source") == "relabel":
+            raise DataError(
+                f"dataset {name!r} was relabelled from {origin['dataset']!r}; name that one"
+            )
         return origin
 
     def is_synthetic(self, name: str) -> bool:

@@ -75,13 +75,18 @@ def run(
         only_closed: whether turns that are no closed questions, and captions, are left out.
 
     Raises:
-        ConfigError: the new name is that of the old dataset, or none.
+        ConfigError: the new name is that of the old dataset, of one from elsewhere, or none.
         DataError: there is no such dataset, the table cannot be read, or a row of it names no
             closed question of the dataset or no option of it.
     """
     if name == dataset or not name or name != name.translate(_RENAMED):
         raise ConfigError(f"--name {name!r} must be another name than {dataset!r}, without slashes")
     output = workspace.dataset(dataset)
+    origin = {"source": "relabel", "dataset": dataset}
+    if name in workspace.dataset_names() and workspace.dataset_pointer(name)["origin"] != origin:
+        raise ConfigError(
+            f"--name {name!r} is that of a dataset from another source; take a new name"
+        )
     corrections = read_corrections(table)
     stage = Stage(
         name=f"ingest-{name}",
@@ -97,7 +102,7 @@ def run(
         workspace.stages,
         lambda folder: _make(folder, output, corrections, name, only_closed),
     )
-    workspace.point_dataset(name, made, {"source": "relabel", "dataset": dataset})
+    workspace.point_dataset(name, made, origin)
     return Relabelled(dataset=name, output=made, values=made.manifest["summary"]["relabel"])
 
 
@@ -171,10 +176,9 @@ def _label_values(studies: Sequence[Study], topics: set[str]) -> dict[str, dict[
 def _corrected(
     study: Study, answers: Mapping[str, str], values: Mapping[str, Mapping[str, str]]
 ) -> Study:
+    left = dict(answers)  # of several questions about a topic the first one is meant
     turns = tuple(
-        replace(turn, answer=answers[turn.topic])
-        if turn.options and answers.get(turn.topic) in turn.options
-        else turn
+        replace(turn, answer=left.pop(turn.topic)) if turn.options and turn.topic in left else turn
         for turn in study.turns
     )
     labels = {

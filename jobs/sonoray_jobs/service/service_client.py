@@ -77,6 +77,8 @@ class Reply:
     """Objects of a stored study that gave no picture, by reason."""
     options: Mapping[str, float] = field(default_factory=dict)
     """Of a closed question: the log-likelihood of each option."""
+    answered_by: str = "model"
+    """`model`, or `student` where the service had it answer."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -262,6 +264,7 @@ def _read(
         ),
         left_out=extra.get("left_out", {}),
         options={each["text"]: each["log_likelihood"] for each in closed["options"]},
+        answered_by=extra.get("answered_by", "model"),
     )
 
 

@@ -9,14 +9,18 @@ service has no endpoint. So vision, which the ingress does not wait for, holds t
 import http.client
 import logging
 import os
+import tempfile
 import time
 from contextlib import closing
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "SONORAY_POD_READY_AFTER_S"
 """Seconds from the proxy's answer to a ready Pod; absent where no Pod is."""
 PROXY = ("127.0.0.1", 8000)
+MARK = Path(tempfile.gettempdir()) / "sonoray-pod-is-ready"
+"""Says that this Pod was ready once: a replica that comes later is not waited for."""
 LONGEST_S = 600.0
 """For the ingress to come: where it does not, Ray Serve says why, and this is not to hide it."""
 _POLL_S = 0.5
@@ -33,7 +37,7 @@ def wait_for_pod(
         poll_s: between two looks.
     """
     after_s = float(os.environ.get(VARIABLE, "0"))
-    if after_s <= 0:
+    if after_s <= 0 or MARK.exists():
         return
     deadline = time.monotonic() + longest_s
     while not _answers(proxy):
@@ -42,6 +46,7 @@ def wait_for_pod(
             return
         time.sleep(poll_s)
     time.sleep(after_s)
+    MARK.touch()
 
 
 def _answers(proxy: tuple[str, int]) -> bool:

@@ -47,6 +47,8 @@ from sonoray_jobs.outputs.stores import TOWERS
 logger = logging.getLogger(__name__)
 
 _ALL = "all"
+_NO_OPTION = -30.0
+"""Log-likelihood of an answer that a study's question does not offer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,10 +122,17 @@ def have_opinions(
         matrix = transition_matrix(probabilities[known], index[known], settings.spread)
         confident = np.full(len(index), -1)
         confident[known] = confident_options(probabilities[known], index[known])
-        suspect = (confident >= 0) & (confident != index)
+        has_option = np.array(
+            [
+                at >= 0 and options[at] in turn.options
+                for at, turn in zip(confident.tolist(), whole.turns, strict=True)
+            ]
+        )
+        suspect = has_option & (confident != index)
         transition = {
-            answer: dict(zip(options, row, strict=True))
-            for answer, row in zip(options, matrix.tolist(), strict=True)
+            answer: dict(zip(options, row.tolist(), strict=True))
+            for answer, row in zip(options, matrix, strict=True)
+            if np.isfinite(row).all()  # an answer that no judged study has
         }
         library = Library(whole, suspect)
         way, checked, num_check = _check(model, whole, library, is_judged & ~suspect, transition)
@@ -183,7 +192,7 @@ def _probabilities(
     replies = model.ask(studies, [[Prompt(way="options")]] * len(studies), "ask all questions")
     found_all = np.full((len(whole.studies), len(options)), np.nan)
     for place, (reply,) in zip(places, replies, strict=True):
-        logs = np.array([reply[option] for option in options])
+        logs = np.array([reply.get(option, _NO_OPTION) for option in options])
         found_all[place] = np.exp(logs - np.logaddexp.reduce(logs))
     return options, found_all
 

@@ -96,12 +96,18 @@ class SecondOpinion:
                 *answers_table(values).text(),
                 *differences_table(values).text(),
             ]
-        return [
-            *lines,
-            f"opinions: {folder / OPINIONS}",
-            f"to learn from the mended answers: sonoray relabel {self.dataset} {folder / LABELS} "
-            f"--name {self.dataset}-mended",
-        ]
+        lines.append(f"opinions: {folder / OPINIONS}")
+        if self.split in ("train", ALL) and "answers" not in values:
+            lines.append(
+                f"to learn from the mended answers: sonoray relabel {self.dataset} "
+                f"{folder / LABELS} --name {self.dataset}-mended"
+            )
+        if self.split != "train":
+            lines.append(
+                f"{LABELS} has this model's opinion in place of answers of {self.split}: judge no "
+                "model on them"
+            )
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
@@ -182,6 +188,7 @@ def run(
             "precision": road.evaluate.precision,
             "features": road.embed.dtype,
             "positive_options": road.evaluate.positive_options,
+            "only": made.road.evaluate.only,
             "bootstrap": [road.evaluate.bootstrap_samples, road.evaluate.seed],
         },
         inputs=[

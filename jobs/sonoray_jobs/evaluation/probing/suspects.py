@@ -83,6 +83,8 @@ def transition_matrix(
 ) -> npt.NDArray[np.float64]:
     """Mean probabilities (O, O): a row for each answer in the dataset, a column for each option.
 
+    NaN in the row of an answer that no study has.
+
     Args:
         probabilities: (S, O), of each option.
         given: (S,) the answers in the dataset; each option is one of them.
@@ -95,5 +97,5 @@ def transition_matrix(
         if most and len(own) > most:
             order = np.argsort(own[:, option], kind="stable")
             own = own[order[np.linspace(0, len(own) - 1, most).round().astype(np.int64)]]
-        rows.append(own.mean(axis=0))
+        rows.append(own.mean(axis=0) if len(own) else np.full(own.shape[1], np.nan))
     return np.array(rows)

@@ -73,10 +73,15 @@ class Endpoint:
         """Choose among options by their likelihood.
 
         Raises:
-            ServingError: the answer is none of them, or lacks a likelihood.
+            ServingError: the answer is none of them, or lacks a likelihood, or is the student's.
         """
         extra = {"options": list(options)}
         reply = put(self.connection, prompt, pictures, model=self.model.name, extra=extra)
+        if reply.answered_by != "model":
+            raise ServingError(
+                f"{self.connection.url!r} has its student answer for the model; serve without "
+                "serve.student_budget to compare"
+            )
         if reply.answer not in options or set(reply.options) != set(options):
             raise ServingError(
                 f"{self.connection.url!r} answers a question of {len(options)} options with none "

@@ -260,6 +260,9 @@ def consult_split(
                     **_config(road, caps),
                     "max_studies": max_studies,
                     "only": road.evaluate.only,
+                    "train": road.train.model_dump(
+                        mode="json", include={"only", "hold_out", "max_studies"}
+                    ),
                     "topics": list(road.evaluate.topics),
                     "site_cue": road.train.site_cue,
                     "bootstrap": [road.evaluate.bootstrap_samples, road.evaluate.seed],

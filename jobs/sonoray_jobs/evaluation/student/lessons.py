@@ -83,12 +83,19 @@ def wordings_of(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     """By topic, how its question is worded, without the examination site, commonest first.
 
     At most `MOST_WORDINGS`, and none that one patient alone was asked: such a text may say
-    something of that patient, and these go with the model.
+    something of that patient, and these go with the model. A topic about which one study is asked
+    in two ways is left out: these are two questions, and the student reads neither.
     """
+    several = {FOLLOW_UP}
+    for row in rows:
+        texts: dict[str, set[str]] = {}
+        for each in row["questions"]:
+            texts.setdefault(each["topic"], set()).add(split_site(each["question"])[1].strip())
+        several |= {topic for topic, own in texts.items() if len(own) > 1}
     counts: dict[str, dict[str, set[str]]] = {}
     for row in rows:
         for _, question in first_questions(row):
-            if question["topic"] == FOLLOW_UP:  # one of its questions alone says nothing
+            if question["topic"] in several:
                 continue
             text = split_site(question["question"])[1].strip()
             asked = counts.setdefault(question["topic"], {}).setdefault(text, set())

@@ -1,5 +1,7 @@
 """A dataset with other answers: the same studies and pictures, and nothing else changed."""
 
+from dataclasses import replace
+
 import pytest
 
 from sonoray.errors import ConfigError, DataError
@@ -70,6 +72,31 @@ def test_an_answer_and_its_label_change_and_the_pictures_are_the_same_files(work
     assert "k" in manifest["inputs"]  # whose patient keys these are
     assert workspace.is_synthetic("mended")
     assert relabel.run(**given).output.reused
+
+
+def test_of_several_questions_of_a_topic_the_first_is_meant(workspace, tmp_path):
+    first = Turn(question="左？", answer="无", task=Task.CLOSED, options=("有", "无"), topic="side")
+
+    def make(folder):
+        turns = (first, replace(first, question="右？"))
+        write_studies(folder, [replace(study_of(0, "良性"), turns=turns)])
+        return {}
+
+    stage = Stage(name="ingest-two", config={"ingest": {}}, inputs=["k"])
+    workspace.point_dataset("two", run_stage(stage, workspace.stages, make), {"source": "table"})
+    table = table_of(tmp_path, "s0,side,有")
+    relabel.run(workspace=workspace, dataset="two", table=table, name="n")
+    [study] = iter_studies(workspace.dataset("n").path)
+    assert [turn.answer for turn in study.turns] == ["有", "无"]
+
+
+def test_a_dataset_from_elsewhere_keeps_its_name(workspace, tmp_path):
+    given = {"workspace": workspace, "table": table_of(tmp_path, "s0,pathology,恶性")}
+    relabel.run(**given, dataset="d", name="mended")
+    with pytest.raises(ConfigError, match="--name 'd' is that of a dataset from another source"):
+        relabel.run(**given, dataset="mended", name="d")
+    with pytest.raises(DataError, match="'mended' was relabelled from 'd'; name that one"):
+        workspace.dataset_origin("mended")
 
 
 def test_closed_questions_alone_say_nothing_of_the_old_answer(workspace, tmp_path):

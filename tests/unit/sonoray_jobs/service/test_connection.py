@@ -104,6 +104,13 @@ def test_a_choice_must_be_one_of_the_options(answering: Answering):
         endpoint.choose("?", PICTURES, ("a", "b"))
 
 
+def test_a_student_is_not_taken_for_the_model(answering: Answering):
+    known = {"images": [], "notice": "", "model": "m", "digest": "d", "answered_by": "student"}
+    endpoint = Endpoint(connection=answering(chat(sonoray=known)), model=MODEL)
+    with pytest.raises(ServingError, match=r"has its student answer .* serve\.student_budget"):
+        endpoint.choose("?", PICTURES, ("a", "b"))
+
+
 def test_a_model_without_context_or_digest_is_not_used(answering: Answering):
     listed = {"object": "list", "data": [{"id": "m", "object": "model", "created": 1}]}
     connection = answering(json.dumps(listed).encode())

@@ -4,10 +4,17 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from sonoray_serve.replicas import pod_ready
 from sonoray_serve.replicas.pod_ready import VARIABLE, wait_for_pod
+
+
+@pytest.fixture(autouse=True)
+def _new_pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pod_ready, "MARK", tmp_path / "mark")
 
 
 @pytest.fixture
@@ -43,6 +50,8 @@ def test_it_waits_for_the_proxy_and_then_for_the_probe(
     wait_for_pod(("127.0.0.1", server.server_port), poll_s=0.01)
     assert given == [503, 503, 200]
     assert time.monotonic() - began >= 0.3
+    wait_for_pod(("127.0.0.1", server.server_port), poll_s=0.01)
+    assert len(given) == 3  # a later replica of the Pod waits for nothing
 
 
 def test_a_proxy_that_never_comes_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,14 @@ def test_wordings_are_those_of_several_patients_without_the_site():
     assert wordings_of(rows) == {"pathology": ("Is it benign?", "Which?")}
 
 
+def test_two_questions_about_one_topic_are_not_two_wordings():
+    asked = [
+        question("organ", "a", {"a": -0.1, "b": -2.0}) | {"question": text}
+        for text in ("Is there a liver?", "Is there a lung?")
+    ]
+    assert wordings_of([row(number, asked) for number in range(3)]) == {}
+
+
 def test_both_are_asked_the_same_questions_in_the_same_order():
     topics = {"pathology": ("a", "b")}  # what organ it is no training study was asked
     torch.manual_seed(0)
