@@ -21,9 +21,9 @@ from typing import Any
 from sonoray.audit.terms import CAPTION
 from sonoray.config.canonical import content_hash
 from sonoray.errors import ConfigError, DataError
+from sonoray.files.corrections import Corrections, read_corrections
 from sonoray.stages import MANIFEST, Stage, StageOutput, run_stage
 from sonoray.study.contract import Study, StudyImage, Turn, iter_studies, write_studies
-from sonoray.study.corrections import Corrections, read_corrections
 from sonoray.workspace import Workspace
 
 _OWN = ("studies", MANIFEST)

@@ -8,10 +8,7 @@ from sonoray_jobs.outputs.find import Trained
 
 
 def find_student(workspace: Workspace, dataset: str, trained: Trained) -> StageOutput:
-    """Return the newest student of a training, whatever its settings.
-
-    One whose router was chosen on the validation split comes before one that had to take studies
-    left out of training, as where validation was judged itself.
+    """Return the newest student of a training, whatever its settings and its judged split.
 
     Raises:
         DataError: it has none, or one of an earlier version alone.
@@ -23,13 +20,11 @@ def find_student(workspace: Workspace, dataset: str, trained: Trained) -> StageO
         except ValueError:  # of an earlier version
             continue
         if card.teacher == trained.name:
-            router = read_manifest(path.parent)["summary"].get("router", {})
-            is_unseen = router.get("chosen_on") == "validation"
-            found.append((is_unseen, path.stat().st_mtime_ns, path.parent))
+            found.append((path.stat().st_mtime_ns, path.parent))
     if not found:
         raise DataError(
             f"training {trained.name!r} has no student with a {CARD} of this version; run first: "
             f"sonoray distil --dataset {dataset} --run {trained.name}"
         )
-    *_, folder = max(found)
+    _, folder = max(found)
     return StageOutput(path=folder, manifest=read_manifest(folder), reused=True)

@@ -53,7 +53,7 @@ def export(
     dataset: DatasetOption = None,
     run: RunOption = None,
     student: Annotated[
-        bool, typer.Option("--student", help="As --set export.student=true: its student too.")
+        bool, typer.Option("--student", help="Its student too, as `export.student` says.")
     ] = False,
     workspace: "Workspace",
     road: "RoadConfig",

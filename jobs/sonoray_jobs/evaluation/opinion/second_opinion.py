@@ -283,7 +283,7 @@ def _make(
     tracking_uri: str | None,
 ) -> dict[str, Any]:
     """Have opinions, judge them, write into `folder`, log counts."""
-    from sonoray.study.corrections import write_corrections
+    from sonoray.files.corrections import write_corrections
     from sonoray.tracking.connection import open_store
     from sonoray.tracking.runs import log_results, require_run
     from sonoray_jobs.evaluation.opinion.opinions import have_opinions
