@@ -62,6 +62,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return ByService(config, log)
 
 
+@pytest.fixture(autouse=True)
+def usual_priority() -> Iterator[None]:
+    """Give this process its scheduling class back after a test that encoded AV1.
+
+    SVT-AV1, run as root, puts the calling thread into the real-time class at its highest priority
+    and leaves it there. All that a test process starts later, whole Ray clusters, would inherit it
+    and starve what runs beside them.
+    """
+    before = os.sched_getscheduler(0)
+    yield
+    if os.sched_getscheduler(0) != before:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """Return a file or folder of the shared data by name; skip where it is missing."""
