@@ -16,14 +16,12 @@ over rounds is shown.
 
 import argparse
 import gc
-import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from targets import Row, write_rows
 
 from llava_ultra.batch import Batch, TextBatch, VisualBatch, collate_texts
 from llava_ultra.config import ModelConfig
@@ -49,7 +47,6 @@ from llava_ultra.steps.accumulate import forward_share
 from llava_ultra.steps.micro_batches import PartLimits
 from sonoray.phantom import PhantomConfig, plan_study
 
-TARGETS = Path(__file__).resolve().parent / "results" / "targets.json"
 IMAGES = 6
 BANKS = {5: "phantom-zh", 15: "chest-zh"}
 """By number of classes."""
@@ -74,31 +71,31 @@ def main() -> None:
             told = f"x, CPU time of {options.studies} studies, median of {options.rounds}"
             for ratio, what in zip(found, ("a first pass over", "kept vectors of"), strict=True):
                 name = f"recognize, {what} studies, beside asking each of {count} classes in words"
-                rows.append((name, 20, "higher", ratio, told))
+                rows.append(Row(name=name, wanted=20, better="higher", measured=ratio, unit=told))
     if options.only != "words":
         slower, memory = batches(language, model.train(), options)
         rows.append(
-            (
-                "contrastive batch of 1,024 in parts: time a study beside 256 at once",
-                1.15,
-                "lower",
-                slower,
-                f"x, CPU time, median of {options.rounds}",
+            Row(
+                name="contrastive batch of 1,024 in parts: time a study beside 256 at once",
+                wanted=1.15,
+                better="lower",
+                measured=slower,
+                unit=f"x, CPU time, median of {options.rounds}",
             )
         )
         rows.append(
-            (
-                "contrastive batch of 1,024 in parts: peak memory beside 256 at once, scaled",
-                0.2,
-                "lower",
-                memory,
-                "x, tensors alive at once",
+            Row(
+                name="contrastive batch of 1,024 in parts: peak memory beside 256 at once, scaled",
+                wanted=0.2,
+                better="lower",
+                measured=memory,
+                unit="x, tensors alive at once",
             )
         )
-    for name, wanted, _, found, unit in rows:
-        print(f"{name}: {found:.3f} ({unit}; wanted {wanted})")
+    for row in rows:
+        print(f"{row.name}: {row.measured:.3f} ({row.unit}; wanted {row.wanted:g})")
     if options.write:
-        write(rows)
+        write_rows(rows, "python bench/recognition.py")
 
 
 def build() -> tuple[Language, LlavaUltra]:
@@ -221,29 +218,6 @@ def peak(model: LlavaUltra, run: Callable[[], None]) -> int:
     with LiveBytes(model) as memory:
         run()
     return memory.peak
-
-
-def write(rows: list[tuple[str, float, str, float, str]]) -> None:
-    """Put rows among the others, in place of older ones of the same name."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    kept = json.loads(TARGETS.read_text(encoding="utf-8"))
-    names = {row[0] for row in rows}
-    kept = [row for row in kept if row["name"] not in names]
-    kept += [
-        {
-            "name": name,
-            "wanted": wanted,
-            "better": better,
-            "measured": round(found, 3),
-            "unit": unit,
-            "commit": commit,
-            "command": "python bench/recognition.py",
-        }
-        for name, wanted, better, found, unit in rows
-    ]
-    TARGETS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Run: `python bench/student.py --workspace WORKSPACE --run RUN [--run RUN ...] [-
 import argparse
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from targets import Row, write_rows
 
 from llava_ultra.student.learning import learn
 from llava_ultra.student.network import Student, pad_images
@@ -44,7 +44,6 @@ from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.towers.feature_source import FeatureReader, feature_source
 from sonoray_jobs.training.restore import load_trained
 
-TARGETS = Path(__file__).resolve().parent / "results" / "targets.json"
 ALONE = {"probabilities": 0.0, "states": 0.0, "images": 0.0}
 VARIANTS: Mapping[str, Mapping[str, float]] = {
     "truth": ALONE,
@@ -196,44 +195,25 @@ def cpu_time(run: Callable[[], None]) -> float:
 
 def write(name: str, minus_model: float, ratio: float, options: argparse.Namespace) -> None:
     """Put the rows into the table of targets."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    runs = " ".join(f"--run {run}" for run in options.run)
-    command = f"python bench/student.py {runs}"
     rows = [
-        (
-            f"student on {name}: accuracy of closed questions below the model's",
-            0.02,
-            -minus_model,
-            f"mean of {len(options.run)} runs x {options.seeds} seeds",
+        Row(
+            name=f"student on {name}: accuracy of closed questions below the model's",
+            wanted=0.02,
+            better="lower",
+            measured=-minus_model,
+            unit=f"mean of {len(options.run)} runs x {options.seeds} seeds",
         ),
-        (
-            f"student on {name}: time beside the model's, closed questions from stored features",
-            0.05,
-            ratio,
-            f"ratio of CPU times, median of {options.rounds}",
+        Row(
+            name=f"student on {name}: time beside the model's, closed questions from stored "
+            "features",
+            wanted=0.05,
+            better="lower",
+            measured=ratio,
+            unit=f"ratio of CPU times, median of {options.rounds}",
         ),
     ]
-    known = [
-        row
-        for row in json.loads(TARGETS.read_text(encoding="utf-8"))
-        if row["name"] not in {each[0] for each in rows}
-    ]
-    known += [
-        {
-            "name": told,
-            "wanted": wanted,
-            "better": "lower",
-            "measured": round(found, 4),
-            "unit": unit,
-            "commit": commit,
-            "command": command,
-        }
-        for told, wanted, found, unit in rows
-    ]
-    text = json.dumps(known, indent=1, ensure_ascii=False)
-    TARGETS.write_text(text + "\n", encoding="utf-8")
+    runs = " ".join(f"--run {run}" for run in options.run)
+    write_rows(rows, f"python bench/student.py {runs}")
 
 
 if __name__ == "__main__":

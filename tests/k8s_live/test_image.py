@@ -122,4 +122,7 @@ def test_all_that_runs_in_it_is_imported_and_answers(buildah: Buildah, container
 def test_the_compiled_operation_is_there(buildah: Buildah, container: str) -> None:
     """Were it compiled anew, the compiler that is taken away would be missing."""
     line = "PATH=/opt/sonoray/bin CXX=/nowhere python -m sonoray_jobs.training.deepspeed_ops"
-    buildah.run(container, "/bin/sh", "-c", f"{line} && /bin/ls /tmp/torch_extensions/*/*.so")
+    listed = buildah.run(
+        container, "/bin/sh", "-c", f"{line} && /bin/ls /tmp/torch_extensions/*/*.so"
+    )
+    assert re.findall(r"/([\w-]+)\.so$", listed, re.MULTILINE) == ["deepspeed_shm_comm"]

@@ -13,17 +13,16 @@ Axes: N images with one prompt each, P tokens and C2 channels of cached features
 4 G mask values along each side, W width, D width of the decoder's states, T prompt tokens.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from llava_ultra.parameters.part_file import PartFile
 from llava_ultra.segmentation.segmentation_config import SegmentationConfig
 from llava_ultra.towers.tower_config import ModelPart
 
@@ -52,6 +51,15 @@ class SegmenterShape(ModelPart):
     def mask_size(self) -> int:
         """Mask values along each side of the square (M)."""
         return 4 * self.sam_grid
+
+
+_FILE = PartFile(
+    weights=WEIGHTS,
+    shape=SHAPE,
+    kind=SegmenterShape,
+    what="segmenter",
+    command="sonoray segment",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,11 +177,7 @@ class Segmenter(nn.Module):
 
     def save(self, folder: Path, **told: Any) -> None:  # noqa: ANN401 - plain JSON values
         """Write it into a folder; `told` stands beside its shape."""
-        state = {name: each.contiguous() for name, each in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
-        described = {"shape": self.shape.model_dump(mode="json"), **told}
-        text = json.dumps(described, indent=1, ensure_ascii=False)
-        (folder / SHAPE).write_text(text + "\n", encoding="utf-8")
+        _FILE.save(folder, self.state_dict(), self.shape, told)
 
     @classmethod
     def load(cls, folder: Path) -> "Segmenter":
@@ -182,15 +186,7 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: a file is missing or does not fit the other one.
         """
-        try:
-            described = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
-            segmenter = cls(SegmenterShape.model_validate(described["shape"]))
-            segmenter.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{str(folder)!r} holds no segmenter ({type(error).__name__}); run sonoray segment"
-            ) from error
-        return segmenter.eval()
+        return _FILE.load(folder, cls)
 
 
 def to_image(logits: Tensor, image_size: int, height: int, width: int) -> Tensor:

@@ -12,7 +12,6 @@ It reads no text: a topic is its question, whatever the wording, and what was sa
 reach it. `G` maps to the states that it is taught and is not kept.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llava_ultra.digests.state_digest import state_digest
+from llava_ultra.parameters.part_file import PartFile
 from llava_ultra.student.student_card import CARD
 from llava_ultra.towers.tower_config import ModelPart
 
@@ -46,6 +45,11 @@ class StudentShape(ModelPart):
     def most_options(self) -> int:
         """Options of the topic with the most (O)."""
         return max(map(len, self.topics.values()))
+
+
+_FILE = PartFile(
+    weights=WEIGHTS, shape=SHAPE, kind=StudentShape, what="student", command="sonoray distil"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +116,7 @@ class Student(nn.Module):
     def save(self, folder: Path, **told: Any) -> None:  # noqa: ANN401 - plain JSON values
         """Write what answers need; `told` stands beside its shape."""
         kept = {name: each for name, each in self.state_dict().items() if name[:6] != _STATE}
-        save_file({name: each.contiguous() for name, each in kept.items()}, folder / WEIGHTS)
-        shape = self.shape.model_copy(update={"state_width": 0})
-        described = {"shape": shape.model_dump(mode="json"), **told}
-        text = json.dumps(described, indent=1, ensure_ascii=False)
-        (folder / SHAPE).write_text(text + "\n", encoding="utf-8")
+        _FILE.save(folder, kept, self.shape.model_copy(update={"state_width": 0}), told)
 
     @classmethod
     def load(cls, folder: Path) -> "Student":
@@ -125,15 +125,7 @@ class Student(nn.Module):
         Raises:
             ValueError: a file is missing or does not fit the other one.
         """
-        try:
-            described = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
-            student = cls(StudentShape.model_validate(described["shape"]))
-            student.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{str(folder)!r} holds no student ({type(error).__name__}); run sonoray distil"
-            ) from error
-        return student.eval()
+        return _FILE.load(folder, cls)
 
 
 def pool_tokens(tokens: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

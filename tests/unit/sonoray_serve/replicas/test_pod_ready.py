@@ -54,11 +54,17 @@ def test_it_waits_for_the_proxy_and_then_for_the_probe(
     assert len(given) == 3  # a later replica of the Pod waits for nothing
 
 
-def test_a_proxy_that_never_comes_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_never_comes_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv(VARIABLE, "60")
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         free = server.server_port
+    began = time.monotonic()
     wait_for_pod(("127.0.0.1", free), longest_s=0.05, poll_s=0.01)
+    assert time.monotonic() - began < 30  # for no probe of a Pod
+    assert f"no proxy answers at 127.0.0.1:{free}" in caplog.text
+    assert not pod_ready.MARK.exists()  # the next replica looks again
 
 
 def test_without_a_pod_nothing_is_waited_for(proxy: tuple[HTTPServer, list[int]]) -> None:

@@ -1,6 +1,6 @@
 """The served student beside its model, over HTTP: time of a request, accuracy, the router's share.
 
-`python bench/serving/student_service.py --workspace WORKSPACE --dataset DATASET --model FOLDER
+`python bench/student_service.py --workspace WORKSPACE --dataset DATASET --model FOLDER
 [--budget 0.01] [--write NAME]`, where FOLDER was exported with `sonoray export --student`.
 
 - accuracy: the first closed question of each topic of each test study that the student has learned
@@ -18,7 +18,6 @@ import http.client
 import io
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
+from targets import Row, write_rows
 
 from llava_ultra.student.student_card import StudentCard, read_card
 from sonoray.images.decode import encode_png
@@ -40,8 +40,6 @@ from sonoray_jobs.service.listening import free_port
 from sonoray_jobs.service.serve import serving
 from sonoray_serve.http.testing import to_data_url
 from sonoray_serve.settings import ServeConfig
-
-TARGETS = Path(__file__).resolve().parents[1] / "results" / "targets.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,38 +227,23 @@ def main() -> None:
 
 def write(options: argparse.Namespace, ratios: dict[str, float], lost: dict[str, float]) -> None:
     """Put the rows into the table of targets."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    command = (
-        f"python bench/serving/student_service.py --dataset {options.dataset} --model MODEL "
-        f"--budget {options.budget:g}"
-    )
     unit = f"ratio of wall times over HTTP, median of {options.rounds} rounds"
-    rows = [
-        (f"served student on {options.write}: time of a request beside the model's, new study",
-         0.05, ratios["new"], unit),
-        (f"served student on {options.write}: the same, study known", 0.05, ratios["known"], unit),
-        (f"model and student within a budget of {options.budget:g} on {options.write}: accuracy "
-         "below the model's", 0.02, lost["both"], "test split, over HTTP"),
-    ]  # fmt: skip
-    names = {each[0] for each in rows}
-    known = json.loads(TARGETS.read_text(encoding="utf-8"))
-    known = [row for row in known if row["name"] not in names]
-    known += [
-        {
-            "name": name,
-            "wanted": wanted,
-            "better": "lower",
-            "measured": round(found, 4),
-            "unit": told,
-            "commit": commit,
-            "command": command,
-        }
-        for name, wanted, found, told in rows
+    served = f"served student on {options.write}: time of a request beside the model's"
+    routed = f"model and student within a budget of {options.budget:g} on {options.write}"
+    found = [
+        (f"{served}, new study", 0.05, ratios["new"], unit),
+        (f"{served}, study known", 0.05, ratios["known"], unit),
+        (f"{routed}: accuracy below the model's", 0.02, lost["both"], "test split, over HTTP"),
     ]
-    text = json.dumps(known, indent=1, ensure_ascii=False)
-    TARGETS.write_text(text + "\n", encoding="utf-8")
+    rows = [
+        Row(name=name, wanted=wanted, better="lower", measured=measured, unit=told)
+        for name, wanted, measured, told in found
+    ]
+    write_rows(
+        rows,
+        f"python bench/student_service.py --dataset {options.dataset} --model MODEL "
+        f"--budget {options.budget:g}",
+    )
 
 
 if __name__ == "__main__":
