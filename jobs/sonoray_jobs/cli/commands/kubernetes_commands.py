@@ -138,7 +138,7 @@ def apply(
 def status(*, site: SiteOption, context: ContextOption = None) -> Result:
     """Show how everything of a site stands, with what the cluster warns of.
 
-    Exits with 1 if something is not as it should be.
+    Exits with 1 if something is not as it should be; what begins has ten minutes.
 
     Examples:
         sonoray k8s status --site hospital.toml
@@ -157,7 +157,7 @@ def submit(
     *,
     site: SiteOption,
     context: ContextOption = None,
-    wait: Annotated[bool, typer.Option(help="Print the log until the job ends.")] = True,
+    follow: Annotated[bool, typer.Option(help="Print the log until the job ends.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Start a step on a Ray cluster of its own, print its log, end with its exit status.
@@ -175,12 +175,12 @@ def submit(
         step=step,
         arguments=arguments or (),
         context=context,
-        wait=wait,
+        wait=follow,
         accepts=accepts,
         # the job's log is what this command prints, but with --json stdout is the result's alone
         write=partial(typer.echo, nl=False, err=as_json),
     )
-    if as_json or not wait:
+    if as_json or not follow:
         show(run, as_json=as_json)
 
 

@@ -54,7 +54,8 @@ class Applied:
         """For a person."""
         told = [f"created {name}" for name in self.created]
         told += [f"changed {name}" for name in self.changed]
-        end = f"{self.unchanged} objects were as they should be; revision {self.revision}"
+        kept = f"{self.unchanged} objects unchanged; " if self.unchanged else ""
+        end = f"{kept}revision {self.revision}"
         if self.waited_s:
             end += f"; ready after {self.waited_s:.0f} s"
         return [*told, f"namespace {self.namespace}: {end}"]

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 2.0
 STEP_LABEL = "sonoray.io/step"
 _EXIT_CODE = re.compile(r"exit code (\d+)")
+_SUBMITTER = re.compile(r"[\d-]{10} [\d:,]+\t(INFO|SUCC) (cli|sdk)\.py:\d+ -- ")
+"""What Ray's submitter says of itself, with advice that holds inside the cluster alone."""
 _ENDED = ("Complete", "Failed", "ValidationFailed")
 _TIMED_OUT = 124
 
@@ -156,8 +158,9 @@ def _read_log(
     try:
         for line in api.log(run.namespace, pod, follow=follow, since=since):
             if line.stamp > since:  # the server also sends those of the same second
-                write(f"{line.text}\n")
                 since = line.stamp
+                if not _SUBMITTER.match(line.text):
+                    write(f"{line.text}\n")
     except urllib3.exceptions.HTTPError:  # quiet, or the line broke; the job goes on
         logger.debug("the log of %s is quiet", run.name)
     except ApiError as error:

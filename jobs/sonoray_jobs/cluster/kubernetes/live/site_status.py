@@ -3,8 +3,10 @@
 Pods and nodes are read as tables, of which the server sends the printed columns and no object.
 """
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from sonoray_jobs.cluster.kubernetes.live.api_server import POD, Api, ApiError, Resource
@@ -22,6 +24,12 @@ _EVENT = Resource(api_version="v1", kind="Event")
 _MOST_EVENTS = 10
 _MOST_PODS = 10
 _WELL = ("Running", "Completed", "Succeeded")
+_BEGINS = re.compile(r"Pending|ContainerCreating|PodInitializing|Init:\d+/\d+|Terminating")
+"""States of a Pod that pass by themselves, or do not."""
+_PATIENCE_S = 600.0
+"""How long what begins is not amiss yet: a node that pulls a large image takes minutes."""
+_LATELY_S = 900.0
+_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +45,14 @@ class SiteStatus:
     """Pods that neither run nor ended well."""
     nodes: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    """What the cluster warned of lately."""
+    """What the cluster warned of in the last 15 minutes."""
     num_requests: int = 0
 
     @property
     def exit_code(self) -> int:
-        """1 where something is not as it should be."""
-        return int(bool(self.unwell) or any(": " in state for _, state in self.workloads))
+        """1 where something is not as it should be; what begins is given ten minutes."""
+        amiss = any(state.startswith(("waits: ", "FAILED: ")) for _, state in self.workloads)
+        return int(bool(self.unwell) or amiss)
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -65,41 +74,61 @@ class SiteStatus:
 
 def status(api: Api, namespace: str) -> SiteStatus:
     """Read how everything of a namespace stands."""
-    before = api.num_requests
+    before, now = api.num_requests, datetime.now(UTC)
     workloads = [
-        (f"{resource.kind}/{live['metadata']['name']}", describe({**live, "kind": resource.kind}))
+        (
+            f"{resource.kind}/{live['metadata']['name']}",
+            describe({**live, "kind": resource.kind}, now),
+        )
         for resource in _KINDS
         for live in api.items(resource, namespace)
     ]
     columns, rows = api.table(POD, namespace)
-    name, state = columns.index("Name"), columns.index("Status")
-    pods = Counter(str(row[state]) for row in rows)
-    unwell = tuple(f"{row[name]}: {row[state]}" for row in rows if str(row[state]) not in _WELL)
+    name, state, age = (columns.index(each) for each in ("Name", "Status", "Age"))
     return SiteStatus(
         namespace=namespace,
         workloads=tuple(workloads),
-        pods=dict(pods.most_common()),
-        unwell=unwell,
+        pods=dict(Counter(str(row[state]) for row in rows).most_common()),
+        unwell=tuple(
+            f"{row[name]}: {row[state]}"
+            for row in rows
+            if not is_well(str(row[state]), age_s(str(row[age])))
+        ),
         nodes=_nodes(api),
-        warnings=_warnings(api, namespace),
+        warnings=_warnings(api, namespace, now),
         num_requests=api.num_requests - before,
     )
 
 
-def describe(live: Object) -> str:
-    """How one workload stands; with a colon where it is not as it should be."""
+def is_well(state: str, age_s: float) -> bool:
+    """Whether a Pod runs, has ended well, or has not begun long ago."""
+    return state in _WELL or (age_s < _PATIENCE_S and _BEGINS.fullmatch(state) is not None)
+
+
+def age_s(printed: str) -> float:
+    """Seconds of an age as the server prints it, such as 3m20s; without end if it does not."""
+    parts = re.findall(r"(\d+)([dhms])", printed)
+    return sum(int(count) * _UNITS_S[unit] for count, unit in parts) if parts else float("inf")
+
+
+def describe(live: Object, now: datetime) -> str:
+    """How one workload stands; `waits: ` or `FAILED: ` where it is not as it should be."""
+    told = _describe(live)
+    if told.startswith("waits: ") and _since_s(live["metadata"]["creationTimestamp"], now) < (
+        _PATIENCE_S
+    ):
+        return f"starts: {told.removeprefix('waits: ')}"
+    return told
+
+
+def _describe(live: Object) -> str:
     state = inside(live, "status")
     match live["kind"]:
         case "Deployment":
-            wanted, there = (
-                inside(live, "spec").get("replicas", 1),
-                state.get("availableReplicas", 0),
-            )
-            return (
-                f"{there} of {wanted} available"
-                if there >= wanted
-                else f"waits: {there} of {wanted}"
-            )
+            wanted = inside(live, "spec").get("replicas", 1)
+            there = state.get("availableReplicas", 0)
+            of = f"{there} of {wanted}"
+            return f"{of} available" if there >= wanted else f"waits: {of}"
         case "RayCluster":
             workers = (
                 f"{state.get('readyWorkerReplicas', 0)} of {state.get('desiredWorkerReplicas', 0)}"
@@ -114,7 +143,7 @@ def describe(live: Object) -> str:
         case _:
             ended = str(state.get("jobStatus") or state.get("jobDeploymentStatus") or "new")
             message = " ".join(str(state.get("message") or "").split())
-            return f"{ended}: {message[:200]}" if ended in ("FAILED", "Failed") else ended
+            return f"FAILED: {message[:200]}" if ended in ("FAILED", "Failed") else ended
 
 
 def _false_reason(state: Object, kind: str) -> str:
@@ -139,11 +168,13 @@ def _nodes(api: Api) -> dict[str, int]:
     return dict(Counter(str(row[state]) for row in rows).most_common())
 
 
-def _warnings(api: Api, namespace: str) -> tuple[str, ...]:
+def _warnings(api: Api, namespace: str, now: datetime) -> tuple[str, ...]:
     events = api.items(_EVENT, namespace, fieldSelector="type=Warning", limit="200")
-    events.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
+    dated = [(_since_s(_stamp(each), now), each) for each in events]
     texts = []
-    for each in reversed(events):
+    for since_s, each in sorted(dated, key=lambda pair: pair[0]):
+        if since_s > _LATELY_S:
+            break
         about = inside(each, "involvedObject")
         text = (
             f"{about.get('kind')}/{about.get('name')}: {each.get('reason')}: {each.get('message')}"
@@ -152,6 +183,22 @@ def _warnings(api: Api, namespace: str) -> tuple[str, ...]:
         if text not in texts:
             texts.append(text)
     return tuple(texts[:_MOST_EVENTS])
+
+
+def _stamp(event: Object) -> str:
+    """When an event was last seen; the newer form keeps that in its series."""
+    times = (
+        inside(event, "series").get("lastObservedTime"),
+        event.get("lastTimestamp"),
+        event.get("eventTime"),
+        event["metadata"]["creationTimestamp"],
+    )
+    return str(next(filter(None, times)))
+
+
+def _since_s(stamp: str, now: datetime) -> float:
+    """Seconds since a stamp of the server."""
+    return (now - datetime.fromisoformat(stamp)).total_seconds()
 
 
 def _counts(counts: dict[str, int]) -> str:

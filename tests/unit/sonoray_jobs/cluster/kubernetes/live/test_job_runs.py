@@ -3,9 +3,11 @@
 import pytest
 
 from sonoray.errors import JobFailedError
+from sonoray_jobs.cluster.kubernetes.live.api_server import LogLine
 from sonoray_jobs.cluster.kubernetes.live.job_runs import (
     JobRun,
     _end,
+    _read_log,
     _run_of,
     exit_code,
     named_run,
@@ -61,3 +63,25 @@ def test_a_run_has_a_name_of_its_own_and_quoted_arguments():
     assert run["spec"]["entrypoint"] == f"{job['spec']['entrypoint']} --set 'train.variant=a b'"
     assert job["metadata"]["name"] == "train"
     assert len(run["metadata"]["name"]) <= 47
+
+
+def test_the_submitters_advice_is_left_out_and_the_jobs_own_lines_are_not():
+    class Logged:
+        def log(self, *_: object, **__: object) -> list[LogLine]:
+            texts = (
+                "2026-11-30 03:49:33,654\tINFO cli.py:335 -- Query the status of the job:",
+                "2026-11-30 03:52:08,666\tSUCC cli.py:66 -- --------------",
+                "2026-11-30 03:52:08,605\tINFO sdk.py:520 -- WebSocket closed",
+                "2026-11-30 03:52:08,605\tERR cli.py:66 -- Job 'x' failed",
+                "embedded 17 images",
+            )
+            return [LogLine(stamp=str(number + 1), text=text) for number, text in enumerate(texts)]
+
+    written: list[str] = []
+    run = JobRun(name="embed-1", namespace="n")
+    since = _read_log(Logged(), run, "pod", "", written.append, follow=False)  # type: ignore[arg-type]
+    assert written == [
+        "2026-11-30 03:52:08,605\tERR cli.py:66 -- Job 'x' failed\n",
+        "embedded 17 images\n",
+    ]
+    assert since == "5"
