@@ -186,6 +186,8 @@ def refusal(
     """
     if not text:
         return "empty"
+    if "？" in text or "?" in text:
+        return "asks something"
     if text in known:
         return "said before"
     if text in learned:

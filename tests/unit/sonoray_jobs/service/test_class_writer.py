@@ -51,6 +51,7 @@ def reply(answer, finish="stop"):
     [
         ("后方回声增强。", ""),
         ("", "empty"),
+        ("有什么建议？", "asks something"),
         ("低回声。", "said before"),
         ("边缘毛刺。", "names what the class excludes"),
         ("不是恶性。", "names another class"),
