@@ -234,6 +234,14 @@ COMMANDS = (
         switch="`sonoray recognize`",
     ),
     _Command(
+        name="risk",
+        kind="probe",
+        module="sonoray_jobs.evaluation.structured.predict_risk",
+        inputs="labels or a table of patient columns; an outcome",
+        cost="seconds",
+        switch="`sonoray risk`",
+    ),
+    _Command(
         name="distil",
         kind="student",
         module="sonoray_jobs.evaluation.student.distil",

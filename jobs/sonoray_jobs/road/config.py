@@ -37,6 +37,7 @@ from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.phantom import PhantomConfig
 from sonoray_jobs.road.consult_config import ConsultConfig
 from sonoray_jobs.road.embed_config import EmbedConfig
+from sonoray_jobs.road.risk_config import RiskConfig, TellConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_serve.settings import ServeConfig
 
@@ -242,6 +243,8 @@ class RoadConfig(Config):
     opinion: OpinionConfig = OpinionConfig()
     extract: ExtractConfig = ExtractConfig()
     consult: ConsultConfig = ConsultConfig()
+    risk: RiskConfig = RiskConfig()
+    tell: TellConfig = TellConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

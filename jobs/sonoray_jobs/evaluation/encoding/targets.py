@@ -58,7 +58,7 @@ def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
             f"table {str(path)!r} has columns {columns}; it needs one of {' or '.join(KEYS)}, and "
             "a column of numbers for each target"
         )
-    of_key = _studies_by(keys[0], studies)
+    of_key = studies_by(keys[0], studies)
     found: dict[str, defaultdict[str, list[float]]] = {name: defaultdict(list) for name in names}
     num_known = 0
     for number, row in enumerate(rows, start=2):
@@ -92,7 +92,7 @@ def label_targets(studies: Sequence[Study]) -> Targets:
     left_out: dict[str, str] = {}
     for label, told in values.items():
         known = sorted(set(told.values()))
-        if all(_is_number(value) for value in known):
+        if all(is_number(value) for value in known):
             found[label] = {study: [float(value)] for study, value in told.items()}
         elif len(known) > _MOST_VALUES:
             left_out[label] = f"has {len(known)} values that are no numbers"
@@ -124,7 +124,7 @@ def _kept(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Targets:
     return Targets(measured=measured, left_out=left_out)
 
 
-def _studies_by(key: str, studies: Sequence[Study]) -> dict[str, str]:
+def studies_by(key: str, studies: Sequence[Study]) -> dict[str, str]:
     """Study ids by what a table calls them."""
     if key == "study_id":
         return {study.study_id: study.study_id for study in studies}
@@ -138,7 +138,8 @@ def _studies_by(key: str, studies: Sequence[Study]) -> dict[str, str]:
     return names
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -146,6 +147,6 @@ def _is_number(text: str) -> bool:
 
 
 def _number(cell: str, where: str) -> float:
-    if not _is_number(cell):
+    if not is_number(cell):
         raise DataError(f"{where}: {cell!r} is no number; correct it, or leave the cell empty")
     return float(cell)

@@ -131,14 +131,14 @@ def fit(asked: Asked, seed: int = 0) -> Probe | None:
     from sklearn.model_selection import GridSearchCV
 
     truths, patients = asked.truths[asked.owner], asked.patients[asked.owner]
-    folds = _num_folds(truths, patients)
+    folds = num_folds(truths, patients)
     if not folds:
         return None
     search = GridSearchCV(
         _pipeline(),
         {"logisticregression__C": PENALTIES},
         scoring="neg_log_loss",
-        cv=_folds(folds, seed),
+        cv=stratified_folds(folds, seed),
     )
     return Probe(search.fit(asked.features, truths, groups=patients).best_estimator_)
 
@@ -155,7 +155,7 @@ def left_out(asked: Asked, seed: int = 0) -> tuple[list[str], Floats] | None:
     penalty = whole._model.named_steps["logisticregression"].C
     truths, patients = asked.truths[asked.owner], asked.patients[asked.owner]
     found = np.full((len(asked.studies), len(whole.options)), np.nan)
-    splits = _folds(_num_folds(truths, patients), seed)
+    splits = stratified_folds(num_folds(truths, patients), seed)
     for train, test in splits.split(asked.features, truths, groups=patients):
         part = Probe(_pipeline(penalty).fit(asked.features[train], truths[train]))
         places = np.unique(asked.owner[test])
@@ -174,13 +174,14 @@ def _pipeline(penalty: float = 1.0) -> Any:  # noqa: ANN401 - scikit-learn's pip
     return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=_ITERATIONS))
 
 
-def _folds(number: int, seed: int) -> Any:  # noqa: ANN401 - scikit-learn's splitter
+def stratified_folds(number: int, seed: int) -> Any:  # noqa: ANN401 - scikit-learn's splitter
+    """Folds of like shares of the answers, a patient in one of them."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     return StratifiedGroupKFold(number, shuffle=True, random_state=seed)
 
 
-def _num_folds(truths: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> int:
+def num_folds(truths: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> int:
     """As many as the rarest answer has patients, at most `FOLDS`; 0 where it is one alone."""
     answers = np.unique(truths)
     fewest = min(len(np.unique(patients[truths == answer])) for answer in answers)

@@ -1,0 +1,117 @@
+"""Columns of labels and tables, and those that tell the answer."""
+
+import pytest
+
+from sonoray.errors import DataError
+from sonoray_jobs.evaluation.structured.patient_columns import (
+    find_leaks,
+    read_columns,
+    read_outcomes,
+    without_leaks,
+)
+from sonoray_jobs.road.risk_config import RiskConfig
+
+
+def read(studies, table=None, **settings):
+    return read_columns(studies, table, RiskConfig(**settings), "d")
+
+
+def written(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def truths(studies):
+    return {study.study_id: study.labels["pathology"] for study in studies}
+
+
+def test_labels_are_columns_numbers_as_numbers_and_unknown_cells_are_missing(training):
+    columns = read(training)
+    assert columns.names == ["device", "side", "pathology", "histology", "age"]
+    assert [name for name in columns.names if columns.is_number[name]] == ["age"]
+    assert "age" not in columns.of_study["train-0"]
+    assert columns.of_study["train-1"]["age"] == float(training[1].labels["age"])
+    assert columns.left_out == {"room": "is the same for all studies"}
+
+
+def test_numbers_that_are_names_are_words(training):
+    assert not read(training, codes=("age",)).is_number["age"]
+
+
+def test_a_table_is_read_by_study_or_image_and_its_rows_are_averaged(tmp_path, training):
+    rows = [f"train/{number}.png,{number},x{number % 2}" for number in range(12)]
+    table = written(tmp_path / "t.csv", "image,age,group", *rows, "train/1.png,3,x1")
+    columns = read(training, table)
+    assert columns.of_study["train-1"] == {"age": 2.0, "group": "x1"}
+    assert len(columns.of_study) == 12
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (("age,group", "1,2"), "needs one of study_id or image"),
+        (("study_id", "train-1"), "needs one of study_id or image"),
+        (("study_id,age", "other,1"), "no row of table"),
+        (("study_id,sex", "train-1,f", "train-1,m"), "is f and m; give one value"),
+        (("study_id,age", "train-1,40"), "known of 1 studies, fewer than 10"),
+    ],
+)
+def test_a_table_that_says_nothing_is_refused(tmp_path, training, lines, told):
+    with pytest.raises(DataError, match=told):
+        read(training, written(tmp_path / "t.csv", *lines))
+
+
+def test_a_dataset_without_columns_is_refused(training):
+    from dataclasses import replace
+
+    bare = [replace(study, labels={"study_date": "20240101"}) for study in training]
+    with pytest.raises(DataError, match=r"'d' has no patient column; give a CSV with --table"):
+        read(bare)
+
+
+def test_an_unknown_column_is_refused(training):
+    with pytest.raises(DataError, match="column 'weight' is known of no study; there are age, "):
+        read(training, columns=("weight",))
+
+
+def test_columns_that_tell_the_outcome_are_left_out_and_named(training):
+    columns = read(training)
+    ids = {study.study_id for study in training}
+    kept = without_leaks(columns, truths(training), RiskConfig(), ids)
+    assert kept.names == ["device", "side", "age"]
+    assert kept.left_out["pathology"] == "is 'pathology' itself"
+    assert kept.left_out["histology"] == "alone tells 'pathology' of 400 of 400 training studies"
+    assert "histology" not in kept.of_study["train-1"]
+
+
+def test_a_column_that_tells_the_outcome_is_refused_where_it_is_asked_for(training):
+    ids = {study.study_id for study in training}
+    settings = RiskConfig(columns=("age", "histology"))
+    columns = read(training, columns=settings.columns)
+    with pytest.raises(DataError, match=r"'histology' alone tells .*; leave it out"):
+        without_leaks(columns, truths(training), settings, ids)
+    allowed = settings.model_copy(update={"allow_leaks": True})
+    assert "histology" in without_leaks(columns, truths(training), allowed, ids).names
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "is_leak"),
+    [("aaaaabbbbbcccc", True), ("aaaaabbbbbaaaa", False), ("ababababababab", False)],
+)
+def test_a_number_tells_outcomes_that_lie_side_by_side(training, outcomes, is_leak):
+    studies = training[1 : 1 + len(outcomes)]
+    values = {study.study_id: {"size": float(at)} for at, study in enumerate(studies)}
+    columns = read(training).without({})
+    columns = type(columns)(is_number={"size": True}, of_study=values, left_out={})
+    truth = {study.study_id: each for study, each in zip(studies, outcomes, strict=True)}
+    assert bool(find_leaks(columns, truth, "class", set(truth), 0.98)) is is_leak
+
+
+def test_an_outcome_is_a_label_or_an_answer(training):
+    assert read_outcomes(training, "pathology", "malignant") == read_outcomes(
+        training, "pathology", "恶性"
+    )
+    with pytest.raises(DataError, match=r"'pathology' is never 'bad'; .* benign, malignant"):
+        read_outcomes(training, "pathology", "bad")
+    with pytest.raises(DataError, match="'grade' is neither a closed question's topic nor a label"):
+        read_outcomes(training, "grade", "bad")
