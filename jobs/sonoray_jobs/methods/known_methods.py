@@ -242,6 +242,14 @@ COMMANDS = (
         switch="`sonoray risk`",
     ),
     _Command(
+        name="patient-columns",
+        kind="perturbation",
+        module="sonoray_jobs.evaluation.telling.tell_columns",
+        inputs="a finished training; labels or a table of patient columns; closed questions",
+        cost="the closed questions three times",
+        switch="`sonoray tell`",
+    ),
+    _Command(
         name="distil",
         kind="student",
         module="sonoray_jobs.evaluation.student.distil",

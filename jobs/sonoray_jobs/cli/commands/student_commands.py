@@ -1,5 +1,6 @@
-"""What learns from a finished model, on the command line: a small classifier, a segmenter."""
+"""What learns beside a model, on the command line: a student, a segmenter, a risk of columns."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from sonoray_jobs.road.config import RoadConfig
 
 app = typer.Typer()
+
+TableOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        help="CSV of patient columns, with a column study_id or image; default: the labels.",
+    ),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="validation or test.")]
 
 
 @job_command(app, panel=PANEL)
@@ -82,6 +93,76 @@ def segment(
         dataset=dataset or road.dataset,
         split=split,
         gallery=gallery,
+        run=run,
+        address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
+def risk(
+    *,
+    dataset: DatasetOption = None,
+    split: SplitOption = "test",
+    table: TableOption = None,
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="ID", help="Explain the risk of this study.")
+    ] = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Predict an outcome from patient columns, explain each prediction, and show whom it fails.
+
+    A calibrated logistic regression learns from training patients alone; columns that tell the
+    outcome are left out and named. AUC, calibration and false negatives with intervals, also by
+    group: site, device, bands of age, whatever column is named.
+
+    Examples:
+        sonoray risk
+        sonoray risk --dataset busbra --set 'risk.groups=["device","side"]'
+        sonoray risk --table patients.csv --set 'risk.bands={age=[40,60]}' --study 3f2a
+    """
+    from sonoray_jobs.evaluation.structured import predict_risk as job
+
+    return job.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        table=table,
+        study=study,
+    )
+
+
+@job_command(app, panel=PANEL)
+def tell(
+    *,
+    dataset: DatasetOption = None,
+    split: SplitOption = "test",
+    table: TableOption = None,
+    run: RunOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Put patient columns in front of a trained model's closed questions, beside the plain prompt.
+
+    In layers: the columns, as numbers or in words; what the risk model learned of them; the
+    patient's risk by it. Another patient's columns are told too: where these do as well, columns
+    told nothing. Paired differences of accuracy, AUC and false negatives.
+
+    Examples:
+        sonoray tell --run phantom-3f2a
+        sonoray tell --run phantom-3f2a --set tell.style=words --set 'tell.names={size_mm="大小"}'
+        sonoray tell --dataset busbra --config busbra --set 'tell.layers=["values","risk"]'
+    """
+    from sonoray_jobs.evaluation.telling import tell_columns as job
+
+    return job.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        table=table,
         run=run,
         address=address,
     )

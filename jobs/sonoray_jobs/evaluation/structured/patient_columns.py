@@ -1,26 +1,20 @@
-"""Patient columns: a study's labels, or a table that a user brings; and which tell the answer.
+"""Patient columns: a study's labels, or a table that a user brings.
 
 A table is a CSV file with a column `study_id` or `image` (an image's id, or where it came from);
 all others are patient columns. Of several rows of a study numbers are averaged, and words must
 agree. An empty cell is unknown. A column is one of numbers where all its cells are, unless the
 settings call it one of codes.
-
-A column that alone tells an outcome of (nearly) every study is no history of a patient but the
-outcome by another name (the kind of lesion, its histology): whoever learns from it has learned
-nothing. Such columns are found in the training studies alone, left out with the reason, and refused
-where they are asked for.
 """
 
-import csv
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sonoray.errors import DataError
 from sonoray.study.contract import STUDY_DATE_LABEL, Study
-from sonoray_jobs.evaluation.encoding.targets import KEYS, is_number, studies_by
+from sonoray_jobs.evaluation.encoding.targets import is_number
+from sonoray_jobs.evaluation.structured.column_table import read_table
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.risk_config import RiskConfig
@@ -29,7 +23,7 @@ Value = float | str
 Record = Mapping[str, Value]
 """A study's columns that are known, by name."""
 
-_LEAST = 10
+LEAST_STUDIES = 10
 """Studies of which a column must be known; of fewer nothing can be learned or told apart."""
 
 
@@ -77,7 +71,7 @@ def read_columns(
         DataError: there is no column, one that is asked for is unknown or known of too few studies,
             or the table cannot be read or has no row of these studies.
     """
-    found = _labels(studies) if table is None else _table(table, studies)
+    found = _labels(studies) if table is None else read_table(table, studies)
     names = list(dict.fromkeys(name for own in found.values() for name in own))
     if not names:
         where = f"dataset {dataset!r}" if table is None else f"table {str(table)!r}"
@@ -94,8 +88,8 @@ def read_columns(
     left_out: dict[str, str] = {}
     for name in wanted:
         own = [cells[name] for cells in found.values() if name in cells]
-        if len(own) < _LEAST:
-            left_out[name] = f"is known of {len(own)} studies, fewer than {_LEAST}"
+        if len(own) < LEAST_STUDIES:
+            left_out[name] = f"is known of {len(own)} studies, fewer than {LEAST_STUDIES}"
         elif len(set(own)) < 2:
             left_out[name] = "is the same for all studies"
         else:
@@ -120,127 +114,6 @@ def read_columns(
     )
 
 
-def read_outcomes(studies: Iterable[Study], name: str, positive: str) -> dict[str, bool]:
-    """By study id whether an outcome is the positive one; studies without the outcome are left out.
-
-    Args:
-        studies: any.
-        name: a closed question's topic or a label.
-        positive: an option of the question or a value of the label.
-
-    Raises:
-        DataError: no study has such an outcome, or none is positive.
-    """
-    found: dict[str, bool] = {}
-    known: set[str] = set()
-    for study in studies:
-        told = {turn.answer for turn in study.turns if turn.topic == name and turn.options}
-        if label := study.labels.get(name):
-            told.add(label)
-        if told:
-            found[study.study_id] = positive in told
-            known |= told
-    if not found:
-        raise DataError(
-            f"outcome {name!r} is neither a closed question's topic nor a label of these studies; "
-            "name one with risk.outcome"
-        )
-    if positive not in known:
-        raise DataError(
-            f"outcome {name!r} is never {positive!r}; set risk.positive to one of "
-            f"{', '.join(sorted(known)[:12])}"
-        )
-    return found
-
-
-def find_leaks(
-    columns: Columns,
-    truth: Mapping[str, str],
-    name: str,
-    studies: Collection[str],
-    leak_from: float,
-) -> dict[str, str]:
-    """By column that tells an outcome: how.
-
-    Args:
-        columns: of all studies.
-        truth: by study id, the outcome.
-        name: of the outcome.
-        studies: ids of the training studies.
-        leak_from: share of them from which on a column that tells the outcome alone is one.
-    """
-    found = {}
-    for column, is_numeric in columns.is_number.items():
-        if column == name:
-            found[column] = f"is {name!r} itself"
-            continue
-        pairs = [
-            (columns.of_study[study][column], truth[study])
-            for study in studies
-            if study in truth and column in columns.of_study.get(study, {})
-        ]
-        if len(pairs) < _LEAST or len({outcome for _, outcome in pairs}) < 2:
-            continue
-        if not is_numeric and len({value for value, _ in pairs}) > len(pairs) / 2:
-            found[column] = "has another value for nearly every study"
-            continue
-        right = _told(pairs, is_numeric)
-        if right >= leak_from * len(pairs):
-            found[column] = f"alone tells {name!r} of {right} of {len(pairs)} training studies"
-    return found
-
-
-def without_leaks(
-    columns: Columns,
-    truth: Mapping[str, str],
-    settings: "RiskConfig",
-    studies: Collection[str],
-) -> Columns:
-    """Leave out the columns that tell the outcome.
-
-    Raises:
-        DataError: one of them was asked for, or none is left.
-    """
-    leaks = find_leaks(columns, truth, settings.outcome, studies, settings.leak_from)
-    asked = [name for name in leaks if name in settings.columns]
-    if settings.allow_leaks:
-        leaks = {name: reason for name, reason in leaks.items() if name not in asked}
-    elif asked:
-        raise DataError(
-            f"column {asked[0]!r} {leaks[asked[0]]}; leave it out of risk.columns, or set "
-            "risk.allow_leaks=true where it is known before the outcome"
-        )
-    kept = columns.without(leaks)
-    if not kept.is_number:
-        told = "; ".join(f"{name} {reason}" for name, reason in kept.left_out.items())
-        raise DataError(f"no patient column is left: {told}; give a CSV with --table")
-    return kept
-
-
-def _told(pairs: Sequence[tuple[Value, str]], is_numeric: bool) -> int:
-    """Of how many studies the column alone tells the outcome, at best.
-
-    Of words each value stands for its commonest outcome. Of numbers each run of values between two
-    cuts does, with one cut less than there are outcomes.
-    """
-    of_value: defaultdict[Value, Counter[str]] = defaultdict(Counter)
-    for value, outcome in pairs:
-        of_value[value][outcome] += 1
-    if not is_numeric:
-        return sum(max(own.values()) for own in of_value.values())
-    ranked = [of_value[value] for value in sorted(of_value)]
-    outcomes = sorted({outcome for _, outcome in pairs})
-    # by number of cuts: most studies told so far, by what the last run stands for
-    best = [dict.fromkeys(outcomes, 0) for _ in outcomes]
-    for own in ranked:
-        fewer = [-1, *(max(each.values()) for each in best[:-1])]
-        best = [
-            {each: max(known, before) + own[each] for each, known in told.items()}
-            for before, told in zip(fewer, best, strict=True)
-        ]
-    return max(max(each.values()) for each in best)
-
-
 def _labels(studies: Iterable[Study]) -> dict[str, dict[str, str]]:
     return {
         study.study_id: {
@@ -250,47 +123,3 @@ def _labels(studies: Iterable[Study]) -> dict[str, dict[str, str]]:
         }
         for study in studies
     }
-
-
-def _table(path: Path, studies: Sequence[Study]) -> dict[str, dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, header = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
-    keys = [name for name in header if name in KEYS]
-    names = [name for name in header if name not in KEYS]
-    if len(keys) != 1 or not names:
-        raise DataError(
-            f"table {str(path)!r} has columns {header}; it needs one of {' or '.join(KEYS)}, and "
-            "a column for each that is known of patients"
-        )
-    of_key = studies_by(keys[0], studies)
-    cells: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        study = of_key.get(row[keys[0]] or "")
-        for name in names if study is not None else ():
-            if cell := (row[name] or "").strip():
-                cells[study or ""][name].append(cell)
-    if not cells:
-        first = rows[0][keys[0]] if rows else ""
-        raise DataError(
-            f"no row of table {str(path)!r} is of one of the {len(studies)} studies; its column "
-            f"{keys[0]!r} begins with {first!r}, theirs with {next(iter(of_key), '')!r}"
-        )
-    return {
-        study: {
-            name: _one(own, f"{path.name}: study {study}, {name!r}") for name, own in row.items()
-        }
-        for study, row in cells.items()
-    }
-
-
-def _one(cells: Sequence[str], where: str) -> str:
-    """One cell of several: the mean of numbers, or what all of them say."""
-    if len(set(cells)) == 1:
-        return cells[0]
-    if all(map(is_number, cells)):
-        return repr(sum(map(float, cells)) / len(cells))
-    raise DataError(f"{where} is {' and '.join(sorted(set(cells))[:3])}; give one value")

@@ -17,12 +17,9 @@ from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.choosing.held_out import is_held_out
 from sonoray.study.contract import SPLITS, Study, iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.structured.patient_columns import (
-    Columns,
-    read_columns,
-    read_outcomes,
-    without_leaks,
-)
+from sonoray_jobs.evaluation.structured.leaks import without_leaks
+from sonoray_jobs.evaluation.structured.outcomes import read_outcomes
+from sonoray_jobs.evaluation.structured.patient_columns import Columns, read_columns
 from sonoray_jobs.evaluation.structured.risk_model import RiskModel, read_risk
 from sonoray_jobs.road.config import RoadConfig
 
@@ -30,7 +27,9 @@ MODEL = "risk.json"
 REPORT = ("risk.md", "risk-report.json")
 PREDICTIONS = "predictions.parquet"
 _CODE = (
-    "sonoray_jobs.evaluation.structured.patient_columns",
+    "sonoray_jobs.evaluation.structured.leaks",
+    "sonoray_jobs.evaluation.structured.outcomes",
+    "sonoray_jobs.evaluation.structured.risk_fitting",
     "sonoray_jobs.evaluation.structured.risk_report",
 )
 
@@ -99,7 +98,7 @@ def fit_on(material: Material, road: RoadConfig) -> RiskModel:
     Raises:
         DataError: an outcome has fewer than two training patients.
     """
-    from sonoray_jobs.evaluation.structured.risk_model import fit_risk
+    from sonoray_jobs.evaluation.structured.risk_fitting import fit_risk
 
     truth = material.outcomes(material.training)
     if not truth:

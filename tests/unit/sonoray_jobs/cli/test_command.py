@@ -51,6 +51,7 @@ JOBS = {
         ["--topic", "margin"],
     ),
     "risk": ("sonoray_jobs.evaluation.structured.predict_risk:run", []),
+    "tell": ("sonoray_jobs.evaluation.telling.tell_columns:run", []),
     "segment": ("sonoray_jobs.evaluation.segmentation.segment:run", []),
     "probe-states": ("sonoray_jobs.evaluation.encoding.probe_states:run", []),
     "probe": ("sonoray_jobs.evaluation.probing.probe:run", []),

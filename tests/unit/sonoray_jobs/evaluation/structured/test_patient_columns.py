@@ -3,12 +3,9 @@
 import pytest
 
 from sonoray.errors import DataError
-from sonoray_jobs.evaluation.structured.patient_columns import (
-    find_leaks,
-    read_columns,
-    read_outcomes,
-    without_leaks,
-)
+from sonoray_jobs.evaluation.structured.leaks import find_leaks, without_leaks
+from sonoray_jobs.evaluation.structured.outcomes import read_outcomes
+from sonoray_jobs.evaluation.structured.patient_columns import read_columns
 from sonoray_jobs.road.risk_config import RiskConfig
 
 

@@ -9,15 +9,12 @@ from sklearn.metrics import roc_auc_score
 
 from sonoray.errors import DataError
 from sonoray.study.contract import write_studies
-from sonoray_jobs.evaluation.structured.patient_columns import (
-    Columns,
-    read_columns,
-    read_outcomes,
-    without_leaks,
-)
+from sonoray_jobs.evaluation.structured.leaks import without_leaks
+from sonoray_jobs.evaluation.structured.outcomes import read_outcomes
+from sonoray_jobs.evaluation.structured.patient_columns import Columns, read_columns
 from sonoray_jobs.evaluation.structured.risk_bias import band
+from sonoray_jobs.evaluation.structured.risk_fitting import fit_risk
 from sonoray_jobs.evaluation.structured.risk_model import (
-    fit_risk,
     logistic,
     read_risk,
     write_risk,

@@ -1,0 +1,46 @@
+"""Told, plain and another patient's columns, paired."""
+
+import pytest
+
+from sonoray.metrics import AnswerRecord, Bootstrap
+from sonoray_jobs.evaluation.telling.tell_report import ALL, OTHER, PLAIN, TOLD, judge_told
+from sonoray_jobs.evaluation.telling.told_table import told_table
+
+
+def records(answers, truths):
+    return [
+        AnswerRecord(
+            study_id=f"s{number}", patient_key=f"p{number // 2}", topic="pathology", truth=truth,
+            answer=answer, options=("b", "m"),
+            option_scores={"b": float(answer == "b"), "m": float(answer == "m")},
+        )
+        for number, (answer, truth) in enumerate(zip(answers, truths, strict=True))
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judged():
+    truths = "bm" * 20
+    answers = {
+        PLAIN: records("b" * 40, truths),
+        TOLD: records("bm" * 16 + "b" * 8, truths),
+        OTHER: records("mb" * 20, truths),
+    }
+    return judge_told(answers, {"pathology": ["b", "b", "m"]}, {}, Bootstrap(num_resamples=1000))
+
+
+def test_differences_are_paired_and_misses_are_counted(judged):
+    own = judged["topics"]["pathology"]
+    assert own["constant"] == 0.5
+    assert own["ways"][PLAIN]["false_negatives"]["value"] == 1
+    gain = own["told_minus_plain"]
+    assert gain["accuracy"]["value"] == pytest.approx(0.4)
+    assert gain["false_negatives"]["value"] == pytest.approx(-0.8)
+    assert gain["auc"]["value"] > 0
+    assert own["told_minus_other"]["accuracy"]["value"] == pytest.approx(0.9)
+    assert judged["topics"][ALL]["num_questions"] == 40
+    assert judged["topics"][ALL]["num_patients"] == 20
+
+
+def test_the_table_has_a_row_per_topic_and_one_of_all(judged):
+    assert [row[0] for row in told_table(judged).rows] == ["pathology", ALL]
