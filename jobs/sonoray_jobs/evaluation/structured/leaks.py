@@ -11,10 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sonoray.errors import DataError
-from sonoray_jobs.evaluation.structured.patient_columns import LEAST_STUDIES, Columns, Value
+from sonoray_jobs.evaluation.structured.patient_columns import Columns, Value
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.risk_config import RiskConfig
+
+_LEAST = 10
+"""Training studies of which it takes the outcome to tell a leak from chance."""
 
 
 def find_leaks(
@@ -43,7 +46,7 @@ def find_leaks(
             for study in studies
             if study in truth and column in columns.of_study.get(study, {})
         ]
-        if len(pairs) < LEAST_STUDIES or len({outcome for _, outcome in pairs}) < 2:
+        if len(pairs) < _LEAST or len({outcome for _, outcome in pairs}) < 2:
             continue
         if not is_numeric and len({value for value, _ in pairs}) > len(pairs) / 2:
             found[column] = "has another value for nearly every study"

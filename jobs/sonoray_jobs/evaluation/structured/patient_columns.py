@@ -23,7 +23,7 @@ Value = float | str
 Record = Mapping[str, Value]
 """A study's columns that are known, by name."""
 
-LEAST_STUDIES = 10
+LEAST_STUDIES = 5
 """Studies of which a column must be known; of fewer nothing can be learned or told apart."""
 
 

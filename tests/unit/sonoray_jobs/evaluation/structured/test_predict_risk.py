@@ -1,0 +1,60 @@
+"""The job: a risk model of a dataset in a workspace, kept and explained."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from sonoray.errors import DataError
+from sonoray.stages import Stage, run_stage
+from sonoray.study.contract import write_studies
+from sonoray.workspace import Workspace
+from sonoray_jobs.evaluation.structured import predict_risk
+from sonoray_jobs.evaluation.structured.risk_stage import MODEL
+from sonoray_jobs.road.config import load_road
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, training, tested):
+    """One with the dataset `d`."""
+    found = Workspace.open(tmp_path_factory.mktemp("workspace"))
+
+    def make(folder):
+        write_studies(folder, [*training, *tested])
+        return {}
+
+    stage = Stage(name="ingest-d", config={}, inputs=[], code=())
+    found.point_dataset("d", run_stage(stage, found.stages, make))
+    return found
+
+
+def run(workspace, *settings, **given):
+    road = load_road("tiny", ["evaluate.bootstrap_samples=1000", *settings])
+    return predict_risk.run(workspace=workspace, road=road, dataset="d", **given)
+
+
+def test_a_risk_is_kept_and_each_prediction_explained(workspace):
+    found = run(workspace)
+    assert (found.output.path / MODEL).is_file()
+    assert any(line.startswith("missed: ") for line in found.lines())
+    assert any(line.startswith("histology: left out, it alone tells") for line in found.lines())
+    row = pq.read_table(found.output.path / "predictions.parquet").to_pylist()[3]
+    again = run(workspace, study=row["study_id"])
+    assert again.output.reused
+    assert again.explained["risk"] == pytest.approx(row["risk"])
+    own = {name: each["contribution"] for name, each in again.explained["columns"].items()}
+    assert own == pytest.approx(dict(row["contributions"]))
+    assert any(f"{row['study_id']}: risk {row['risk']:.3f}" in line for line in again.lines())
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "told"),
+    [
+        ([], {"study": "nobody"}, "study 'nobody' is none of the 600"),
+        ([], {"split": "train"}, "split 'train' is none to judge; choose validation or test"),
+        ([], {"split": "validation"}, "has 400 training and 0 validation studies"),
+        (['risk.columns=["histology"]'], {}, "column 'histology' alone tells 'pathology'"),
+        (["risk.outcome=grade"], {}, "outcome 'grade' is neither a closed question's topic"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(workspace, settings, given, told):
+    with pytest.raises(DataError, match=told):
+        run(workspace, *settings, **given)
