@@ -168,7 +168,8 @@ def tiny_road() -> RoadConfig:
                 "studies_per_step": 3,
                 "site_cue": True,  # the rarer road, on which the cue has to reach every step
             },
-            "evaluate": {"max_tokens": 8, "bootstrap_samples": 1000},
+            # one actor: a second would load torch for a handful of studies in every step that asks
+            "evaluate": {"max_tokens": 8, "bootstrap_samples": 1000, "actors": 1},
         }
     )
 
