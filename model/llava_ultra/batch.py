@@ -7,8 +7,8 @@ A study's images are encoded once however many questions it has: text rows point
 `study_index`. Padding is always on the right here; generation turns it to the left.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_ultra.language.chat import IGNORED, as_messages, encode_answer, encode_chat
 from llava_ultra.recognition.pairs import Pairs
+from llava_ultra.towers.mix.mix_config import OWN_TOWERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,19 @@ class StudyFeatures:
     """(K, P, C1), float16 or float32."""
     sam: np.ndarray
     """(K, P, C2), float16 or float32."""
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By further tower, (K, T, C) likewise."""
+
+    @property
+    def towers(self) -> dict[str, np.ndarray]:
+        """Of all towers, by name."""
+        return {"clip": self.clip, "sam": self.sam, **self.more}
+
+    @classmethod
+    def of_towers(cls, features: Mapping[str, np.ndarray]) -> "StudyFeatures":
+        """Put the features of all towers, by name, together."""
+        more = {name: each for name, each in features.items() if name not in OWN_TOWERS}
+        return cls(clip=features["clip"], sam=features["sam"], more=more)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +53,8 @@ class VisualBatch:
     """(B, K, P, C2), float32."""
     image_mask: Tensor
     """(B, K) bool, True for real images."""
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+    """By further tower, (B, K, T, C), float32."""
 
     def to(self, device: torch.device | str) -> "VisualBatch":
         """Move all tensors."""
@@ -46,6 +62,7 @@ class VisualBatch:
             clip=self.clip.to(device),
             sam=self.sam.to(device),
             image_mask=self.image_mask.to(device),
+            more={name: each.to(device) for name, each in self.more.items()},
         )
 
     def with_noise(self, deviation: float, seeds: Sequence[int]) -> "VisualBatch":
@@ -56,13 +73,14 @@ class VisualBatch:
             seeds: one a study, so that its noise is the same whatever batch it is in.
         """
         clip, sam = self.clip.clone(), self.sam.clone()
+        more = {name: each.clone() for name, each in self.more.items()}
         for row, seed in enumerate(seeds):
             count = int(self.image_mask[row].sum())
             generator = torch.Generator().manual_seed(seed)
-            for features in (clip, sam):
+            for features in (clip, sam, *more.values()):
                 own = features[row, :count]
                 own += deviation * torch.randn(own.shape, generator=generator)
-        return VisualBatch(clip=clip, sam=sam, image_mask=self.image_mask)
+        return VisualBatch(clip=clip, sam=sam, image_mask=self.image_mask, more=more)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +161,7 @@ class Batch:
                 clip=self.visual.clip[index, :most],
                 sam=self.visual.sam[index, :most],
                 image_mask=image_mask[:, :most],
+                more={name: each[index, :most] for name, each in self.visual.more.items()},
             ),
             text=replace(text, study_index=torch.tensor(renumbered, device=text.ids.device)),
             pairs=None if self.pairs is None else self.pairs.of_studies(studies),
@@ -167,6 +186,12 @@ def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
                 f"study {index} of the batch has {len(study.clip)} CLIP and {len(study.sam)} SAM "
                 "features; embed the dataset again"
             )
+        for name, features in study.more.items():
+            if len(features) != len(study.clip):
+                raise ValueError(
+                    f"study {index} of the batch has {len(study.clip)} CLIP and {len(features)} "
+                    f"{name} features; embed the dataset again"
+                )
 
     def pad(tower: str, arrays: Sequence[np.ndarray]) -> Tensor:
         shape = arrays[0].shape[1:]
@@ -191,6 +216,7 @@ def collate_features(studies: Sequence[StudyFeatures]) -> VisualBatch:
         clip=pad("CLIP", [study.clip for study in studies]),
         sam=pad("SAM", [study.sam for study in studies]),
         image_mask=torch.arange(most) < counts[:, None],
+        more={name: pad(name, [study.more[name] for study in studies]) for name in studies[0].more},
     )
 
 

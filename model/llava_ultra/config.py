@@ -5,6 +5,7 @@ never of code. What the paper leaves open (see each docstring) is a field here, 
 its default.
 """
 
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,7 @@ from llava_ultra.objectives.grounding import GroundingObjective
 from llava_ultra.objectives.laver import LaverObjective
 from llava_ultra.objectives.objective import Need, StepObjective
 from llava_ultra.objectives.recognise import RecognitionObjective
+from llava_ultra.towers.mix.mix_config import OWN_TOWERS, FurtherTower
 from llava_ultra.towers.tower_config import ClipConfig as ClipConfig
 from llava_ultra.towers.tower_config import IntensityName as IntensityName
 from llava_ultra.towers.tower_config import ModelPart
@@ -31,17 +33,34 @@ class BlendFusion(ModelPart):
     """Start value; alpha is the sigmoid of a free parameter and stays inside (0, 1)."""
 
 
-class ConcatFusion(ModelPart):
+class MixFusion(ModelPart):
+    """What the fusions have in common that read any number of towers."""
+
+    towers: tuple[str, ...] = Field(default=(), exclude_if=not_)
+    """Which towers are read, in this order; empty reads `clip`, `sam` and all of `model.towers`.
+    An ablation needs no other features: what is not read stays in the store."""
+
+
+class ConcatFusion(MixFusion):
     """Eagle's fusion (arXiv 2408.15998): channel concatenation, then one projector."""
 
     type: Literal["concat"] = "concat"
 
 
-class LayerMergeFusion(ModelPart):
-    """COMM's fusion (arXiv 2310.08825): a learned sum over layers, then both streams in one.
+class AppendFusion(MixFusion):
+    """Sequence append, as Eagle (arXiv 2408.15998) compares it: a projector each, then in a row.
 
-    It merges `clip.feature_layers` and, where they are given, `sam.feature_layers`. One layer is
-    allowed, since an ablation counts down to it, but it has to be named.
+    The decoder reads the tokens of all towers, each on a grid of its own.
+    """
+
+    type: Literal["append"] = "append"
+
+
+class LayerMergeFusion(MixFusion):
+    """COMM's fusion (arXiv 2310.08825): a learned sum over layers, then all streams in one.
+
+    It merges the `feature_layers` of CLIP and, where they are given, those of the others. One layer
+    is allowed, since an ablation counts down to it, but it has to be named.
     """
 
     type: Literal["layer_merge"] = "layer_merge"
@@ -60,7 +79,7 @@ class SamOnlyFusion(ModelPart):
 
 
 FusionConfig = Annotated[
-    BlendFusion | ConcatFusion | LayerMergeFusion | ClipOnlyFusion | SamOnlyFusion,
+    BlendFusion | ConcatFusion | AppendFusion | LayerMergeFusion | ClipOnlyFusion | SamOnlyFusion,
     Field(discriminator="type"),
 ]
 
@@ -196,6 +215,9 @@ class ModelConfig(ModelPart):
 
     clip: ClipConfig = ClipConfig()
     sam: SamConfig = SamConfig()
+    towers: tuple[FurtherTower, ...] = Field(default=(), exclude_if=not_)
+    """Further towers beside CLIP and SAM, each of published weights; `concat`, `append` and
+    `layer_merge` read them."""
     fusion: FusionConfig = BlendFusion()
     sampling: SamplingConfig = AdaptiveSampling()
     language: LanguageConfig = LanguageConfig()
@@ -222,6 +244,7 @@ class ModelConfig(ModelPart):
             raise ValueError(
                 "fusion.type 'layer_merge' has no layers to merge; name them in clip.feature_layers"
             )
+        self._check_mix()
         names = [objective.type for objective in self.objectives]
         if len(set(names)) < len(names):
             raise ValueError(f"objectives {names} repeat a type; list each once")
@@ -231,6 +254,62 @@ class ModelConfig(ModelPart):
                 f"{self.sampling.type!r}; list one with a weight above 0, such as 'answer'"
             )
         return self
+
+    def _check_mix(self) -> None:
+        """Refuse towers of one name, and a fusion that reads what is not there or does not fit."""
+        names = [tower.name for tower in self.towers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"model.towers has {twice[0]!r} twice; give each tower its own name")
+        read = self.read_towers
+        for name in read:
+            if name not in self.tower_shapes:
+                raise ValueError(
+                    f"fusion.towers names {name!r}, which is no tower of this model; there are "
+                    f"{', '.join(self.tower_shapes)} (more in model.towers)"
+                )
+        if len(set(read)) < len(read):
+            raise ValueError(f"fusion.towers {list(read)} names a tower twice; name each once")
+        if isinstance(self.fusion, AppendFusion):
+            return
+        grids = {tower.name: self.grid_of(tower) for tower in self.towers}
+        for name in read:
+            if grids.get(name, self.clip.grid) != self.clip.grid:
+                raise ValueError(
+                    f"tower {name!r} is stored on a grid of {grids[name]}, fusion.type "
+                    f"{self.fusion.type!r} reads that of CLIP, {self.clip.grid}; leave target_grid "
+                    "out, or use fusion.type 'append'"
+                )
+
+    @property
+    def read_towers(self) -> tuple[str, ...]:
+        """Names of the towers that the fusion reads, in its order."""
+        match self.fusion:
+            case MixFusion(towers=()):
+                return (*OWN_TOWERS, *(tower.name for tower in self.towers))
+            case MixFusion(towers=chosen):
+                return chosen
+            case ClipOnlyFusion():
+                return ("clip",)
+            case SamOnlyFusion():
+                return ("sam",)
+        return OWN_TOWERS
+
+    def grid_of(self, tower: FurtherTower) -> int:
+        """Side of the grid that a further tower's features are stored on."""
+        return tower.target_grid or self.clip.grid
+
+    @property
+    def tower_shapes(self) -> dict[str, tuple[int, int]]:
+        """By tower, tokens and channels of an image's features as they are stored."""
+        own = {
+            "clip": (self.clip.num_tokens, self.clip.num_channels),
+            "sam": (self.clip.grid**2, self.sam_channels),
+        }
+        grids = {tower.name: self.grid_of(tower) for tower in self.towers}
+        return own | {
+            tower.name: (grids[tower.name] ** 2, tower.num_channels(grids[tower.name]))
+            for tower in self.towers
+        }
 
     @property
     def active_objectives(self) -> tuple[ObjectiveConfig, ...]:
@@ -257,7 +336,12 @@ class ModelConfig(ModelPart):
     @property
     def num_tokens(self) -> int:
         """Fused tokens per image (P)."""
-        return self.clip.num_tokens
+        if not isinstance(self.fusion, AppendFusion):
+            return self.clip.num_tokens
+        shapes = self.tower_shapes
+        # beside CLIP's class token the others have the mean of theirs
+        means = self.clip.class_token * sum(name != "clip" for name in self.read_towers)
+        return sum(shapes[name][0] for name in self.read_towers) + means
 
     @property
     def sam_channels(self) -> int:

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from llava_ultra.batch import Batch, TextBatch, VisualBatch
 from llava_ultra.config import ModelConfig
-from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
+from llava_ultra.connector.fusion import NO_MORE, build_fusion, fuse_towers, fusion_sizes
 from llava_ultra.connector.pick import Sampler, Selection
-from llava_ultra.connector.rows import gather_studies
+from llava_ultra.connector.scores import gather_studies
 from llava_ultra.connector.unasked import images_unasked
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.objectives.objective import ObjectiveHead, StepObjective, build_heads
@@ -75,19 +75,6 @@ class TrainOutput:
     pulled: Tensor
     """(): of a part of a step: has the gradient that the step's losses have for it; else 0."""
     selection: Selection
-
-
-def fusion_sizes(config: ModelConfig, width: int) -> FusionSizes:
-    """The shapes that a model's fusion is built for, where its decoder is `width` wide."""
-    return FusionSizes(
-        clip_channels=config.clip.num_channels,
-        sam_channels=config.sam_channels,
-        num_tokens=config.num_tokens,
-        hidden=config.projector_hidden,
-        width=width,
-        clip_layers=len(config.clip.read_layers),
-        sam_layers=max(1, len(config.sam.read_layers)),
-    )
 
 
 class LlavaUltra(nn.Module):
@@ -137,24 +124,28 @@ class LlavaUltra(nn.Module):
         self.eval()
         fix_products(self)
 
-    def fuse(self, clip: Tensor, sam: Tensor) -> Tensor:
+    def fuse(self, clip: Tensor, sam: Tensor, more: Mapping[str, Tensor] = NO_MORE) -> Tensor:
         """Fused tokens Hv: (..., P, C1) and (..., G, C2), G patches, to (..., P, D).
+
+        Args:
+            clip: of CLIP.
+            sam: of SAM.
+            more: by further tower, (..., T, C).
 
         Raises:
             ValueError: the features are of other shapes than the configuration's.
         """
-        check_features(clip, sam, self.feature_sizes)
-        fused: Tensor = self.fusion(clip, with_mean_token(clip, sam))
-        return fused
+        return fuse_towers(self.fusion, self.feature_sizes, clip, sam, more)
 
     def fuse_studies(self, visual: VisualBatch) -> Tensor:
         """Fused tokens of a batch's real images: (B, K, P, D), zeros at padding."""
         mask = visual.image_mask
         if bool(mask.all()):
-            return self.fuse(visual.clip, visual.sam)
+            return self.fuse(visual.clip, visual.sam, visual.more)
         device = visual.clip.device
         places = tuple(each.to(device) for each in mask.nonzero(as_tuple=True))
-        fused = self.fuse(visual.clip[places], visual.sam[places])
+        more = {name: each[places] for name, each in visual.more.items()}
+        fused = self.fuse(visual.clip[places], visual.sam[places], more)
         padded = fused.new_zeros(*mask.shape, *fused.shape[1:])
         return padded.index_put(places, fused)
 

@@ -18,6 +18,8 @@ from llava_ultra.batch import TextBatch, VisualBatch, collate_texts
 from llava_ultra.config import (
     AdaptiveSampling,
     ClipConfig,
+    ConcatFusion,
+    FusionConfig,
     LanguageConfig,
     LoraSettings,
     ModelConfig,
@@ -38,6 +40,8 @@ from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.student.network import Student, StudentShape
 from llava_ultra.student.student_card import StudentCard, read_card
 from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.mix.mix_config import FurtherTower, VisionConfig
+from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
 
 TRAINING = "tests-0123456789ab"
@@ -83,6 +87,53 @@ def tiny_config(sampling: SamplingConfig | None = None) -> ModelConfig:
         lora=LoraSettings(rank=4, alpha=8),
         projector_hidden=32,
     )
+
+
+def tiny_mix(fusion: FusionConfig | None = None) -> ModelConfig:
+    """The same with two further towers: `fine`, a SAM, and `vit`, a ViT of transformers.
+
+    `vit` is stored on a grid of one cell more a side than CLIP's where `append` reads it.
+    """
+    fusion = fusion or ConcatFusion()
+    sam = SamConfig(weights="fine.pth", image_size=64, width=16, layers=1, heads=2, out_channels=4)
+    vit = VisionConfig(weights="vit", width=16, layers=2, image_size=32, patch_size=8)
+    values = tiny_config().model_dump(exclude={"fusion"})
+    values["clip"]["feature_layers"] = (-2, -1)
+    return ModelConfig(
+        **values,
+        fusion=fusion,
+        towers=(
+            FurtherTower(name="fine", sam=sam),
+            FurtherTower(
+                name="vit", transformers=vit, target_grid=3 if fusion.type == "append" else 0
+            ),
+        ),
+    )
+
+
+TINY_VIT: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
+"""The architecture of `vit` in `tiny_mix`."""
+
+
+def tiny_further(config: ModelConfig, seed: int = 0) -> dict[str, MixTower]:
+    """Random further towers for a configuration of `tiny_mix`, by name."""
+    torch.manual_seed(seed)
+    return {
+        tower.name: MixTower(
+            tower,
+            target_grid=config.grid_of(tower),
+            architecture=TINY_VIT if tower.transformers else None,
+        ).eval()
+        for tower in config.towers
+    }
 
 
 def tiny_language(config: ModelConfig, seed: int = 0) -> Language:
@@ -141,14 +192,14 @@ def tiny_batch(
 ) -> tuple[VisualBatch, TextBatch]:
     """Three studies of up to three images with random features, and a question of each."""
     generator = torch.Generator().manual_seed(seed)
-    clip, sam = (
-        torch.randn(3, 3, config.num_tokens, channels, generator=generator)
-        for channels in (config.clip.num_channels, config.sam_channels)
+    clip, sam, *more = (
+        torch.randn(3, 3, *shape, generator=generator) for shape in config.tower_shapes.values()
     )
     mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
     rows = [(0, TEXTS[0], TEXTS[1]), (1, TEXTS[3], TEXTS[4]), (2, TEXTS[5], TEXTS[6])]
     text = collate_texts(tokenizer, rows, max_tokens=config.language.context_length)
-    return VisualBatch(clip=clip, sam=sam, image_mask=mask), text
+    further = dict(zip([tower.name for tower in config.towers], more, strict=True))
+    return VisualBatch(clip=clip, sam=sam, image_mask=mask, more=further), text
 
 
 def tiny_artifact(
@@ -174,10 +225,13 @@ def tiny_artifact(
         enliven(base.model)
     save_language(base, folder / "language")
     clip, sam = tiny_towers(config, base)
+    further = tiny_further(config)
     student = None
     if with_student:
         student = folder.parent / f"{folder.name}-student"
-        tiny_student(student, config, {"clip": clip.fingerprint, "sam": sam.fingerprint})
+        prints = {each: tower.fingerprint for each, tower in further.items()}
+        prints |= {"clip": clip.fingerprint, "sam": sam.fingerprint}
+        tiny_student(student, config, prints)
     return save_artifact(
         folder,
         name=name,
@@ -185,6 +239,7 @@ def tiny_artifact(
         language=load_language(folder / "language"),
         clip=clip,
         sam=sam,
+        more=further,
         provenance={
             "source": "random weights for tests",
             **({"training": TRAINING} if with_student else {}),
@@ -211,7 +266,7 @@ def tiny_student(folder: Path, config: ModelConfig, towers: Mapping[str, str]) -
             {"least_confidence": 0.0, "lost": 0.1, "share": 1.0},
         ],
     }
-    features = 2 * (config.clip.num_channels + config.sam_channels)
+    features = 2 * sum(channels for _, channels in config.tower_shapes.values())
     torch.manual_seed(0)
     student = Student(StudentShape(features=features, hidden=8, topics=topics)).eval()
     student.head.data.mul_(8)  # else it is sure of nothing

@@ -19,7 +19,7 @@ from sonoray.study.contract import Study
 from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_jobs.evaluation.answer import AnswerActor, pack_studies
 from sonoray_jobs.evaluation.questions import num_asked
-from sonoray_jobs.outputs.stores import TOWERS
+from sonoray_jobs.outputs.stores import tower_folders
 from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.embed_config import Keep
 from sonoray_jobs.towers.feature_source import FeatureSource, feature_source
@@ -47,7 +47,7 @@ def features_of(
         road.embed.model_copy(update={"keep": keep}) if keep else road.embed,
         model=road.model,
         dataset=dataset or made.output.path,
-        folders={tower: made.parts[tower].path for tower in TOWERS},
+        folders=tower_folders(made.parts),
         stores=made.stores(workspace),
         device="cuda" if road.evaluate.actor_gpus else "cpu",
     )

@@ -86,6 +86,7 @@ class _Command:
 
 
 _FEATURES = "features of CLIP and SAM"
+_MIX = "features of CLIP, SAM and further towers (`model.towers`)"
 _STUDY = "studies of several images"
 
 SEAMS = (
@@ -97,8 +98,14 @@ SEAMS = (
         inputs=_FEATURES,
         cost="trained; of a pass little beside the decoder",
         others={
+            "concat": {"inputs": _MIX},
+            "append": {
+                "inputs": _MIX,
+                "cost": "trained; the decoder reads the tokens of every tower",
+            },
             "layer_merge": {
-                "inputs": "features of several layers of CLIP, and of SAM where wanted",
+                "inputs": "features of several layers of CLIP, and of the other towers where "
+                "wanted",
                 "cost": "trained; the store grows with the layers",
             },
             "clip_only": {"inputs": "features of CLIP"},

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra.recognition.bank_file import load_bank
+from llava_ultra.towers.mix.mix_config import KINDS
 from sonoray.config.canonical import content_hash
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manifest
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import check_unseen
-from sonoray_jobs.outputs.part_keys import PARTS, stage_of
+from sonoray_jobs.outputs.part_keys import parts_of, stage_of
 from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.placement import (
@@ -48,7 +49,10 @@ _EXPORT_CODE = (
     "sonoray_jobs.release.dataset_card",
 )
 
-_ORIGINS = {"clip": {"weights"}, "sam": {"weights"}, "language": {"source", "shape"}}
+_ORIGINS: Mapping[str, Any] = {
+    **{"clip": {"weights"}, "sam": {"weights"}, "language": {"source", "shape"}},
+    "towers": {"__all__": {kind: {"weights"} for kind in KINDS}},
+}
 """Where published weights lie, in `model`, and what is told of them."""
 
 
@@ -175,7 +179,8 @@ def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str
     output = learned_from(workspace, road, dataset)
     fix = f"sonoray bootstrap --dataset {dataset} with the same --config and --set"
     return {
-        part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix) for part in PARTS
+        part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix)
+        for part in parts_of(road)
     }
 
 

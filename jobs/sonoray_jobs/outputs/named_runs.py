@@ -18,7 +18,7 @@ from sonoray.stages import MANIFEST, StageOutput, read_manifest
 from sonoray.tracking.run_id import RUN_ID_FILE
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import Made, Trained, find_made
-from sonoray_jobs.outputs.part_keys import PARTS
+from sonoray_jobs.outputs.part_keys import parts_of
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.placement import TRAINING_PLACEMENT
 
@@ -118,7 +118,7 @@ def find_run(workspace: Workspace, wanted: str) -> Made:
         )
     parts = {
         part: _part(workspace, part, key, run.name)
-        for part, key in zip(sorted(PARTS), part_keys, strict=True)
+        for part, key in zip(sorted(parts_of(road)), part_keys, strict=True)
     }
     return Made(
         road=road.model_copy(update={"dataset": trained.dataset}),

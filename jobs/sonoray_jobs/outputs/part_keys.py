@@ -12,14 +12,22 @@ from llava_ultra.recognition.bank_file import load_bank
 from sonoray.config.canonical import content_hash
 from sonoray.digests.content import content_digest
 from sonoray.stages import Stage, StageOutput
+from sonoray_jobs.outputs.further_tower import further_tower
 from sonoray_jobs.outputs.layers import READOUT
 from sonoray_jobs.road.config import RoadConfig
 
 PARTS = ("language", "sam", "clip")
+"""What every model stands on."""
 
 _LEARNING = {part: f"sonoray_jobs.towers.learn_{part}" for part in PARTS}
 """Entry module of the code that makes each part."""
 _READING = "sonoray_jobs.outputs.layers"
+_FURTHER = "sonoray_jobs.outputs.further_tower"
+
+
+def parts_of(road: RoadConfig) -> tuple[str, ...]:
+    """Names of all parts of a road's model: `PARTS` and its further towers."""
+    return (*PARTS, *(tower.name for tower in road.model.towers))
 
 
 def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
@@ -40,6 +48,8 @@ def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
 def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
     """The stage that trains `part` on the dataset's training split, or adopts it."""
     model = road.model
+    if part not in PARTS:
+        return _further_stage(part, road, dataset)
     is_trained = is_trained_tower(part, road)
     readout = READOUT[part] if is_trained else None
     told = {"shape"} if part == "language" else None  # it makes nothing, and is checked
@@ -67,6 +77,17 @@ def learning_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
         inputs=[dataset.key],
         code=[_LEARNING[part]],
     )
+
+
+def _further_stage(name: str, road: RoadConfig, dataset: StageOutput) -> Stage:
+    """The stage that adopts a further tower."""
+    tower = further_tower(road, name)
+    values = tower.encoder.model_dump(mode="json")
+    values["weights"] = _content_of(values["weights"], dataset)
+    config: dict[str, Any] = {tower.kind: values, "target_grid": road.model.grid_of(tower)}
+    if road.train.hold_out:  # its channels are standardised on the images of training patients
+        config["hold_out"] = road.train.model_dump(mode="json")["hold_out"]
+    return Stage(name=f"bootstrap-{name}", config=config, inputs=[dataset.key], code=[_FURTHER])
 
 
 def _banks_of(road: RoadConfig) -> list[str]:

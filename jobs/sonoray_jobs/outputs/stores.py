@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sonoray_jobs.road.embed_config import EmbedConfig
 
 TOWERS = ("clip", "sam")
+"""Towers that every model has."""
 
 
 def features_root(workspace: "Workspace", road: "RoadConfig") -> str:
@@ -27,7 +28,15 @@ def features_root(workspace: "Workspace", road: "RoadConfig") -> str:
 
 def tower_fingerprints(parts: Mapping[str, "StageOutput"]) -> dict[str, str]:
     """Fingerprint of each tower among the bootstrapped parts."""
-    return {tower: parts[tower].manifest["summary"]["fingerprint"] for tower in TOWERS}
+    return {
+        tower: parts[tower].manifest["summary"]["fingerprint"] for tower in tower_folders(parts)
+    }
+
+
+def tower_folders(parts: Mapping[str, "StageOutput"]) -> dict[str, Path]:
+    """Folder of each tower among the bootstrapped parts: CLIP, SAM, then further ones."""
+    further = [part for part in parts if part not in ("language", *TOWERS)]
+    return {tower: parts[tower].path for tower in (*TOWERS, *further)}
 
 
 def stores_of(
@@ -44,10 +53,7 @@ def stores_of(
         embed: the format of their values, and what the towers multiply in.
         fingerprints: by tower.
     """
-    shapes = {
-        "clip": (model.clip.num_tokens, model.clip.num_channels),
-        "sam": (model.clip.grid**2, model.sam_channels),
-    }
+    shapes = model.tower_shapes
     return {
         tower: FeatureStore(
             root,

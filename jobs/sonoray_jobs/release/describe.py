@@ -58,6 +58,8 @@ class Flops:
 
     clip_tower: int
     sam_tower: int
+    further_towers: int
+    """Of a mix, all of them."""
     connector_forward: int
     connector_backward: int
     language_forward: int
@@ -102,7 +104,7 @@ class Description:
     parts: tuple[Part, ...]
     tokens: Tokens
     feature_bytes_per_image: int
-    """Of both towers in the feature store."""
+    """Of all towers in the feature store."""
     embeddings_per_training_image: int
     """How often a training image is embedded: itself and its views."""
     flops: Flops
@@ -179,10 +181,12 @@ class Description:
 
     def _flops_table(self) -> Table:
         flops, images = self.flops, self.study.images
-        towers = flops.clip_tower + flops.sam_tower
+        further = flops.further_towers
+        towers = flops.clip_tower + flops.sam_tower + flops.further_towers
         rows = (
             (f"CLIP tower, {images} images", flops.clip_tower, 0),
             (f"SAM tower, {images} images", flops.sam_tower, 0),
+            *([(f"further towers, {images} images", further, 0)] if further else []),
             ("fusion and sampler", flops.connector_forward, flops.connector_backward),
             ("language model with LoRA", flops.language_forward, flops.language_backward),
             ("all, features stored on the way", towers + flops.step, None),
@@ -271,7 +275,7 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
         Load(studies=number, images=images, questions=study.questions, text_tokens=text_tokens)
         for number in (at_once, studies)
     )
-    clip, sam = trace_encoder(parts.clip, images), trace_encoder(parts.sam, images)
+    traced = {name: trace_encoder(tower, images) for name, tower in parts.towers.items()}
     step = trace_training(parts, load)
     parts.model.reads_rows = True
     rows = trace_training(parts, whole)
@@ -287,7 +291,7 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
     )
     kept_as = FORMATS[road.embed.dtype]
     feature_bytes = sum(
-        t.num_tokens * kept_as.bytes_per_token(t.num_channels) for t in (parts.clip, parts.sam)
+        t.num_tokens * kept_as.bytes_per_token(t.num_channels) for t in parts.towers.values()
     )
     return Description(
         config=config,
@@ -301,8 +305,9 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
         feature_bytes_per_image=feature_bytes,
         embeddings_per_training_image=1 + road.embed.views,
         flops=Flops(
-            clip_tower=clip.flops,
-            sam_tower=sam.flops,
+            clip_tower=traced["clip"].flops,
+            sam_tower=traced["sam"].flops,
+            further_towers=sum(traced[name].flops for name in parts.more),
             connector_forward=step.connector_forward // at_once,
             connector_backward=step.connector_backward // at_once,
             language_forward=step.language_forward // at_once,
@@ -325,11 +330,11 @@ def run(*, road: RoadConfig, config: str, images: int, text_tokens: int) -> Desc
         serving=ServingMemory(
             weights=sum(
                 tensor.nbytes
-                for part in (served.clip, served.sam, served.model)
+                for part in (*served.towers.values(), served.model)
                 for tensor in part.parameters()
             ),
             vision_activations=max(
-                trace_encoder(tower, images).peak_bytes for tower in (served.clip, served.sam)
+                trace_encoder(tower, images).peak_bytes for tower in served.towers.values()
             ),
             prefill_activations=prefill.peak_bytes,
             cache_per_1000_tokens=prefill.cache_bytes * 1000 // prefill.tokens,

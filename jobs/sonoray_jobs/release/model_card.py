@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.towers.mix.mix_config import FurtherTower
 from sonoray.metrics.tables import Table
 
 CARD = "README.md"
@@ -98,6 +99,9 @@ def _parts(manifest: Mapping[str, Any]) -> Iterator[str]:
         "sam": config["sam"]["weights"],
         "language": config["language"]["source"],
     }
+    for tower in map(FurtherTower.model_validate, config.get("towers", ())):
+        sizes[tower.name] = f"{tower.encoder.image_size} px"
+        origins[tower.name] = tower.encoder.weights
     rows = tuple(
         (
             part,

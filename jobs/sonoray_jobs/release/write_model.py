@@ -33,7 +33,7 @@ def write_model(
     Args:
         folder: is made.
         trained: the finished training.
-        parts: folders of `language`, `clip` and `sam`.
+        parts: folders of `language`, `clip`, `sam` and further towers.
         name: of the model.
         site_cue: whether its questions begin with the examination site.
         tower_precision: what the towers multiply in.
@@ -52,6 +52,7 @@ def write_model(
     from llava_ultra.export.manifest import save_artifact
     from llava_ultra.language.decoder import load_language
     from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.mix.mix_tower import MixTower
     from llava_ultra.towers.sam import SamTower
     from sonoray_jobs.training.restore import load_trained
 
@@ -65,6 +66,7 @@ def write_model(
         language=load_language(parts["language"]),
         clip=ClipTower.load(parts["clip"]),
         sam=SamTower.load(parts["sam"]),
+        more={tower.name: MixTower.load(parts[tower.name]) for tower in trained.road.model.towers},
         provenance={**provenance, RECORD: kept},
         site_cue=site_cue,
         tower_precision=tower_precision,

@@ -42,10 +42,11 @@ class EmbedConfig(Config):
     `s3://bucket/prefix`. Endpoint and keys stand in the environment of every node
     (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`)."""
     keep: Keep = "both"
-    """Whose features are stored. Those of the other towers take no space: the actors that answer an
-    evaluation's questions compute them, and those that load a training's steps, once an epoch, with
-    `actor_cpus` and `actor_gpus` each; with half a GPU, two share one and the decoding of one hides
-    behind the other. On the same kind of device a model is the same either way."""
+    """Whose features are stored; `both` means all towers. Those of the others take no space: the
+    actors that answer an evaluation's questions compute them, and those that load a training's
+    steps, once an epoch, with `actor_cpus` and `actor_gpus` each; with half a GPU, two share one
+    and the decoding of one hides behind the other. On the same kind of device a model is the same
+    either way."""
     precision: Precision = "float32"
     """What the towers multiply in, when they are embedded, streamed or served."""
     dtype: FormatName = "float16"
@@ -58,10 +59,9 @@ class EmbedConfig(Config):
     strength: `zoom`, `blur`, `gain`, `speckle`, `gamma`, `jpeg`; there are also `shadow`, `haze`,
     `caliper`, `tint`."""
 
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Towers whose features are stored."""
-        return {"both": ("clip", "sam"), "none": ()}.get(self.keep, (self.keep,))
+    def keeps(self, tower: str) -> bool:
+        """Whether a tower's features are stored."""
+        return self.keep in ("both", tower)
 
     @field_validator("store")
     @classmethod

@@ -3,13 +3,15 @@
 Three parts, each content-addressed, each a Ray task on one CPU: the language model with its
 tokenizer (trained, or taken from `model.language.source`), the SAM encoder from lesion masks, and
 the CLIP tower from images and captions, which shares the tokenizer. Either tower is taken from
-published weights where `model.sam.weights` or `model.clip.weights` names them; then only its
-channels are standardised on the images. Only training patients are read: no stage of the road ever
-sees a validation or test patient before evaluation.
+published weights where `model.sam.weights` or `model.clip.weights` names them, further ones
+(`model.towers`) always are; then only its channels are standardised on the images. Only training
+patients are read: no stage of the road ever sees a validation or test patient before evaluation.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,22 @@ from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import find_parts, learned_from
+from sonoray_jobs.outputs.further_tower import check_further, make_further
 from sonoray_jobs.outputs.layers import read_out
-from sonoray_jobs.outputs.part_keys import PARTS, is_trained_tower, learning_of, stage_of
+from sonoray_jobs.outputs.part_keys import (
+    PARTS,
+    is_trained_tower,
+    learning_of,
+    parts_of,
+    stage_of,
+)
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.learn_clip import make_clip
 from sonoray_jobs.towers.learn_language import make_language
 from sonoray_jobs.towers.learn_sam import make_sam
 from sonoray_jobs.towers.learning_texts import learning_studies
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +81,22 @@ def run(
         ValueError: published weights are missing, damaged or of a kind that is not read.
     """
     output = learned_from(workspace, road, dataset)
-    stages = {part: stage_of(part, road, output) for part in PARTS}
+    parts = parts_of(road)
+    if unread := {tower.name for tower in road.model.towers} - {*road.model.read_towers}:
+        logger.warning(
+            "model.fusion.type %r does not read tower %s; concat, append and layer_merge do",
+            road.model.fusion.type,
+            ", ".join(sorted(unread)),
+        )
+    stages = {part: stage_of(part, road, output) for part in parts}
     if all((stage.path(workspace.stages) / "manifest.json").is_file() for stage in stages.values()):
         return Bootstrapped(outputs=find_parts(workspace, road, dataset))
     for tower in ("sam", "clip"):
         if not stages[tower].is_made(workspace.stages):
             _check_weights(getattr(road.model, tower).weights)
+    for further in road.model.towers:
+        if not stages[further.name].is_made(workspace.stages):
+            check_further(further)
     if not stages["language"].is_made(workspace.stages) and (
         gguf := gguf_path(road.model.language.source)
     ):
@@ -98,7 +119,7 @@ def run(
                 workspace.stages,
                 board.poster(part),
             )
-            for part in PARTS
+            for part in parts
         }
         with board.watching():
             results = ray.get(list(work.values()))
@@ -116,7 +137,7 @@ def make_part(
     """Make one part, where it does not exist yet.
 
     Args:
-        part: one of `PARTS`.
+        part: one of `parts_of` the road.
         road: the configuration.
         dataset: what it learns from.
         stages: `learning_of` and `stage_of` the part; the same one where nothing is read out.
@@ -126,7 +147,8 @@ def make_part(
     Raises:
         DataError: the dataset has no training studies, or none of its images has a mask.
     """
-    make = {"language": make_language, "sam": make_sam, "clip": make_clip}[part]
+    own = {"language": make_language, "sam": make_sam, "clip": make_clip}
+    make = own[part] if part in PARTS else partial(make_further, part)
     learning, reading = stages
     studies = learning_studies(dataset.path, road.train.hold_out)
     if not studies:

@@ -10,7 +10,12 @@ from dataclasses import replace
 from sonoray.study.study_index import index_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import find_parts
-from sonoray_jobs.outputs.stores import TOWERS, features_root, stores_of, tower_fingerprints
+from sonoray_jobs.outputs.stores import (
+    features_root,
+    stores_of,
+    tower_fingerprints,
+    tower_folders,
+)
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.embedding import Embedded, embed_dataset
 from sonoray_jobs.towers.feature_source import tower_stages
@@ -31,17 +36,17 @@ def run(
     stores = stores_of(
         features_root(workspace, road), road.model, road.embed, tower_fingerprints(parts)
     )
-    folders = {tower: parts[tower].path for tower in TOWERS}
-    towers = {stage.name: stage for stage in tower_stages(road.embed, road.model, folders, stores)}
-    kept = [towers.pop(tower) for tower in road.embed.kept]
+    stages = tower_stages(road.embed, road.model, tower_folders(parts), stores)
+    kept = [stage for stage in stages if road.embed.keeps(stage.name)]
+    streamed = [stage.name for stage in stages if stage not in kept]
     embedded = embed_dataset(
         output, kept, road.embed, address, views=views_of(road.embed) if road.embed.views else None
     )
-    if not towers:
+    if not streamed:
         return embedded
     index = index_studies(
         output.path, split="train", only=road.train.only, most=road.train.max_studies
     )
     epochs = sum(stage.epochs for stage in road.train.stages)
     count = round(epochs * len(index) * index.images_per_study)
-    return replace(embedded, streamed=dict.fromkeys(towers, count))
+    return replace(embedded, streamed=dict.fromkeys(streamed, count))

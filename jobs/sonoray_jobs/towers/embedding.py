@@ -21,7 +21,7 @@ from typing import Any
 from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import StageOutput
-from sonoray_jobs.outputs.stores import TOWERS, read_image_ids
+from sonoray_jobs.outputs.stores import read_image_ids
 from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.towers.embed_pipeline import Done, Room, TowerStage, run_pipeline
@@ -162,7 +162,7 @@ def _compute(
 
     stores = {tower.name: tower.store for tower in towers}
     with ray_session(address):
-        room = _room_for(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        room = _room_for(config, ray.cluster_resources(), len(towers))  # type: ignore[no-untyped-call]
         pools = 1 if room.one_pool else len(towers)
         require_cpus(
             pools * room.actor_cpus + (0 if room.actors_decode else room.decode_cpus),
@@ -199,7 +199,7 @@ def _num_images(done: Done) -> int:
     return done.num_images
 
 
-def _room_for(embed: EmbedConfig, resources: Mapping[str, float]) -> Room:
+def _room_for(embed: EmbedConfig, resources: Mapping[str, float], num_towers: int) -> Room:
     """The configured room; without a number of actors, as many as the cluster holds.
 
     One pool is filled at once: it needs all it can get, and an actor that comes later costs its
@@ -219,8 +219,8 @@ def _room_for(embed: EmbedConfig, resources: Mapping[str, float]) -> Room:
     most = min(int(free[kind] / need + 1e-9) for kind, need in needs.items() if need)
     if room.one_pool:
         return replace(room, actors=(max(1, most), max(1, most)))
-    # The other tower's pool needs one at least.
-    return replace(room, actors=(1, max(1, most - (len(TOWERS) - 1))))
+    # The pools of the other towers need one each at least.
+    return replace(room, actors=(1, max(1, most - (num_towers - 1))))
 
 
 def _check_room(store: FeatureStore, needed_bytes: int) -> None:

@@ -32,6 +32,7 @@ from sonoray_jobs.towers.views import ImageViews, views_of
 if TYPE_CHECKING:
     from llava_ultra.batch import StudyFeatures
     from llava_ultra.towers.clip import ClipTower
+    from llava_ultra.towers.mix.mix_tower import MixTower
     from llava_ultra.towers.sam import SamTower
 
 
@@ -42,7 +43,7 @@ class FeatureSource:
     dataset: Path
     """Dataset folder."""
     stores: Mapping[str, FeatureStore]
-    """Stores by tower, `clip` and `sam`; of a streamed tower for its shape and format alone."""
+    """Stores by tower; of a streamed tower for its shape and format alone."""
     streamed: tuple[TowerStage, ...] = ()
     """Towers whose features are computed."""
     batch_size: int = 1
@@ -52,7 +53,7 @@ class FeatureSource:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of an image's features, of both towers."""
+        """Bytes of an image's features, of all towers."""
         return sum(
             store.shape[0] * store.shape[1] * store.dtype.itemsize for store in self.stores.values()
         )
@@ -133,12 +134,15 @@ class FeatureReader:
 def split_by_study(
     features: Mapping[str, Features], counts: Sequence[int]
 ) -> "list[StudyFeatures]":
-    """Cut both towers' features, `(N, P, C)` by tower, into studies of so many images."""
+    """Cut all towers' features, `(N, P, C)` by tower, into studies of so many images."""
     from llava_ultra.batch import StudyFeatures
 
     ends = np.cumsum(counts)[:-1]
-    clip, sam = (np.split(features[tower], ends) for tower in ("clip", "sam"))
-    return [StudyFeatures(clip=one, sam=other) for one, other in zip(clip, sam, strict=True)]
+    cut = [np.split(values, ends) for values in features.values()]
+    return [
+        StudyFeatures.of_towers(dict(zip(features, own, strict=True)))
+        for own in zip(*cut, strict=True)
+    ]
 
 
 def feature_source(
@@ -160,7 +164,7 @@ def feature_source(
         stores: feature stores by tower.
         device: where the towers run; by default as in the embed stage.
     """
-    streamed = {tower: folder for tower, folder in folders.items() if tower not in embed.kept}
+    streamed = {tower: folder for tower, folder in folders.items() if not embed.keeps(tower)}
     return FeatureSource(
         dataset=dataset,
         stores=stores,
@@ -178,9 +182,10 @@ def tower_stages(
     device: str | None = None,
 ) -> list[TowerStage]:
     """The pipeline's stages of saved towers, by tower: its folder and its store."""
+    further = {tower.name: tower.encoder for tower in model.towers}
     looks = {
         tower: Look(image_size=shown.image_size, intensity=shown.intensity)
-        for tower, shown in (("clip", model.clip), ("sam", model.sam))
+        for tower, shown in {"clip": model.clip, "sam": model.sam, **further}.items()
     }
     device = device or ("cuda" if embed.actor_gpus else "cpu")
     return [
@@ -224,12 +229,16 @@ def load_encoder(
     return lambda canvases: encode_canvases(loaded, canvases, device).cpu().numpy()
 
 
-def _load_tower(tower: str, folder: Path) -> "ClipTower | SamTower":
-    """Load a tower, and of the two libraries the one that it is made of."""
+def _load_tower(tower: str, folder: Path) -> "ClipTower | SamTower | MixTower":
+    """Load a tower, and of the libraries the one that it is made of."""
     if tower == "clip":
         from llava_ultra.towers.clip import ClipTower
 
         return ClipTower.load(folder)
-    from llava_ultra.towers.sam import SamTower
+    if tower == "sam":
+        from llava_ultra.towers.sam import SamTower
 
-    return SamTower.load(folder)
+        return SamTower.load(folder)
+    from llava_ultra.towers.mix.mix_tower import MixTower
+
+    return MixTower.load(folder)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.road.train_config import TrainConfig
 from sonoray_jobs.training.step_loader import LoadedStep, StepLoader, StepSource, unpack_steps
@@ -37,7 +36,7 @@ class LoaderRoom:
 
 def loader_room(train: TrainConfig, embed: EmbedConfig) -> LoaderRoom:
     """One loader that reads; or, where it runs towers, a pool of the embed stage's actors."""
-    if len(embed.kept) == len(TOWERS):
+    if embed.keep == "both":
         return LoaderRoom(num_cpus=train.data_cpus)
     return LoaderRoom(
         num_cpus=embed.actor_cpus,

@@ -55,7 +55,11 @@ def check_features(workspace: Workspace, road: RoadConfig, dataset: str) -> None
     if views:
         wanted[views.seal(output.key)] = ("views", partial(view_keys, output.path, views))
     for seal, (what, read_keys) in wanted.items():
-        unsealed = [each for each in road.embed.kept if stores[each].num_sealed(seal) is None]
+        unsealed = [
+            each
+            for each, store in stores.items()
+            if road.embed.keeps(each) and store.num_sealed(seal) is None
+        ]
         keys = read_keys() if unsealed else []
         for tower in unsealed:
             if lacking := len(stores[tower].missing(keys)):

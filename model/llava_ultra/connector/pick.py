@@ -36,8 +36,7 @@ from llava_ultra.config import (
     SamplingConfig,
     images_kept,
 )
-from llava_ultra.connector.rows import gather_studies
-from llava_ultra.connector.scores import Scores, masked_log_softmax
+from llava_ultra.connector.scores import Scores, gather_studies, masked_log_softmax
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots: ZeRO-3 looks for tensors with `vars`

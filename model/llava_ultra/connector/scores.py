@@ -1,7 +1,7 @@
 """Learned scores over a study's images: which of them shows what is asked or said.
 
 Axes: N text rows (one question each), B studies, K images of a study (padded), P tokens, D width,
-L text tokens.
+L text tokens, T real tokens of all rows.
 
 One text belongs to several images, of which only some show what it says. The paper screens them by
 "weighted scoring with knowledge distillation"; its equations could not be found, so these are ours:
@@ -23,8 +23,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from llava_ultra.connector.rows import gather_studies, places_within
 
 LEAST_INFORMATION = 1e-4
 """Nats that every word is granted: where none tells images apart, all weigh the same."""
@@ -126,3 +124,28 @@ class Scores(nn.Module):
 def masked_log_softmax(scores: Tensor, image_mask: Tensor) -> Tensor:
     """Log-softmax (N, K) whose padding is a large negative number, so that products are finite."""
     return scores.masked_fill(~image_mask, -1e9).log_softmax(dim=-1)
+
+
+def gather_studies(values: Tensor, study_index: Tensor) -> Tensor:
+    """Repeat per-study values (B, ...) for each text row: (N, ...)."""
+    return values.index_select(0, study_index.to(values.device))
+
+
+def places_within(study_index: Tensor, text_mask: Tensor) -> tuple[Tensor, int]:
+    """Where each real word stands among those of its study, and the most words of a study.
+
+    Args:
+        study_index: (N,) int64.
+        text_mask: (N, L) bool.
+
+    Returns:
+        (T,) int64, in the order of `text_mask.nonzero()`.
+    """
+    lengths = text_mask.sum(dim=1).tolist()
+    taken: dict[int, int] = {}
+    starts = []
+    for study, length in zip(study_index.tolist(), lengths, strict=True):
+        starts.append(taken.get(study, 0))
+        taken[study] = starts[-1] + length
+    places = torch.cat([torch.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
+    return places, max(taken.values())

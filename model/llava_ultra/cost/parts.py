@@ -4,8 +4,8 @@ They are built as they are for a run, so that a configuration of any size is cou
 no memory.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.parameters.products import DTYPES
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.lowered import lower_tower
+from llava_ultra.towers.mix.adopt_mix import read_architecture
+from llava_ultra.towers.mix.mix_config import FurtherTower
+from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
 
 META = torch.device("meta")
@@ -35,6 +38,13 @@ class Parts:
     clip: ClipTower
     sam: SamTower
     model: LlavaUltra
+    more: Mapping[str, MixTower] = field(default_factory=dict)
+    """Further towers, by name."""
+
+    @property
+    def towers(self) -> dict[str, ClipTower | SamTower | MixTower]:
+        """All of them, by name."""
+        return {"clip": self.clip, "sam": self.sam, **self.more}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,20 +72,33 @@ def build_parts(
     Args:
         config: the model.
         precision: of fusion and decoder (`llava_ultra.parameters.products`).
-        tower_precision: of both towers.
+        tower_precision: of all towers.
 
     Raises:
-        ValueError: the decoder that `language.source` names cannot be read.
+        ValueError: the decoder that `language.source` names cannot be read, or the folder of a
+            further tower.
     """
     decoder = _build_decoder(config.language)
     with META:
         vocab_size: int = decoder.get_input_embeddings().num_embeddings  # type: ignore[assignment]
         clip = ClipTower(config.clip, vocab_size=vocab_size, end_id=2, pad_id=0)
         sam = SamTower(config.sam, target_grid=config.clip.grid)
+        more = {tower.name: _build_further(config, tower) for tower in config.towers}
         model = LlavaUltra(config, add_lora(decoder, config.lora), precision=precision)
-    for tower in (clip, sam):
+    parts = Parts(clip=clip, sam=sam, model=model, more=more)
+    for tower in parts.towers.values():
         lower_tower(tower.requires_grad_(False).eval(), DTYPES[tower_precision])
-    return Parts(clip=clip, sam=sam, model=model)
+    return parts
+
+
+def _build_further(config: ModelConfig, tower: FurtherTower) -> MixTower:
+    """A further tower; one of transformers is built as its folder says."""
+    told = tower.transformers
+    return MixTower(
+        tower,
+        target_grid=config.grid_of(tower),
+        architecture=read_architecture(Path(told.weights)) if told else None,
+    )
 
 
 def build_model(config: ModelConfig, language: Path) -> LlavaUltra:
@@ -141,6 +164,7 @@ def part_sizes(parts: Parts) -> list[PartSize]:
         "CLIP tower": list(visual.values()),
         "CLIP text side": [p for n, p in parts.clip.named_parameters() if n not in visual],
         "SAM tower": list(parts.sam.parameters()),
+        **{f"{name} tower": list(tower.parameters()) for name, tower in parts.more.items()},
         "fusion": list(parts.model.fusion.parameters()),
         "sampler": list(parts.model.sampler.parameters()),
         "language model": [p for name, p in _decoder_parameters(parts) if ".lora_" not in name],

@@ -29,6 +29,7 @@ from llava_ultra.cost.parts import META, Parts
 from llava_ultra.language.chat import IGNORED
 from llava_ultra.recognition.pairs import Pairs, TextTokens
 from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
 
 
@@ -87,7 +88,7 @@ class PrefillCost:
     """Length of this prompt (S)."""
 
 
-def trace_encoder(tower: ClipTower | SamTower, images: int) -> EncoderCost:
+def trace_encoder(tower: ClipTower | SamTower | MixTower, images: int) -> EncoderCost:
     """Run a tower over the images of one study."""
     size = tower.image_size
     with (
@@ -147,7 +148,7 @@ def trace_prefill(parts: Parts, load: Load) -> PrefillCost:
     prompt = replace(text, labels=torch.full_like(text.labels, IGNORED))
     scores = torch.zeros(visual.image_mask.shape, device=META)
     with torch.no_grad(), FusedAttention():
-        tokens = model.fuse(visual.clip, visual.sam)
+        tokens = model.fuse(visual.clip, visual.sam, visual.more)
         with LiveBytes(model) as memory:
             reading = model.read(tokens, visual.image_mask, prompt, scores)
             model.language_model(
@@ -163,12 +164,14 @@ def trace_prefill(parts: Parts, load: Load) -> PrefillCost:
 
 def _visual(parts: Parts, load: Load) -> VisualBatch:
     """Features without values, and a mask with them, which decides shapes."""
-    clip, sam = (
-        torch.empty(load.studies, load.images, tower.num_tokens, tower.num_channels, device=META)
-        for tower in (parts.clip, parts.sam)
-    )
+    more = {
+        name: torch.empty(
+            load.studies, load.images, tower.num_tokens, tower.num_channels, device=META
+        )
+        for name, tower in parts.towers.items()
+    }
     mask = torch.ones(load.studies, load.images, dtype=torch.bool)
-    return VisualBatch(clip=clip, sam=sam, image_mask=mask)
+    return VisualBatch(clip=more.pop("clip"), sam=more.pop("sam"), image_mask=mask, more=more)
 
 
 def _text(load: Load) -> TextBatch:

@@ -20,7 +20,13 @@ from llava_ultra.config import ModelConfig
 from llava_ultra.decoding.rules import build_decoding
 from llava_ultra.decoding.text import stream
 from llava_ultra.digests.state_digest import check_digest
-from llava_ultra.export.encoder import MAX_IMAGES, StudyEncoder, VisualStudy, load_towers
+from llava_ultra.export.encoder import (
+    MAX_IMAGES,
+    EncoderTower,
+    StudyEncoder,
+    VisualStudy,
+    load_towers,
+)
 from llava_ultra.export.manifest import NOTICE, precision_of, read_artifact_manifest
 from llava_ultra.export.student_part import load_student
 from llava_ultra.export.weights import (
@@ -37,8 +43,6 @@ from llava_ultra.parameters.packed import pack_linear
 from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
 from llava_ultra.parameters.products import check_precision
 from llava_ultra.student.network import Student
-from llava_ultra.towers.clip import ClipTower
-from llava_ultra.towers.sam import SamTower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,21 +189,18 @@ class Assistant(Answerer):
         self,
         *,
         manifest: Mapping[str, Any],
-        clip: ClipTower,
-        sam: SamTower,
+        towers: Mapping[str, EncoderTower],
         language: Language,
         model: LlavaUltra,
         loaded: Mapping[str, str],
         student: Student | None = None,
     ) -> None:
         super().__init__(manifest=manifest, language=language, model=model)
-        self.clip = clip
-        self.sam = sam
         self.encoder = StudyEncoder(
             manifest=manifest,
-            clip=clip,
-            sam=sam,
+            towers=towers,
             fusion=model.fusion,
+            sizes=model.feature_sizes,
             sampler=model.sampler,
             loaded=loaded,
             student=student,
@@ -224,16 +225,15 @@ def load_assistant(
         ValueError: the folder is incomplete, of another format, or a part does not match.
     """
     manifest = read_artifact_manifest(folder)
-    clip, sam, loaded = load_towers(folder, device, precision)
+    towers, loaded = load_towers(folder, device, precision)
     model, language = load_exported(folder, precision)
     check_precision(model.precision, torch.device(device).type, "serve.precision")
     model.fix()
-    for part in (clip, sam, model):
+    for part in (*towers.values(), model):
         part.to(device)
     return Assistant(
         manifest=manifest,
-        clip=clip,
-        sam=sam,
+        towers=towers,
         language=language,
         model=model,
         loaded=loaded,

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from llava_ultra.config import ModelConfig
-from llava_ultra.connector.fusion import build_fusion, with_mean_token
+from llava_ultra.connector.fusion import FusionSizes, build_fusion, fuse_towers, fusion_sizes
 from llava_ultra.connector.pick import Sampler
 from llava_ultra.digests.state_digest import check_digest
 from llava_ultra.export.manifest import precision_of, read_artifact_manifest
 from llava_ultra.export.student_part import load_student
 from llava_ultra.export.weights import read_weights
-from llava_ultra.model import CONNECTOR_PARTS, fusion_sizes
+from llava_ultra.model import CONNECTOR_PARTS
 from llava_ultra.parameters.precision_names import AnswerPrecision, answer_precision
 from llava_ultra.parameters.products import (
     DTYPES,
@@ -29,8 +29,12 @@ from llava_ultra.parameters.products import (
 from llava_ultra.student.network import Student, pool_tokens
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.lowered import lower_tower
+from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
 from llava_ultra.towers.tower import encode_images
+
+EncoderTower = ClipTower | SamTower | MixTower
+"""A tower of an exported model."""
 
 MAX_IMAGES = 32
 """Most images of one study."""
@@ -63,27 +67,23 @@ class StudyEncoder:
         self,
         *,
         manifest: Mapping[str, Any],
-        clip: ClipTower,
-        sam: SamTower,
+        towers: Mapping[str, EncoderTower],
         fusion: nn.Module,
+        sizes: FusionSizes,
         sampler: Sampler,
         loaded: Mapping[str, str],
         student: Student | None = None,
     ) -> None:
         self.manifest = manifest
-        self.clip = clip
-        self.sam = sam
+        self.towers = towers
+        """All of them, by name."""
         self.loaded = loaded
         """The towers' fingerprints as loaded; of one that is lowered, not the manifest's."""
         self.student = student
         """Reads the same features; None where the model was exported without one."""
         self._fusion = fusion
+        self._sizes = sizes
         self._sampler = sampler
-
-    @property
-    def towers(self) -> dict[str, ClipTower | SamTower]:
-        """Both towers, by name."""
-        return {"clip": self.clip, "sam": self.sam}
 
     def encode(self, images: Sequence[np.ndarray]) -> VisualStudy:
         """Encode, fuse and score one study's images (uint8, (H, W) or (H, W, 3)).
@@ -111,12 +111,13 @@ class StudyEncoder:
         Raises:
             ValueError: one is too small.
         """
-        clip = encode_images(self.clip, images, self._device)
-        sam = encode_images(self.sam, images, self._device)
-        tokens: Tensor = self._fusion(clip, with_mean_token(clip, sam))
+        device = self._device
+        found = {name: encode_images(tower, images, device) for name, tower in self.towers.items()}
+        more = dict(found)
+        tokens = fuse_towers(self._fusion, self._sizes, more.pop("clip"), more.pop("sam"), more)
         pooled = np.zeros((len(images), 0), np.float32)
         if self.student is not None:
-            parts = [pool_tokens(each.float().cpu().numpy()) for each in (clip, sam)]
+            parts = [pool_tokens(each.float().cpu().numpy()) for each in found.values()]
             pooled = np.concatenate(parts, axis=1)
         return FusedImages(tokens=tokens.cpu(), pooled=torch.from_numpy(pooled))
 
@@ -141,7 +142,7 @@ class StudyEncoder:
 
     @property
     def _device(self) -> torch.device:
-        return self.clip.standardise.mean.device
+        return self.towers["clip"].standardise.mean.device
 
 
 def _study_key(images: Sequence[np.ndarray]) -> str:
@@ -153,7 +154,7 @@ def _study_key(images: Sequence[np.ndarray]) -> str:
 
 def load_towers(
     folder: Path, device: str, precision: AnswerPrecision
-) -> tuple[ClipTower, SamTower, Mapping[str, str]]:
+) -> tuple[dict[str, EncoderTower], Mapping[str, str]]:
     """Load an exported model's towers and check their digests.
 
     Args:
@@ -162,7 +163,7 @@ def load_towers(
         precision: what they multiply in; by default what they did in training.
 
     Returns:
-        Both towers, on the CPU, and their fingerprints as they are now, by name.
+        The towers, on the CPU, and their fingerprints as they are now, by name.
 
     Raises:
         ValueError: as `load_encoder` does.
@@ -171,14 +172,20 @@ def load_towers(
     digests = manifest["digests"]
     found = answer_precision(precision, precision_of(manifest, "towers"))
     check_precision(found, torch.device(device).type, "serve.precision")
-    clip, sam = ClipTower.load(folder / "clip"), SamTower.load(folder / "sam")
-    check_digest(str(folder / "clip"), found=clip.fingerprint, expected=digests["clip"])
-    check_digest(str(folder / "sam"), found=sam.fingerprint, expected=digests["sam"])
+    config = ModelConfig.model_validate(manifest["config"])
+    towers: dict[str, EncoderTower] = {
+        "clip": ClipTower.load(folder / "clip"),
+        "sam": SamTower.load(folder / "sam"),
+        **{tower.name: MixTower.load(folder / tower.name) for tower in config.towers},
+    }
+    for name, tower in towers.items():
+        expected = digests.get(name, "")
+        check_digest(str(folder / name), found=tower.fingerprint, expected=expected)
     if found == "float32":
-        return clip, sam, {name: digests[name] for name in ("clip", "sam")}
-    for tower in (clip, sam):
+        return towers, {name: digests[name] for name in towers}
+    for tower in towers.values():
         lower_tower(tower, DTYPES[found])
-    return clip, sam, {"clip": clip.fingerprint, "sam": sam.fingerprint}
+    return towers, {name: tower.fingerprint for name, tower in towers.items()}
 
 
 def load_encoder(
@@ -195,16 +202,15 @@ def load_encoder(
         ValueError: the folder is incomplete, of another format, or a part does not match; or the
             device lacks the precision.
     """
-    clip, sam, loaded = load_towers(folder, device, precision)
-    for tower in (clip, sam):
+    towers, loaded = load_towers(folder, device, precision)
+    for tower in towers.values():
         tower.to(device)
-    return load_encoder_on(folder, clip, sam, loaded, device, precision)
+    return load_encoder_on(folder, towers, loaded, device, precision)
 
 
 def load_encoder_on(
     folder: Path,
-    clip: ClipTower,
-    sam: SamTower,
+    towers: Mapping[str, EncoderTower],
     loaded: Mapping[str, str],
     device: str,
     precision: AnswerPrecision,
@@ -213,9 +219,8 @@ def load_encoder_on(
 
     Args:
         folder: the exported model.
-        clip: a tower of the digest that its manifest names; so is `sam`.
-        sam: the other tower.
-        loaded: both towers' fingerprints as they are now, by name.
+        towers: by name, of the digests that its manifest names.
+        loaded: their fingerprints as they are now, by name.
         device: where they are.
         precision: as `load_encoder` takes it.
 
@@ -225,9 +230,10 @@ def load_encoder_on(
     manifest = read_artifact_manifest(folder)
     config = ModelConfig.model_validate(manifest["config"])
     width = AutoConfig.from_pretrained(folder / "language").hidden_size
+    sizes = fusion_sizes(config, width)
     parts = nn.ModuleDict(
         {
-            "fusion": build_fusion(config.fusion, fusion_sizes(config, width)),
+            "fusion": build_fusion(config.fusion, sizes),
             "sampler": Sampler(config.sampling, width=width),
         }
     )
@@ -250,9 +256,9 @@ def load_encoder_on(
     assert isinstance(sampler, Sampler)
     return StudyEncoder(
         manifest=manifest,
-        clip=clip,
-        sam=sam,
+        towers=towers,
         fusion=fusion,
+        sizes=sizes,
         sampler=sampler,
         loaded=loaded,
         student=load_student(folder, manifest),

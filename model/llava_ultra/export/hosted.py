@@ -25,9 +25,10 @@ from llava_ultra.language.decoder import Language, load_language
 from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import AnswerPrecision, Precision, answer_precision
 from llava_ultra.parameters.products import check_precision
+from llava_ultra.student.student_card import STUDENT
 
 SHARED_PARTS = ("language", "clip", "sam")
-"""Parts of a model that all models of one service have in common."""
+"""Parts of a model that all models of one service have in common; so have they further towers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,11 +91,14 @@ def check_shared(folder: Path, found: Mapping[str, str], expected: Mapping[str, 
     Raises:
         ValueError: it has; names the parts.
     """
-    differing = [part for part in SHARED_PARTS if found[part] != expected[part]]
+    own = ("connector", "adapter", "recognition", STUDENT)
+    further = sorted((found.keys() | expected.keys()) - {*SHARED_PARTS, *own})
+    shared = (*SHARED_PARTS, *further)
+    differing = [part for part in shared if found.get(part) != expected.get(part)]
     if differing:
         raise ValueError(
             f"model {str(folder)!r} has another {' and '.join(differing)} than the first one of "
-            "this service; only models of one language model and one pair of towers are served "
+            "this service; only models of one language model and the same towers are served "
             "together, so serve it apart"
         )
 

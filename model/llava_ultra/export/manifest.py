@@ -7,7 +7,8 @@ manifest.json            format, name, model config, site cue, digests of every 
 connector.safetensors    fusion and sampler
 adapter.safetensors      LoRA weights
 recognition.safetensors  modality tokens and heads, of a model that recognises
-clip/ sam/               the towers (llava_ultra.towers.clip, llava_ultra.towers.sam)
+clip/ sam/               the towers (llava_ultra.towers.clip, llava_ultra.towers.sam); of a mix,
+                         further ones beside them, by name (llava_ultra.towers.mix)
 language/                tokenizer and base decoder (transformers layout)
 student/                 where it was exported with one: the student of closed questions
 ```
@@ -34,10 +35,11 @@ from llava_ultra.model import LlavaUltra
 from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.student.student_card import STUDENT
 from llava_ultra.towers.clip import ClipTower
+from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
 
 PrecisePart = Literal["model", "towers"]
-"""What has a precision of its own: fusion with decoder, and both towers."""
+"""What has a precision of its own: fusion with decoder, and all towers."""
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -57,6 +59,7 @@ def save_artifact(
     language: Language,
     clip: ClipTower,
     sam: SamTower,
+    more: Mapping[str, MixTower] | None = None,
     provenance: Mapping[str, Any],
     site_cue: bool = False,
     tower_precision: Precision = "float32",
@@ -72,6 +75,7 @@ def save_artifact(
         language: the base decoder, without adapters, and its tokenizer.
         clip: the CLIP tower that the features came from.
         sam: the SAM tower that the features came from.
+        more: further towers of a mix, by name.
         provenance: where it came from: run id, dataset digest, config hash.
         site_cue: whether every question of the training began with the examination site.
         tower_precision: what the towers multiplied in when they computed the training's features.
@@ -92,6 +96,9 @@ def save_artifact(
     sam.save(folder / "sam")
     save_language(language, folder / "language")
     towers = {"clip": clip.fingerprint, "sam": sam.fingerprint}
+    for further, tower in (more or {}).items():
+        tower.save(folder / further)
+        towers[further] = tower.fingerprint
     card, taught = {}, {}
     if student is not None:
         training = str(provenance.get("training", ""))

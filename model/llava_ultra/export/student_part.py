@@ -69,7 +69,8 @@ def check_student(
                 f"{fingerprint[:16]}, this model has {str(towers.get(name))[:16]}; run sonoray "
                 f"distil --run {training}"
             )
-    features = 2 * (config.clip.num_channels + config.sam_channels)  # mean and maximum of each
+    channels = sum(channels for _, channels in config.tower_shapes.values())
+    features = 2 * channels  # mean and maximum of each
     if student.shape.features != features:
         raise ValueError(
             f"the student in {str(folder)!r} reads {student.shape.features} features of an image, "

@@ -1,5 +1,6 @@
-"""A perturbation of what the picture shows: depth setting, cropping, another picture format."""
+"""Perturbations of the whole frame: depth setting, cropping, lossy compression."""
 
+import io
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 _LEAST_SIDE = 16
 """Pixels that a crop leaves at least, as many as a tower asks for."""
+_BEST = 95
+"""Quality of the least compression."""
 
 
 class ZoomPerturbation(Perturbation):
@@ -40,3 +43,25 @@ class ZoomPerturbation(Perturbation):
                 widths[axis] = (before, other - side - before)
                 image = np.pad(image, widths)
         return image
+
+
+class JpegPerturbation(Perturbation):
+    """JPEG, as archives and screenshots leave it."""
+
+    type: Literal["jpeg"] = "jpeg"
+    worst_quality: int = Field(default=25, ge=1, le=_BEST)
+    """Quality at full strength; the least is 95."""
+
+    def apply(
+        self, image: "np.ndarray", strength: float, rng: "np.random.Generator"
+    ) -> "np.ndarray":
+        """Encode and decode; nothing is left to chance."""
+        import numpy as np
+        from PIL import Image
+
+        if not strength:
+            return image
+        coded = io.BytesIO()
+        quality = round(_BEST - strength * (_BEST - self.worst_quality))
+        Image.fromarray(image).save(coded, "jpeg", quality=quality)
+        return np.array(Image.open(coded))

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from llava_ultra.perturbations.artefacts import HazePerturbation, ShadowPerturbation
-from llava_ultra.perturbations.coding import JpegPerturbation
 from llava_ultra.perturbations.echo import GainPerturbation, GammaPerturbation
-from llava_ultra.perturbations.frame import ZoomPerturbation
+from llava_ultra.perturbations.frame import JpegPerturbation, ZoomPerturbation
 from llava_ultra.perturbations.screen import CaliperPerturbation, TintPerturbation
 from llava_ultra.perturbations.texture import BlurPerturbation, SpecklePerturbation
 

@@ -37,6 +37,6 @@ def read_encoder(source: ModelSource, first: "StudyEncoder") -> "StudyEncoder":
     def load(folder: Path, device: str, precision: AnswerPrecision) -> "StudyEncoder":
         digests = read_artifact_manifest(folder)["digests"]
         check_shared(folder, digests, first.manifest["digests"])
-        return load_encoder_on(folder, first.clip, first.sam, first.loaded, device, precision)
+        return load_encoder_on(folder, first.towers, first.loaded, device, precision)
 
     return load_part(source, load)[0]

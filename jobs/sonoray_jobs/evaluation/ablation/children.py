@@ -63,6 +63,7 @@ class Shared:
         """Equal for all children that share it."""
         model = self.road.model
         parts = [model.clip, model.sam, model.language, self.road.bootstrap, self.road.embed]
+        parts += model.towers
         return canonical_json([self.dataset, *(part.model_dump(mode="json") for part in parts)])
 
     def prepare(self, workspace: Workspace, address: str | None) -> Iterator[str]:
@@ -97,7 +98,7 @@ class Shared:
         if not self.embeds:
             return "done"
         image_ids = read_image_ids(dataset.path)
-        kept = [stores[tower] for tower in self.road.embed.kept]
+        kept = [store for tower, store in stores.items() if self.road.embed.keeps(tower)]
         missing = max((len(store.missing(image_ids)) for store in kept), default=0)
         return f"to do: embed {missing} of {len(image_ids)} images" if missing else "done"
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from llava_ultra.config import AdaptiveSampling, FusionConfig
 from llava_ultra.objectives.laver import LaverObjective
 from llava_ultra.objectives.pretraining.mlip import MlipObjective
+from llava_ultra.towers.mix.mix_config import OWN_TOWERS
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
 from sonoray.study.choosing.labels import label_values
@@ -182,6 +183,25 @@ def _visual(road: RoadConfig, request: Request) -> Ablation:
     )
 
 
+def _towers(road: RoadConfig, request: Request) -> Ablation:
+    """CLIP and SAM, then one further tower after the other, side by side; all of them in a row."""
+    names = (*OWN_TOWERS, *(tower.name for tower in road.model.towers))
+    if names == OWN_TOWERS:
+        raise ConfigError("model.towers is empty; name there the towers that are to be compared")
+    mixes = [names[:number] for number in range(2, len(names) + 1)]
+    fusions = {"+".join(mix): {"type": "concat", "towers": mix} for mix in mixes}
+    fusions["append"] = {"type": "append"}
+    return Ablation(
+        name="towers",
+        question="What is each further tower worth?",
+        reference="+".join(OWN_TOWERS),
+        variants=tuple(
+            Variant(name=name, values={"model.fusion": fusion}) for name, fusion in fusions.items()
+        ),
+        settings=(request.setting,),
+    )
+
+
 def _layers_to_merge(road: RoadConfig) -> list[int]:
     """The blocks of CLIP that the road reads; all where it reads one."""
     several = getattr(road.model.clip, "feature_layers", ())
@@ -342,6 +362,7 @@ ABLATIONS: Mapping[str, Callable[[RoadConfig, Request], Ablation]] = {
     "site-cue": _site_cue,
     "modality": _modality,
     "objectives": _objectives,
+    "towers": _towers,
 }
 
 

@@ -38,7 +38,7 @@ from sonoray_jobs.evaluation.recognition import recognize
 from sonoray_jobs.evaluation.recognition.asked_in_words import asked_of_classes, word_scores
 from sonoray_jobs.evaluation.recognition.recognition_report import SCORES
 from sonoray_jobs.outputs.find import find_made, find_training
-from sonoray_jobs.outputs.stores import TOWERS
+from sonoray_jobs.outputs.stores import tower_folders
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.training import train
 
@@ -261,7 +261,7 @@ def _probe(
         road.embed,
         model=road.model,
         dataset=output.path,
-        folders={tower: parts[tower].path for tower in TOWERS},
+        folders=tower_folders(parts),
         stores=open_stores(workspace, road, dataset),
     )
     learned = list(iter_training_studies(output.path, road.train))

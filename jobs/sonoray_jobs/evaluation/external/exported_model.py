@@ -16,7 +16,6 @@ from sonoray.tracking.connection import Store
 from sonoray.tracking.registry import manifest_digest, resolve_model
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.model_record import ModelRecord, read_record
-from sonoray_jobs.outputs.stores import TOWERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +44,12 @@ class ExportedModel:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of the towers."""
-        return {tower: self.digests[tower] for tower in TOWERS}
+        return {tower: self.digests[tower] for tower in self.config.tower_shapes}
 
     @property
     def tower_folders(self) -> dict[str, Path]:
         """Where the towers lie."""
-        return {tower: self.folder / tower for tower in TOWERS}
+        return {tower: self.folder / tower for tower in self.config.tower_shapes}
 
     @property
     def adopted(self) -> list[str]:
@@ -61,7 +60,8 @@ class ExportedModel:
             "sam": config.sam.weights,
             "language": config.language.source,
         }
-        return [part for part, origin in origins.items() if origin]
+        further = [tower.name for tower in config.towers]
+        return [*(part for part, origin in origins.items() if origin), *further]
 
 
 def open_exported(model: str, store: Store, workspace: Workspace) -> ExportedModel:

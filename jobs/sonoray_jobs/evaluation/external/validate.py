@@ -195,7 +195,7 @@ def _answer(
     root = features_root(workspace, road)
     stores = stores_of(root, model.config, embed, model.fingerprints)
     folders = model.tower_folders
-    kept = {tower: folders[tower] for tower in embed.kept}
+    kept = {tower: folder for tower, folder in folders.items() if embed.keeps(tower)}
     features = feature_source(
         embed,
         model=model.config,

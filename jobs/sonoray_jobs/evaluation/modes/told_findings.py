@@ -110,4 +110,4 @@ class ToldActor(AnswerActor):
             tower: np.zeros((1, *store.shape), np.float32)
             for tower, store in self._features.source.stores.items()
         }
-        return [StudyFeatures(clip=blank["clip"], sam=blank["sam"]) for _ in studies]
+        return [StudyFeatures.of_towers(blank) for _ in studies]

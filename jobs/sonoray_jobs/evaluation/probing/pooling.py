@@ -94,14 +94,19 @@ def pool_studies(
     """
     from sonoray_jobs.evaluation.answer import pack_studies
     from sonoray_jobs.evaluation.answer_pool import answer_rows
-    from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
+    from sonoray_jobs.outputs.stores import (
+        features_root,
+        stores_of,
+        tower_fingerprints,
+        tower_folders,
+    )
     from sonoray_jobs.towers.feature_source import feature_source
 
     features = feature_source(
         road.embed,
         model=road.model,
         dataset=output.path,
-        folders={tower: parts[tower].path for tower in TOWERS},
+        folders=tower_folders(parts),
         stores=stores_of(
             features_root(workspace, road), road.model, road.embed, tower_fingerprints(parts)
         ),

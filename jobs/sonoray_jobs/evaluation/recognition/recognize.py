@@ -44,7 +44,7 @@ from sonoray_jobs.evaluation.recognition.recognition_report import (
 from sonoray_jobs.outputs.find import Made, find_made
 from sonoray_jobs.outputs.named_runs import find_run
 from sonoray_jobs.outputs.settled import settle
-from sonoray_jobs.outputs.stores import TOWERS
+from sonoray_jobs.outputs.stores import tower_folders
 from sonoray_jobs.road.config import RecognizeConfig, RoadConfig
 
 if TYPE_CHECKING:
@@ -346,8 +346,8 @@ def _states(
     here = replace(made, road=made.road.model_copy(update={"evaluate": road.evaluate}))
     features = features_of(workspace, here, dataset=output.path)
     embed = made.road.embed
-    folders = {tower: made.parts[tower].path for tower in TOWERS}
-    kept = {tower: folders[tower] for tower in embed.kept}
+    folders = tower_folders(made.parts)
+    kept = {tower: folder for tower, folder in folders.items() if embed.keeps(tower)}
     stage = Stage(
         name=f"read-{output.manifest['name'].removeprefix('ingest-')}-{split}",
         config={

@@ -48,12 +48,12 @@ def probe_classes(
 
 
 def pool_studies(studies: Sequence[Study], reader: FeatureReader) -> Pooled:
-    """One row (N, 2 * (C1 + C2)) for each study, float32."""
+    """One row (N, 2 * (C1 + C2 + ...)) for each study, float32."""
     rows: list[Pooled] = []
     for start in range(0, len(studies), _STUDIES_AT_ONCE):
         part = [study.images for study in studies[start : start + _STUDIES_AT_ONCE]]
         for found in reader.read_studies(part):
-            towers = [each.astype(np.float32) for each in (found.clip, found.sam)]
+            towers = [each.astype(np.float32) for each in found.towers.values()]
             pooled = [f(each, axis=(0, 1)) for each in towers for f in (np.mean, np.max)]
             rows.append(np.concatenate(pooled))
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

@@ -7,7 +7,6 @@ nothing is written freely: a judgement counts answers, and writing takes most of
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from llava_ultra.perturbations.calibration import CLEAN, Prototypes, describe
 from sonoray.study.contract import Study
 from sonoray_jobs.evaluation.answer import AnswerActor
 from sonoray_jobs.evaluation.robustness.conditions import Conditions
-from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.towers.feature_source import FeatureReader, FeatureSource
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ class ReferenceActor:
         ]
         found = describe(self._features.read(images, each))
         return {"condition": np.array(each)} | {
-            tower: found[tower].reshape(len(images), -1) for tower in TOWERS
+            tower: moments.reshape(len(images), -1) for tower, moments in found.items()
         }
 
 
@@ -120,9 +118,9 @@ class ConditionActor(AnswerActor):
         under = [CLEAN, *self._conditions.of_images()]
         moved, recognised = [], []
         for study in features:
-            given = {"clip": study.clip, "sam": study.sam}
+            given = study.towers
             found = self._prototypes.recognise(given)
             restored = self._prototypes.restore(given, found)
-            moved.append(replace(study, clip=restored["clip"], sam=restored["sam"]))
+            moved.append(StudyFeatures.of_towers(restored))
             recognised.append([under[number] for number in found])
         return moved, recognised

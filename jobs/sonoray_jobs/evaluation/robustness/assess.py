@@ -24,7 +24,6 @@ from sonoray_jobs.evaluation.robustness.conditions import STRENGTHS, Conditions,
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
-from sonoray_jobs.outputs.stores import TOWERS
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.placement import EVALUATION_PLACEMENT, without_neutral
 from sonoray_jobs.training.studies import iter_training_studies
@@ -225,7 +224,7 @@ def _prototypes(
     number_of = {condition: number for number, condition in enumerate(under)}
     described = {
         tower: np.stack([np.asarray(row[tower]).reshape(2, -1) for row in found])
-        for tower in TOWERS
+        for tower in features.stores
     }
     return Prototypes.fit(described, [number_of[int(row["condition"])] for row in found])
 

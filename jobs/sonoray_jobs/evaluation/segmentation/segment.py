@@ -204,7 +204,7 @@ def _images(
 
 def _require_features(workspace: Workspace, made: Made, images: Sequence[MaskedImage]) -> None:
     """Refuse a training whose stored features are gone, before a cluster starts."""
-    if "sam" not in made.road.embed.kept:
+    if not made.road.embed.keeps("sam"):
         return  # computed where they are needed
     lacking = made.stores(workspace)["sam"].missing(each.image.image_id for each in images)
     if lacking:

@@ -113,7 +113,7 @@ def unmarked(study: Study) -> Study:
 
 def pool_study(features: StudyFeatures) -> np.ndarray:
     """A study's images as a student sees them: (K, F) float32."""
-    return np.concatenate([pool_tokens(features.clip), pool_tokens(features.sam)], axis=1)
+    return np.concatenate([pool_tokens(each) for each in features.towers.values()], axis=1)
 
 
 def _question(row: dict[str, Any]) -> dict[str, Any]:

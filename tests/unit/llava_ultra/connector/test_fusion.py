@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from llava_ultra.config import (
+    AppendFusion,
     BlendFusion,
     ClipOnlyFusion,
     ConcatFusion,
@@ -9,7 +10,15 @@ from llava_ultra.config import (
     ModelConfig,
     SamOnlyFusion,
 )
-from llava_ultra.connector.fusion import FusionSizes, build_fusion, check_features, with_mean_token
+from llava_ultra.connector.fusion import (
+    FusionSizes,
+    StreamSizes,
+    build_fusion,
+    check_features,
+    fuse_towers,
+    with_mean_token,
+)
+from llava_ultra.testing import tiny_mix
 
 SIZES = FusionSizes(clip_channels=6, sam_channels=10, num_tokens=4, hidden=8, width=12)
 
@@ -197,3 +206,112 @@ def test_features_of_other_shapes_are_refused_with_both(clip, sam):
         check_features(torch.zeros(clip), torch.zeros(sam), SIZES)
     assert str(clip[1:]) in str(caught.value)
     assert str(sam[1:]) in str(caught.value)
+
+
+MIX = FusionSizes(
+    clip_channels=6,
+    sam_channels=10,
+    num_tokens=4,
+    hidden=8,
+    width=12,
+    clip_layers=2,
+    more={
+        "fine": StreamSizes(num_tokens=4, num_channels=3),
+        "dino": StreamSizes(num_tokens=9, num_channels=4, num_layers=2),
+        "b": StreamSizes(num_tokens=4, num_channels=5, is_aligned=True),
+    },
+)
+
+
+def more_features(seed=1):
+    torch.manual_seed(seed)
+    sizes = MIX.more.items()
+    return {name: torch.randn(2, 3, each.num_tokens, each.num_channels) for name, each in sizes}
+
+
+@pytest.mark.parametrize("kind", [ConcatFusion, LayerMergeFusion, AppendFusion])
+@pytest.mark.parametrize("towers", [("clip", "sam"), ("fine", "clip", "b"), ("sam",), ("b",)])
+def test_a_fusion_reads_the_towers_that_it_names_and_no_others(kind, towers):
+    fusion = build_fusion(kind(towers=towers), MIX)
+    given = dict(zip(("clip", "sam"), features(), strict=True)) | more_features()
+    for each in given.values():
+        each.requires_grad_()
+    more = {name: given[name] for name in MIX.more}
+    fused = fuse_towers(fusion, MIX, given["clip"], given["sam"], more)
+    number = len(towers) if kind is AppendFusion else 1
+    assert fused.shape == (2, 3, 4 * number, 12)
+    fused.square().sum().backward()
+    reached = {name for name, each in given.items() if each.grad is not None and each.grad.any()}
+    assert reached == set(towers)
+
+
+def test_append_puts_towers_behind_one_another_each_on_its_own_grid():
+    fusion = build_fusion(AppendFusion(), MIX)
+    (clip, sam), more = features(), more_features()
+    fused = fuse_towers(fusion, MIX, clip, sam, more)
+    assert fused.shape == (2, 3, 4 + 4 + 4 + 9 + 4, 12)
+    assert torch.equal(fused[..., 12:21, :], fusion.project_dino(more["dino"]))
+    # beside a class token stands the mean of each other tower
+    longer = FusionSizes(
+        clip_channels=6, sam_channels=10, num_tokens=5, hidden=8, width=12, more=MIX.more
+    )
+    fused = fuse_towers(
+        build_fusion(AppendFusion(), longer), longer, torch.zeros(2, 3, 5, 6), sam, more
+    )
+    assert fused.shape == (2, 3, 5 + 5 + 5 + 10 + 5, 12)
+
+
+def test_layer_merge_bends_what_was_not_trained_beside_texts():
+    sizes = FusionSizes(
+        clip_channels=6, sam_channels=10, num_tokens=4, hidden=8, width=12, clip_layers=3,
+        more={name: MIX.more[name] for name in ("fine", "b")},
+    )  # fmt: skip
+    names = {
+        name.split(".")[0] for name, _ in build_fusion(LayerMergeFusion(), sizes).named_modules()
+    }
+    merged = {"merge_clip", "merge_sam", "merge_fine", "merge_b"}
+    assert names - {""} == {*merged, "bend_sam", "bend_fine", "join"}
+
+
+def test_without_further_towers_every_weight_has_its_name_and_its_first_value():
+    """Checkpoints are found by names, and a seed gives the model that it always gave."""
+    torch.manual_seed(0)
+    state = build_fusion(LayerMergeFusion(), LAYERS).state_dict()
+    torch.manual_seed(0)
+    first = torch.nn.Linear(2, 8)
+    assert torch.equal(state["merge_clip.project.0.1.weight"], first.weight)
+    assert next(iter(build_fusion(ConcatFusion(), SIZES).state_dict())) == "project.0.weight"
+    assert {name.split(".")[0] for name in state} == {
+        "merge_clip", "merge_sam", "bend_sam", "join",
+    }  # fmt: skip
+
+
+def test_missing_and_foreign_features_of_a_further_tower_are_refused():
+    (clip, sam), more = features(), more_features()
+    check_features(clip, sam, MIX, more)
+    for wrong in ({}, {**more, "dino": more["fine"]}):
+        with pytest.raises(ValueError, match=r"features of tower '(fine|dino)' are .* embed again"):
+            check_features(clip, sam, MIX, wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"fusion": {"type": "concat", "towers": ["clip", "dino"]}}, "names 'dino', which is no"),
+        ({"fusion": {"type": "append", "towers": ["sam", "sam"]}}, "names a tower twice"),
+        ({"towers": ["fine", "fine"]}, "'fine' twice"),
+        (
+            {"grid": 3},
+            r"'vit' is stored on a grid of 3, .* reads that of CLIP, 2",
+        ),
+    ],
+)
+def test_a_mix_that_does_not_fit_is_refused_in_one_line(change, told):
+    values = tiny_mix().model_dump(mode="json")
+    fine, vit = values["towers"]
+    if "towers" in change:
+        values["towers"] = [fine, fine]
+    values["fusion"] = change.get("fusion", values["fusion"])
+    vit["target_grid"] = change.get("grid", 0)
+    with pytest.raises(ValueError, match=told):
+        ModelConfig.model_validate(values)

@@ -50,7 +50,8 @@ def test_a_model_answers_in_the_precision_of_its_training_or_another(tmp_path, f
     assert (trained.model.precision, full.model.precision) == ("float32", "float32")
     both = load_assistant(folder, "cpu", "bfloat16")
     assert both.model.precision == "bfloat16"
-    assert torch.equal(both.clip(_pixels(both)), trained.clip(_pixels(both)))
+    clip, again = (each.encoder.towers["clip"] for each in (both, trained))
+    assert torch.equal(clip(_pixels(both)), again(_pixels(both)))
 
 
 @HAS_BFLOAT16
@@ -72,5 +73,5 @@ def test_a_precision_that_the_device_lacks_is_refused(folder, monkeypatch):
 
 
 def _pixels(assistant):
-    size = assistant.clip.image_size
+    size = assistant.encoder.towers["clip"].image_size
     return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -4,9 +4,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from llava_ultra.perturbations.artefacts import HazePerturbation, ShadowPerturbation
-from llava_ultra.perturbations.coding import JpegPerturbation
 from llava_ultra.perturbations.echo import GainPerturbation, GammaPerturbation
-from llava_ultra.perturbations.frame import ZoomPerturbation
+from llava_ultra.perturbations.frame import JpegPerturbation, ZoomPerturbation
 from llava_ultra.perturbations.gallery import (
     GALLERY,
     PERTURBATIONS,

@@ -156,6 +156,7 @@ def test_the_json_keeps_its_shape(tiny):
             (
                 "clip_tower",
                 "sam_tower",
+                "further_towers",
                 "connector_forward",
                 "connector_backward",
                 "language_forward",

@@ -54,7 +54,7 @@ def test_several_layers_and_a_class_token_go_through_the_store_into_the_fusion(t
     ],
 )
 def test_pools_fill_the_cluster_unless_their_size_is_given(settings, cluster, actors):
-    assert embedding._room_for(EmbedConfig(**settings), cluster).actors == actors
+    assert embedding._room_for(EmbedConfig(**settings), cluster, 2).actors == actors
 
 
 def test_actors_that_ask_for_nothing_are_refused():

@@ -315,7 +315,7 @@ def test_health_check_finds_changed_towers_and_does_not_forget_it(
     time.sleep(0.001)
     run(vision.check_health())
     with torch.no_grad():
-        next(vision._encoder.clip.parameters()).add_(1)
+        next(vision._encoder.towers["clip"].parameters()).add_(1)
     for period_s in (1e-9, 300, 300):  # Ray Serve acts on three failures in a row
         vision._weights_check_period_s = period_s
         with pytest.raises(CheckpointError, match="clip tower in memory has digest"):

@@ -15,7 +15,7 @@ from sonoray.errors import ConfigError, DataError
 from sonoray.stages import Stage, run_stage
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.evaluation.ablation.children import make_children
+from sonoray_jobs.evaluation.ablation.children import make_children, shared_by
 from sonoray_jobs.evaluation.ablation.variants import (
     ABLATIONS,
     BALANCES,
@@ -28,6 +28,12 @@ from sonoray_jobs.evaluation.ablation.variants import (
 from sonoray_jobs.road.config import RoadConfig, load_road, packaged_roads
 
 ROAD = RoadConfig()
+MIX = {
+    "model.towers": [
+        {"name": "fine", "sam": {"weights": "fine.pth"}},
+        {"name": "other", "sam": {"weights": "other.pth", "image_size": 96}},
+    ]
+}
 
 
 @pytest.fixture
@@ -68,6 +74,8 @@ def test_every_variant_of_every_packaged_road_is_a_valid_road_of_its_own(
 ):
     """On the phantom: `modality` asks other data sets for the values of their labels."""
     road = load_road(packaged)
+    if name == "towers":
+        road = with_values(road, MIX)
     ablation = build_ablation(name, road, request_for())
     assert ablation.reference in [variant.name for variant in ablation.variants]
     children = make_children(ablation, road, [0, 1])
@@ -250,3 +258,24 @@ def test_some_variants_keep_their_reference_or_take_the_first(request_for):
     assert [variant.name for variant in some.variants] == ["blend", "concat"]
     assert some.reference == "blend"
     assert visual.chosen(["sam_only", "clip_only"]).reference == "sam_only"
+
+
+def test_towers_are_added_one_by_one_and_none_is_embedded_anew(request_for):
+    with pytest.raises(ConfigError, match=r"model\.towers is empty; name there the towers"):
+        build_ablation("towers", ROAD, request_for())
+    road = with_values(ROAD, MIX)
+    found = roads("towers", request_for(), road)
+    assert {name: each.model.read_towers for name, each in found.items()} == {
+        "clip+sam": ("clip", "sam"),
+        "clip+sam+fine": ("clip", "sam", "fine"),
+        "clip+sam+fine+other": ("clip", "sam", "fine", "other"),
+        "append": ("clip", "sam", "fine", "other"),
+    }
+    assert {each.model.fusion.type for each in found.values()} == {"concat", "append"}
+    children = make_children(build_ablation("towers", road, request_for()), road, [7])
+    assert len(shared_by(children)) == 1
+    other = with_values(ROAD, {"model.towers": MIX["model.towers"][:1]})
+    assert (
+        shared_by(make_children(build_ablation("towers", other, request_for()), other, [7]))[0].key
+        != shared_by(children)[0].key
+    )
