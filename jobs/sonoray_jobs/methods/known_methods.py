@@ -257,6 +257,14 @@ COMMANDS = (
         switch="`sonoray tell`",
     ),
     _Command(
+        name="document-questions",
+        kind="probe",
+        module="sonoray_jobs.evaluation.documents.ask_pages",
+        inputs="images of pages with questions, or a font to make some; an exported model, or none",
+        cost="3 s of CPU time for OCR of a page; a model's answers to each question twice",
+        switch="`sonoray documents evaluate`",
+    ),
+    _Command(
         name="distil",
         kind="student",
         module="sonoray_jobs.evaluation.student.distil",

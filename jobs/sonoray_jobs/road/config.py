@@ -29,6 +29,7 @@ from llava_ultra.segmentation.segmentation_config import SegmentationConfig
 from llava_ultra.student.student_config import StudentConfig
 from sonoray.config.load import load_config
 from sonoray.config.model import Config
+from sonoray.documents.document_config import DocumentsConfig
 from sonoray.errors import ConfigError
 from sonoray.images.video import VideoConfig
 from sonoray.ingest.dicom.dicom_config import DicomConfig
@@ -245,6 +246,7 @@ class RoadConfig(Config):
     consult: ConsultConfig = ConsultConfig()
     risk: RiskConfig = RiskConfig()
     tell: TellConfig = TellConfig()
+    documents: DocumentsConfig = DocumentsConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

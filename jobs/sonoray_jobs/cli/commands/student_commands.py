@@ -1,4 +1,4 @@
-"""What learns beside a model, on the command line: a student, a segmenter, a risk of columns."""
+"""What learns beside a model or asks it about pages: student, segmenter, risk, documents."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ import typer
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.evaluation_commands import PANEL
 from sonoray_jobs.cli.options import AddressOption, DatasetOption, RunOption
+from sonoray_jobs.cli.usage import Commands
 from sonoray_jobs.results import Result
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from sonoray_jobs.road.config import RoadConfig
 
 app = typer.Typer()
+_documents_group = typer.Typer(cls=Commands)
+_COMMANDS = "Commands"
+
+app.add_typer(_documents_group, name="documents", rich_help_panel=PANEL)
 
 TableOption = Annotated[
     Path | None,
@@ -165,4 +170,82 @@ def tell(
         table=table,
         run=run,
         address=address,
+    )
+
+
+@_documents_group.callback()
+def _documents() -> None:
+    """Ask about images of report pages: make pages with known answers, read them, judge answers.
+
+    Each of the two commands has its own --help.
+
+    Examples:
+        sonoray documents make --out pages
+        sonoray documents evaluate pages
+    """
+
+
+@job_command(_documents_group, panel=_COMMANDS, makes_workspace=True)
+def make(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Default: pages in the workspace."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Set the reports of this dataset; default: the phantom's."),
+    ] = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Make images of Chinese report pages with questions and answers.
+
+    Header, table of measurements, findings and impression; as a screenshot, a scan and a photograph
+    of several strengths. Needs a font with Chinese characters (apt-get install fonts-noto-cjk).
+
+    Examples:
+        sonoray documents make --out pages
+        sonoray documents make --set documents.records=8 --set 'documents.kinds=["scan"]'
+        sonoray documents make --dataset usreport --out pages
+    """
+    from sonoray_jobs.evaluation.documents import make_pages
+
+    return make_pages.run(workspace=workspace, road=road, dataset=dataset, out=out)
+
+
+@job_command(_documents_group, panel=_COMMANDS, makes_workspace=True)
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Images and questions.jsonl; pages.jsonl.")
+    ],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION or an exported folder; default: OCR and "
+            "lookup alone.",
+        ),
+    ] = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+    address: AddressOption = None,
+) -> Result:
+    """Read pages with OCR and answer questions about them, by lookup and by a model.
+
+    The model is asked over the text that was read, and over the image. Character errors and fields
+    that are found, soft accuracy and ROUGE-L, by kind of page and of question; also in MLflow.
+    A line of questions.jsonl: {"page": "a.png", "question": "?", "answer": "!", "task": "entity"}
+
+    Examples:
+        sonoray documents evaluate pages
+        sonoray documents evaluate pages --model models:/llava-ultra-phantom@champion
+        sonoray documents evaluate mine --set documents.upside_down=true --json
+    """
+    from sonoray_jobs.evaluation.documents import ask_pages
+
+    return ask_pages.run(
+        workspace=workspace, road=road, folder=folder, model=model, address=address
     )

@@ -63,6 +63,8 @@ JOBS = {
     "rollback": ("sonoray_jobs.release.promote:roll_back", ["m"]),
     "serve": ("sonoray_jobs.service.serve:run", []),
     "ask": ("sonoray_jobs.service.ask:run", ["a.png", "--question", "?"]),
+    "documents make": ("sonoray_jobs.evaluation.documents.make_pages:run", []),
+    "documents evaluate": ("sonoray_jobs.evaluation.documents.ask_pages:run", ["pages"]),
     "consult": ("sonoray_jobs.evaluation.roles.consult:run", []),
     "write-bank": (
         "sonoray_jobs.service.class_writer:run",
