@@ -23,7 +23,7 @@ from llava_ultra.parameters.precision_names import Precision
 from llava_ultra.parameters.products import DTYPES
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.lowered import lower_tower
-from llava_ultra.towers.mix.adopt_mix import read_architecture
+from llava_ultra.towers.mix.adopt_vision import read_architecture
 from llava_ultra.towers.mix.mix_config import FurtherTower
 from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower

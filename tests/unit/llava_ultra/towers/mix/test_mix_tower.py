@@ -20,7 +20,8 @@ from transformers import (
 
 from llava_ultra.testing import tiny_config, tiny_further, tiny_image, tiny_mix
 from llava_ultra.towers.adopt import SAM_MEAN
-from llava_ultra.towers.mix.adopt_mix import IMAGENET_MEAN, adopt_further
+from llava_ultra.towers.mix.adopt_mix import adopt_further
+from llava_ultra.towers.mix.adopt_vision import IMAGENET_MEAN
 from llava_ultra.towers.mix.mix_config import FurtherTower, VisionConfig
 from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
