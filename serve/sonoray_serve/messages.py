@@ -178,7 +178,8 @@ class Weighed:
 class Finished:
     """The end of an answer."""
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "tool_calls"]
+    """`tool_calls` comes of the ingress, which reads calls out of texts; never of an engine."""
     num_tokens: int
     """Tokens that were decoded."""
     choice: int = 0

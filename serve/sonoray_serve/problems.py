@@ -77,9 +77,49 @@ class Problem(Enum):
         "response_format is supported as text, and as a json_schema of one string with an enum, by "
         "itself or as the only property of an object.",
     )
+    NOT_WITH_TOOLS = (
+        400,
+        _INVALID,
+        "A request with tools has one answer in words or one call{place}; leave it out.",
+    )
+    NO_SUCH_TOOL = (
+        400,
+        _INVALID,
+        "tool_choice names no offered tool, or two tools have one name{place}.",
+    )
+    TOOL_NOT_FORCED = (
+        400,
+        _INVALID,
+        "A call can be forced where all parameters are an enum, a const or booleans, with at most "
+        "{limit} calls together; use tool_choice auto for others.",
+    )
+    NO_SUCH_CALL = (
+        400,
+        _INVALID,
+        "A tool message must name a call of the assistant message before it{place}.",
+    )
+    CALL_WITHOUT_RESULT = (
+        400,
+        _INVALID,
+        "Every tool call needs a tool message with its result behind it{place}.",
+    )
+    CALL_WITHOUT_QUESTION = (
+        400,
+        _INVALID,
+        "A tool is called behind a question of the user's{place}.",
+    )
+    EMPTY_ANSWER = (
+        400,
+        _INVALID,
+        "An assistant message has neither text nor tool calls{place}.",
+    )
     LOGPROBS_NEEDED = (400, _INVALID, "top_logprobs asks for logprobs = true beside it.")
     TOO_MANY_CHOICES = (400, _INVALID, "n is too large; at most {limit} answers.")
-    LAST_MESSAGE_NOT_USER = (400, _INVALID, "The last message must be the user's question.")
+    LAST_MESSAGE_NOT_USER = (
+        400,
+        _INVALID,
+        "The last message must be the user's question, or a tool's result.",
+    )
     EMPTY_QUESTION = (400, _INVALID, "The last message has no text; ask a question.")
     NO_SITE = (
         400,

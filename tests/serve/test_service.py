@@ -211,7 +211,7 @@ def test_without_a_valid_key_everything_is_401(running: Any, path: str, headers:
     [
         ({"model": "gpt"}, openai.NotFoundError, "model_not_found"),
         ({"n": 99}, openai.BadRequestError, "too_many_choices"),
-        ({"tools": []}, openai.BadRequestError, "unsupported_parameter"),
+        ({"functions": []}, openai.BadRequestError, "unsupported_parameter"),
         ({"max_tokens": 10**6}, openai.BadRequestError, "max_tokens_too_large"),
         ({"messages": []}, openai.BadRequestError, "invalid_value"),
         (

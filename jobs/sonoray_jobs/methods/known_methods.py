@@ -297,6 +297,14 @@ COMMANDS = (
         switch="`sonoray write-bank`",
     ),
     _Command(
+        name="tools",
+        kind="loop",
+        module="sonoray_jobs.evaluation.toolcalls.assist",
+        inputs="a running service; labels or a table of patient columns; programs where wanted",
+        cost="two calls or more for a question, at most `--max-calls`",
+        switch="`sonoray assist`",
+    ),
+    _Command(
         name="roles",
         kind="loop",
         module="sonoray_jobs.evaluation.roles.consult",

@@ -36,6 +36,7 @@ from sonoray.ingest.dicom.dicom_config import DicomConfig
 from sonoray.ingest.dicomweb.dicomweb_config import DicomWebConfig
 from sonoray.ingest.ingest_config import IngestConfig
 from sonoray.phantom import PhantomConfig
+from sonoray_jobs.road.assist_config import AssistConfig
 from sonoray_jobs.road.consult_config import ConsultConfig
 from sonoray_jobs.road.embed_config import EmbedConfig
 from sonoray_jobs.road.risk_config import RiskConfig, TellConfig
@@ -247,6 +248,7 @@ class RoadConfig(Config):
     risk: RiskConfig = RiskConfig()
     tell: TellConfig = TellConfig()
     documents: DocumentsConfig = DocumentsConfig()
+    assist: AssistConfig = AssistConfig()
     external: ExternalConfig = ExternalConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

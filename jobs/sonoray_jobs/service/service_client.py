@@ -177,17 +177,26 @@ def put(
     """
     import openai
 
-    content = [{"type": "text", "text": question}, *map(_image_part, pictures)]
     with plainly(connection):
         completion: Any = connection.client.chat.completions.create(
             model=model or next(iter(connection.client.models.list())).id,
-            messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc]
+            messages=[user_message(question, pictures)],  # type: ignore[list-item]
             max_tokens=openai.omit if max_tokens is None else max_tokens,
             temperature=temperature or openai.omit,
             seed=openai.omit if seed is None else seed,
             extra_body={"sonoray": dict(extra)} if extra else {},
         )
     return _to_reply(question, pictures, completion)
+
+
+def user_message(question: str, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """A question about a study as a user's message.
+
+    Raises:
+        DataError: a picture is of no known format.
+    """
+    content = [{"type": "text", "text": question}, *map(_image_part, pictures)]
+    return {"role": "user", "content": content}
 
 
 def study_vector(

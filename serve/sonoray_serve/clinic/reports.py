@@ -228,7 +228,7 @@ def _findings(request: ReportRequest, headers: Headers, answer: ChatCompletion) 
     ]
     return Findings(
         answer_id=answer.id,
-        text=answer.choices[0].message.content,
+        text=answer.choices[0].message.content or "",
         asked_first=[(each.question, each.answer) for each in told.asked_first],
         language=request.language,
         model=told.model,

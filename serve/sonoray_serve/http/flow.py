@@ -214,6 +214,7 @@ class Chat:
             include_usage=question.include_usage,
             num_choices=question.num_choices,
             options=question.options,
+            tools=question.tools,
             calibration=model.calibration,
             sonoray=describe_answer(
                 model, started, study.seen, image_uses(study.seen, told.thumbnails), question, asked
@@ -360,7 +361,8 @@ async def _ask_model(
     """The model's events, and what it was asked before."""
     messages, protocol = question.messages, model.card.protocol
     asked: list[tuple[str, str]] = []
-    if question.options is None and is_report(messages, protocol):
+    is_plain = question.options is None and question.tools is None
+    if is_plain and is_report(messages, protocol):
         asked = await ask_first(study, messages, protocol, deadline.left_s)
         messages = with_answers(messages, asked)
     sampling = question.sampling(deadline.left_s)

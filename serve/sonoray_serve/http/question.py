@@ -15,6 +15,8 @@ from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import Limits
 from sonoray_serve.shapes.api import ChatRequest, ImagePart, Message
 from sonoray_serve.shapes.choices import Options, read_options
+from sonoray_serve.shapes.tool_results import told_messages
+from sonoray_serve.shapes.tools import Tools, read_tools
 
 _LEAST_TOP_P = 1e-9
 """A share of 0 means the likeliest token alone, and so does this one."""
@@ -40,6 +42,8 @@ class Question:
     num_likeliest: int | None
     options: Options | None
     """Of a closed question."""
+    tools: Tools | None = None
+    """What may be called, or has to be."""
     stream: bool
     include_usage: bool
     thumbnails: bool
@@ -65,10 +69,16 @@ class Question:
             ignore_end=self.ignore_end,
             num_choices=self.num_choices,
             num_likeliest=self.num_likeliest,
-            options=self.options.texts if self.options else (),
+            options=self._choices(),
             timeout_s=timeout_s,
-            stream=self.stream,
+            stream=self.stream and self.tools is None,  # a call is known at its end
         )
+
+    def _choices(self) -> tuple[str, ...]:
+        """Answers to be weighed in place of a free one."""
+        if self.options is not None:
+            return self.options.texts
+        return () if self.tools is None else self.tools.texts
 
 
 def read_question(
@@ -92,14 +102,19 @@ def read_question(
     if len(request.messages) > limits.max_messages:
         raise ApiError(Problem.TOO_MANY_MESSAGES, place, limits.max_messages)
     last = request.messages[-1]
-    if last.role != "user":
+    roles = [message.role for message in request.messages]
+    if last.role not in ("user", "tool") or "user" not in roles:
         raise ApiError(Problem.LAST_MESSAGE_NOT_USER, place)
     texts = [_text(message) for message in request.messages]
     is_chat = place == "messages"
-    if not texts[-1].strip():
-        where = f"messages[{len(texts) - 1}].content" if is_chat else place
+    asks = len(roles) - 1 - roles[::-1].index("user")
+    if not texts[asks].strip():
+        where = f"messages[{asks}].content" if is_chat else place
         raise ApiError(Problem.EMPTY_QUESTION, where)
-    first = [message.role for message in request.messages].index("user")
+    for number, message in enumerate(request.messages):
+        if message.role == "assistant" and message.content is None and not message.tool_calls:
+            raise ApiError(Problem.EMPTY_ANSWER, f"messages[{number}].content")
+    first = roles.index("user")
     if card.site_cue and not names_site(texts[first]):
         raise ApiError(Problem.NO_SITE, f"messages[{first}].content" if is_chat else place)
     if sum(map(len, texts)) > limits.max_prompt_chars:
@@ -112,11 +127,9 @@ def read_question(
         raise ApiError(Problem.TOO_MANY_CHOICES, "n", limits.max_choices)
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(Problem.LOGPROBS_NEEDED, "top_logprobs")
+    tools = read_tools(request)
     question = Question(
-        messages=tuple(
-            {"role": "system" if message.role == "developer" else message.role, "content": text}
-            for message, text in zip(request.messages, texts, strict=True)
-        ),
+        messages=tuple(told_messages(request.messages, texts, tools)),
         place=place,
         max_tokens=max_tokens,
         temperature=request.temperature or 0.0,
@@ -129,6 +142,7 @@ def read_question(
         num_choices=num_choices,
         num_likeliest=(request.top_logprobs or 0) if request.logprobs else None,
         options=read_options(request),
+        tools=tools,
         stream=bool(request.stream),
         include_usage=request.include_usage,
         thumbnails=request.sonoray is not None and request.sonoray.thumbnails,
@@ -163,6 +177,8 @@ def read_uids(study: str | None, instances: Sequence[str] | None, place: str) ->
 def _text(message: Message) -> str:
     if isinstance(message.content, str):
         return message.content
+    if message.content is None:
+        return ""
     return "\n".join(part.text for part in message.content if part.type == "text")
 
 
@@ -171,7 +187,7 @@ def _study(messages: Sequence[Message], limits: Limits, card: ModelCard) -> tupl
     for number, message in enumerate(messages):
         places = [
             (f"messages[{number}].content[{position}].image_url.url", part.image_url.url)
-            for position, part in enumerate(message.content)
+            for position, part in enumerate(message.content or ())
             if isinstance(part, ImagePart)
         ]
         if not places:

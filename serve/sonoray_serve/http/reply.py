@@ -28,6 +28,8 @@ from sonoray_serve.routing.students import Named
 from sonoray_serve.shapes import answers
 from sonoray_serve.shapes.choices import Options, weigh
 from sonoray_serve.shapes.forms import Form, Head, Told
+from sonoray_serve.shapes.tool_shapes import CallMade
+from sonoray_serve.shapes.tools import Tools, ends_with
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +47,42 @@ class Answer:
     num_choices: int
     options: Options | None
     """Of a closed question."""
+    tools: Tools | None = None
+    """What may be called, or has to be."""
     calibration: Calibration | None
     sonoray: answers.SonoRay
     num_prompt_tokens: int
     events: AsyncGenerator[Event, None]
     deadline: Deadline
 
-    async def rest(self) -> AsyncIterator[Piece | Finished]:
+    async def rest(self) -> AsyncIterator[Piece | CallMade | Finished]:
         """The pieces and the end of each choice; a choice among options is one piece.
+
+        Where tools are offered there is one choice, and its text comes whole or as a call.
 
         Raises:
             ApiError: the answer broke off.
         """
         num_left = self.num_choices
+        text = ""
         while num_left:
             async with self.deadline.scope():
                 event = await anext(self.events)
             if isinstance(event, Failed):
                 raise ApiError(event.problem, limit=event.limit or self.deadline.limit_s)
+            if self.tools is not None:
+                if isinstance(event, Piece):
+                    text += event.text
+                elif isinstance(event, Weighed):
+                    text, self.sonoray.closed = weigh(
+                        Options(texts=self.tools.texts), event.log_likelihoods, None
+                    )
+                else:
+                    assert isinstance(event, Finished)
+                    for each in ends_with(self.tools, text, event):
+                        yield each
+                    num_left -= 1
+                continue
             if isinstance(event, Weighed):
                 assert self.options is not None
                 text, closed = weigh(self.options, event.log_likelihoods, self.calibration)
@@ -81,6 +101,9 @@ class Answer:
         told = [Told(text="", tokens=[]) for _ in range(self.num_choices)]
         try:
             async for event in self.rest():
+                if isinstance(event, CallMade):
+                    told[0].call = event
+                    continue
                 each = told[event.choice]
                 if isinstance(event, Finished):
                     each.end = event
@@ -115,6 +138,9 @@ class Answer:
             if isinstance(event, Piece):
                 yield form.piece(head, event)
                 continue
+            if isinstance(event, CallMade):
+                yield form.call(head, event)
+                continue
             num_tokens += event.num_tokens
             num_left -= 1
             is_last = num_left == 0 and not self.include_usage
@@ -135,6 +161,8 @@ REMARKS = {
     "no_image": "no image was given: the model was trained on studies with images alone, and this "
     "answer rests on the text",
     "system": "a system message was given: no training has shown one, and answers may differ",
+    "tools": "tools were offered: no training has shown any, so that a call in the model's own "
+    "words is unlikely; one that is forced is the likeliest of those that fit",
 }
 """Forms of a request that no training has shown."""
 
@@ -153,7 +181,9 @@ def describe_answer(
         for each, score in zip(pictures, started.scores, strict=True)
     ]
     remarks = [] if images else [REMARKS["no_image"]]
-    if any(message["role"] == "system" for message in question.messages):
+    if question.tools is not None:
+        remarks.append(REMARKS["tools"])
+    elif any(message["role"] == "system" for message in question.messages):
         remarks.append(REMARKS["system"])
     if lacks_pictures(seen):
         remarks.append(LACKS)

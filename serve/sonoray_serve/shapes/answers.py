@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from sonoray_serve.shapes.tool_shapes import CallChunk, CallMade
+
 
 class ImageUse(BaseModel):
     """What became of one image of the study."""
@@ -117,15 +119,17 @@ class Logprobs(BaseModel):
     refusal: None = None
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class AnswerMessage(BaseModel):
     """The answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """None where a tool is called."""
     refusal: None = None
+    tool_calls: list[CallMade] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Choice(BaseModel):
@@ -154,6 +158,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[CallChunk] | None = None
 
 
 class ChunkChoice(BaseModel):

@@ -12,10 +12,21 @@ UID of a study in place of its images.
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sonoray_serve.problems import ApiError, Problem
 from sonoray_serve.settings import MAX_ITEMS
+from sonoray_serve.shapes.tool_shapes import (
+    MAX_CALLS,
+    MAX_TOOLS,
+    CallId,
+    FunctionCall,
+    FunctionSpec,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from sonoray_serve.shapes.tool_shapes import Shape as _Request
 
 MAX_LIKELIEST = 20
 """Most tokens that `top_logprobs` may ask for, as in OpenAI's API."""
@@ -51,10 +62,6 @@ _UNSUPPORTED = frozenset(
     }
 )
 """Parameters of OpenAI's API that are refused by name."""
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TextPart(_Request):
@@ -108,16 +115,27 @@ class AssistantMessage(_Request):
     """An earlier answer, also as clients send back what they received."""
 
     role: Literal["assistant"]
-    content: str | _Items[TextPart]
+    content: str | _Items[TextPart] | None = None
+    """Absent where it called tools."""
     name: str | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MAX_CALLS)] | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+class ToolMessage(_Request):
+    """What a tool that the model called has answered."""
+
+    role: Literal["tool"]
+    content: str | _Items[TextPart]
+    tool_call_id: CallId
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+]
 
 
 class StreamOptions(_Request):
@@ -211,6 +229,12 @@ class ChatRequest(_Completing):
     """How many of the likeliest tokens are told beside each."""
     response_format: ResponseFormat | None = None
     """Free text, or a choice among the values of an enum."""
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    """Functions that the model may call; the client runs them."""
+    tool_choice: ToolChoice | None = None
+    """Whether one is called; see `sonoray_serve.shapes.tools`."""
+    parallel_tool_calls: bool | None = None
+    """Accepted and without effect: an answer has one call at most."""
     sonoray: SonoRayRequest | None = None
     store: Literal[False] | None = None
     safety_identifier: str | None = None
@@ -280,7 +304,8 @@ _FIELD_NAMES = frozenset(
     name
     for model in (
         *(ChatRequest, CompletionRequest, EmbeddingRequest, StreamOptions, UserMessage),
-        *(AssistantMessage, ResponseFormat, JsonSchema, SonoRayRequest),
+        *(AssistantMessage, ResponseFormat, JsonSchema, SonoRayRequest, ToolMessage),
+        *(Tool, FunctionSpec, ToolCall, FunctionCall),
     )
     for name in model.model_fields
 ) | {"type", "text", "image_url", "url", "detail", "schema"}

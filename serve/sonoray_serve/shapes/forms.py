@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from sonoray_serve.messages import Finished, Piece, ScoredToken, Token
 from sonoray_serve.shapes import answers
+from sonoray_serve.shapes.tool_shapes import CallChunk, CallMade
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,6 +23,8 @@ class Told:
     text: str
     tokens: list[ScoredToken]
     end: Finished | None = None
+    call: CallMade | None = None
+    """The tool that is called in place of a text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,9 @@ class Form(Protocol):
     def piece(self, head: Head, piece: Piece) -> bytes:
         """A piece of a choice's text."""
 
+    def call(self, head: Head, call: CallMade) -> bytes:
+        """A call of a tool, in place of text."""
+
     def end(self, head: Head, end: Finished, sonoray: answers.SonoRay | None) -> bytes:
         """The end of a choice."""
 
@@ -75,7 +81,10 @@ class ChatForm:
             choices=[
                 answers.Choice(
                     index=index,
-                    message=answers.AnswerMessage(content=each.text),
+                    message=answers.AnswerMessage(
+                        content=None if each.call else each.text,
+                        tool_calls=[each.call] if each.call else None,
+                    ),
                     logprobs=logprobs(each.tokens) if head.has_logprobs else None,
                     finish_reason=each.end.reason if each.end else "stop",
                 )
@@ -98,6 +107,11 @@ class ChatForm:
             logprobs=logprobs(piece.tokens) if head.has_logprobs else None,
         )
         return _chat_chunk(head, choice)
+
+    def call(self, head: Head, call: CallMade) -> bytes:
+        """See `Form`."""
+        delta = answers.Delta(tool_calls=[CallChunk(**call.model_dump())])
+        return _chat_chunk(head, answers.ChunkChoice(index=0, delta=delta))
 
     def end(self, head: Head, end: Finished, sonoray: answers.SonoRay | None) -> bytes:
         """See `Form`."""

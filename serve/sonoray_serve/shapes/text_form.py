@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from sonoray_serve.messages import Finished, Piece
 from sonoray_serve.shapes import answers
 from sonoray_serve.shapes.forms import Head, Told
+from sonoray_serve.shapes.tool_shapes import CallMade
 
 
 class TextForm:
@@ -36,6 +37,10 @@ class TextForm:
         """See `Form`."""
         choice = answers.CompletionChoice(index=piece.choice, text=piece.text)
         return answers.to_chunk(_completion(head, choice))
+
+    def call(self, head: Head, call: CallMade) -> bytes:
+        """See `Form`; a plain completion offers no tools."""
+        raise AssertionError
 
     def end(self, head: Head, end: Finished, sonoray: answers.SonoRay | None) -> bytes:
         """See `Form`."""

@@ -1,4 +1,4 @@
-"""What learns beside a model or asks it about pages: student, segmenter, risk, documents."""
+"""What learns beside a model or asks one with means of its own, on the command line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,7 @@ import typer
 
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.evaluation_commands import PANEL
-from sonoray_jobs.cli.options import AddressOption, DatasetOption, RunOption
+from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption, RunOption
 from sonoray_jobs.cli.usage import Commands
 from sonoray_jobs.results import Result
 
@@ -170,6 +170,50 @@ def tell(
         table=table,
         run=run,
         address=address,
+    )
+
+
+@job_command(app, panel=PANEL)
+def assist(
+    *,
+    dataset: DatasetOption = None,
+    split: SplitOption = "test",
+    table: TableOption = None,
+    max_studies: Annotated[
+        int, typer.Option("--max-studies", min=1, help="Most studies of the split.")
+    ] = 50,
+    max_calls: Annotated[
+        int, typer.Option("--max-calls", help="Most calls of the service for a question.")
+    ] = 4,
+    url: Annotated[
+        str, typer.Option("--url", help="The service's URL.")
+    ] = "http://127.0.0.1:8000/v1",
+    api_key_file: KeyFileOption = None,
+    workspace: "Workspace",
+    road: "RoadConfig",
+) -> Result:
+    """Let a running service's model call the risk model, or programs, before it answers.
+
+    Tools are offered by OpenAI's API. With assist.tool_choice=required the likeliest call is made
+    once. Beside it stand the same model alone and the risk model alone. Never more than
+    --max-calls; a tool that is unknown, late or answers nonsense is counted and ends nothing.
+
+    Examples:
+        sonoray assist --dataset busbra --config busbra --set assist.tool_choice=required
+        sonoray assist --table patients.csv --set assist.timeout_s=2 --max-calls 3
+    """
+    from sonoray_jobs.evaluation.toolcalls import assist as job
+
+    return job.run(
+        workspace=workspace,
+        road=road,
+        dataset=dataset or road.dataset,
+        split=split,
+        table=table,
+        max_studies=max_studies,
+        max_calls=max_calls,
+        url=url,
+        api_key_file=api_key_file,
     )
 
 

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from time import perf_counter
 from typing import Any
 
-from sonoray.errors import ConfigError
+from sonoray.errors import ConfigError, DataError
 from sonoray.files.json_files import write_json, write_whole
 from sonoray.metrics import Bootstrap
 from sonoray.study.contract import Study, Task, Turn
@@ -72,6 +73,18 @@ def closed_turns(study: Study) -> list[Turn]:
         for turn in study.turns
         if turn.task is Task.CLOSED and turn.topic != FOLLOW_UP and turn.answer in turn.options
     ]
+
+
+def drawn_studies(studies: Sequence[Study], most: int, seed: int) -> list[Study]:
+    """Some studies with closed questions, the same for the same seed, in their order."""
+    asked = [study for study in studies if closed_turns(study)]
+    if not asked:
+        raise DataError(
+            "no closed question is asked, and this counts right options; ingest questions with "
+            "options, or name their topics with --set evaluate.topics"
+        )
+    chosen = Random(seed).sample(range(len(asked)), min(most, len(asked)))  # noqa: S311
+    return [asked[at] for at in sorted(chosen)]
 
 
 def begin_calls(

@@ -12,20 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from sonoray.errors import ConfigError, DataError
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study.contract import SPLITS, Study, iter_studies
+from sonoray.study.contract import SPLITS, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.questions import asked_studies
 from sonoray_jobs.evaluation.roles.all_ways import (
     TRACE,
     Caps,
     begin_calls,
-    closed_turns,
     compare,
+    drawn_studies,
     write_trace,
 )
 from sonoray_jobs.evaluation.roles.budget import check_caps
@@ -248,7 +247,7 @@ def consult_split(
     if split not in SPLITS[1:]:
         raise DataError(f"split {split!r} is none to ask; choose {' or '.join(SPLITS[1:])}")
     data = workspace.dataset(dataset)
-    studies = _drawn(asked_studies(data.path, road, split), max_studies, road.evaluate.seed)
+    studies = drawn_studies(asked_studies(data.path, road, split), max_studies, road.evaluate.seed)
     with connected(url, read_key(api_key_file)) as connection:
         endpoint = Endpoint(connection=connection, model=find_model(connection))
         check_caps(caps.max_calls, caps.max_tokens, endpoint.context_length)
@@ -274,18 +273,6 @@ def consult_split(
             lambda folder: compare(folder, road, data.path, studies, endpoint, caps, memory),
         )
     return Compared(output=output, split=split, values=output.manifest["summary"])
-
-
-def _drawn(studies: Sequence[Study], most: int, seed: int) -> list[Study]:
-    """Some studies with closed questions, the same for the same seed, in their order."""
-    asked = [study for study in studies if closed_turns(study)]
-    if not asked:
-        raise DataError(
-            "no closed question is asked, and this counts right options; ingest questions with "
-            "options, or name their topics with --set evaluate.topics"
-        )
-    chosen = Random(seed).sample(range(len(asked)), min(most, len(asked)))  # noqa: S311
-    return [asked[at] for at in sorted(chosen)]
 
 
 def _patient(workspace: Workspace, dataset: str, study: str | None) -> str:

@@ -3,7 +3,7 @@
 A column that alone tells an outcome of (nearly) every study is no history of a patient but the
 outcome by another name (the kind of lesion, its histology): whoever learns from it has learned
 nothing. Such columns are found in the training studies alone, left out with the reason, and refused
-where they are asked for.
+where they are asked for. So is a column that is known of the studies with an outcome alone.
 """
 
 from collections import Counter, defaultdict
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LEAST = 10
 """Training studies of which it takes the outcome to tell a leak from chance."""
+_LEFT = 0.2
+"""Share of the errors of the commonest outcome that a column which tells the outcome may leave."""
 
 
 def find_leaks(
@@ -41,6 +43,14 @@ def find_leaks(
         if column == name:
             found[column] = f"is {name!r} itself"
             continue
+        known: list[tuple[Value, str]] = [
+            (str(column in columns.of_study.get(study, {})), truth[study])
+            for study in studies
+            if study in truth
+        ]
+        if _tells(known, _told(known, is_numeric=False), leak_from):
+            found[column] = f"is known or unknown as {name!r} has it"
+            continue
         pairs = [
             (columns.of_study[study][column], truth[study])
             for study in studies
@@ -52,7 +62,7 @@ def find_leaks(
             found[column] = "has another value for nearly every study"
             continue
         right = _told(pairs, is_numeric)
-        if right >= leak_from * len(pairs):
+        if _tells(pairs, right, leak_from):
             found[column] = f"alone tells {name!r} of {right} of {len(pairs)} training studies"
     return found
 
@@ -82,6 +92,15 @@ def without_leaks(
         told = "; ".join(f"{name} {reason}" for name, reason in kept.left_out.items())
         raise DataError(f"no patient column is left: {told}; give a CSV with --table")
     return kept
+
+
+def _tells(pairs: Sequence[tuple[Value, str]], right: int, leak_from: float) -> bool:
+    """Whether a column that is right so often tells the outcome, and not only that it is rare."""
+    if len(pairs) < _LEAST:
+        return False
+    rest = len(pairs) - max(Counter(outcome for _, outcome in pairs).values())
+    wrong = len(pairs) - right
+    return right >= leak_from * len(pairs) and wrong < _LEFT * rest
 
 
 def _told(pairs: Sequence[tuple[Value, str]], is_numeric: bool) -> int:

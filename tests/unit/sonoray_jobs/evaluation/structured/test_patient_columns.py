@@ -1,5 +1,7 @@
 """Columns of labels and tables, and those that tell the answer."""
 
+from dataclasses import replace
+
 import pytest
 
 from sonoray.errors import DataError
@@ -59,8 +61,6 @@ def test_a_table_that_says_nothing_is_refused(tmp_path, training, lines, told):
 
 
 def test_a_dataset_without_columns_is_refused(training):
-    from dataclasses import replace
-
     bare = [replace(study, labels={"study_date": "20240101"}) for study in training]
     with pytest.raises(DataError, match=r"'d' has no patient column; give a CSV with --table"):
         read(bare)
@@ -112,3 +112,18 @@ def test_an_outcome_is_a_label_or_an_answer(training):
         read_outcomes(training, "pathology", "bad")
     with pytest.raises(DataError, match="'grade' is neither a closed question's topic nor a label"):
         read_outcomes(training, "grade", "bad")
+
+
+def test_a_column_that_is_known_with_one_outcome_alone_tells_it(training):
+    studies = training[:40]
+    truth = {study.study_id: "ab"[number % 2] for number, study in enumerate(studies)}
+    known = {study: {"margin": f"{number % 4}x"} for number, study in enumerate(truth)
+             if truth[study] == "a"}  # fmt: skip
+    columns = replace(read(training), is_number={"margin": False}, of_study=known)
+    told = find_leaks(columns, truth, "finding", set(truth), 0.98)
+    assert told == {"margin": "is known or unknown as 'finding' has it"}
+
+
+def test_a_rare_outcome_makes_no_column_a_leak(training):
+    truth = {study.study_id: "b" if number < 2 else "a" for number, study in enumerate(training)}
+    assert find_leaks(read(training), truth, "rare", set(truth), 0.98) == {}

@@ -1,0 +1,159 @@
+"""Tools that a model may call about a patient: the risk model, and programs of a user.
+
+A program is a command that reads one line of JSON, `{"study": ..., "arguments": {...}}`, and prints
+a JSON object with a text `result`, within a time. Whatever else it does (nothing, an error, other
+output) is told to the model as an error and counted; it ends no run. The risk model is arithmetic
+on numbers that lie here, and needs no time limit.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from sonoray_jobs.evaluation.structured.patient_columns import Record
+from sonoray_jobs.evaluation.structured.risk_model import RiskModel
+from sonoray_jobs.road.assist_config import ToolProgram
+
+Outcome = Literal["answered", "unknown-tool", "bad-arguments", "no-columns", "timeout", "nonsense"]
+OUTCOMES: tuple[Outcome, ...] = (
+    "answered",
+    "unknown-tool",
+    "bad-arguments",
+    "no-columns",
+    "timeout",
+    "nonsense",
+)
+RISK = "risk"
+_ABOUT = ("probability", "reasons")
+_MOST_REASONS = 3
+_MOST_CHARS = 200
+"""Of a result, as the decoder's context is short."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a tool answered."""
+
+    outcome: Outcome
+    text: str
+    """What the model is told."""
+
+
+class ClinicalTool(Protocol):
+    """Something that may be called about a patient."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The function as OpenAI's API describes it."""
+
+    def call(self, study: str, arguments: Mapping[str, Any]) -> Result:
+        """Answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RiskTool:
+    """The risk model, for patients whose columns are known here."""
+
+    model: RiskModel
+    records: Mapping[str, Record]
+    positive: str
+    """What the outcome is called in answers."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `ClinicalTool`."""
+        about = {"type": "string", "enum": list(_ABOUT)}
+        return {
+            "name": RISK,
+            "description": f"{self.positive}",
+            "parameters": {
+                "type": "object",
+                "properties": {"about": about},
+                "required": ["about"],
+                "additionalProperties": False,
+            },
+        }
+
+    def call(self, study: str, arguments: Mapping[str, Any]) -> Result:
+        """See `ClinicalTool`."""
+        about = arguments.get("about", _ABOUT[0])
+        if set(arguments) - {"about"} or about not in _ABOUT:
+            return Result(outcome="bad-arguments", text=f"about: {' | '.join(_ABOUT)}")
+        record = self.records.get(study, {})
+        if not record:
+            return Result(outcome="no-columns", text="?")
+        if about == _ABOUT[0]:
+            percent = round(100 * self.model.probability(record))
+            return Result(outcome="answered", text=f"{self.positive} {percent}%")
+        own = list(self.model.contributions(record).items())[:_MOST_REASONS]
+        told = ", ".join(f"{name} {record.get(name, '?')} {value:+.1f}" for name, value in own)
+        return Result(outcome="answered", text=told[:_MOST_CHARS])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgramTool:
+    """A program of a user."""
+
+    program: ToolProgram
+    timeout_s: float
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `ClinicalTool`."""
+        return {
+            "name": self.program.name,
+            "description": self.program.description,
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    name: {"type": "string", "enum": list(values)}
+                    for name, values in self.program.parameters.items()
+                },
+            },
+        }
+
+    def call(self, study: str, arguments: Mapping[str, Any]) -> Result:
+        """See `ClinicalTool`."""
+        for name, value in arguments.items():
+            if value not in self.program.parameters.get(name, ()):
+                return Result(outcome="bad-arguments", text="?")
+        asked = json.dumps({"study": study, "arguments": dict(arguments)}, ensure_ascii=False)
+        try:
+            done = subprocess.run(  # noqa: S603 - the settings' own command
+                self.program.command,
+                input=f"{asked}\n".encode(),
+                capture_output=True,
+                timeout=self.timeout_s,
+                check=True,
+            )
+            text = json.loads(done.stdout)["result"]
+        except subprocess.TimeoutExpired:
+            return Result(outcome="timeout", text="?")
+        except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError):
+            return Result(outcome="nonsense", text="?")
+        if not isinstance(text, str) or not text.strip():
+            return Result(outcome="nonsense", text="?")
+        return Result(outcome="answered", text=" ".join(text.split())[:_MOST_CHARS])
+
+
+def call_tool(tools: Sequence[ClinicalTool], study: str, name: str, arguments: str) -> Result:
+    """Call a tool as a model wrote it down.
+
+    Args:
+        tools: that were offered.
+        study: the patient's.
+        name: of the tool.
+        arguments: JSON, or what the model took for it.
+    """
+    tool = next((each for each in tools if each.spec["name"] == name), None)
+    if tool is None:
+        return Result(outcome="unknown-tool", text="?")
+    try:
+        found = json.loads(arguments or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return Result(outcome="bad-arguments", text="?")
+    return tool.call(study, found)
