@@ -177,10 +177,11 @@ def put(
     """
     import openai
 
+    message = user_message(question, pictures)  # first: a picture may be none
     with plainly(connection):
         completion: Any = connection.client.chat.completions.create(
             model=model or next(iter(connection.client.models.list())).id,
-            messages=[user_message(question, pictures)],  # type: ignore[list-item]
+            messages=[message],  # type: ignore[list-item]
             max_tokens=openai.omit if max_tokens is None else max_tokens,
             temperature=temperature or openai.omit,
             seed=openai.omit if seed is None else seed,
