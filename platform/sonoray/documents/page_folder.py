@@ -10,7 +10,7 @@ What `sonoray documents make` writes, and what somebody with pages of his own wr
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -111,11 +111,13 @@ def read_pages(folder: Path) -> list[DocumentPage]:
     ]
 
 
-def write_pages(folder: Path, pages: Sequence[tuple[DocumentPage, Pixels]]) -> None:
-    """Write pages into a folder that is there, and their two files."""
+def write_pages(folder: Path, pages: Iterable[tuple[DocumentPage, Pixels]]) -> list[DocumentPage]:
+    """Write pages into a folder that is there, each as it comes, then their two files."""
+    written: list[DocumentPage] = []
     for page, pixels in pages:
         (folder / page.name).parent.mkdir(parents=True, exist_ok=True)
         (folder / page.name).write_bytes(encode_png(pixels))
+        written.append(page)
     known: list[dict[str, Any]] = [
         {
             "page": page.name,
@@ -125,7 +127,7 @@ def write_pages(folder: Path, pages: Sequence[tuple[DocumentPage, Pixels]]) -> N
             "lines": page.lines,
             "fields": dict(page.fields),
         }
-        for page, _ in pages
+        for page in written
     ]
     asked: list[dict[str, Any]] = [
         {
@@ -135,12 +137,13 @@ def write_pages(folder: Path, pages: Sequence[tuple[DocumentPage, Pixels]]) -> N
             "task": each.task,
             **({"options": each.options} if each.options else {}),
         }
-        for page, _ in pages
+        for page in written
         for each in page.questions
     ]
     for name, rows in ((PAGES, known), (QUESTIONS, asked)):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / name).write_text(text, encoding="utf-8")
+    return written
 
 
 def decode_page(name: str, data: bytes) -> Pixels:

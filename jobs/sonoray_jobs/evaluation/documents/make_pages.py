@@ -76,17 +76,17 @@ def run(
         records = list(iter_records(road.phantom, settings.records, settings.seed))
     else:
         records, left_out = _reports(workspace, dataset, settings)
-    pages = [
+    pages = (  # drawn as they are written: a page takes megabytes
         page
         for number, (report, questions) in enumerate(
             progress(records, "draw pages", total=len(records))
         )
         for page in _captures(number, report, questions, settings)
-    ]
+    )
     folder = out if out is not None else workspace.root / "pages"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_pages(folder, pages)
+        written = write_pages(folder, pages)
     except OSError as error:
         raise DataError(
             f"folder {str(folder)!r} cannot be written ({error.strerror}); choose another --out"
@@ -94,8 +94,8 @@ def run(
     return MadePages(
         folder=str(folder),
         num_reports=len(records),
-        num_pages=len(pages),
-        num_questions=sum(len(page.questions) for page, _ in pages),
+        num_pages=len(written),
+        num_questions=sum(len(page.questions) for page in written),
         num_too_long=left_out,
     )
 
