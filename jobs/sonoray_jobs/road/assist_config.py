@@ -10,7 +10,7 @@ from sonoray.config.model import Config
 class ToolProgram(Config):
     """A program that a model may call."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$", examples=["kidney_risk"])
     description: str = ""
     command: tuple[str, ...] = Field(min_length=1)
     """Reads a line of JSON with study and arguments, prints a JSON object with `result`."""

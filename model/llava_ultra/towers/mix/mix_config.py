@@ -134,7 +134,7 @@ class VisionConfig(ModelPart):
 class FurtherTower(ModelPart):
     """One more tower, of published weights: `open_clip`, `sam` or `transformers`, one of them."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32, examples=["dino", "sam_large"])
     """What fusions, feature stores and the exported model call it."""
     open_clip: ClipConfig | None = Field(default=None, exclude_if=_absent)
     """The image side of any architecture of open_clip, with its weights."""
