@@ -38,6 +38,35 @@ class Targets:
     """By name, why one is no target."""
 
 
+def read_keyed_rows(path: Path, wanted: str) -> tuple[list[dict[str, str | None]], str, list[str]]:
+    """Read a CSV file whose rows are of studies or images.
+
+    Args:
+        path: the file.
+        wanted: what it has to hold beside the key, in words.
+
+    Returns:
+        The rows, the name of the key column, the names of the others.
+
+    Raises:
+        DataError: it cannot be read, or has no key column or no other.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, header = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
+    keys = [name for name in header if name in KEYS]
+    names = [name for name in header if name not in KEYS]
+    if len(keys) != 1 or not names:
+        raise DataError(
+            f"table {str(path)!r} has columns {header}; it needs one of {' or '.join(KEYS)}, and "
+            f"{wanted}"
+        )
+    return rows, keys[0], names
+
+
 def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
     """Read a table.
 
@@ -45,24 +74,12 @@ def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
         DataError: it cannot be read, has no key column or no other, a cell is no number, or no row
             is of one of the studies.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
-    keys = [column for column in columns if column in KEYS]
-    names = [column for column in columns if column not in KEYS]
-    if len(keys) != 1 or not names:
-        raise DataError(
-            f"table {str(path)!r} has columns {columns}; it needs one of {' or '.join(KEYS)}, and "
-            "a column of numbers for each target"
-        )
-    of_key = studies_by(keys[0], studies)
+    rows, key, names = read_keyed_rows(path, "a column of numbers for each target")
+    of_key = studies_by(key, studies)
     found: dict[str, defaultdict[str, list[float]]] = {name: defaultdict(list) for name in names}
     num_known = 0
     for number, row in enumerate(rows, start=2):
-        study = of_key.get(row[keys[0]] or "")
+        study = of_key.get(row[key] or "")
         num_known += study is not None
         for name in names:
             cell = (row[name] or "").strip()
@@ -71,7 +88,7 @@ def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
     if not num_known:
         raise DataError(
             f"no row of table {str(path)!r} is of one of the {len(studies)} studies; its column "
-            f"{keys[0]!r} begins with {rows[0][keys[0]] if rows else ''!r}, theirs with "
+            f"{key!r} begins with {rows[0][key] if rows else ''!r}, theirs with "
             f"{next(iter(of_key), '')!r}"
         )
     return _kept(found)

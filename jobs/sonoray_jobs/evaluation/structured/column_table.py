@@ -1,13 +1,12 @@
 """A table of patient columns: a CSV file whose rows are studies or images."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from sonoray.errors import DataError
 from sonoray.study.contract import Study
-from sonoray_jobs.evaluation.encoding.targets import KEYS, is_number, studies_by
+from sonoray_jobs.evaluation.encoding.targets import is_number, read_keyed_rows, studies_by
 
 
 def read_table(path: Path, studies: Sequence[Study]) -> dict[str, dict[str, str]]:
@@ -17,31 +16,19 @@ def read_table(path: Path, studies: Sequence[Study]) -> dict[str, dict[str, str]
         DataError: the table cannot be read, has no key column or no other, no row of one of the
             studies, or words of one that disagree.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, header = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
-    keys = [name for name in header if name in KEYS]
-    names = [name for name in header if name not in KEYS]
-    if len(keys) != 1 or not names:
-        raise DataError(
-            f"table {str(path)!r} has columns {header}; it needs one of {' or '.join(KEYS)}, and "
-            "a column for each that is known of patients"
-        )
-    of_key = studies_by(keys[0], studies)
+    rows, key, names = read_keyed_rows(path, "a column for each that is known of patients")
+    of_key = studies_by(key, studies)
     cells: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        study = of_key.get(row[keys[0]] or "")
+        study = of_key.get(row[key] or "")
         for name in names if study is not None else ():
             if cell := (row[name] or "").strip():
                 cells[study or ""][name].append(cell)
     if not cells:
-        first = rows[0][keys[0]] if rows else ""
+        first = rows[0][key] if rows else ""
         raise DataError(
             f"no row of table {str(path)!r} is of one of the {len(studies)} studies; its column "
-            f"{keys[0]!r} begins with {first!r}, theirs with {next(iter(of_key), '')!r}"
+            f"{key!r} begins with {first!r}, theirs with {next(iter(of_key), '')!r}"
         )
     return {
         study: {
@@ -57,4 +44,4 @@ def _one(cells: Sequence[str], where: str) -> str:
         return cells[0]
     if all(map(is_number, cells)):
         return repr(sum(map(float, cells)) / len(cells))
-    raise DataError(f"{where} is {' and '.join(sorted(set(cells))[:3])}; give one value")
+    raise DataError(f"{where} has {len(set(cells))} different values; give one")

@@ -51,7 +51,7 @@ def test_a_table_is_read_by_study_or_image_and_its_rows_are_averaged(tmp_path, t
         (("age,group", "1,2"), "needs one of study_id or image"),
         (("study_id", "train-1"), "needs one of study_id or image"),
         (("study_id,age", "other,1"), "no row of table"),
-        (("study_id,sex", "train-1,f", "train-1,m"), "is f and m; give one value"),
+        (("study_id,sex", "train-1,f", "train-1,m"), "has 2 different values; give one"),
         (("study_id,age", "train-1,40"), "known of 1 studies, fewer than 5"),
     ],
 )
