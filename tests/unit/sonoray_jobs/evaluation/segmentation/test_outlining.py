@@ -10,6 +10,7 @@ def test_the_mean_mask_is_cut_where_it_fits_the_training_masks_best():
     masks[:3, 0, :, 1] = 255
     masks[3, 0, :, 1:3] = 255
     masks[2, 0, 0, 1] = 100  # under a half: outside
+    masks[:2, 0, :, 2] = 100
     targets = np.array([[0, -1], [0, -1], [0, -1], [0, -1]])
     examples = Examples(features=lambda _: None, masks=masks, targets=targets, states=None)
     found = mean_masks(examples)
