@@ -38,7 +38,7 @@ sweep.run(
 )
 """
 
-SEEDS = ("train.seed:[10, 11, 12]",)
+SEEDS = ("train.seed:[10, 11]",)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -131,21 +131,21 @@ def test_an_interrupted_sweep_goes_on_tells_what_failed_and_trains_nothing_twice
     assert parent.state == "killed"
 
     given = {"workspace": workspace, "road": road, "search": search, "parallel": 1}
-    placed = with_values(sweep.place(road), {"train.seed": 12})
+    placed = with_values(sweep.place(road), {"train.seed": 11})
     parts = find_parts(workspace, placed, "phantom")
     last = training_name(training_stage(placed, workspace.dataset("phantom"), parts))
     with sole_training(workspace.runs / last):
         first = sweep.run(**given)
-    assert [trial.state for trial in first.trials] == [FINISHED, FINISHED, FAILED]
+    assert [trial.state for trial in first.trials] == [FINISHED, FAILED]
     assert "is running in another process" in first.trials[-1].reason
     assert first.exit_code == 1
     assert store.client.get_run(parent.run_id).info.status == "FAILED"
 
     swept = sweep.run(**given)
-    assert [trial.state for trial in swept.trials] == [FINISHED] * 3
+    assert [trial.state for trial in swept.trials] == [FINISHED] * 2
     assert last in {trial.training for trial in swept.trials}
     assert swept.exit_code == 0
     assert {folder: folder.stat().st_mtime_ns for folder in done} == done
-    assert len(set(workspace.stages.glob("train-*")) - before) == 3
+    assert len(set(workspace.stages.glob("train-*")) - before) == 2
     assert swept.parent_run_id == parent.run_id
     assert store.client.get_run(parent.run_id).info.status == "FINISHED"

@@ -203,7 +203,8 @@ def ablate(
         str,
         typer.Argument(
             metavar="NAME",
-            help="visual, sampling, balance, site-cue, modality, objectives or recognition.",
+            help="visual, sampling, balance, site-cue, modality, objectives, towers or "
+            "recognition.",
         ),
     ],
     *,

@@ -12,6 +12,7 @@ from sonoray.workspace import DEFAULT_WORKSPACE as PLATFORM_WORKSPACE
 from sonoray_jobs.cli.main import main
 from sonoray_jobs.cli.options import DEFAULT_WORKSPACE
 from sonoray_jobs.data import phantom
+from sonoray_jobs.evaluation.ablation.variants import ABLATIONS
 
 COMMANDS = [
     "doctor",
@@ -59,6 +60,12 @@ def test_help_lists_every_command(sonoray):
     code, out, err = sonoray("--help")
     assert (code, err) == (0, "")
     assert set(COMMANDS) <= set(out.split())
+
+
+def test_the_help_of_ablate_names_every_ablation(sonoray):
+    code, out, _ = sonoray("ablate", "--help")
+    assert code == 0
+    assert {*ABLATIONS, "recognition"} <= {word.strip(",.") for word in out.split()}
 
 
 def test_the_version_is_that_of_the_installed_package(sonoray):
