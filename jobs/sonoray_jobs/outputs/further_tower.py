@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_ultra.towers.mix.mix_config import check_folder
 from llava_ultra.towers.weights_file import SUFFIXES, check_weights_file
+from sonoray.errors import CheckpointError
 from sonoray_jobs.outputs.layers import save_adopted
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ def check_further(tower: "FurtherTower") -> None:
     """Refuse weights that are missing, or would run code, before a cluster starts.
 
     Raises:
-        ValueError: they are; names the tower.
+        CheckpointError: they are; names the tower.
     """
     path = Path(tower.encoder.weights)
     try:
         if tower.transformers is not None:
-            check_folder(path)
+            check_folder(tower.transformers)
         elif tower.sam is not None and (path / "tower.json").is_file():  # of another road
             return
         elif path.suffix in SUFFIXES or tower.sam is not None:  # else one of open_clip's names
             check_weights_file(path)
     except ValueError as error:
-        raise ValueError(f"tower {tower.name!r}: {error}") from None
+        raise CheckpointError(f"tower {tower.name!r}: {error}") from None
 
 
 def make_further(

@@ -5,11 +5,15 @@ and the next call answers with the failed call's adapters. Here nothing is hooke
 adapted layers are replaced once, and look up, at each forward pass, which adapter each row has. One
 thread owns the decoder, so that what it says in front of a pass (`choose`) is what the pass sees.
 
-Adapters of unlike ranks lie side by side, padded with zeros, which add nothing. Rows of one adapter
-alone take two plain products; a mix takes two batched ones. DoRA scales the decoder's own weights
-per adapter, so rows cannot share the product that everything here adds to: it is refused.
+Rows of one adapter alone take two plain products. A mix takes two as well: the factors of the
+adapters at work lie side by side, and a row's mask blanks what the others' factors found in it.
+That costs each row the low rank of every adapter at work, which is little beside the decoder's own
+layer, and saves a copy of the factors for each row.
 
-Axes: N rows, L tokens, R rank, I inputs, O outputs of a layer.
+DoRA scales the decoder's own weights per adapter, so rows cannot share the product that everything
+here adds to: it is refused.
+
+Axes: N rows, L tokens, R rank, S ranks of all adapters at work, I inputs, O outputs of a layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,13 +48,39 @@ class _Pair:
         return F.linear(F.linear(x, self.down), self.up) * self.scale
 
 
+_Layout = tuple[tuple[int, int, float], ...]
+"""Of the adapters that lie side by side on a layer: place among those at work, rank, scale."""
+
+
 class _Choice:
     """Which adapter each row of the next pass has; shared by all layers."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
+        self.at_work: tuple[str, ...] = ()
+        """Each of the names once, sorted, since rows come and go in any order."""
         self.of_all: str | None = None
         """What every row has, however many there are; None where each has its own."""
+        self._masks: dict[_Layout, Tensor] = {}
+
+    def set(self, names: Sequence[str]) -> None:
+        """Each row's adapter."""
+        if self.names != tuple(names):
+            self.names, self.at_work = tuple(names), tuple(sorted(set(names)))
+            self._masks = {}
+        self.of_all = None
+
+    def mask(self, layout: _Layout, like: Tensor) -> Tensor:
+        """The scale of a row's own adapter in its places, 0 in those of others: (N, 1, S)."""
+        if layout not in self._masks:
+            scales = like.new_zeros(len(self.at_work), sum(rank for _, rank, _ in layout))
+            start = 0
+            for place, rank, scale in layout:
+                scales[place, start : start + rank] = scale
+                start += rank
+            rows = [self.at_work.index(name) for name in self.names]
+            self._masks[layout] = scales[rows][:, None]
+        return self._masks[layout]
 
 
 class _AdaptedLayer(nn.Module):
@@ -61,50 +91,44 @@ class _AdaptedLayer(nn.Module):
         self.base = base
         self._choice = choice
         self._pairs: dict[str, _Pair] = {}
-        self._stacked: tuple[dict[str, int], Tensor, Tensor, Tensor] | None = None
+        self._beside: tuple[tuple[str, ...], _Layout, Tensor, Tensor] | None = None
 
     def put(self, name: str, pair: _Pair | None) -> None:
         """Set or take away one adapter."""
         self._pairs.pop(name, None)
         if pair is not None:
             self._pairs[name] = pair
-        self._stacked = None
+        self._beside = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, I) to (N, L, O)."""
         result: Tensor = self.base(x)
-        of_all = self._choice.of_all
-        if of_all is not None:
-            only = self._pairs.get(of_all)
-            return result if only is None else result + only.delta(x)
-        names = self._choice.names
-        assert len(names) == len(x), f"{len(names)} adapters are chosen for {len(x)} rows"
-        present = {name for name in names if name in self._pairs}
-        if not present:
-            return result
-        if len(set(names)) == 1:
-            return result + self._pairs[names[0]].delta(x)
-        places, down, up, scale = self._stack()
-        rows = torch.tensor([places.get(name, 0) for name in names], device=x.device)
-        inner = torch.bmm(x, down[rows])
-        return result + torch.bmm(inner, up[rows]) * scale[rows, None, None]
+        choice = self._choice
+        of_all = choice.of_all
+        if of_all is None:
+            names = choice.names
+            assert len(names) == len(x), f"{len(names)} adapters are chosen for {len(x)} rows"
+            if len(choice.at_work) > 1:
+                return self._mixed(x, result)
+            of_all = choice.at_work[0]
+        only = self._pairs.get(of_all)
+        return result if only is None else result + only.delta(x)
 
-    def _stack(self) -> tuple[dict[str, int], Tensor, Tensor, Tensor]:
-        """All adapters' factors (A, I, R), (A, R, O) and scales (A,); the first is none."""
-        if self._stacked is None:
-            pairs = list(self._pairs.values())
-            rank = max(len(pair.down) for pair in pairs)
-            first = pairs[0]
-            down = first.down.new_zeros(1 + len(pairs), first.down.shape[1], rank)
-            up = first.up.new_zeros(1 + len(pairs), rank, len(first.up))
-            scale = first.up.new_zeros(1 + len(pairs))
-            for place, pair in enumerate(pairs, start=1):
-                down[place, :, : len(pair.down)] = pair.down.T
-                up[place, : len(pair.down)] = pair.up.T
-                scale[place] = pair.scale
-            places = {name: place for place, name in enumerate(self._pairs, start=1)}
-            self._stacked = places, down, up, scale
-        return self._stacked
+    def _mixed(self, x: Tensor, result: Tensor) -> Tensor:
+        """Add to the base's result (N, L, O) what each row's own adapter adds."""
+        at_work = self._choice.at_work
+        if self._beside is None or self._beside[0] != at_work:
+            pairs = {place: self._pairs.get(name) for place, name in enumerate(at_work)}
+            there = {place: pair for place, pair in pairs.items() if pair is not None}
+            if not there:
+                return result
+            layout = tuple((place, len(pair.down), pair.scale) for place, pair in there.items())
+            down = torch.cat([pair.down for pair in there.values()])
+            up = torch.cat([pair.up for pair in there.values()], dim=1)
+            self._beside = at_work, layout, down, up
+        _, layout, down, up = self._beside
+        inner = F.linear(x, down)
+        return result + F.linear(inner * self._choice.mask(layout, inner), up)
 
 
 class AdapterBank:
@@ -131,7 +155,7 @@ class AdapterBank:
             settings: what it was trained with.
 
         Raises:
-            ValueError: it is DoRA, or its weights do not fit this decoder.
+            ValueError: it is DoRA, or its weights do not fit this decoder or are not finite.
         """
         assert name != NONE
         check_variant(settings)
@@ -155,7 +179,7 @@ class AdapterBank:
         """
         if unknown := set(names) - self._names - {NONE}:
             raise ValueError(f"there is no adapter {min(unknown)!r}; add it first")
-        self._choice.names, self._choice.of_all = tuple(names), None
+        self._choice.set(names)
 
     def choose_all(self, name: str) -> None:
         """Give every row of the next passes one adapter, however many rows they have.
@@ -184,6 +208,11 @@ class AdapterBank:
                 raise ValueError(
                     f"the adapter's weights on {path!r} are of {down.shape[1]} by {up.shape[0]}, "
                     f"the decoder's of {tuple(weight.shape)}; it belongs to another decoder"
+                )
+            # a row beside it takes its factors times 0, which is 0 of finite ones alone
+            if not (down.isfinite().all() and up.isfinite().all()):
+                raise ValueError(
+                    f"the adapter's weights on {path!r} are not finite; train it again"
                 )
             pairs[path] = _Pair(down=down, up=up, scale=scale)
         return pairs

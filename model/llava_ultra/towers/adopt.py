@@ -125,6 +125,13 @@ def sam_encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+_UNREADABLE = (
+    *(RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
+"""What torch and safetensors raise of damaged files: an unpickler trips wherever it stands."""
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of tensors: safetensors, or .pt and .pth that need no unpickling.
 
@@ -136,7 +143,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(file)
         values = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"weights {file!r} are no plain tensors ({_first_line(error)}); "
             "convert them to safetensors where you trust them"

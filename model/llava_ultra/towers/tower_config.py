@@ -124,13 +124,13 @@ class ClipConfig(ModelPart):
             raise ValueError(
                 f"clip.width {self.width} is no multiple of head_width {self.head_width}"
             )
-        _check_layers("clip.feature_layer", (self.feature_layer,), self.layers)
+        check_layers("clip.feature_layer", (self.feature_layer,), self.layers)
         if not self.source and self.text_width % self.head_width:
             raise ValueError(
                 f"clip.text_width {self.text_width} is no multiple of head_width {self.head_width}"
             )
-        _check_layers("clip.feature_layers", self.feature_layers, self.layers)
-        _check_statistics("clip", self.weights, self.pixel_mean, self.pixel_std)
+        check_layers("clip.feature_layers", self.feature_layers, self.layers)
+        check_statistics("clip", self.weights, self.pixel_mean, self.pixel_std)
         return self
 
 
@@ -191,8 +191,8 @@ class SamConfig(ModelPart):
             )
         if self.width % self.heads:
             raise ValueError(f"sam.width {self.width} is no multiple of heads {self.heads}")
-        _check_layers("sam.feature_layers", self.feature_layers, self.layers)
-        _check_statistics("sam", self.weights, self.pixel_mean, self.pixel_std)
+        check_layers("sam.feature_layers", self.feature_layers, self.layers)
+        check_statistics("sam", self.weights, self.pixel_mean, self.pixel_std)
         return self
 
 
@@ -223,7 +223,7 @@ def _architecture(name: str) -> dict[str, int]:
     return shape
 
 
-def _check_layers(name: str, given: tuple[int, ...], num_layers: int) -> None:
+def check_layers(name: str, given: tuple[int, ...], num_layers: int) -> None:
     """Refuse layers that do not exist, come twice or are out of order."""
     for layer in given:
         if not -num_layers <= layer < num_layers:
@@ -236,9 +236,10 @@ def _check_layers(name: str, given: tuple[int, ...], num_layers: int) -> None:
         raise ValueError(f"{name} {list(given)} must rise and name each layer once")
 
 
-def _check_statistics(
+def check_statistics(
     part: str, weights: str, mean: ChannelStatistics | None, std: ChannelStatistics | None
 ) -> None:
+    """Refuse statistics of a tower that is trained here, half of a pair, and a spread of 0."""
     if mean is not None and not weights:
         raise ValueError(
             f"{part}.pixel_mean is for published {part}.weights; a tower trained here sees B-mode's"

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from safetensors import SafetensorError, safe_open
+
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _TENSORS = re.compile(
     r"collections (OrderedDict|Counter)|_codecs encode"
@@ -26,12 +28,14 @@ _TENSORS = re.compile(
 """What files of tensors name, as `module name`; torch's reader decides in the end."""
 _NUM_PICKLES = 5
 """Of a file in torch's oldest format, before the numbers."""
+_NO_PICKLE = (ValueError, UnicodeDecodeError, OverflowError)
+"""What `pickletools` raises of bytes that are none."""
 _MOST_BYTES = 500_000_000
 """Of a pickle, from which a checkpoint keeps its numbers apart: real ones have some kilobytes."""
 
 
 def check_weights_file(path: Path) -> None:
-    """Make sure that a file of weights is there and would run nothing.
+    """Make sure that a file of weights is there, is whole as far as it says, and runs nothing.
 
     Raises:
         ValueError: it is of another kind, missing, no file of weights, or code would have to run.
@@ -43,8 +47,11 @@ def check_weights_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"weights {str(path)!r} do not exist; check the path")
     if path.suffix == ".safetensors":
+        _check_safetensors(path)
         return
     with path.open("rb") as file:
+        if not zipfile.is_zipfile(file) and not _is_pickle(file):
+            raise _damaged(path, "no file that torch saved, or a part of one")
         code = next(_iter_code(file), None)
     if code is not None:
         raise ValueError(
@@ -52,6 +59,27 @@ def check_weights_file(path: Path) -> None:
             "are not read; get them as .safetensors, or convert them where you trust their origin "
             "(save the state dict alone)"
         )
+
+
+def _check_safetensors(path: Path) -> None:
+    """Hold the header to the file's length, without reading tensors."""
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except SafetensorError as error:
+        raise _damaged(path, str(error).splitlines()[0][:120]) from None
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"weights {str(path)!r} are no plain tensors ({why}); get them again")
+
+
+def _is_pickle(file: BinaryIO) -> bool:
+    file.seek(0)
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(file))
+    except _NO_PICKLE:
+        return False
 
 
 def _iter_code(file: BinaryIO) -> Iterator[str]:
@@ -77,5 +105,5 @@ def _iter_pickle(file: BinaryIO) -> Iterator[str]:
                     yield repr(str(argument).replace(" ", ".")[:80])
             elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
                 yield "a name that it makes up on the way"
-    except (ValueError, UnicodeDecodeError, OverflowError):  # no pickle; torch's reader says so
+    except _NO_PICKLE:  # torch's reader says so
         return

@@ -52,7 +52,7 @@ def adopt_vision(config: FurtherTower, vision: VisionConfig, target_grid: int) -
     from transformers import AutoConfig, AutoModel
 
     folder = Path(vision.weights)
-    check_folder(folder)
+    check_folder(vision)
     architecture = read_architecture(folder)
     mean, std = _statistics(folder)
     known = config.model_copy(

@@ -6,6 +6,7 @@ kept in the configuration, so that an exported model is read where the folder is
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -17,6 +18,8 @@ from llava_ultra.towers.tower_config import (
     IntensityName,
     ModelPart,
     SamConfig,
+    check_layers,
+    check_statistics,
 )
 
 TowerKind = Literal["open_clip", "sam", "transformers"]
@@ -94,18 +97,15 @@ class VisionConfig(ModelPart):
     def _fill(cls, values: Any) -> Any:  # noqa: ANN401 - whatever a caller gives
         if not isinstance(values, dict) or not values.get("weights"):
             return values
+        if _SHAPE.keys() <= values.keys():  # an exported model, whatever lies at its path by now
+            return values
         found = folder_shape(Path(values["weights"]))
         if missing := [name for name in _SHAPE if name not in {**found, **values}]:
             raise ValueError(
                 f"transformers.weights {values['weights']!r} is no folder whose config.json tells "
                 f"the {', '.join(missing)} of a vision transformer; check the path"
             )
-        for name in set(found) - {"image_size"}:
-            if values.get(name, found[name]) != found[name]:
-                raise ValueError(
-                    f"transformers.{name} {values[name]} is not that of {values['weights']!r}, "
-                    f"{found[name]}; leave it out"
-                )
+        _check_shape(values, found, values["weights"])
         return {**found, **values}
 
     @model_validator(mode="after")
@@ -115,19 +115,9 @@ class VisionConfig(ModelPart):
                 f"transformers.image_size {self.image_size} is no multiple of patch_size "
                 f"{self.patch_size}"
             )
-        for layer in (self.feature_layer, *self.feature_layers):
-            if not -self.layers <= layer < self.layers:
-                raise ValueError(
-                    f"transformers reads layer {layer}, which is none of the {self.layers}; use "
-                    f"{-self.layers} to {self.layers - 1}"
-                )
-        if list(self.read_layers) != sorted(set(self.read_layers)):
-            raise ValueError(
-                f"transformers.feature_layers {list(self.feature_layers)} must rise and name each "
-                "layer once"
-            )
-        if (self.pixel_mean is None) != (self.pixel_std is None):
-            raise ValueError("transformers.pixel_mean and pixel_std go together; give both or none")
+        check_layers("transformers.feature_layer", (self.feature_layer,), self.layers)
+        check_layers("transformers.feature_layers", self.feature_layers, self.layers)
+        check_statistics("transformers", self.weights, self.pixel_mean, self.pixel_std)
         return self
 
 
@@ -205,17 +195,28 @@ class FurtherTower(ModelPart):
         return self
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse what is no folder of a model of transformers.
+def check_folder(vision: VisionConfig) -> None:
+    """Refuse weights that are no folder of a model of transformers, or one of another shape.
 
     Raises:
-        ValueError: a file is missing.
+        ValueError: a file is missing, or tells another shape; the image size may differ.
     """
+    folder = Path(vision.weights)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"transformers.weights {str(folder)!r} is no folder with config.json and safetensors; "
             "check the path, or save the model as safetensors"
         )
+    _check_shape(vision.model_dump(), folder_shape(folder), vision.weights)
+
+
+def _check_shape(given: Mapping[str, Any], found: Mapping[str, int], weights: str) -> None:
+    for name in set(found) - {"image_size"}:
+        if given.get(name, found[name]) != found[name]:
+            raise ValueError(
+                f"transformers.{name} {given[name]} is not that of {weights!r}, {found[name]}; "
+                "leave it out"
+            )
 
 
 def folder_shape(folder: Path) -> dict[str, int]:

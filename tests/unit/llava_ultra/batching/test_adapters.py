@@ -189,6 +189,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
         )
     with pytest.raises(ValueError, match="no pairs"):
         bank.add("x", {key: STATES["breast"][key]}, SETTINGS["breast"])
+    up = key.replace("lora_A", "lora_B")
+    odd = torch.full_like(STATES["breast"][up], torch.nan)
+    with pytest.raises(ValueError, match="are not finite"):
+        bank.add("x", {**STATES["breast"], up: odd}, SETTINGS["breast"])
     assert bank.names == set(SETTINGS)
     bank.choose(["breast"])
     embeds = embed(list(range(20)))[None]

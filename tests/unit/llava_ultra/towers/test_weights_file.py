@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from llava_ultra.towers.adopt import read_weights
 from llava_ultra.towers.weights_file import check_weights_file
 
 
@@ -48,8 +49,9 @@ def test_safetensors_hold_nothing_else(tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     check_weights_file(path)
     assert load_file(path).keys() == {"a"}
-    torch.save(Harmful(), path)  # passes by its name: the reader of that name runs nothing
-    check_weights_file(path)
+    torch.save(Harmful(), path)
+    with pytest.raises(ValueError, match="no plain tensors"):
+        check_weights_file(path)
     with pytest.raises(SafetensorError):
         load_file(path)
 
@@ -98,3 +100,23 @@ def test_what_is_not_there_or_of_another_kind_is_said(tmp_path):
         check_weights_file(tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"none of \.safetensors, \.pt and \.pth"):
         check_weights_file(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "old.pth"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.97])
+def test_a_part_of_a_file_is_refused_before_it_is_read(name, kept, tmp_path):
+    path, values = tmp_path / name, {"a": torch.zeros(2000)}
+    if name == "a.safetensors":
+        save_file(values, path)
+    else:
+        torch.save(values, path, _use_new_zipfile_serialization=name == "a.pt")
+    whole = path.read_bytes()
+    check_weights_file(path)
+    for content in (whole[: int(kept * len(whole))], b"abc"):
+        path.write_bytes(content)
+        if name == "old.pth" and len(content) > 100:  # its numbers follow the names of tensors
+            with pytest.raises(ValueError, match=r"weights '.*'"):
+                read_weights(path)
+            continue
+        with pytest.raises(ValueError, match=r"no plain tensors .*; get them again"):
+            check_weights_file(path)

@@ -3,6 +3,7 @@
 import pytest
 
 from llava_ultra.testing import tiny_config
+from sonoray.errors import CheckpointError
 from sonoray.stages import StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.part_keys import PARTS, parts_of, stage_of
@@ -59,7 +60,7 @@ def test_missing_weights_of_a_further_tower_are_told_before_a_cluster_starts(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bootstrap, "learned_from", lambda *_: dataset)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(CheckpointError, match=told):
         bootstrap.run(
             workspace=Workspace.open(tmp_path / "ws"),
             road=mix_of({"name": "fine", **tower}),
@@ -76,7 +77,7 @@ def test_a_tower_that_the_fusion_does_not_read_is_told(dataset, tmp_path, monkey
     blended = RoadConfig.model_validate(values)
     for given, told in ((road, []), (blended, ["'blend' does not read tower fine"])):
         caplog.clear()
-        with pytest.raises(ValueError, match="do not exist"):
+        with pytest.raises(CheckpointError, match="do not exist"):
             bootstrap.run(workspace=Workspace.open(tmp_path / "ws"), road=given, dataset="images")
         assert len(caplog.messages) == len(told)
         assert all(part in caplog.text for part in told)

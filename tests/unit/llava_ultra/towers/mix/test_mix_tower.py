@@ -22,7 +22,7 @@ from llava_ultra.testing import tiny_config, tiny_further, tiny_image, tiny_mix
 from llava_ultra.towers.adopt import SAM_MEAN
 from llava_ultra.towers.mix.adopt_mix import adopt_further
 from llava_ultra.towers.mix.adopt_vision import IMAGENET_MEAN
-from llava_ultra.towers.mix.mix_config import FurtherTower, VisionConfig
+from llava_ultra.towers.mix.mix_config import FurtherTower, VisionConfig, check_folder
 from llava_ultra.towers.mix.mix_tower import MixTower
 from llava_ultra.towers.sam import SamTower
 from llava_ultra.towers.tower import encode_images, fit_adopted
@@ -162,7 +162,13 @@ def test_the_shape_comes_from_the_folder_and_is_kept_without_it(tmp_path):
     assert VisionConfig.model_validate(values) == config
     with pytest.raises(ValueError, match=r"no folder whose config\.json tells the width, layers"):
         VisionConfig(weights=str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}), encoding="utf-8")
+    other = {"hidden_size": 8, "num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(other), encoding="utf-8")
+    assert VisionConfig.model_validate(values) == config
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="width 16 is not that of"):
+        check_folder(config)
+    del values["layers"]
     with pytest.raises(ValueError, match="width 16 is not that of"):
         VisionConfig.model_validate(values)
 
