@@ -145,6 +145,9 @@ def run_batches(numbers: Sequence[int], folder: Path, workers: int) -> Iterator[
     """Prepare batches in the running Ray session; yield what became of each, in any order."""
     import ray
 
+    from sonoray.cluster.data_pause import pause_idle_loops
+
+    pause_idle_loops()
     resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     most = min(workers or max(1, int(resources.get("CPU", 0))), len(numbers))
     require_cpus(most, "ingest")

@@ -174,6 +174,7 @@ def answer_rows(
     """
     import ray
 
+    from sonoray.cluster.data_pause import pause_idle_loops
     from sonoray.cluster.progress import progress
     from sonoray.cluster.session import ray_session, require_cpus
 
@@ -181,6 +182,7 @@ def answer_rows(
     num_batches = max(1, len(rows) // batch_size)
     num_actors = min(settings.actors, num_batches)
     with ray_session(address):
+        pause_idle_loops()
         require_cpus(
             num_actors * settings.actor_cpus,
             "evaluation",

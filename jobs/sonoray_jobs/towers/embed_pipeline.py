@@ -113,6 +113,9 @@ def run_pipeline(
     """Embed pieces in the running Ray session and yield what became of each, in any order."""
     import ray
 
+    from sonoray.cluster.data_pause import pause_idle_loops
+
+    pause_idle_loops()
     names = [tower.name for tower in towers]
     looks = {tower.name: tower.look for tower in towers}
     rows = ray.data.from_items([{"piece": piece} for piece in pieces]).map(

@@ -57,6 +57,9 @@ def loaded_rows(source: StepSource, room: LoaderRoom) -> "ray.data.Dataset":
     """The dataset of a worker's loaded rows, in order."""
     import ray
 
+    from sonoray.cluster.data_pause import pause_idle_loops
+
+    pause_idle_loops()
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

@@ -39,12 +39,14 @@ def pool_rows(
     """
     import ray
 
+    from sonoray.cluster.data_pause import pause_idle_loops
     from sonoray.cluster.progress import progress
     from sonoray.cluster.session import ray_session, require_cpus
 
     num_actors = min(settings.actors, len(rows))
     gpus = settings.actor_gpus if uses_gpus else 0
     with ray_session(address):
+        pause_idle_loops()
         require_cpus(num_actors * settings.actor_cpus, what, num_gpus=num_actors * gpus)
         found = ray.data.from_items(
             [dict(row) for row in rows], override_num_blocks=len(rows)
