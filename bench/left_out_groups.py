@@ -110,7 +110,8 @@ def read_done(path: Path) -> list[dict[str, Any]]:
     """Runs of an earlier call."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def run(

@@ -78,7 +78,7 @@ def _gather(text: str) -> dict[str, Any]:
     """The lines of a JSONL bank as the values of a TOML one."""
     common: dict[str, Any] = {}
     classes: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # texts may hold U+2028
         if not line.strip():
             continue
         try:

@@ -29,8 +29,7 @@ class DocumentsConfig(Config):
     strengths: tuple[float, ...] = Field(default=(0.5, 0.8, 1.0), min_length=1)
     """How bad scans and photographs are, above 0 and at most 1; a screenshot has no strength."""
     upside_down: bool = False
-    """Whether pages may stand upside down: every piece of text is looked at for it. A single arrow
-    is then turned too, a low value marked as high."""
+    """Whether pages may stand upside down: each is then read both ways up, in twice the time."""
     passage_chars: int = Field(default=120, ge=0)
     """Most characters of a page's text in front of a question to the model: the lines most like the
     question, in their order. Less where the model's context is shorter."""

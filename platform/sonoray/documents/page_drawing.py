@@ -27,6 +27,8 @@ _COLUMNS_AT = (60, 260, 380, 490, 690)
 _HEADER_AT = (60, 440)
 _CHARACTERS_OF_LINE = (WIDTH - 2 * _MARGIN) // _TEXT
 _INK = 25
+_TITLE_LINES, _GAP_LINES = 1.6, 0.5
+"""Lines that the title takes, and the gap above the footer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +46,11 @@ def draw_page(page: ReportPage) -> DrawnPage:
     Raises:
         DataError: there is no font for its characters, or its text is longer than a page.
     """
+    if not fits(page):
+        raise DataError("a report does not fit a page; leave it out")
     pen = _Pen(_font_file(page))
     pen.put(WIDTH // 2 - len(page.title) * _TITLE // 2, page.title, size=_TITLE)
-    pen.next_line(1.6)
+    pen.next_line(_TITLE_LINES)
     for start in range(0, len(page.header), 2):
         for at, (label, value) in zip(_HEADER_AT, page.header[start : start + 2], strict=False):
             pen.put(at, f"{label}：{value}")
@@ -65,24 +69,38 @@ def draw_page(page: ReportPage) -> DrawnPage:
         for line in wrap(text):
             pen.put(_MARGIN, line)
             pen.next_line()
-    pen.next_line(0.5)
+    pen.next_line(_GAP_LINES)
     pen.put(_MARGIN, page.footer)
     pen.next_line()
     return DrawnPage(pixels=np.array(pen.image), lines=tuple(pen.lines))
 
 
+def fits(page: ReportPage) -> bool:
+    """Whether a report is no longer than a page."""
+    lines = _TITLE_LINES + -(-len(page.header) // 2)
+    lines += 1 + len(page.measurements) if page.measurements else 0
+    lines += sum(1 + len(wrap(text)) for _, text in page.sections)
+    return _MARGIN + (lines + _GAP_LINES + 1) * _PITCH <= HEIGHT - _MARGIN / 2
+
+
 def wrap(text: str, width: int = _CHARACTERS_OF_LINE) -> list[str]:
-    """Cut a text into lines of so many full-width characters; half-width ones count half."""
-    lines, room = [""], float(width)
-    for sign in text:
-        size = 0.6 if sign.isascii() else 1.0
-        if sign == "\n" or room < size:
-            lines.append("")
-            room = float(width)
-        if sign != "\n":
-            lines[-1] += sign
+    """Cut a text into lines of so many full-width characters; half-width ones count 0.6.
+
+    Every line break that Unicode knows ends a line; other signs that have no shape become blanks,
+    and lines of blanks alone are left out.
+    """
+    lines: list[str] = []
+    for part in text.splitlines():
+        lines.append("")
+        room = float(width)
+        for sign in part:
+            size = 0.6 if sign.isascii() else 1.0
+            if room < size:
+                lines.append("")
+                room = float(width)
+            lines[-1] += sign if sign.isprintable() else " "
             room -= size
-    return [line for line in lines if line]
+    return [line for line in lines if line.strip()]
 
 
 class _Pen:
@@ -104,11 +122,6 @@ class _Pen:
     def next_line(self, pitch: float = 1.0) -> None:
         """End the line."""
         self._top += pitch * _PITCH
-        if self._top > HEIGHT - _MARGIN / 2:
-            raise DataError(
-                f"a report of {sum(len(''.join(line)) for line in self.lines)} characters and more "
-                "does not fit a page; leave it out"
-            )
         if self._cells:
             self.lines.append(tuple(self._cells))
             self._cells = []
@@ -131,7 +144,7 @@ def _font_file(page: ReportPage) -> str:
     texts: tuple[str, ...] = (page.title, page.footer, *COLUMNS, "↑↓：")
     texts += tuple(part for pair in (*page.header, *page.sections) for part in pair)
     texts += tuple(cell for row in page.measurements for cell in row.cells)
-    signs = frozenset("".join(texts)) - {"\n"}
+    signs = frozenset(sign for sign in "".join(texts) if sign.isprintable())
     known = next((file for own, file in _fonts.items() if signs <= own and file), None)
     if known is None:  # matplotlib looks through all fonts, so every sign is asked for once
         signs = signs.union(*_fonts)

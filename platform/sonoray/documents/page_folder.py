@@ -183,7 +183,9 @@ def _page(folder: Path, told: _PageLine, questions: Sequence[PageQuestion]) -> D
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    lines = enumerate(read_text(path).splitlines(), 1)
+    lines = enumerate(
+        read_text(path).split("\n"), 1
+    )  # a text may hold other line breaks, as U+2028
     return [(number, line) for number, line in lines if line.strip()]
 
 

@@ -2,7 +2,8 @@
 
 The lesion's size, the findings and the impression are those of the record. Names, the numbers of
 examinations and the other measurements are drawn; the reference ranges are round numbers for the
-sake of a table, and no clinical truth. Equal seeds give equal pages, whatever their number.
+sake of a table, and no clinical truth. Equal seeds give equal pages, whatever their number; the
+patients are other ones than those of the phantom's dataset.
 """
 
 from collections.abc import Iterator
@@ -61,8 +62,11 @@ _RULE = (
 def iter_records(
     phantom: PhantomConfig, number: int, seed: int
 ) -> Iterator[tuple[ReportPage, list[PageQuestion]]]:
-    """Yield pages of the phantom's first patients, each with its questions."""
-    for patient in range(number):
+    """Yield pages of patients beyond `phantom.num_patients`, each with its questions.
+
+    Of those up to there a road may have trained on the reports.
+    """
+    for patient in range(phantom.num_patients, phantom.num_patients + number):
         plan = plan_study(phantom.model_copy(update={"language": "zh"}), patient)
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(patient,)))
         page = _page(plan, rng, seed)

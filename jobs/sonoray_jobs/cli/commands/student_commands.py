@@ -240,6 +240,9 @@ def make(
         str | None,
         typer.Option("--dataset", help="Set the reports of this dataset; default: the phantom's."),
     ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Of that dataset: train, validation, test or all.")
+    ] = "test",
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -255,7 +258,7 @@ def make(
     """
     from sonoray_jobs.evaluation.documents import make_pages
 
-    return make_pages.run(workspace=workspace, road=road, dataset=dataset, out=out)
+    return make_pages.run(workspace=workspace, road=road, dataset=dataset, split=split, out=out)
 
 
 @job_command(_documents_group, panel=_COMMANDS, makes_workspace=True)

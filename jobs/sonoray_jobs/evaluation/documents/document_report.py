@@ -18,7 +18,14 @@ from sonoray.documents.report_page import Line
 from sonoray.metrics import Bootstrap
 from sonoray.metrics.paired import Difference, paired_differences
 from sonoray.metrics.reading.character_errors import num_errors, ratio_of_sums
-from sonoray.metrics.reading.soft_answers import MEASURES, ROUGE, SOFT, document_score, exact
+from sonoray.metrics.reading.soft_answers import (
+    EXACT,
+    MEASURES,
+    ROUGE,
+    SOFT,
+    document_score,
+    exact,
+)
 from sonoray.metrics.resampling import Estimate, Metric, among, estimates, mean_metric
 from sonoray.metrics.tables import Table
 from sonoray.metrics.text import normalise
@@ -58,18 +65,20 @@ def capture_of(page: DocumentPage) -> str:
 def constant_answers(pages: Sequence[DocumentPage]) -> dict[tuple[str, str], str]:
     """By report and question: the commonest true answer of the other reports, where they have one.
 
-    Each report counts once, however many pages it has; of equally common answers the first in the
-    order of the alphabet.
+    A report counts each of its answers once, however many pages it has; of equally common answers
+    the first in the order of the characters.
     """
-    told = {(page.record, each.question, each.answer) for page in pages for each in page.questions}
-    answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for _, question, answer in sorted(told):
-        answers[question][answer] += 1
+    own: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for page in pages:
+        for each in page.questions:
+            own[page.record, each.question].add(each.answer)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (_, question), answers in own.items():
+        counts[question].update(answers)
     found = {}
-    for record, question, answer in told:
-        others = answers[question] - Counter({answer: 1})
-        common = others.most_common(1)
-        found[record, question] = common[0][0] if common else ""
+    for (record, question), answers in own.items():
+        others = counts[question] - Counter(answers)
+        found[record, question] = min(others, key=lambda said: (-others[said], said), default="")
     return found
 
 
@@ -148,7 +157,7 @@ def _metrics(side: Sequence[Answered]) -> dict[str, Metric]:
     captures = np.array([each.capture for each in side])
     measure = np.array([MEASURES[each.task] for each in side])
     found = {name: among(score, measure == name) for name in (SOFT, ROUGE)}
-    found["exact match"] = mean_metric(np.array([exact(each.truth, each.answer) for each in side]))
+    found[EXACT] = mean_metric(np.array([exact(each.truth, each.answer) for each in side]))
     found |= {task: among(score, tasks == task) for task in QUESTION_TASKS}
     for capture in _captures(side):
         for name in (SOFT, ROUGE):
@@ -192,8 +201,9 @@ def tasks_table(values: Mapping[str, Any]) -> Table:
     for task in QUESTION_TASKS:
         if number := answers["num_questions"][task]:
             own = (_shown(answers["ways"][way][task]) for way in ways)
-            rows.append((task, MEASURES[task], str(number), *own))
-    for name in (SOFT, ROUGE, "exact match"):
+            measure = EXACT if task == "choice" else MEASURES[task]
+            rows.append((task, measure, str(number), *own))
+    for name in (SOFT, ROUGE, EXACT):
         rows.append(
             (f"all: {name}", "-", "-", *(_shown(answers["ways"][way][name]) for way in ways))
         )

@@ -1,8 +1,9 @@
 """Make report pages: images of reports whose text is known, with questions and answers.
 
-The reports are the phantom's records, set as pages with a header and a table of measurements, or
-those of a dataset, whose texts alone are set. Each report becomes a page for every kind of capture
-and strength, so that what a capture costs is seen on the same text.
+The reports are the phantom's records of patients beyond its dataset, set as pages with a header and
+a table of measurements, or those of a split of a dataset, whose texts alone are set. Each report
+becomes a page for every kind of capture and strength, so that what a capture costs is seen on the
+same text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,19 +15,19 @@ import numpy as np
 
 from sonoray.documents.document_config import DocumentsConfig, PageKind
 from sonoray.documents.page_capture import capture
-from sonoray.documents.page_drawing import draw_page
+from sonoray.documents.page_drawing import draw_page, fits
 from sonoray.documents.page_folder import DocumentPage, write_pages
 from sonoray.documents.page_records import FINDINGS, FOOTER, TITLE, iter_records
 from sonoray.documents.report_page import PageQuestion, ReportPage
 from sonoray.errors import DataError
 from sonoray.images.decode import Pixels
-from sonoray.study.contract import Task, iter_studies
+from sonoray.study.contract import SPLITS, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.extraction.fields import FIELDS, find_fields
 from sonoray_jobs.road.config import RoadConfig
 
-_LONGEST = 500
-"""Characters of a report that fits a page."""
+ALL = "all"
+"""Every split of a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +56,12 @@ class MadePages:
 
 
 def run(
-    *, workspace: Workspace, road: RoadConfig, dataset: str | None = None, out: Path | None = None
+    *,
+    workspace: Workspace,
+    road: RoadConfig,
+    dataset: str | None = None,
+    split: str = "test",
+    out: Path | None = None,
 ) -> MadePages:
     """Write pages and questions.
 
@@ -63,11 +69,13 @@ def run(
         workspace: has the dataset, and gives the default folder, `<workspace>/pages`.
         road: section `documents` says how many and how they are captured, `phantom` whose.
         dataset: whose reports are set; by default the phantom's records.
+        split: of the dataset, or `ALL`; a model is judged by pages of patients that it did not
+            learn from.
         out: another folder; files of the same name are replaced.
 
     Raises:
-        DataError: there is no font for the texts, no such dataset or report, or the folder cannot
-            be written.
+        DataError: there is no font for the texts, no such dataset, split or report, or the folder
+            cannot be written.
     """
     from sonoray.cluster.progress import progress
 
@@ -75,7 +83,7 @@ def run(
     if dataset is None:
         records = list(iter_records(road.phantom, settings.records, settings.seed))
     else:
-        records, left_out = _reports(workspace, dataset, settings)
+        records, left_out = _reports(workspace, dataset, split, settings)
     pages = (  # drawn as they are written: a page takes megabytes
         page
         for number, (report, questions) in enumerate(
@@ -138,21 +146,23 @@ def conditions(settings: DocumentsConfig) -> list[tuple[PageKind, float]]:
 
 
 def _reports(
-    workspace: Workspace, dataset: str, settings: DocumentsConfig
+    workspace: Workspace, dataset: str, split: str, settings: DocumentsConfig
 ) -> tuple[list[tuple[ReportPage, list[PageQuestion]]], int]:
-    """Different reports of a dataset, drawn by the seed, as pages; and how many are too long."""
+    """Different reports of a split, drawn by the seed, as pages; and how many are too long."""
+    if split not in (ALL, *SPLITS):
+        raise DataError(f"split {split!r} is unknown; choose one of {', '.join((ALL, *SPLITS))}")
     folder = workspace.dataset(dataset).path
     texts = {
         turn.answer: study.patient_key
-        for study in iter_studies(folder, complete=False)
+        for study in iter_studies(folder, split=None if split == ALL else split, complete=False)
         for turn in study.turns
-        if turn.task is Task.REPORT
+        if turn.task is Task.REPORT and turn.answer.strip()
     }
-    fitting = sorted(text for text in texts if len(text) <= _LONGEST)
+    fitting = sorted(text for text in texts if fits(_page(0, text, "")))
     if not fitting:
         raise DataError(
-            f"dataset {dataset!r} has no report of at most {_LONGEST} characters, which is a page; "
-            "ingest reports, or leave --dataset out for the phantom's"
+            f"dataset {dataset!r} has no report that fits a page (split {split}, {len(texts)} "
+            "longer ones); choose another --split, or leave --dataset out for the phantom's"
         )
     rng = np.random.default_rng(settings.seed)
     chosen = rng.permutation(len(fitting))[: settings.records].tolist()
@@ -163,14 +173,7 @@ def _reports(
 
 def _of_text(number: int, text: str, patient: str) -> tuple[ReportPage, list[PageQuestion]]:
     """A page of a text alone; asked are the fields that stand in it once, and all of it."""
-    page = ReportPage(
-        record=patient,
-        title=TITLE,
-        header=(("检查号", f"US{number:08d}"),),
-        measurements=(),
-        sections=((FINDINGS, text),),
-        footer=FOOTER,
-    )
+    page = _page(number, text, patient)
     found = find_fields(text)
     questions = [
         PageQuestion(question=f"报告中的{name}是什么？", answer=own[0], task="entity")
@@ -182,3 +185,14 @@ def _of_text(number: int, text: str, patient: str) -> tuple[ReportPage, list[Pag
         PageQuestion(question=f"{FINDINGS}写了什么？", answer=text, task="short"),
     ]
     return page, questions
+
+
+def _page(number: int, text: str, patient: str) -> ReportPage:
+    return ReportPage(
+        record=patient,
+        title=TITLE,
+        header=(("检查号", f"US{number:08d}"),),
+        measurements=(),
+        sections=((FINDINGS, text),),
+        footer=FOOTER,
+    )

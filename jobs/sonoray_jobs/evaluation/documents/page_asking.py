@@ -103,15 +103,15 @@ class PageAsker:
     def _fits(self, prompt: str, num_image_tokens: int, options: Sequence[str]) -> bool:
         try:
             ids, _ = encode_chat(self._assistant.tokenizer, as_messages(prompt))
+            longest = max(
+                (len(encode_answer(self._assistant.tokenizer, option)) for option in options),
+                default=_LEAST_ANSWER,
+            )
         except ValueError:  # its message quotes the text, which is a patient's
             raise DataError(
-                "the model's tokenizer has no token for a character of a page or a question; ask a "
-                "model whose tokenizer falls back to bytes"
+                "the model's tokenizer has no token for a character of a page, a question or an "
+                "option; ask a model whose tokenizer falls back to bytes"
             ) from None
-        longest = max(
-            (len(encode_answer(self._assistant.tokenizer, option)) for option in options),
-            default=_LEAST_ANSWER,
-        )
         return len(ids) + num_image_tokens + longest <= self._assistant.context_length
 
     @torch.no_grad()

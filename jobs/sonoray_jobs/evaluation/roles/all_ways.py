@@ -212,6 +212,12 @@ def write_trace(folder: Path, trace: Sequence[tuple[str, str, Step]]) -> None:
     write_whole(folder / TRACE, "".join(f"{line}\n" for line in lines))
 
 
+def read_trace(folder: Path) -> list[dict[str, Any]]:
+    """What `write_trace` wrote; a line ends at a line feed alone, since texts may hold U+2028."""
+    with (folder / TRACE).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
 def _write_answers(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write one row per question and way."""
     import pyarrow as pa

@@ -7,7 +7,6 @@ output is a content-addressed stage over the model's digest, the settings and th
 figures alone. The trace holds what was said of patients and stays in the workspace.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -25,6 +24,7 @@ from sonoray_jobs.evaluation.roles.all_ways import (
     begin_calls,
     compare,
     drawn_studies,
+    read_trace,
     write_trace,
 )
 from sonoray_jobs.evaluation.roles.budget import check_caps
@@ -208,11 +208,10 @@ def consult_one(
             workspace.stages,
             make,
         )
-    steps = (output.path / TRACE).read_text(encoding="utf-8").splitlines()
     return Consultation(
         output=output,
         verdict=output.manifest["summary"],
-        steps=tuple(map(json.loads, steps)),
+        steps=tuple(read_trace(output.path)),
     )
 
 

@@ -50,7 +50,7 @@ def test_the_phantoms_bank_knows_every_kind_of_lesion():
 def test_lines_of_one_category_are_one_class(tmp_path):
     rows = [
         {"category": "囊肿", "description": "无回声。", "value": "cyst", "label": "kind"},
-        {"category": "结节", "description": "等回声。"},
+        {"category": "结节", "description": "等回声，\u2028边缘\x85光滑。"},
         {"category": "囊肿", "description": "后方增强。", "language": "zh"},
     ]
     path = tmp_path / "mine.jsonl"

@@ -44,6 +44,13 @@ def test_what_is_written_is_read_again(folder):
     assert SECRET not in repr(page.data)
 
 
+def test_a_text_with_other_line_breaks_is_one_line_of_the_file(folder):
+    text = "低回声，\u2028边缘\x85光滑。"
+    ask(folder, answer=text)
+    (page,) = read_pages(folder)
+    assert page.questions[0].answer == text
+
+
 def test_own_pages_need_questions_alone(folder):
     (folder / "pages.jsonl").unlink()
     (page,) = read_pages(folder)

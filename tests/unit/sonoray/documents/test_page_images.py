@@ -7,7 +7,7 @@ import pytest
 
 from sonoray.documents import page_drawing
 from sonoray.documents.page_capture import capture
-from sonoray.documents.page_drawing import draw_page, wrap
+from sonoray.documents.page_drawing import draw_page, fits, wrap
 from sonoray.documents.page_layout import lines_of
 from sonoray.documents.page_reader import PageReader
 from sonoray.documents.page_records import iter_records
@@ -52,6 +52,15 @@ def test_a_page_is_read_back(drawn, caplog):
     assert lines_of(PageReader().read(np.full((64, 64), 255, np.uint8))) == []
 
 
+def test_a_page_upside_down_is_read_in_order(drawn):
+    top = drawn.pixels[:260]
+    reader = PageReader(upside_down=True)
+    read = lines_of(reader.read(top[::-1, ::-1]))
+    assert read == list(drawn.lines[: len(read)])
+    assert len(read) >= 4
+    assert lines_of(reader.read(top)) == read
+
+
 def test_what_cannot_be_drawn_is_refused(drawn, monkeypatch):
     with pytest.raises(DataError, match="does not fit a page"):
         draw_page(text_page("低回声。" * 300))
@@ -64,3 +73,20 @@ def test_what_cannot_be_drawn_is_refused(drawn, monkeypatch):
 def test_half_width_signs_take_less_room():
     assert wrap("低回声病灶", 3) == ["低回声", "病灶"]
     assert wrap("ab\n低", 3) == ["ab", "低"]
+
+
+def test_other_line_breaks_and_signs_without_shape_are_drawn_too(drawn):
+    text = "低回声。\r\n \n边缘\t光滑。\u2028未见\x07钙化。\x85"
+    assert wrap(text) == ["低回声。", "边缘 光滑。", "未见 钙化。"]
+    assert draw_page(text_page(text)).lines[3:-1] == tuple((line,) for line in wrap(text))
+
+
+def test_a_page_holds_what_its_lines_take(drawn):
+    """Of a title, a header of one line, a heading and a footer: 23 lines of text are left."""
+    full = text_page("低回声。\n" * 23)
+    assert fits(full)
+    page = draw_page(full)
+    assert len(page.lines) == 27
+    assert (page.pixels[-30:] == 255).all()
+    assert not fits(text_page("低回声。\n" * 24))
+    assert fits(text_page("低回声。" * 200))  # 800 characters in 23 lines

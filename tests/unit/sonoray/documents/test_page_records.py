@@ -16,6 +16,11 @@ def test_a_record_is_the_same_whatever_their_number(records):
     assert next(iter_records(PhantomConfig(), 1, 4))[0] != records[0][0]
 
 
+def test_records_are_of_patients_whom_no_dataset_of_the_road_has():
+    (page, _), *_ = iter_records(PhantomConfig(num_patients=7), 2, 3)
+    assert page.record == "report-3-00007"
+
+
 def test_answers_follow_from_the_page(records):
     for page, questions in records:
         rows = {row.name: row for row in page.measurements}
@@ -40,7 +45,7 @@ def test_answers_follow_from_the_page(records):
 
 
 def test_findings_are_those_of_the_phantom(records):
-    for patient, (page, _) in enumerate(records):
+    for patient, (page, _) in enumerate(records, PhantomConfig().num_patients):
         plan = plan_study(PhantomConfig(), patient)
         report = next(turn.answer for turn in plan.turns if turn.topic == "report")
         findings, impression = (text for _, text in page.sections)

@@ -1,4 +1,7 @@
-"""Scores of document answers: which measure each task has, and what it says."""
+"""Scores of document answers: which measure each task has, and what it says.
+
+A choice is right where it is the true option, and not where it contains it.
+"""
 
 import pytest
 
@@ -12,6 +15,9 @@ from sonoray.metrics.reading.soft_answers import MEASURES, document_score, exact
         ("table", "18.2", "病灶长径为１８.２ mm", 1),
         ("table", "18.2", "18.3", 0),
         ("choice", "低回声", "", 0),
+        ("choice", "有", "没有", 0),
+        ("choice", "规则", "不规则", 0),
+        ("choice", "12 mm", "１２mm", 1),
         ("numeric", "2项", "2项", 1),
         ("entity", "李四", "李四", 1),
         ("entity", "李四", "王五", 0),

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sonoray.errors import ConfigError, ServingError
+from sonoray_jobs.evaluation.roles.all_ways import read_trace, write_trace
 from sonoray_jobs.evaluation.roles.alone import answer_once, vote
 from sonoray_jobs.evaluation.roles.budget import Budget, check_caps
-from sonoray_jobs.evaluation.roles.calls import Calls, Case
+from sonoray_jobs.evaluation.roles.calls import Calls, Case, Step
 from sonoray_jobs.evaluation.roles.consultation import Verdict, consult
 from sonoray_jobs.evaluation.roles.memory import Memory
 from sonoray_jobs.evaluation.roles.wordings import ROLES
@@ -159,3 +160,13 @@ def test_caps_that_leave_no_call_are_refused(calls: int, tokens: int | None, why
     with pytest.raises(ConfigError, match=why):
         check_caps(calls, tokens, 256)
     check_caps(1, 256, 256)
+
+
+def test_a_trace_is_read_again_whatever_line_breaks_its_texts_hold(tmp_path):
+    step = Step(
+        call=1, round=0, role="radiologist", does="look", prompt="?", prompt_sha256="",
+        answer="低回声\u2028\x85", seed=None, tokens=1, total_tokens=1,
+    )  # fmt: skip
+    write_trace(tmp_path, [("study", "roles", step)] * 2)
+    first, second = read_trace(tmp_path)
+    assert first == second == {"subject": "study", "way": "roles", **step.to_json()}
