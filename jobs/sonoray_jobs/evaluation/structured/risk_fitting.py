@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.errors import DataError
-from sonoray_jobs.evaluation.probing.linear import num_folds, stratified_folds
+from sonoray_jobs.evaluation.probing.answer_folds import answer_folds, log_likelihood
 from sonoray_jobs.evaluation.structured.patient_columns import Columns, Record
 from sonoray_jobs.evaluation.structured.risk_model import (
     NUMBER,
@@ -50,7 +50,7 @@ def fit_risk(
         settings: section `risk`.
 
     Raises:
-        DataError: an outcome has fewer than two patients.
+        DataError: an outcome has too few patients.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, cross_val_predict
@@ -61,20 +61,19 @@ def fit_risk(
     records = [columns.of_study.get(each, {}) for each in ids]
     owners = np.array([patients[each] for each in ids])
     wanted = np.array([truth[each] for each in ids])
-    folds = num_folds(wanted.astype(str), owners)
-    if not folds:
+    splits = answer_folds(wanted, owners, settings.seed)
+    if not splits:
         raise DataError(
             f"outcome {settings.outcome!r}: {int(wanted.sum())} of {len(ids)} training studies are "
-            f"{settings.positive!r}; each side needs two patients or more (train.hold_out and "
-            "train.only leave studies out)"
+            f"{settings.positive!r}; each side needs two patients or more, in whichever fold one "
+            "is left out (train.hold_out and train.only leave studies out)"
         )
     terms = {name: _empty(name, columns, records, owners) for name in columns.names}
     features = _features(terms, records)
-    splits = list(stratified_folds(folds, settings.seed).split(features, wanted, groups=owners))
     search = GridSearchCV(
         LogisticRegression(max_iter=_ITERATIONS),
         {"C": PENALTIES},
-        scoring="neg_log_loss",
+        scoring=log_likelihood(wanted),
         cv=splits,
     ).fit(features, wanted)
     best = search.best_estimator_

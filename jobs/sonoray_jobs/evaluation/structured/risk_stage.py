@@ -96,7 +96,7 @@ def fit_on(material: Material, road: RoadConfig) -> RiskModel:
     """Fit a model on the training studies.
 
     Raises:
-        DataError: an outcome has fewer than two training patients.
+        DataError: an outcome has too few training patients.
     """
     from sonoray_jobs.evaluation.structured.risk_fitting import fit_risk
 

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from sonoray.errors import DataError
 from sonoray.study.contract import write_studies
+from sonoray_jobs.evaluation.probing.answer_folds import answer_folds
 from sonoray_jobs.evaluation.structured.leaks import without_leaks
 from sonoray_jobs.evaluation.structured.outcomes import read_outcomes
 from sonoray_jobs.evaluation.structured.patient_columns import Columns, read_columns
@@ -194,3 +195,30 @@ def test_unknown_groups_are_refused(tmp_path, training, tested, fitted, settings
 
     with pytest.raises(DataError, match=told):
         group_columns(fitted[1], ["test-1"], load_road("tiny", settings).risk, {})
+
+
+def several(*patients):
+    """Columns, truth and owners of studies, from the outcomes of each patient's."""
+    rng = np.random.default_rng(0)
+    truth, owner, known = {}, {}, {}
+    for place, outcomes in enumerate(patients):
+        for number, is_bad in enumerate(outcomes):
+            study = f"s{place}-{number}"
+            truth[study], owner[study] = bool(is_bad), f"p{place}"
+            known[study] = {"age": float(rng.normal(50 + 20 * is_bad, 10))}
+    return Columns(is_number={"age": True}, of_study=known, left_out={}), truth, owner
+
+
+def test_a_fold_of_one_outcome_leaves_the_penalty_to_the_likelihood():
+    outcomes = [[0] * 3, [1] * 5, [0] * 4, [0, 0, 1, 0, 0], [0, 0], [1, 1, 0, 0], [0, 0]]
+    columns, truth, owner = several(*outcomes)
+    wanted, owners = np.array(list(truth.values())), np.array(list(owner.values()))
+    judged = [set(wanted[judged]) for _, judged in answer_folds(wanted, owners, 0)]
+    assert min(map(len, judged)) == 1
+    model = fit_risk(columns, truth, owner, RiskConfig())
+    assert model.penalty == 10.0  # and not the first, as if none could be told apart
+
+
+def test_patients_with_all_of_an_outcome_are_too_few_to_learn_from():
+    with pytest.raises(DataError, match=r"4 of 10 training .* in whichever fold one is left out"):
+        fit_risk(*several([0], [0] * 3, [1] * 3, [1, 0, 0]), RiskConfig())
