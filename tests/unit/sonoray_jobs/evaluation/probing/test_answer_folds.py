@@ -1,4 +1,4 @@
-"""Folds over patients with different answers: what learns has all of them, what is judged may not."""
+"""Folds over patients: what learns has all answers, what is judged may not."""
 
 import numpy as np
 import pytest
