@@ -93,6 +93,12 @@ class Problem(Enum):
         "A call can be forced where all parameters are an enum, a const or booleans, with at most "
         "{limit} calls together; use tool_choice auto for others.",
     )
+    FORCED_CALL_TOO_LONG = (
+        400,
+        _INVALID,
+        "A forced call with all its arguments is too long; at most {limit} characters are "
+        "accepted: shorten the names and values of the tools.",
+    )
     NO_SUCH_CALL = (
         400,
         _INVALID,

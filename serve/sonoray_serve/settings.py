@@ -56,7 +56,7 @@ class Limits(Config):
     max_messages: int = Field(default=64, gt=0, le=MAX_ITEMS)
     """Turns of a conversation."""
     max_prompt_chars: int = Field(default=8_000, gt=0)
-    """Characters over all text of a conversation."""
+    """Characters over all text of a conversation, with the tools that it offers."""
     max_tokens: int = Field(default=1_024, gt=0)
     """Largest `max_tokens` that a request may name."""
     default_tokens: int = Field(default=256, gt=0)

@@ -31,6 +31,8 @@ def test_columns_are_told_beside_plain_prompts_and_others(finished_road):
             plain = own["ways"]["plain"]["accuracy"]["value"]
             assert plain == pytest.approx(closed[topic]["accuracy"]["value"])
     assert found.values["leaks"]["organ"] == {"organ": "is 'organ' itself"}
-    assert "患者资料：器官" in found.values["example"]
+    told = (found.output.path / "example.txt").read_text(encoding="utf-8")
+    assert "患者资料：器官" in told
+    assert "患者资料" not in str([*found.lines(), found.to_json()])
     assert any("told minus other" in line for line in found.lines())
     assert tell_columns.run(**given).output.reused

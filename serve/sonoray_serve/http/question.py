@@ -117,8 +117,6 @@ def read_question(
     first = roles.index("user")
     if card.site_cue and not names_site(texts[first]):
         raise ApiError(Problem.NO_SITE, f"messages[{first}].content" if is_chat else place)
-    if sum(map(len, texts)) > limits.max_prompt_chars:
-        raise ApiError(Problem.PROMPT_TOO_LONG, place, limits.max_prompt_chars)
     max_tokens = request.max_completion_tokens or request.max_tokens or limits.default_tokens
     if max_tokens > limits.max_tokens:
         raise ApiError(Problem.MAX_TOKENS_TOO_LARGE, "max_tokens", limits.max_tokens)
@@ -128,8 +126,11 @@ def read_question(
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(Problem.LOGPROBS_NEEDED, "top_logprobs")
     tools = read_tools(request)
+    told = told_messages(request.messages, texts, tools)
+    if sum(len(message["content"]) for message in told) > limits.max_prompt_chars:
+        raise ApiError(Problem.PROMPT_TOO_LONG, place, limits.max_prompt_chars)
     question = Question(
-        messages=tuple(told_messages(request.messages, texts, tools)),
+        messages=tuple(told),
         place=place,
         max_tokens=max_tokens,
         temperature=request.temperature or 0.0,

@@ -9,7 +9,7 @@ becomes `tool_calls`; any other stays a text. With `required` or a named tool ev
 schemas allow is weighed as the whole answer, as the options of a closed question are, and the
 likeliest is made: a forced call always fits its schema. So the schemas must leave a choice among
 few: parameters with an `enum`, a `const` or booleans, all of them together in at most `MAX_OPTIONS`
-calls. Nothing is run here; the client does that.
+calls, each no longer than an option. Nothing is run here; the client does that.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from sonoray_serve.messages import Finished, Piece
 from sonoray_serve.problems import ApiError, Problem
-from sonoray_serve.shapes.api import MAX_OPTIONS, ChatRequest
+from sonoray_serve.shapes.api import MAX_OPTION_CHARS, MAX_OPTIONS, ChatRequest
 from sonoray_serve.shapes.tool_shapes import CalledFunction, CallMade, FunctionSpec, NamedTool
 
 _MARKED = re.compile(r"^\s*<tool_call>(.*)</tool_call>\s*$", re.DOTALL)
@@ -127,7 +127,10 @@ def read_tools(request: ChatRequest) -> Tools | None:
         if own is None or len(forced) + len(own) > MAX_OPTIONS:
             raise ApiError(Problem.TOOL_NOT_FORCED, "tool_choice", MAX_OPTIONS)
         forced += own
-    return Tools(specs=specs, forced=tuple(forced))
+    tools = Tools(specs=specs, forced=tuple(forced))
+    if any(len(text) > MAX_OPTION_CHARS for text in tools.texts):
+        raise ApiError(Problem.FORCED_CALL_TOO_LONG, "tools", MAX_OPTION_CHARS)
+    return tools
 
 
 def _calls(spec: FunctionSpec) -> list[CalledFunction] | None:

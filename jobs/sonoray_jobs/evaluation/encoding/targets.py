@@ -59,10 +59,10 @@ def read_keyed_rows(path: Path, wanted: str) -> tuple[list[dict[str, str | None]
         raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
     keys = [name for name in header if name in KEYS]
     names = [name for name in header if name not in KEYS]
-    if len(keys) != 1 or not names:
+    if len(keys) != 1 or not names:  # what the first line says may be of a patient
         raise DataError(
-            f"table {str(path)!r} has columns {header}; it needs one of {' or '.join(KEYS)}, and "
-            f"{wanted}"
+            f"table {str(path)!r} needs one of {' or '.join(KEYS)}, and {wanted}, each named in "
+            "its first line"
         )
     return rows, keys[0], names
 
@@ -86,11 +86,7 @@ def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
             if cell and study is not None:
                 found[name][study].append(_number(cell, f"{path.name} line {number}, {name!r}"))
     if not num_known:
-        raise DataError(
-            f"no row of table {str(path)!r} is of one of the {len(studies)} studies; its column "
-            f"{key!r} begins with {rows[0][key] if rows else ''!r}, theirs with "
-            f"{next(iter(of_key), '')!r}"
-        )
+        raise no_row_of_theirs(path, key, studies)
     return _kept(found)
 
 
@@ -141,6 +137,15 @@ def _kept(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Targets:
     return Targets(measured=measured, left_out=left_out)
 
 
+def no_row_of_theirs(path: Path, key: str, studies: Sequence[Study]) -> DataError:
+    """A table of other studies; its keys may name patients, and are not told."""
+    what = "a study's id in the dataset" if key == "study_id" else "an image's id or source"
+    return DataError(
+        f"no row of table {str(path)!r} tells something of one of the {len(studies)} studies; its "
+        f"column {key!r} must hold {what}"
+    )
+
+
 def studies_by(key: str, studies: Sequence[Study]) -> dict[str, str]:
     """Study ids by what a table calls them."""
     if key == "study_id":
@@ -165,5 +170,5 @@ def is_number(text: str) -> bool:
 
 def _number(cell: str, where: str) -> float:
     if not is_number(cell):
-        raise DataError(f"{where}: {cell!r} is no number; correct it, or leave the cell empty")
+        raise DataError(f"{where} is no number; correct it, or leave the cell empty")
     return float(cell)

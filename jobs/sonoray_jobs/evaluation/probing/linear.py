@@ -1,7 +1,7 @@
 """A logistic regression on pooled images, judged by study: the linear probe.
 
-Its penalty is the one with the best log-likelihood on left-out training patients (five folds, a
-patient in one of them). A study's log-probabilities are the mean of its images', as a product of
+Its penalty is the one with the best log-likelihood on left-out training patients
+(`answer_folds`). A study's log-probabilities are the mean of its images', as a product of
 experts has them.
 """
 
@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.study.contract import Turn
+from sonoray_jobs.evaluation.probing.answer_folds import answer_folds, log_likelihood
 from sonoray_jobs.evaluation.probing.pooling import PooledStudy
 
 PENALTIES = (0.001, 0.01, 0.1)
 """Inverse strengths (C) to choose from."""
-FOLDS = 5
 _ITERATIONS = 500
 _UNSEEN = -30.0
 """Log-probability of an option that no training study has."""
@@ -126,21 +126,21 @@ def fit(asked: Asked, seed: int = 0) -> Probe | None:
         seed: of the folds.
 
     Returns:
-        None where there are fewer than two answers, or one of them has fewer than two patients.
+        None where there are fewer than two answers, or one of them has too few patients.
     """
     from sklearn.model_selection import GridSearchCV
 
     truths, patients = asked.truths[asked.owner], asked.patients[asked.owner]
-    folds = num_folds(truths, patients)
+    folds = answer_folds(truths, patients, seed)
     if not folds:
         return None
     search = GridSearchCV(
         _pipeline(),
         {"logisticregression__C": PENALTIES},
-        scoring="neg_log_loss",
-        cv=stratified_folds(folds, seed),
+        scoring=log_likelihood(truths),
+        cv=folds,
     )
-    return Probe(search.fit(asked.features, truths, groups=patients).best_estimator_)
+    return Probe(search.fit(asked.features, truths).best_estimator_)
 
 
 def left_out(asked: Asked, seed: int = 0) -> tuple[list[str], Floats] | None:
@@ -155,14 +155,10 @@ def left_out(asked: Asked, seed: int = 0) -> tuple[list[str], Floats] | None:
     penalty = whole._model.named_steps["logisticregression"].C
     truths, patients = asked.truths[asked.owner], asked.patients[asked.owner]
     found = np.full((len(asked.studies), len(whole.options)), np.nan)
-    splits = stratified_folds(num_folds(truths, patients), seed)
-    for train, test in splits.split(asked.features, truths, groups=patients):
+    for train, test in answer_folds(truths, patients, seed):
         part = Probe(_pipeline(penalty).fit(asked.features[train], truths[train]))
         places = np.unique(asked.owner[test])
-        columns = [whole.options.index(option) for option in part.options]
-        values = np.zeros((len(places), len(whole.options)))
-        values[:, columns] = np.exp(part.log_probabilities(asked.part(places)))
-        found[places] = values
+        found[places] = np.exp(part.log_probabilities(asked.part(places)))
     return whole.options, found
 
 
@@ -172,17 +168,3 @@ def _pipeline(penalty: float = 1.0) -> Any:  # noqa: ANN401 - scikit-learn's pip
     from sklearn.preprocessing import StandardScaler
 
     return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=_ITERATIONS))
-
-
-def stratified_folds(number: int, seed: int) -> Any:  # noqa: ANN401 - scikit-learn's splitter
-    """Folds of like shares of the answers, a patient in one of them."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    return StratifiedGroupKFold(number, shuffle=True, random_state=seed)
-
-
-def num_folds(truths: npt.NDArray[np.str_], patients: npt.NDArray[np.str_]) -> int:
-    """As many as the rarest answer has patients, at most `FOLDS`; 0 where it is one alone."""
-    answers = np.unique(truths)
-    fewest = min(len(np.unique(patients[truths == answer])) for answer in answers)
-    return 0 if len(answers) < 2 or fewest < 2 else min(FOLDS, fewest)

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from sonoray.errors import DataError
 from sonoray.study.contract import Study
-from sonoray_jobs.evaluation.encoding.targets import is_number, read_keyed_rows, studies_by
+from sonoray_jobs.evaluation.encoding.targets import (
+    is_number,
+    no_row_of_theirs,
+    read_keyed_rows,
+    studies_by,
+)
 
 
 def read_table(path: Path, studies: Sequence[Study]) -> dict[str, dict[str, str]]:
@@ -25,11 +30,7 @@ def read_table(path: Path, studies: Sequence[Study]) -> dict[str, dict[str, str]
             if cell := (row[name] or "").strip():
                 cells[study or ""][name].append(cell)
     if not cells:
-        first = rows[0][key] if rows else ""
-        raise DataError(
-            f"no row of table {str(path)!r} is of one of the {len(studies)} studies; its column "
-            f"{key!r} begins with {first!r}, theirs with {next(iter(of_key), '')!r}"
-        )
+        raise no_row_of_theirs(path, key, studies)
     return {
         study: {
             name: _one(own, f"{path.name}: study {study}, {name!r}") for name, own in row.items()

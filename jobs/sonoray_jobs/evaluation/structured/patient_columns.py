@@ -43,6 +43,14 @@ class Columns:
         """The columns."""
         return list(self.is_number)
 
+    def only(self, names: Sequence[str]) -> "Columns":
+        """Some of the columns, in this order; without names all of them."""
+        if not names:
+            return self
+        kept = self.without({name: "" for name in self.names if name not in names})
+        kinds = {name: self.is_number[name] for name in names}
+        return replace(kept, is_number=kinds, left_out=self.left_out)
+
     def without(self, reasons: Mapping[str, str]) -> "Columns":
         """Leave columns out."""
         return replace(
@@ -59,12 +67,12 @@ class Columns:
 def read_columns(
     studies: Sequence[Study], table: Path | None, settings: "RiskConfig", dataset: str
 ) -> Columns:
-    """The columns of studies, from a table or from their labels.
+    """All columns of studies, from a table or from their labels.
 
     Args:
         studies: those that are learned from or judged.
         table: a CSV file; without one the labels are the columns.
-        settings: `columns` chooses, `codes` says which numbers are names.
+        settings: `columns` must be among them, `codes` says which numbers are names.
         dataset: its name, for errors.
 
     Raises:
@@ -79,14 +87,13 @@ def read_columns(
             f"{where} has no patient column; give a CSV with --table, with columns study_id, age, "
             "..., or ingest labels"
         )
-    wanted = list(settings.columns) or names
     if unknown := [name for name in (*settings.columns, *settings.codes) if name not in names]:
         raise DataError(
             f"column {unknown[0]!r} is known of no study; there are {', '.join(sorted(names))}"
         )
     kinds: dict[str, bool] = {}
     left_out: dict[str, str] = {}
-    for name in wanted:
+    for name in names:
         own = [cells[name] for cells in found.values() if name in cells]
         if len(own) < LEAST_STUDIES:
             left_out[name] = f"is known of {len(own)} studies, fewer than {LEAST_STUDIES}"
@@ -94,9 +101,10 @@ def read_columns(
             left_out[name] = "is the same for all studies"
         else:
             kinds[name] = name not in settings.codes and all(map(is_number, own))
-    if settings.columns and left_out:
-        name = next(iter(left_out))
-        raise DataError(f"column {name!r} {left_out[name]}; name others in risk.columns")
+    if refused := [name for name in settings.columns if name in left_out]:
+        raise DataError(
+            f"column {refused[0]!r} {left_out[refused[0]]}; name others in risk.columns"
+        )
     if not kinds:
         told = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise DataError(f"no patient column can be used: {told}; give a CSV with --table")

@@ -1,7 +1,8 @@
 """Whom a risk fails: false negatives, AUC and calibration by group, with intervals over patients.
 
 A group is a value of a column (site, device), or a band of a column of numbers (age). Groups are
-held against all other patients together; a group of few positives is named, since nothing can be
+held against all others together, in the same draws of patients, because a patient may have studies
+in a group and outside it (side, device). A group of few positives is named, since nothing can be
 said of whom it misses.
 """
 
@@ -17,7 +18,7 @@ from sonoray.metrics import Bootstrap
 from sonoray.metrics.class_rates import auc_metric
 from sonoray.metrics.external.calibration import calibration_metrics
 from sonoray.metrics.external.groups import SMALL, UNKNOWN, metrics_by_group, pool_small
-from sonoray.metrics.external.two_samples import independent_differences
+from sonoray.metrics.paired import paired_differences
 from sonoray.metrics.resampling import Metric, among, mean_metric
 from sonoray_jobs.evaluation.external.subgroups import MOST_VALUES
 from sonoray_jobs.evaluation.structured.patient_columns import Columns
@@ -38,17 +39,6 @@ class Judged:
     """(N,) probability of the positive outcome."""
     called: npt.NDArray[np.bool_]
     """(N,) called positive."""
-
-    def part(self, member: npt.NDArray[np.bool_]) -> "Judged":
-        """Some of the studies."""
-        places = np.flatnonzero(member)
-        return Judged(
-            ids=[self.ids[int(place)] for place in places],
-            patients=[self.patients[int(place)] for place in places],
-            truth=self.truth[member],
-            chance=self.chance[member],
-            called=self.called[member],
-        )
 
 
 def risk_metrics(judged: Judged) -> dict[str, Metric]:
@@ -144,6 +134,7 @@ def _judge(
     judged: Judged, values: Sequence[str], settings: "RiskConfig", bootstrap: Bootstrap
 ) -> list[dict[str, Any]]:
     members = np.array(pool_small(values, judged.patients, settings.least_patients))
+    patients, compared = np.array(judged.patients), _compared(judged)
     rows = []
     for group in metrics_by_group(
         risk_metrics(judged),
@@ -153,22 +144,23 @@ def _judge(
         least_patients=settings.least_patients,
     ):
         inside = members == group.value
-        own, rest = judged.part(inside), judged.part(~inside)
-        num_positive = int(own.truth.sum())
+        num_positive = int(judged.truth[inside].sum())
         row = {
             **group.to_json(),
             "num_positive": num_positive,
-            "num_missed": int((own.truth & ~own.called).sum()),
-            "warning": _warning(num_positive, len(own.ids) - num_positive, settings),
+            "num_missed": int((judged.truth & ~judged.called)[inside].sum()),
+            "warning": _warning(num_positive, int(inside.sum()) - num_positive, settings),
             "apart": {},
         }
-        if group.value not in (SMALL, UNKNOWN) and len(rest.ids):
-            row["apart"] = {
-                rate: asdict(each)
-                for rate, each in independent_differences(
-                    _compared(rest), rest.patients, _compared(own), own.patients, bootstrap
-                ).items()
-            }
+        # of one patient alone there is no interval
+        can_differ = all(len(set(patients[side])) > 1 for side in (inside, ~inside))
+        if group.value not in (SMALL, UNKNOWN) and can_differ:
+            own, rest = (
+                {name: among(metric, side) for name, metric in compared.items()}
+                for side in (inside, ~inside)
+            )
+            found = paired_differences(rest, own, judged.patients, bootstrap)
+            row["apart"] = {rate: asdict(each) for rate, each in found.items()}
         rows.append(row)
     return rows
 

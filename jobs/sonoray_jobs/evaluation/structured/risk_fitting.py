@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sonoray.errors import DataError
-from sonoray_jobs.evaluation.probing.linear import num_folds, stratified_folds
+from sonoray_jobs.evaluation.probing.answer_folds import answer_folds, log_likelihood
 from sonoray_jobs.evaluation.structured.patient_columns import Columns, Record
 from sonoray_jobs.evaluation.structured.risk_model import (
+    CONSTANT,
     NUMBER,
     UNKNOWN,
     RiskModel,
@@ -50,7 +51,7 @@ def fit_risk(
         settings: section `risk`.
 
     Raises:
-        DataError: an outcome has fewer than two patients.
+        DataError: an outcome has too few patients, or no column varies, or one that is asked for.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, cross_val_predict
@@ -61,20 +62,22 @@ def fit_risk(
     records = [columns.of_study.get(each, {}) for each in ids]
     owners = np.array([patients[each] for each in ids])
     wanted = np.array([truth[each] for each in ids])
-    folds = num_folds(wanted.astype(str), owners)
-    if not folds:
+    splits = answer_folds(wanted, owners, settings.seed)
+    if not splits:
         raise DataError(
             f"outcome {settings.outcome!r}: {int(wanted.sum())} of {len(ids)} training studies are "
-            f"{settings.positive!r}; each side needs two patients or more (train.hold_out and "
-            "train.only leave studies out)"
+            f"{settings.positive!r}; each side needs two patients or more, in whichever fold one "
+            "is left out (train.hold_out and train.only leave studies out)"
         )
-    terms = {name: _empty(name, columns, records, owners) for name in columns.names}
+    terms = {
+        name: _empty(name, columns, records, owners)
+        for name in _varying(columns, records, settings)
+    }
     features = _features(terms, records)
-    splits = list(stratified_folds(folds, settings.seed).split(features, wanted, groups=owners))
     search = GridSearchCV(
         LogisticRegression(max_iter=_ITERATIONS),
         {"C": PENALTIES},
-        scoring="neg_log_loss",
+        scoring=log_likelihood(wanted),
         cv=splits,
     ).fit(features, wanted)
     best = search.best_estimator_
@@ -86,8 +89,8 @@ def fit_risk(
     if slope <= 0:  # columns that do not rank are no risk turned around: everyone's is the same
         slope, shift = 0.0, math.log(share / (1 - share))
     weights, offset = best.coef_[0] * slope, float(best.intercept_[0] * slope + shift)
-    terms, rest = {}, list(weights)
-    for name, term in {n: _empty(n, columns, records, owners) for n in columns.names}.items():
+    rest = list(weights)
+    for name, term in terms.items():
         own = {key: float(rest.pop(0)) for key in term.weights}
         term = term.model_copy(update={"weights": own})
         usual = float(np.mean([term.value(record.get(name)) for record in records]))
@@ -105,6 +108,19 @@ def fit_risk(
     )
 
 
+def _varying(columns: Columns, records: Sequence[Record], settings: "RiskConfig") -> list[str]:
+    """The columns that have two values or more among what is learned from."""
+    found = {
+        name: len({record[name] for record in records if name in record}) > 1
+        for name in columns.names
+    }
+    if same := [name for name in settings.columns if not found.get(name, True)]:
+        raise DataError(f"column {same[0]!r} {CONSTANT}; name others in risk.columns")
+    if not any(found.values()):
+        raise DataError(f"no patient column is left: each {CONSTANT}; give a CSV with --table")
+    return [name for name, varies in found.items() if varies]
+
+
 def _empty(
     name: str, columns: Columns, records: Sequence[Record], owners: npt.NDArray[np.str_]
 ) -> Term:
@@ -112,12 +128,12 @@ def _empty(
     known = [(record[name], who) for record, who in zip(records, owners, strict=True)
              if name in record]  # fmt: skip
     if columns.is_number[name]:
-        numbers = np.array([float(value) for value, _ in known] or [0.0])
+        numbers = np.array([float(value) for value, _ in known])
         return Term(
             is_number=True,
             weights={NUMBER: 1.0, UNKNOWN: 1.0},
             centre=float(numbers.mean()),
-            spread=float(numbers.std()) or 1.0,
+            spread=float(numbers.std()),
             median=float(np.median(numbers)),
             thirds=tuple(map(float, np.quantile(numbers, [1 / 3, 2 / 3], method="nearest"))),
         )

@@ -50,6 +50,8 @@ class Term(Config):
 
 
 NUMBER, UNKNOWN = "number", "unknown"
+CONSTANT = "is the same for all training studies"
+"""Why a column has no term: nothing is learned of it, and no spread can be told from rounding."""
 
 
 class RiskModel(Config):
@@ -77,6 +79,10 @@ class RiskModel(Config):
     def probability(self, record: Record) -> float:
         """The risk of a study."""
         return logistic(self.base + sum(self.contributions(record).values()))
+
+    def calls(self, record: Record) -> bool:
+        """Whether a study is called positive."""
+        return self.probability(record) >= self.threshold
 
     def worth(self, records: Sequence[Record]) -> dict[str, float]:
         """Mean size of each column's contribution over studies, the largest first."""

@@ -17,7 +17,7 @@ from sonoray_jobs.evaluation.structured.risk_bias import (
     judge_groups,
     risk_metrics,
 )
-from sonoray_jobs.evaluation.structured.risk_model import RiskModel
+from sonoray_jobs.evaluation.structured.risk_model import CONSTANT, RiskModel
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.risk_config import RiskConfig
@@ -88,6 +88,7 @@ def judge_risk(
     }
     groups = group_columns(everything, judged.ids, settings, thirds, columns.left_out)
     records = [columns.of_study.get(each, {}) for each in judged.ids]
+    constant = {name: CONSTANT for name in columns.names if name not in model.terms}
     return {
         "outcome": model.outcome,
         "positive": model.positive,
@@ -103,7 +104,7 @@ def judge_risk(
         "calibration": calibration.to_json(),
         "worth": model.worth(records),
         "weights": {name: dict(term.weights) for name, term in model.terms.items()},
-        "left_out": dict(columns.left_out),
+        "left_out": {**columns.left_out, **constant},
         "groups": judge_groups(judged, groups, settings, bootstrap),
     }
 

@@ -43,7 +43,7 @@ class Material:
     everything: Columns
     """All columns, of both."""
     columns: Columns
-    """Those that do not tell the outcome."""
+    """Those that are learned from; they do not tell the outcome."""
     truth: Mapping[str, bool]
     """By study id, of those with an outcome."""
 
@@ -86,7 +86,8 @@ def gather(dataset: Path, road: RoadConfig, split: str, table: Path | None, name
     truth = read_outcomes(both, settings.outcome, settings.positive)
     everything = read_columns(both, table, settings, name)
     told = {study: str(value) for study, value in truth.items()}
-    columns = without_leaks(everything, told, settings, {study.study_id for study in training})
+    ids = {study.study_id for study in training}
+    columns = without_leaks(everything, told, settings, ids).only(settings.columns)
     return Material(
         training=training, judged=judged, everything=everything, columns=columns, truth=truth
     )
@@ -96,7 +97,7 @@ def fit_on(material: Material, road: RoadConfig) -> RiskModel:
     """Fit a model on the training studies.
 
     Raises:
-        DataError: an outcome has fewer than two training patients.
+        DataError: an outcome has too few training patients.
     """
     from sonoray_jobs.evaluation.structured.risk_fitting import fit_risk
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sonoray_jobs.evaluation.telling.told_columns import Teller
 
 _REPORT = ("told.md", "told.json")
+_EXAMPLE = "example.txt"
+"""A question with what a patient's record says; it stays in the workspace."""
 _CODE = (
     "sonoray_jobs.evaluation.questions",
     "sonoray_jobs.training.restore",
@@ -58,7 +60,6 @@ class ToldColumns:
             f"{self.split}: closed questions of {values['training']} told patient columns "
             f"({', '.join(values['layers'])}; {values['style']}), beside plain ones and others' "
             "columns; accuracy, differences with 95 % intervals over patients",
-            f"for example: {values['example']}",
             *told_table(values).text(),
             *(
                 f"{topic}: not told {name}, it {reason}"
@@ -68,6 +69,7 @@ class ToldColumns:
         ]
         if silent := values["num_silent"]:
             lines.append(f"{silent} studies have no column that is told, and are asked plainly")
+        lines.append(f"a question as it was told: {self.output.path / _EXAMPLE}")
         return [*lines, f"all figures: {self.output.path / _REPORT[1]}"]
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def run(
 
     Raises:
         DataError: the training is not finished, no closed question is asked, there is no column, or
-            a text with columns does not fit the model's context.
+            a text with columns does not fit the model's context, or all studies are of one patient.
         ConfigError: the training that `run` names is of another dataset.
         ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached or does not know the training.
@@ -109,7 +111,8 @@ def run(
     made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     asked = closed_studies(asked_studies(output.path, made.road, split))
     training = list(iter_training_studies(output.path, made.road.train))
-    columns = read_columns([*training, *asked], table, road.risk, dataset)
+    every = read_columns([*training, *asked], table, road.risk, dataset)
+    columns = every.only(road.risk.columns)
     teller, leaks = make_teller(output.path, road, dataset, split, table, columns, training, asked)
     stage = Stage(
         name=f"tell-{dataset}-{split}",
@@ -157,10 +160,11 @@ def _ask(
         WAYS,
         judge_told,
     )
+    from sonoray_jobs.evaluation.telling.told_columns import records_of_others
     from sonoray_jobs.training.restore import load_trained
 
     records = [columns.of_study.get(study.study_id, {}) for study in studies]
-    others = [*records[1:], *records[:1]]
+    others = records_of_others([study.patient_key for study in studies], records)
     ways = {
         PLAIN: list(studies),
         TOLD: list(map(teller.tell, studies, records)),
@@ -192,12 +196,12 @@ def _ask(
     values = judge_told(answers, learned, evaluate.positive_options, bootstrap)
     told = next(own for one, own in zip(ways[PLAIN], ways[TOLD], strict=True) if one != own)
     changed = [turn.question for turn in told.turns if turn.task is Task.CLOSED]
+    (folder / _EXAMPLE).write_text(max(changed, key=len) + "\n", encoding="utf-8")
     return {
         **values,
         "training": made.trained.name,
         "layers": list(teller.settings.layers),
         "style": teller.settings.style,
-        "example": max(changed, key=len),
         "num_silent": silent,
     }
 
@@ -217,8 +221,7 @@ def _write(
 
     markdown, as_json = (folder / name for name in _REPORT)
     markdown.write_text("\n".join(told_table(values).markdown()) + "\n", encoding="utf-8")
-    # what a patient's record says stays in the workspace
-    write_json(as_json, {name: each for name, each in values.items() if name != "example"})
+    write_json(as_json, values)
     shown = f"told/{split}"
     ways = values["topics"][ALL]["ways"]
     headlines = {f"{shown}/{way}": ways[way]["accuracy"]["value"] for way in WAYS}

@@ -7,10 +7,12 @@ statements of roles. What a column is called in prompts is a setting, since labe
 and questions mostly Chinese.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sonoray.errors import DataError
 from sonoray.study.contract import Study, Task, Turn
 from sonoray.study.prompt import FOLLOW_UP, split_site
 from sonoray_jobs.evaluation.structured.patient_columns import Record, Value
@@ -23,6 +25,36 @@ if TYPE_CHECKING:
 
 _MOST_KNOWN = 3
 """Columns of the risk model that the layer `knowledge` names."""
+
+
+def records_of_others(patients: Sequence[str], records: Sequence[Record]) -> list[Record]:
+    """Of each of S studies the record of the next one of another patient, with one where any has.
+
+    Args:
+        patients: of each study.
+        records: of each study; empty where nothing is known.
+
+    Raises:
+        DataError: all studies are of one patient.
+    """
+    if len(set(patients)) < 2:
+        raise DataError(
+            f"all {len(patients)} studies are of one patient, so there is nobody else whose "
+            "columns could be told; choose another split"
+        )
+    places = range(len(patients))
+    known = [place for place in places if records[place]]
+
+    def other(place: int) -> Record:
+        for among in (known, places):
+            start = bisect_right(among, place)
+            for step in range(len(among)):
+                each = among[(start + step) % len(among)]
+                if patients[each] != patients[place]:
+                    return records[each]
+        raise AssertionError("there are two patients")
+
+    return list(map(other, places))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -114,17 +114,17 @@ def run(
     drawn = drawn_studies(studies, max_studies, road.evaluate.seed)
     asked = [(study, turn) for study in drawn for turn in closed_turns(study)]
     positive, negative = _options(material, topic)
+    programs = [
+        ProgramTool(program=each, timeout_s=road.assist.timeout_s) for each in road.assist.programs
+    ]
+    records = material.columns.of_study
     tools: list[ClinicalTool] = [
-        RiskTool(model=model, records=material.columns.of_study, positive=positive),
-        *(
-            ProgramTool(program=each, timeout_s=road.assist.timeout_s)
-            for each in road.assist.programs
-        ),
+        RiskTool(model=model, records=records, positive=positive),
+        *programs,
     ]
 
     def by_risk(study: Study) -> str:
-        record = material.columns.of_study.get(study.study_id, {})
-        return positive if model.probability(record) >= 0.5 else negative
+        return positive if model.calls(records.get(study.study_id, {})) else negative
 
     with connected(url, read_key(api_key_file)) as connection:
         endpoint = ToolEndpoint(connection=connection, model=find_model(connection))
@@ -138,6 +138,7 @@ def run(
                 name=f"assist-{dataset}-{split}",
                 config={
                     "assist": road.assist.model_dump(mode="json"),
+                    "programs": [each.contents for each in programs],
                     "max_calls": max_calls,
                     "asked": sha256(
                         json.dumps([[s.study_id, t.question] for s, t in asked]).encode()

@@ -7,9 +7,12 @@ on numbers that lie here, and needs no time limit.
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sonoray_jobs.evaluation.structured.patient_columns import Record
@@ -100,6 +103,12 @@ class ProgramTool:
     timeout_s: float
 
     @property
+    def contents(self) -> tuple[str, ...]:
+        """Of each word of the command the sha256 of the file that it names; empty if none."""
+        first, *others = self.program.command
+        return tuple(map(_content, (shutil.which(first) or first, *others)))
+
+    @property
     def spec(self) -> dict[str, Any]:
         """See `ClinicalTool`."""
         return {
@@ -136,6 +145,16 @@ class ProgramTool:
         if not isinstance(text, str) or not text.strip():
             return Result(outcome="nonsense", text="?")
         return Result(outcome="answered", text=" ".join(text.split())[:_MOST_CHARS])
+
+
+def _content(word: str) -> str:
+    try:
+        if not Path(word).is_file():
+            return ""
+        with Path(word).open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):  # code as a word is too long for a path
+        return ""
 
 
 def call_tool(tools: Sequence[ClinicalTool], study: str, name: str, arguments: str) -> Result:

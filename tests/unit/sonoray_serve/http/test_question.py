@@ -147,6 +147,28 @@ def test_limits_and_rules(body: dict[str, Any], limits: dict[str, Any], problem:
         assert error.limit in limits.values()
 
 
+def test_all_that_the_decoder_is_told_counts_against_the_limit():
+    """The text of a message, and the tools and results that are put into the prompt around it."""
+    parameters = {"type": "object", "properties": {"p" * 3000: {"type": "string"}}}
+    offer = {"type": "function", "function": {"name": "t", "parameters": parameters}}
+    body = chat_body(random_study(1), tools=[offer])
+    assert refused(body, max_prompt_chars=3000).problem is Problem.PROMPT_TOO_LONG
+    told = sum(len(each["content"]) for each in read(body)[0].messages)
+    assert told > 3000
+    assert read(body, max_prompt_chars=told)[0].messages[0]["role"] == "system"
+    assert refused(body, max_prompt_chars=told - 1).limit == told - 1
+    name = "n" * 64
+    made = {"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    asked = [
+        *chat_body(random_study(1), question="q")["messages"],
+        {"role": "assistant", "content": None, "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "c", "content": "r"},
+    ]
+    after = chat_body([], messages=asked)
+    assert refused(after, max_prompt_chars=64).problem is Problem.PROMPT_TOO_LONG
+    assert read(after)[0].messages[0]["content"] == f"Tool {name}: r. q"
+
+
 def test_max_completion_tokens_wins_and_the_default_applies():
     images = random_study(1)
     assert read(chat_body(images, max_completion_tokens=7))[0].max_tokens == 7

@@ -126,6 +126,15 @@ def test_a_forced_call_is_one_of_all_that_the_schemas_allow():
              "tool_choice": "required"},
             Problem.TOOL_NOT_FORCED, "tool_choice",
         ),
+        (
+            {"tools": [tool(a={"enum": ["b", "x" * 243]})], "tool_choice": "required"},
+            Problem.FORCED_CALL_TOO_LONG, "tools",
+        ),
+        (
+            {"tools": [tool(a={"const": "x" * 9000})],
+             "tool_choice": {"type": "function", "function": {"name": "risk"}}},
+            Problem.FORCED_CALL_TOO_LONG, "tools",
+        ),
         ({"tools": [RISK], "n": 2}, Problem.NOT_WITH_TOOLS, "n"),
         ({"tools": [RISK], "logprobs": True}, Problem.NOT_WITH_TOOLS, "logprobs"),
         (
@@ -138,6 +147,12 @@ def test_tools_that_cannot_be_called_are_refused(values: Any, problem: Problem, 
     with pytest.raises(ApiError) as refused:
         read_tools(request(**values))
     assert (refused.value.problem, refused.value.param) == (problem, param)
+
+
+def test_a_forced_call_may_be_as_long_as_an_option():
+    tools = read_tools(request(tools=[tool(a={"const": "x" * 242})], tool_choice="required"))
+    assert tools is not None
+    assert list(map(len, tools.texts)) == [256]
 
 
 def test_results_stand_before_the_question_and_the_site_before_them():

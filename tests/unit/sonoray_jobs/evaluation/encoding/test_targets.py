@@ -47,9 +47,9 @@ def test_several_rows_of_a_study_are_several_measurements(tmp_path):
         (["study,size", "s1,2"], "needs one of study_id or image"),
         (["study_id", "s1"], "a column of numbers for each target"),
         (["study_id,image,size", "s1,i1,2"], "needs one of study_id or image"),
-        (["study_id,size", "s1,2", "s2,3 mm"], r"t.csv line 3, 'size': '3 mm' is no number"),
-        (["study_id,size", "s1,nan"], "'nan' is no number"),
-        (["study_id,size", "other,2"], "no row of table .* begins with 'other', theirs with 's0'"),
+        (["study_id,size", "s1,2", "s2,3 mm"], r"t.csv line 3, 'size' is no number"),
+        (["study_id,size", "s1,nan"], "'size' is no number"),
+        (["study_id,size", "other,2"], r"no row of table .* 'study_id' must hold a study's id"),
         (["study_id,size", "s1,2", "s2,3"], "size is known of 2 studies, fewer than 10"),
         (["study_id,size", *(f"s{n},1" for n in range(25))], "size is the same for all studies"),
     ],
@@ -57,6 +57,16 @@ def test_several_rows_of_a_study_are_several_measurements(tmp_path):
 def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, lines, told):
     with pytest.raises(DataError, match=told):
         read_targets(table(tmp_path / "t.csv", lines), STUDIES)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["study_id,size", "Zhang San,2"], ["Zhang San,1970"], ["study_id,size", "s1,Zhang San"]],
+)
+def test_an_error_names_nobody_of_the_table(tmp_path, lines):
+    with pytest.raises(DataError) as refused:
+        read_targets(table(tmp_path / "t.csv", lines), STUDIES)
+    assert "Zhang" not in str(refused.value)
 
 
 def test_a_missing_table_is_named(tmp_path):

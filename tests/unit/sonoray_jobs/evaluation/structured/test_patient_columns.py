@@ -60,6 +60,27 @@ def test_a_table_that_says_nothing_is_refused(tmp_path, training, lines, told):
         read(training, written(tmp_path / "t.csv", *lines))
 
 
+@pytest.mark.parametrize("header", ["study_id,age", "image,age", "Zhang San,1970"])
+def test_an_error_names_nobody_of_the_table_and_no_picture(tmp_path, training, header):
+    with pytest.raises(DataError) as refused:
+        read(training, written(tmp_path / "t.csv", header, "Zhang San,41"))
+    assert "Zhang" not in str(refused.value)
+    assert ".png" not in str(refused.value)
+    assert "study_id" in str(refused.value) or "'image' must hold" in str(refused.value)
+
+
+def test_columns_are_chosen_in_order_and_the_others_are_read_too(training):
+    columns = read(training, columns=("age", "side"))
+    assert columns.names == ["device", "side", "pathology", "histology", "age"]
+    chosen = columns.only(("age", "side"))
+    assert chosen.names == ["age", "side"]
+    assert set(chosen.of_study["train-1"]) == {"age", "side"}
+    assert chosen.left_out == columns.left_out
+    assert columns.only(()) == columns
+    with pytest.raises(DataError, match="column 'room' is the same for all studies; name others"):
+        read(training, columns=("room",))
+
+
 def test_a_dataset_without_columns_is_refused(training):
     bare = [replace(study, labels={"study_date": "20240101"}) for study in training]
     with pytest.raises(DataError, match=r"'d' has no patient column; give a CSV with --table"):

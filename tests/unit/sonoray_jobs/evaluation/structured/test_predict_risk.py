@@ -4,26 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sonoray.errors import DataError
-from sonoray.stages import Stage, run_stage
-from sonoray.study.contract import write_studies
-from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.structured import predict_risk
 from sonoray_jobs.evaluation.structured.risk_stage import MODEL
 from sonoray_jobs.road.config import load_road
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory, training, tested):
-    """One with the dataset `d`."""
-    found = Workspace.open(tmp_path_factory.mktemp("workspace"))
-
-    def make(folder):
-        write_studies(folder, [*training, *tested])
-        return {}
-
-    stage = Stage(name="ingest-d", config={}, inputs=[], code=())
-    found.point_dataset("d", run_stage(stage, found.stages, make))
-    return found
 
 
 def run(workspace, *settings, **given):
@@ -31,13 +14,13 @@ def run(workspace, *settings, **given):
     return predict_risk.run(workspace=workspace, road=road, dataset="d", **given)
 
 
-def test_a_risk_is_kept_and_each_prediction_explained(workspace):
-    found = run(workspace)
+def test_a_risk_is_kept_and_each_prediction_explained(risk_workspace):
+    found = run(risk_workspace)
     assert (found.output.path / MODEL).is_file()
     assert any(line.startswith("missed: ") for line in found.lines())
     assert any(line.startswith("histology: left out, it alone tells") for line in found.lines())
     row = pq.read_table(found.output.path / "predictions.parquet").to_pylist()[3]
-    again = run(workspace, study=row["study_id"])
+    again = run(risk_workspace, study=row["study_id"])
     assert again.output.reused
     assert again.explained["risk"] == pytest.approx(row["risk"])
     own = {name: each["contribution"] for name, each in again.explained["columns"].items()}
@@ -55,6 +38,6 @@ def test_a_risk_is_kept_and_each_prediction_explained(workspace):
         (["risk.outcome=grade"], {}, "outcome 'grade' is neither a closed question's topic"),
     ],
 )
-def test_what_cannot_be_predicted_is_said(workspace, settings, given, told):
+def test_what_cannot_be_predicted_is_said(risk_workspace, settings, given, told):
     with pytest.raises(DataError, match=told):
-        run(workspace, *settings, **given)
+        run(risk_workspace, *settings, **given)

@@ -8,7 +8,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from sonoray.errors import DataError
+from sonoray.metrics import Bootstrap
 from sonoray.study.contract import write_studies
+from sonoray_jobs.evaluation.probing.answer_folds import answer_folds
 from sonoray_jobs.evaluation.structured.leaks import without_leaks
 from sonoray_jobs.evaluation.structured.outcomes import read_outcomes
 from sonoray_jobs.evaluation.structured.patient_columns import Columns, read_columns
@@ -52,8 +54,6 @@ def fitted(training, tested):
 def judged(fitted):
     settings, everything, columns, truth, patients, model = fitted
     predictions = apply_risk(model, columns, truth, patients)
-    from sonoray.metrics import Bootstrap
-
     bootstrap = Bootstrap(num_resamples=1000)
     return predictions, judge_risk(model, predictions, columns, everything, settings, bootstrap)
 
@@ -194,3 +194,87 @@ def test_unknown_groups_are_refused(tmp_path, training, tested, fitted, settings
 
     with pytest.raises(DataError, match=told):
         group_columns(fitted[1], ["test-1"], load_road("tiny", settings).risk, {})
+
+
+def several(*patients):
+    """Columns, truth and owners of studies, from the outcomes of each patient's."""
+    rng = np.random.default_rng(0)
+    truth, owner, known = {}, {}, {}
+    for place, outcomes in enumerate(patients):
+        for number, is_bad in enumerate(outcomes):
+            study = f"s{place}-{number}"
+            truth[study], owner[study] = bool(is_bad), f"p{place}"
+            known[study] = {"age": float(rng.normal(50 + 20 * is_bad, 10))}
+    return Columns(is_number={"age": True}, of_study=known, left_out={}), truth, owner
+
+
+def test_a_fold_of_one_outcome_leaves_the_penalty_to_the_likelihood():
+    outcomes = [[0] * 3, [1] * 5, [0] * 4, [0, 0, 1, 0, 0], [0, 0], [1, 1, 0, 0], [0, 0]]
+    columns, truth, owner = several(*outcomes)
+    wanted, owners = np.array(list(truth.values())), np.array(list(owner.values()))
+    judged = [set(wanted[judged]) for _, judged in answer_folds(wanted, owners, 0)]
+    assert min(map(len, judged)) == 1
+    model = fit_risk(columns, truth, owner, RiskConfig())
+    assert model.penalty == 10.0  # and not the first, as if none could be told apart
+
+
+def test_patients_with_all_of_an_outcome_are_too_few_to_learn_from():
+    with pytest.raises(DataError, match=r"4 of 10 training .* in whichever fold one is left out"):
+        fit_risk(*several([0], [0] * 3, [1] * 3, [1, 0, 0]), RiskConfig())
+
+
+def test_a_column_that_is_the_same_for_all_training_studies_has_no_term(fitted):
+    """Of one value the deviation is no 0 but what rounding leaves: 1.4e-17 of 0.1."""
+    settings, _, columns, other, patients, model = fitted
+    truth = {study: study.endswith(("1", "3", "5")) for study in patients if "train" in study}
+    constant = replace(
+        columns,
+        is_number={**columns.is_number, "dose": True},
+        of_study={
+            study: {**own, "dose": 0.1 if study in truth else 0.2}
+            for study, own in columns.of_study.items()
+        },
+    )
+    assert np.std([0.1] * 399) != 0
+    found = fit_risk(constant, truth, patients, settings)
+    assert found == fit_risk(columns, truth, patients, settings)
+    values = judge_risk(
+        model,
+        apply_risk(model, constant, other, patients),
+        constant,
+        constant,
+        RiskConfig(groups=("device",)),
+        Bootstrap(num_resamples=1000),
+    )
+    assert values["left_out"]["dose"] == "is the same for all training studies"
+    with pytest.raises(DataError, match="'dose' is the same for all training studies; name others"):
+        fit_risk(constant, truth, patients, RiskConfig(columns=("dose",)))
+    with pytest.raises(DataError, match="no patient column is left: each is the same"):
+        fit_risk(constant.only(["dose"]), truth, patients, settings)
+
+
+def test_bias_is_told_of_columns_that_the_risk_is_not_learned_from(tmp_path, training, tested):
+    write_studies(tmp_path, [*training, *tested])
+    chosen = ['risk.columns=["age"]', "evaluate.bootstrap_samples=1000"]
+    road = load_road("tiny", [*chosen, 'risk.groups=["device"]'])
+    material = gather(tmp_path, road, "test", None, "d")
+    assert material.columns.names == ["age"]
+    assert all(set(own) <= {"age"} for own in material.columns.of_study.values())
+    model = fit_on(material, road)
+    assert set(model.terms) == {"age"}
+
+    def groups(settings):
+        judged = apply_risk(model, material.columns, material.outcomes(tested), material.patients)
+        bootstrap = Bootstrap(num_resamples=1000)
+        given = (model, judged, material.columns, material.everything, settings, bootstrap)
+        return judge_risk(*given)["groups"]
+
+    assert list(groups(road.risk)) == ["device"]
+    usual = groups(load_road("tiny", chosen).risk)  # all but those that tell the outcome
+    assert set(usual) == {"device", "side", "age"}
+
+
+def test_a_study_is_called_at_the_threshold(fitted):
+    model = fitted[-1].model_copy(update={"threshold": fitted[-1].probability({"age": 50.0})})
+    assert model.calls({"age": 50.0})
+    assert not model.calls({"age": 49.0})

@@ -3,6 +3,8 @@
 import pytest
 
 from sonoray.metrics import AnswerRecord, Bootstrap
+from sonoray.stages import StageOutput
+from sonoray_jobs.evaluation.telling.tell_columns import ToldColumns
 from sonoray_jobs.evaluation.telling.tell_report import ALL, OTHER, PLAIN, TOLD, judge_told
 from sonoray_jobs.evaluation.telling.told_table import told_table
 
@@ -44,3 +46,11 @@ def test_differences_are_paired_and_misses_are_counted(judged):
 
 def test_the_table_has_a_row_per_topic_and_one_of_all(judged):
     assert [row[0] for row in told_table(judged).rows] == ["pathology", ALL]
+
+
+def test_of_a_told_question_the_path_alone_is_printed(tmp_path, judged):
+    values = {**judged, "training": "t", "layers": ["values"], "style": "words", "num_silent": 0,
+              "leaks": {}}  # fmt: skip
+    output = StageOutput(path=tmp_path, manifest={}, reused=False)
+    told = ToldColumns(output=output, split="test", values=values)
+    assert f"a question as it was told: {tmp_path / 'example.txt'}" in told.lines()

@@ -2,9 +2,10 @@
 
 import pytest
 
+from sonoray.errors import DataError
 from sonoray.study.contract import Study, StudyImage, Task, Turn
 from sonoray_jobs.evaluation.structured.risk_model import RiskModel, Term
-from sonoray_jobs.evaluation.telling.told_columns import Teller
+from sonoray_jobs.evaluation.telling.told_columns import Teller, records_of_others
 from sonoray_jobs.road.risk_config import TellConfig
 
 RECORD = {"age": 64.0, "side": "left"}
@@ -80,3 +81,24 @@ def test_what_is_not_known_is_not_told():
         RECORD, Turn(question="？", answer="", topic="x")
     )
     assert other == ""  # neither its columns nor a risk of another outcome
+
+
+@pytest.mark.parametrize(
+    ("patients", "known", "others"),
+    [
+        ("abc", "123", "231"),
+        ("aabb", "1234", "3311"),  # the next study is the same patient's
+        ("aba", "123", "232"),
+        ("abcd", "1 3 ", "3311"),  # one with a record, where another patient has one
+        ("aab", "12 ", "  1"),
+    ],
+)
+def test_anothers_columns_are_another_patients(patients, known, others):
+    records = [{"age": float(each)} if each.strip() else {} for each in known]
+    found = records_of_others(patients, records)
+    assert [f"{each['age']:.0f}" if each else " " for each in found] == list(others)
+
+
+def test_one_patient_has_no_other():
+    with pytest.raises(DataError, match="all 3 studies are of one patient"):
+        records_of_others(["p"] * 3, [RECORD] * 3)

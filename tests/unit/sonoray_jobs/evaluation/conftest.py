@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from sonoray.study.contract import Study, StudyImage, Task, Turn
+from sonoray.stages import Stage, run_stage
+from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
+from sonoray.workspace import Workspace
 
 
 def make_studies(num, split, seed, weight=2.0):
@@ -48,3 +50,17 @@ def training():
 @pytest.fixture(scope="session")
 def tested():
     return make_studies(200, "test", 1)
+
+
+@pytest.fixture(scope="session")
+def risk_workspace(tmp_path_factory, training, tested):
+    """One with the dataset `d`."""
+    found = Workspace.open(tmp_path_factory.mktemp("workspace"))
+
+    def make(folder):
+        write_studies(folder, [*training, *tested])
+        return {}
+
+    stage = Stage(name="ingest-d", config={}, inputs=[], code=())
+    found.point_dataset("d", run_stage(stage, found.stages, make))
+    return found
