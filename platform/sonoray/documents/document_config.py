@@ -21,7 +21,7 @@ class DocumentsConfig(Config):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of names, measurements and captures; the records are those of `phantom.seed`."""
-    records: int = Field(default=24, ge=1)
+    records: int = Field(default=24, ge=1, le=10_000)
     """Reports that become pages, each once for every kind and strength."""
     kinds: tuple[PageKind, ...] = Field(default=PAGE_KINDS, min_length=1)
     """How pages are captured: `screenshot` (as drawn), `scan` (turned, grey, noisy), `photo` (in

@@ -19,12 +19,15 @@ from pydantic import Field, ValidationError
 
 from sonoray.config.model import Config
 from sonoray.documents.document_config import QuestionTask
+from sonoray.documents.made_folder import mark_made, write_made
 from sonoray.documents.report_page import Line, PageQuestion
 from sonoray.errors import DataError
 from sonoray.files.text_files import read_text
 from sonoray.images.decode import Pixels, RejectedImageError, decode_image, encode_png
 
 QUESTIONS, PAGES = "questions.jsonl", "pages.jsonl"
+IMAGES = "pages"
+"""Folder of the images that are made."""
 OWN = "own"
 """Kind of a page of which nothing is said."""
 _Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -112,7 +115,13 @@ def read_pages(folder: Path) -> list[DocumentPage]:
 
 
 def write_pages(folder: Path, pages: Iterable[tuple[DocumentPage, Pixels]]) -> list[DocumentPage]:
-    """Write pages into a folder that is there, each as it comes, then their two files."""
+    """Write pages into a folder that is there, each as it comes, then their two files.
+
+    Raises:
+        DataError: the folder holds files of these names that were not written here.
+        OSError: it cannot be written.
+    """
+    mark_made(folder, (QUESTIONS, PAGES), IMAGES)
     written: list[DocumentPage] = []
     for page, pixels in pages:
         (folder / page.name).parent.mkdir(parents=True, exist_ok=True)
@@ -140,9 +149,7 @@ def write_pages(folder: Path, pages: Iterable[tuple[DocumentPage, Pixels]]) -> l
         for page in written
         for each in page.questions
     ]
-    for name, rows in ((PAGES, known), (QUESTIONS, asked)):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / name).write_text(text, encoding="utf-8")
+    write_made(folder, {PAGES: _to_lines(known), QUESTIONS: _to_lines(asked)})
     return written
 
 
@@ -180,6 +187,10 @@ def _page(folder: Path, told: _PageLine, questions: Sequence[PageQuestion]) -> D
         fields=told.fields,
         questions=tuple(questions),
     )
+
+
+def _to_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

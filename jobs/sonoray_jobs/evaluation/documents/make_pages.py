@@ -16,7 +16,7 @@ import numpy as np
 from sonoray.documents.document_config import DocumentsConfig, PageKind
 from sonoray.documents.page_capture import capture
 from sonoray.documents.page_drawing import draw_page, fits
-from sonoray.documents.page_folder import DocumentPage, write_pages
+from sonoray.documents.page_folder import IMAGES, DocumentPage, write_pages
 from sonoray.documents.page_records import FINDINGS, FOOTER, TITLE, iter_records
 from sonoray.documents.report_page import PageQuestion, ReportPage
 from sonoray.errors import DataError
@@ -71,24 +71,25 @@ def run(
         dataset: whose reports are set; by default the phantom's records.
         split: of the dataset, or `ALL`; a model is judged by pages of patients that it did not
             learn from.
-        out: another folder; files of the same name are replaced.
+        out: another folder; what was made there before is replaced.
 
     Raises:
         DataError: there is no font for the texts, no such dataset, split or report, or the folder
-            cannot be written.
+            cannot be written or holds files that were not made.
     """
     from sonoray.cluster.progress import progress
 
     settings, left_out = road.documents, 0
     if dataset is None:
-        records = list(iter_records(road.phantom, settings.records, settings.seed))
+        count = settings.records
+        records = iter_records(road.phantom, count, settings.seed)
     else:
-        records, left_out = _reports(workspace, dataset, split, settings)
+        texts, left_out = _texts(workspace, dataset, split, settings)
+        count = len(texts)
+        records = (_of_text(number, *text) for number, text in enumerate(texts))
     pages = (  # drawn as they are written: a page takes megabytes
         page
-        for number, (report, questions) in enumerate(
-            progress(records, "draw pages", total=len(records))
-        )
+        for number, (report, questions) in enumerate(progress(records, "draw pages", total=count))
         for page in _captures(number, report, questions, settings)
     )
     folder = out if out is not None else workspace.root / "pages"
@@ -101,7 +102,7 @@ def run(
         ) from None
     return MadePages(
         folder=str(folder),
-        num_reports=len(records),
+        num_reports=count,
         num_pages=len(written),
         num_questions=sum(len(page.questions) for page in written),
         num_too_long=left_out,
@@ -119,7 +120,7 @@ def _captures(
     for place, (kind, strength) in enumerate(conditions(settings)):
         seed = np.random.SeedSequence(settings.seed, spawn_key=(number, place))
         pixels = capture(drawn.pixels, kind, strength, np.random.default_rng(seed))
-        name = f"pages/{number:05d}-{kind}" + (f"-{strength:g}" if strength else "")
+        name = f"{IMAGES}/{number:05d}-{kind}" + (f"-{strength:g}" if strength else "")
         yield (
             DocumentPage(
                 name=f"{name}.png",
@@ -145,16 +146,19 @@ def conditions(settings: DocumentsConfig) -> list[tuple[PageKind, float]]:
     return list(dict.fromkeys(found))
 
 
-def _reports(
+def _texts(
     workspace: Workspace, dataset: str, split: str, settings: DocumentsConfig
-) -> tuple[list[tuple[ReportPage, list[PageQuestion]]], int]:
-    """Different reports of a split, drawn by the seed, as pages; and how many are too long."""
+) -> tuple[list[tuple[str, str]], int]:
+    """Different reports of a split with their patients, drawn; and how many are too long."""
     if split not in (ALL, *SPLITS):
         raise DataError(f"split {split!r} is unknown; choose one of {', '.join((ALL, *SPLITS))}")
+    from sonoray.cluster.progress import progress
+
     folder = workspace.dataset(dataset).path
+    studies = iter_studies(folder, split=None if split == ALL else split, complete=False)
     texts = {
         turn.answer: study.patient_key
-        for study in iter_studies(folder, split=None if split == ALL else split, complete=False)
+        for study in progress(studies, "read reports")
         for turn in study.turns
         if turn.task is Task.REPORT and turn.answer.strip()
     }
@@ -166,9 +170,7 @@ def _reports(
         )
     rng = np.random.default_rng(settings.seed)
     chosen = rng.permutation(len(fitting))[: settings.records].tolist()
-    return [
-        _of_text(number, fitting[at], texts[fitting[at]]) for number, at in enumerate(chosen)
-    ], len(texts) - len(fitting)
+    return [(fitting[at], texts[fitting[at]]) for at in chosen], len(texts) - len(fitting)
 
 
 def _of_text(number: int, text: str, patient: str) -> tuple[ReportPage, list[PageQuestion]]:

@@ -1,6 +1,7 @@
 """Folders of pages: what is written is read again, and what is no such folder is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,17 +17,19 @@ ASKED = {"page": "a.png", "question": "姓名？", "answer": "李四", "task": "
 SECRET = "李四"
 
 
+PAGE = DocumentPage(
+    name="a.png", data=b"", kind="scan", strength=0.5, record="r",
+    lines=(("姓名：李四", "女"),), fields={"姓名": "李四"},
+    questions=(
+        PageQuestion(question="姓名？", answer="李四", task="entity"),
+        PageQuestion(question="？", answer="女", task="choice", options=("女", "男")),
+    ),
+)  # fmt: skip
+
+
 @pytest.fixture
 def folder(tmp_path):
-    page = DocumentPage(
-        name="a.png", data=b"", kind="scan", strength=0.5, record="r",
-        lines=(("姓名：李四", "女"),), fields={"姓名": "李四"},
-        questions=(
-            PageQuestion(question="姓名？", answer="李四", task="entity"),
-            PageQuestion(question="？", answer="女", task="choice", options=("女", "男")),
-        ),
-    )  # fmt: skip
-    write_pages(tmp_path, [(page, PIXELS)])
+    write_pages(tmp_path, [(PAGE, PIXELS)])
     return tmp_path
 
 
@@ -87,8 +90,34 @@ def test_what_is_no_folder_of_pages_is_refused(folder, tmp_path):
         read_pages(folder)
 
 
+@pytest.mark.parametrize("name", ["questions.jsonl", "pages.jsonl", "pages/00000-scan-0.5.png"])
+def test_a_file_of_somebody_else_is_never_replaced(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match=rf"'{tmp_path}' holds '{name.split('/')[0]}'.* another"):
+        write_pages(tmp_path, [(PAGE, PIXELS)])
+    assert (tmp_path / name).read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pages_are_made_again_until_somebody_changes_their_questions(folder):
+    other = replace(PAGE, questions=PAGE.questions[:1])
+    write_pages(folder, [(other, PIXELS)])
+    write_pages(folder, [(PAGE, PIXELS)])
+    assert len(read_pages(folder)[0].questions) == 2
+    ask(folder, answer="王五")
+    with pytest.raises(DataError, match=r"holds 'questions.jsonl'"):
+        write_pages(folder, [(PAGE, PIXELS)])
+    assert read_pages(folder)[0].questions[0].answer == "王五"
+
+
 def test_unknown_kinds_and_strengths_are_refused():
     with pytest.raises(ValidationError, match="'screenshot', 'scan' or 'photo'"):
         DocumentsConfig.model_validate({"kinds": ["fax"]})
     with pytest.raises(ValidationError, match="must be above 0 and at most 1"):
         DocumentsConfig.model_validate({"strengths": [0.5, 2]})
+
+
+def test_records_beyond_any_use_are_refused():
+    with pytest.raises(ValidationError, match="less than or equal to 10000"):
+        DocumentsConfig.model_validate({"records": 99_999_999})

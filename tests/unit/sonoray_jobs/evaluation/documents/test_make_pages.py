@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from sonoray.documents.document_config import DocumentsConfig
+from sonoray.documents.page_drawing import DrawnPage
 from sonoray.documents.page_folder import read_pages
 from sonoray.errors import DataError
 from sonoray.images.fonts import find_font
@@ -46,6 +48,26 @@ def test_pages_are_the_same_for_a_seed(tmp_path):
         make_pages.run(workspace=workspace, road=road, out=tmp_path / "file" / "below")
     with pytest.raises(DataError, match="absent"):
         make_pages.run(workspace=workspace, road=road, dataset="absent")
+
+
+def test_pages_are_drawn_while_records_come(tmp_path, monkeypatch):
+    page = make_pages._page(0, "ok", "p")
+    blank = DrawnPage(pixels=np.full((8, 8), 255, np.uint8), lines=())
+
+    def records(*_):
+        yield page, []
+        yield page, []
+        raise DataError("the third record")
+
+    monkeypatch.setattr(make_pages, "draw_page", lambda _: blank)
+    monkeypatch.setattr(make_pages, "iter_records", records)
+    road = RoadConfig.model_validate({"documents": {"kinds": ["screenshot"]}})
+    given = {"workspace": Workspace.open(tmp_path), "road": road}
+    with pytest.raises(DataError, match="the third record"):
+        make_pages.run(**given)
+    assert len(list((tmp_path / "pages" / "pages").iterdir())) == 2
+    monkeypatch.setattr(make_pages, "iter_records", lambda *_: iter([(page, [])]))
+    assert make_pages.run(**given).num_pages == 1  # into what was left behind
 
 
 def study_of(number, split, report):
