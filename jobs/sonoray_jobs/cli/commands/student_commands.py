@@ -241,8 +241,9 @@ def make(
         typer.Option("--dataset", help="Set the reports of this dataset; default: the phantom's."),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", help="Of that dataset: train, validation, test or all.")
-    ] = "test",
+        str | None,
+        typer.Option("--split", help="Of that dataset: train, validation, test (default) or all."),
+    ] = None,
     workspace: "Workspace",
     road: "RoadConfig",
 ) -> Result:
@@ -254,7 +255,7 @@ def make(
     Examples:
         sonoray documents make --out pages
         sonoray documents make --set documents.records=8 --set 'documents.kinds=["scan"]'
-        sonoray documents make --dataset usreport --out pages
+        sonoray documents make --dataset usreport --split validation --out pages
     """
     from sonoray_jobs.evaluation.documents import make_pages
 

@@ -19,7 +19,7 @@ from sonoray.documents.page_drawing import draw_page, fits
 from sonoray.documents.page_folder import IMAGES, DocumentPage, write_pages
 from sonoray.documents.page_records import FINDINGS, FOOTER, TITLE, iter_records
 from sonoray.documents.report_page import PageQuestion, ReportPage
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.images.decode import Pixels
 from sonoray.study.contract import SPLITS, Task, iter_studies
 from sonoray.workspace import Workspace
@@ -60,7 +60,7 @@ def run(
     workspace: Workspace,
     road: RoadConfig,
     dataset: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     out: Path | None = None,
 ) -> MadePages:
     """Write pages and questions.
@@ -69,22 +69,28 @@ def run(
         workspace: has the dataset, and gives the default folder, `<workspace>/pages`.
         road: section `documents` says how many and how they are captured, `phantom` whose.
         dataset: whose reports are set; by default the phantom's records.
-        split: of the dataset, or `ALL`; a model is judged by pages of patients that it did not
-            learn from.
+        split: of the dataset, or `ALL`; by default `test`, since a model is judged by pages of
+            patients that it did not learn from.
         out: another folder; what was made there before is replaced.
 
     Raises:
+        ConfigError: a split is given and no dataset.
         DataError: there is no font for the texts, no such dataset, split or report, or the folder
             cannot be written or holds files that were not made.
     """
     from sonoray.cluster.progress import progress
 
     settings, left_out = road.documents, 0
+    if dataset is None and split is not None:
+        raise ConfigError(
+            f"--split {split} is of a dataset, and the phantom's pages have none; give --dataset, or "
+            "leave it out"
+        )
     if dataset is None:
         count = settings.records
         records = iter_records(road.phantom, count, settings.seed)
     else:
-        texts, left_out = _texts(workspace, dataset, split, settings)
+        texts, left_out = _texts(workspace, dataset, split or "test", settings)
         count = len(texts)
         records = (_of_text(number, *text) for number, text in enumerate(texts))
     pages = (  # drawn as they are written: a page takes megabytes

@@ -8,7 +8,7 @@ import pytest
 from sonoray.documents.document_config import DocumentsConfig
 from sonoray.documents.page_drawing import DrawnPage
 from sonoray.documents.page_folder import read_pages
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.images.fonts import find_font
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 from sonoray.workspace import Workspace
@@ -116,3 +116,5 @@ def test_reports_of_the_test_split_become_pages(workspace, tmp_path):
         make_pages.run(**given, split="validation")
     with pytest.raises(DataError, match=r"'dev' is unknown; choose one of all, train, validation"):
         make_pages.run(**given, split="dev")
+    with pytest.raises(ConfigError, match="--split test is of a dataset"):
+        make_pages.run(**{**given, "dataset": None}, split="test")
