@@ -83,8 +83,8 @@ def run(
     settings, left_out = road.documents, 0
     if dataset is None and split is not None:
         raise ConfigError(
-            f"--split {split} is of a dataset, and the phantom's pages have none; give --dataset, or "
-            "leave it out"
+            f"--split {split} is of a dataset, and the phantom's pages have none; give --dataset, "
+            "or leave it out"
         )
     if dataset is None:
         count = settings.records
