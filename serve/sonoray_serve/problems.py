@@ -33,7 +33,7 @@ class Problem(Enum):
     INVALID_VALUE = (
         400,
         _INVALID,
-        "A parameter is missing or has a value that is not accepted{place}.",
+        "A parameter is missing or has a value that is not accepted{place}{detail}.",
     )
     UNSUPPORTED_PARAMETER = (
         400,

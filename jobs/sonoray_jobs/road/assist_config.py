@@ -2,9 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sonoray.config.model import Config
+
+RISK = "risk"
+"""The tool that is always there; no program has its name."""
 
 
 class ToolProgram(Config):
@@ -30,3 +33,14 @@ class AssistConfig(Config):
     """How long a program may take."""
     call_tokens: int = Field(default=48, ge=1)
     """Longest text in which the model may call."""
+
+    @field_validator("programs")
+    @classmethod
+    def _names(cls, programs: tuple[ToolProgram, ...]) -> tuple[ToolProgram, ...]:
+        names = [RISK, *(each.name for each in programs)]
+        if doubles := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"assist.programs: two tools are called {doubles[0]!r}"
+                f"{' (one is the risk model)' if doubles[0] == RISK else ''}; name each otherwise"
+            )
+        return programs

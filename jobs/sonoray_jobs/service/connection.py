@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from sonoray.errors import ServingError
+from sonoray.errors import ConfigError, ServingError
 from sonoray_serve.keys.auth import is_loopback
 
 if TYPE_CHECKING:
@@ -42,9 +42,29 @@ class ServedModel:
     """Sha256 of its manifest."""
 
 
+def check_url(url: str) -> None:
+    """Refuse what is no URL of a service.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_url = False
+    if not is_url:
+        raise ConfigError(f"--url {url!r} is no http or https URL; write http://HOST:PORT/v1")
+
+
 @contextmanager
 def connected(url: str, api_key: str, timeout_s: float = TIMEOUT_S) -> Iterator[Connection]:
-    """Connect to a service by its URL, to which `/v1` is added where it has no path."""
+    """Connect to a service by its URL, to which `/v1` is added where it has no path.
+
+    Raises:
+        ConfigError: it is no URL.
+    """
+    check_url(url)
     if not urlsplit(url).path.strip("/"):
         url = f"{url.rstrip('/')}/v1"
     with _client(url, api_key, timeout_s) as client:

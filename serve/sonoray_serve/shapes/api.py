@@ -10,7 +10,7 @@ Beside OpenAI's parameters a request may have `sonoray`: the options of a closed
 UID of a study in place of its images.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -27,6 +27,9 @@ from sonoray_serve.shapes.tool_shapes import (
     ToolChoice,
 )
 from sonoray_serve.shapes.tool_shapes import Shape as _Request
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_LIKELIEST = 20
 """Most tokens that `top_logprobs` may ask for, as in OpenAI's API."""
@@ -288,16 +291,31 @@ def parse_request(kind: type[_Body], body: bytes, max_marks: int) -> _Body:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)
+        details = error.errors(include_url=False, include_input=False)
     detail = max(details, key=lambda detail: len(detail["loc"]))  # a union reports each member
     where = detail["loc"]
     if detail["type"] == "json_invalid":
         raise ApiError(Problem.INVALID_JSON)
     if detail["type"] != "extra_forbidden":
-        raise ApiError(Problem.INVALID_VALUE, _param(where, kind))
+        raise ApiError(Problem.INVALID_VALUE, _param(where, kind), detail=_limit(detail))
     if len(where) == 1 and where[0] in _UNSUPPORTED:
         raise ApiError(Problem.UNSUPPORTED_PARAMETER, str(where[0]))
     raise ApiError(Problem.UNKNOWN_PARAMETER, _param(where[:-1], kind))
+
+
+_LIMITS = {
+    "too_long": "at most {max_length} are accepted",
+    "string_too_long": "at most {max_length} characters are accepted",
+    "string_pattern_mismatch": "it must match {pattern}",
+}
+
+
+def _limit(detail: "ErrorDetails") -> str:
+    """The limit that a value breaks, as the shapes of the API have it; empty where it is none."""
+    if detail["type"] == "tool_schema":
+        return f"; {detail['msg']}"
+    form = _LIMITS.get(detail["type"])
+    return f"; {form.format(**detail['ctx'])}" if form else ""
 
 
 _FIELD_NAMES = frozenset(
@@ -315,14 +333,16 @@ def _param(where: tuple[int | str, ...], kind: type[BaseModel]) -> str | None:
     """Render a location as `messages[0].content[1].image_url`, with the API's own names only.
 
     After a position pydantic names the chosen member of the union (`user`, `text`), which is no
-    part of the path.
+    part of the path; lists of tools and of calls are of no union.
     """
     path = ""
     after_position = False
+    is_union = True
     for part in where:
         if isinstance(part, int):
             path += f"[{part}]"
         elif (part in _FIELD_NAMES or part in kind.model_fields) and not after_position:
             path += f".{part}" if path else part
-        after_position = isinstance(part, int)
+        after_position = isinstance(part, int) and is_union
+        is_union = part not in ("tools", "tool_calls")
     return path or None

@@ -6,7 +6,9 @@ refused by its place.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from sonoray_serve.shapes.tool_schemas import check_parameters
 
 MAX_TOOLS = 16
 """Tools that a request may offer."""
@@ -28,7 +30,7 @@ class FunctionSpec(Shape):
 
     name: Name
     description: Annotated[str, Field(max_length=1024)] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], AfterValidator(check_parameters)] | None = None
     """JSON schema of an object; none takes no arguments."""
     strict: bool | None = None
     """Accepted: a call that is forced always fits the schema, another one may not."""

@@ -34,6 +34,10 @@ _OFFER = {
     "arguments}}</tool_call> alone.",
 }
 _SIMPLE = (str, bool, int, float)
+_OF_OBJECT = frozenset(
+    {"type", "title", "description", "properties", "required", "additionalProperties", "$schema"}
+)
+"""Keywords of the whole schema that leave each call with all arguments fitting."""
 _SAID = frozenset({"type", "title", "description", "enum", "const", "default"})
 
 
@@ -135,9 +139,10 @@ def read_tools(request: ChatRequest) -> Tools | None:
 
 def _calls(spec: FunctionSpec) -> list[CalledFunction] | None:
     """All calls that a schema allows, each with all its arguments; None where they are not few."""
-    properties = (spec.parameters or {}).get("properties", {})
-    if not isinstance(properties, dict):
+    schema = spec.parameters or {}
+    if schema.keys() - _OF_OBJECT:
         return None
+    properties = schema.get("properties", {})
     values = [_values(each) for each in properties.values()]
     count = 1
     for own in values:
@@ -172,7 +177,7 @@ def _line(spec: FunctionSpec) -> str:
     properties = (spec.parameters or {}).get("properties", {})
     told = ", ".join(
         f"{name}: {'|'.join(map(_plain, values))}" if (values := _values(schema)) else str(name)
-        for name, schema in (properties.items() if isinstance(properties, dict) else ())
+        for name, schema in properties.items()
     )
     does = f" - {' '.join(spec.description.split())}" if spec.description else ""
     return f"{spec.name}({told}){does}"

@@ -197,10 +197,12 @@ def assist(
     Tools are offered by OpenAI's API. With assist.tool_choice=required the likeliest call is made
     once. Beside it stand the same model alone and the risk model alone. Never more than
     --max-calls; a tool that is unknown, late or answers nonsense is counted and ends nothing.
+    A program reads {"study": ..., "arguments": {...}} and prints {"result": "..."}.
 
     Examples:
         sonoray assist --dataset busbra --config busbra --set assist.tool_choice=required
         sonoray assist --table patients.csv --set assist.timeout_s=2 --max-calls 3
+        sonoray assist --set 'assist.programs=[{name="lab", command=["./lab.py"]}]'
     """
     from sonoray_jobs.evaluation.toolcalls import assist as job
 

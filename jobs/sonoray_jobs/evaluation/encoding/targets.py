@@ -38,7 +38,7 @@ class Targets:
     """By name, why one is no target."""
 
 
-def read_keyed_rows(path: Path, wanted: str) -> tuple[list[dict[str, str | None]], str, list[str]]:
+def read_keyed_rows(path: Path, wanted: str) -> tuple[dict[int, dict[str, str]], str, list[str]]:
     """Read a CSV file whose rows are of studies or images.
 
     Args:
@@ -46,15 +46,18 @@ def read_keyed_rows(path: Path, wanted: str) -> tuple[list[dict[str, str | None]
         wanted: what it has to hold beside the key, in words.
 
     Returns:
-        The rows, the name of the key column, the names of the others.
+        The rows by the number of their (last) line, the name of the key column, the names of the
+        others.
 
     Raises:
-        DataError: it cannot be read, or has no key column or no other.
+        DataError: it cannot be read, has no key column or no other, has two columns of one name, or
+            a row has more or fewer cells than the first line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, header = list(reader), list(reader.fieldnames or ())
+            reader = csv.reader(file)
+            header = next(reader, [])
+            cells = dict((reader.line_num, row) for row in reader if row)  # noqa: C402 - no static key
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
     keys = [name for name in header if name in KEYS]
@@ -64,6 +67,18 @@ def read_keyed_rows(path: Path, wanted: str) -> tuple[list[dict[str, str | None]
             f"table {str(path)!r} needs one of {' or '.join(KEYS)}, and {wanted}, each named in "
             "its first line"
         )
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"table {str(path)!r} line 1 has two columns {double!r}; name each otherwise"
+        )
+    for number, row in cells.items():
+        if len(row) != len(header):
+            raise DataError(
+                f"table {str(path)!r} line {number} has {len(row)} cells and line 1 has "
+                f"{len(header)}; correct it, and quote cells that hold a comma"
+            )
+    rows = {number: dict(zip(header, row, strict=True)) for number, row in cells.items()}
     return rows, keys[0], names
 
 
@@ -78,11 +93,11 @@ def read_targets(path: Path, studies: Sequence[Study]) -> Targets:
     of_key = studies_by(key, studies)
     found: dict[str, defaultdict[str, list[float]]] = {name: defaultdict(list) for name in names}
     num_known = 0
-    for number, row in enumerate(rows, start=2):
-        study = of_key.get(row[key] or "")
+    for number, row in rows.items():
+        study = of_key.get(row[key])
         num_known += study is not None
         for name in names:
-            cell = (row[name] or "").strip()
+            cell = row[name].strip()
             if cell and study is not None:
                 found[name][study].append(_number(cell, f"{path.name} line {number}, {name!r}"))
     if not num_known:

@@ -34,7 +34,7 @@ from sonoray_jobs.evaluation.roles.consultation import consult
 from sonoray_jobs.evaluation.roles.memory import Memory, make_memory
 from sonoray_jobs.evaluation.roles.wordings import ASSISTANT
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.connection import connected, find_model
+from sonoray_jobs.service.connection import check_url, connected, find_model
 from sonoray_jobs.service.sent_pictures import gather_pictures
 from sonoray_jobs.service.service_client import read_key
 
@@ -165,10 +165,11 @@ def consult_one(
         api_key_file: key file; by default the environment's key.
 
     Raises:
-        ConfigError: a role is unknown, or a cap leaves no call.
+        ConfigError: the URL is none, a role is unknown, or a cap leaves no call.
         DataError: the study is not given, or the assistant has nothing to search.
         ServingError: the service cannot be reached, refuses or answers nonsense.
     """
+    check_url(url)
     if len(options) == 1 or len(set(options)) < len(options):
         raise ConfigError("give --option for each answer, two or more different ones, or none")
     if bool(images) == (study is not None):
@@ -239,10 +240,11 @@ def consult_split(
         api_key_file: key file; by default the environment's key.
 
     Raises:
-        ConfigError: a role or another way is unknown, or a cap leaves no call.
+        ConfigError: the URL is none, a role or another way is unknown, or a cap leaves no call.
         DataError: the split has no closed question, or the assistant has nothing to search.
         ServingError: the service cannot be reached, refuses or answers nonsense.
     """
+    check_url(url)
     if split not in SPLITS[1:]:
         raise DataError(f"split {split!r} is none to ask; choose {' or '.join(SPLITS[1:])}")
     data = workspace.dataset(dataset)

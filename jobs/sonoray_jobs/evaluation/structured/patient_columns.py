@@ -1,9 +1,9 @@
 """Patient columns: a study's labels, or a table that a user brings.
 
 A table is a CSV file with a column `study_id` or `image` (an image's id, or where it came from);
-all others are patient columns. Of several rows of a study numbers are averaged, and words must
-agree. An empty cell is unknown. A column is one of numbers where all its cells are, unless the
-settings call it one of codes.
+all others are patient columns. Of several images of a study numbers are averaged; all else that is
+told twice must agree. An empty cell is unknown, and so are NA, NaN, N/A and null. A column is one
+of numbers where all its cells are, unless the settings call it one of codes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sonoray.errors import DataError
 from sonoray.study.contract import STUDY_DATE_LABEL, Study
 from sonoray_jobs.evaluation.encoding.targets import is_number
-from sonoray_jobs.evaluation.structured.column_table import read_table
+from sonoray_jobs.evaluation.structured.column_table import is_empty, read_table
 
 if TYPE_CHECKING:
     from sonoray_jobs.road.risk_config import RiskConfig
@@ -23,6 +23,10 @@ Value = float | str
 Record = Mapping[str, Value]
 """A study's columns that are known, by name."""
 
+_LARGEST = 1e100
+"""Largest number that is taken: sums of squares of larger ones are no longer finite."""
+_FEW = 0.2
+"""Share of a column's cells up to which those that are no number are remarked."""
 LEAST_STUDIES = 5
 """Studies of which a column must be known; of fewer nothing can be learned or told apart."""
 
@@ -37,6 +41,8 @@ class Columns:
     """By study id."""
     left_out: Mapping[str, str]
     """By column, why it is not taken."""
+    remarks: Sequence[str] = ()
+    """What a user should know of a table: a line each, without a cell's value."""
 
     @property
     def names(self) -> list[str]:
@@ -65,7 +71,11 @@ class Columns:
 
 
 def read_columns(
-    studies: Sequence[Study], table: Path | None, settings: "RiskConfig", dataset: str
+    studies: Sequence[Study],
+    table: Path | None,
+    settings: "RiskConfig",
+    dataset: str,
+    everyone: Iterable[Study] = (),
 ) -> Columns:
     """All columns of studies, from a table or from their labels.
 
@@ -74,12 +84,20 @@ def read_columns(
         table: a CSV file; without one the labels are the columns.
         settings: `columns` must be among them, `codes` says which numbers are names.
         dataset: its name, for errors.
+        everyone: all its studies, to tell rows of others from rows of none.
 
     Raises:
         DataError: there is no column, one that is asked for is unknown or known of too few studies,
-            or the table cannot be read or has no row of these studies.
+            one has numbers that are too large, or the table cannot be read or has no row of these
+            studies.
     """
-    found = _labels(studies) if table is None else read_table(table, studies)
+    remarks: list[str] = []
+    if table is None:
+        found = _labels(studies)
+    else:
+        found, num_strange = read_table(table, studies, everyone)
+        if num_strange:
+            remarks.append(f"{num_strange} rows of {table.name} are of no study of the dataset")
     names = list(dict.fromkeys(name for own in found.values() for name in own))
     if not names:
         where = f"dataset {dataset!r}" if table is None else f"table {str(table)!r}"
@@ -100,7 +118,12 @@ def read_columns(
         elif len(set(own)) < 2:
             left_out[name] = "is the same for all studies"
         else:
-            kinds[name] = name not in settings.codes and all(map(is_number, own))
+            words = 0 if name in settings.codes else _num_words(name, own)
+            kinds[name] = name not in settings.codes and not words
+            if 0 < words <= _FEW * len(own):
+                remarks.append(
+                    f"column {name!r} is taken as words: {words} of {len(own)} cells are no number"
+                )
     if refused := [name for name in settings.columns if name in left_out]:
         raise DataError(
             f"column {refused[0]!r} {left_out[refused[0]]}; name others in risk.columns"
@@ -119,7 +142,32 @@ def read_columns(
             for study, cells in found.items()
         },
         left_out=left_out,
+        remarks=remarks,
     )
+
+
+def _num_words(name: str, cells: Sequence[str]) -> int:
+    """How many cells of a column are no number.
+
+    Raises:
+        DataError: it is one of numbers, and some are too large.
+    """
+    numbers = [abs(value) for value in map(_as_number, cells) if value is not None]
+    words = len(cells) - len(numbers)
+    if max(numbers, default=0.0) <= _LARGEST:
+        return words
+    if words <= _FEW * len(cells):
+        raise DataError(
+            f"column {name!r} has values beyond {_LARGEST:g}; mend them, or name it in risk.codes"
+        )
+    return sum(not is_number(cell) for cell in cells)
+
+
+def _as_number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
 
 
 def _labels(studies: Iterable[Study]) -> dict[str, dict[str, str]]:
@@ -127,7 +175,7 @@ def _labels(studies: Iterable[Study]) -> dict[str, dict[str, str]]:
         study.study_id: {
             name: value
             for name, value in study.labels.items()
-            if value and name != STUDY_DATE_LABEL
+            if not is_empty(value.strip()) and name != STUDY_DATE_LABEL
         }
         for study in studies
     }

@@ -6,7 +6,7 @@ whose assistant calls a risk model; both by their abstracts and what is public o
 a calibrated logistic regression (`risk_model`), learned from training patients alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Risk:
     values: Mapping[str, Any]
     explained: Mapping[str, Any] | None
     """One study's risk and contributions, where it was asked for."""
+    remarks: Sequence[str] = ()
+    """Of the columns."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -51,6 +53,7 @@ class Risk:
             "",
             *groups_table(values).text(),
             *remarks(values),
+            *self.remarks,
             *(f"{name}: left out, it {reason}" for name, reason in values["left_out"].items()),
         ]
         if self.explained is not None:
@@ -60,7 +63,8 @@ class Risk:
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
         explained = {} if self.explained is None else {"explained": self.explained}
-        return {"split": self.split, "path": str(self.output.path), **self.values, **explained}
+        told = {"split": self.split, "path": str(self.output.path), "remarks": list(self.remarks)}
+        return {**told, **self.values, **explained}
 
 
 def run(
@@ -90,7 +94,13 @@ def run(
     model, made, material = risk_stage(workspace, road, dataset, split, table)
     values = made.manifest["summary"]
     explained = None if study is None else explain(model, material, study)
-    return Risk(output=made, split=split, values=values, explained=explained)
+    return Risk(
+        output=made,
+        split=split,
+        values=values,
+        explained=explained,
+        remarks=material.everything.remarks,
+    )
 
 
 def explain(model: RiskModel, material: Material, study: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def gather(dataset: Path, road: RoadConfig, split: str, table: Path | None, name
         )
     both = [*training, *judged]
     truth = read_outcomes(both, settings.outcome, settings.positive)
-    everything = read_columns(both, table, settings, name)
+    everything = read_columns(both, table, settings, name, iter_studies(dataset, complete=False))
     told = {study: str(value) for study, value in truth.items()}
     ids = {study.study_id for study in training}
     columns = without_leaks(everything, told, settings, ids).only(settings.columns)

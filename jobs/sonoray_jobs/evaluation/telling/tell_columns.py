@@ -17,16 +17,15 @@ from sonoray.errors import DataError
 from sonoray.files.json_files import write_json
 from sonoray.metrics import Bootstrap
 from sonoray.stages import Stage, StageOutput, run_stage
-from sonoray.study.contract import Study, Task
+from sonoray.study.contract import Study, Task, iter_studies
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.questions import asked_studies, closed_studies, training_answers
 from sonoray_jobs.evaluation.structured.patient_columns import Columns, read_columns
-from sonoray_jobs.evaluation.telling.teller import make_teller
+from sonoray_jobs.evaluation.telling.teller import check_names, make_teller
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
 from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.training.studies import iter_training_studies
 
 if TYPE_CHECKING:
     from sonoray_jobs.evaluation.telling.told_columns import Teller
@@ -40,6 +39,7 @@ _CODE = (
     "sonoray_jobs.evaluation.telling.told_columns",
     "sonoray_jobs.evaluation.structured.risk_fitting",
     "sonoray_jobs.evaluation.telling.tell_report",
+    "sonoray_jobs.evaluation.telling.teller",
 )
 
 
@@ -50,6 +50,8 @@ class ToldColumns:
     output: StageOutput
     split: str
     values: Mapping[str, Any]
+    remarks: Sequence[str] = ()
+    """Of the columns."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -70,11 +72,12 @@ class ToldColumns:
         if silent := values["num_silent"]:
             lines.append(f"{silent} studies have no column that is told, and are asked plainly")
         lines.append(f"a question as it was told: {self.output.path / _EXAMPLE}")
-        return [*lines, f"all figures: {self.output.path / _REPORT[1]}"]
+        return [*lines, *self.remarks, f"all figures: {self.output.path / _REPORT[1]}"]
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
-        return {"split": self.split, "path": str(self.output.path), **self.values}
+        told = {"split": self.split, "path": str(self.output.path), "remarks": list(self.remarks)}
+        return {**told, **self.values}
 
 
 def run(
@@ -103,17 +106,29 @@ def run(
     Raises:
         DataError: the training is not finished, no closed question is asked, there is no column, or
             a text with columns does not fit the model's context, or all studies are of one patient.
-        ConfigError: the training that `run` names is of another dataset.
+        ConfigError: `tell` names a column that is not there, or the training that `run` names is of
+            another dataset.
         ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached or does not know the training.
     """
     output = workspace.dataset(dataset)
     made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     asked = closed_studies(asked_studies(output.path, made.road, split))
-    training = list(iter_training_studies(output.path, made.road.train))
-    every = read_columns([*training, *asked], table, road.risk, dataset)
+    settings = made.road.train
+    everyone = iter_studies(output.path, split="train", only=settings.only, complete=False)
+    training = list(everyone)
+    every = read_columns(
+        [*training, *asked],
+        table,
+        road.risk,
+        dataset,
+        iter_studies(output.path, complete=False),
+    )
+    check_names(road.tell, every)
     columns = every.only(road.risk.columns)
-    teller, leaks = make_teller(output.path, road, dataset, split, table, columns, training, asked)
+    teller, leaks = make_teller(
+        output.path, road, dataset, split, table, columns, training, asked, settings.hold_out
+    )
     stage = Stage(
         name=f"tell-{dataset}-{split}",
         config={
@@ -135,7 +150,9 @@ def run(
         return _write(folder, workspace, made, split, {**found, "leaks": leaks}, tracking_uri)
 
     result = run_stage(stage, workspace.stages, make)
-    return ToldColumns(output=result, split=split, values=result.manifest["summary"])
+    return ToldColumns(
+        output=result, split=split, values=result.manifest["summary"], remarks=every.remarks
+    )
 
 
 def _ask(

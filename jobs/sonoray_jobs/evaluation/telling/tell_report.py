@@ -29,6 +29,8 @@ def judge_told(
 ) -> dict[str, Any]:
     """Judge the ways, topic by topic and over all.
 
+    The constant is None where a topic has no training question.
+
     Args:
         answers: of each way.
         learned: by topic the training answers, for the constant answer.
@@ -49,7 +51,9 @@ def judge_told(
     found[ALL] = _judge(answers, None, None, bootstrap)
     for topic, own in found.items():
         asked = [each for each in answers[PLAIN] if topic in (ALL, each.topic)]
-        own["constant"] = sum(constants[each.topic] == each.truth for each in asked) / len(asked)
+        is_known = all(constants[each.topic] is not None for each in asked)
+        right = sum(constants[each.topic] == each.truth for each in asked)
+        own["constant"] = right / len(asked) if is_known else None
     return {"topics": found}
 
 

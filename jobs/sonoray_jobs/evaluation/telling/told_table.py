@@ -18,7 +18,7 @@ def told_table(values: Mapping[str, Any]) -> Table:
             (
                 topic,
                 f"{own['num_questions']} ({own['num_patients']})",
-                f"{own['constant']:.3f}",
+                "-" if own["constant"] is None else f"{own['constant']:.3f}",
                 *(_value(ways[way]["accuracy"]) for way in WAYS),
                 _signed(own["told_minus_plain"].get("accuracy")),
                 _signed(own["told_minus_other"].get("accuracy")),

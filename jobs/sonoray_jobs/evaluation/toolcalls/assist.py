@@ -33,7 +33,7 @@ from sonoray_jobs.evaluation.toolcalls.clinical_tools import ClinicalTool, Progr
 from sonoray_jobs.evaluation.toolcalls.tool_endpoint import ToolAnswering, ToolEndpoint
 from sonoray_jobs.evaluation.toolcalls.tool_loop import assist, check_cap
 from sonoray_jobs.road.config import RoadConfig
-from sonoray_jobs.service.connection import connected, find_model
+from sonoray_jobs.service.connection import check_url, connected, find_model
 from sonoray_jobs.service.sent_pictures import pictures_of
 from sonoray_jobs.service.service_client import read_key
 
@@ -41,6 +41,7 @@ _TRACE, _REPORT = "trace.jsonl", ("assist.md", "assist-report.json")
 _CODE = (
     "sonoray_jobs.evaluation.toolcalls.tool_loop",
     "sonoray_jobs.evaluation.toolcalls.assist_report",
+    "sonoray_jobs.evaluation.toolcalls.program_run",
 )
 
 
@@ -51,6 +52,8 @@ class AssistedSplit:
     output: StageOutput
     split: str
     values: Mapping[str, Any]
+    remarks: Sequence[str] = ()
+    """Of the columns."""
 
     def lines(self) -> list[str]:
         """What a person reads."""
@@ -66,11 +69,12 @@ class AssistedSplit:
         ]
         if not called:
             told.append("the model called no tool: every answer is the plain one")
-        return [*told, f"trace: {self.output.path / _TRACE}"]
+        return [*told, *self.remarks, f"trace: {self.output.path / _TRACE}"]
 
     def to_json(self) -> dict[str, Any]:
         """What a script reads."""
-        return {"split": self.split, "path": str(self.output.path), **self.values}
+        told = {"split": self.split, "path": str(self.output.path), "remarks": list(self.remarks)}
+        return {**told, **self.values}
 
 
 def run(
@@ -99,11 +103,17 @@ def run(
         api_key_file: key file; by default the environment's key.
 
     Raises:
-        ConfigError: the cap leaves no call.
+        ConfigError: the cap leaves too few calls, the URL is none, or a program cannot be started.
         DataError: nobody is asked about the outcome, or there is no column.
         ServingError: the service cannot be reached, refuses or answers nonsense.
     """
-    check_cap(max_calls)
+    check_cap(max_calls, road.assist.tool_choice == "required")
+    check_url(url)
+    programs = [
+        ProgramTool(program=each, timeout_s=road.assist.timeout_s) for each in road.assist.programs
+    ]
+    for each in programs:
+        each.check()
     workspace.require()
     model, risk, material = risk_stage(workspace, road, dataset, split, table)
     data = workspace.dataset(dataset)
@@ -114,9 +124,6 @@ def run(
     drawn = drawn_studies(studies, max_studies, road.evaluate.seed)
     asked = [(study, turn) for study in drawn for turn in closed_turns(study)]
     positive, negative = _options(material, topic)
-    programs = [
-        ProgramTool(program=each, timeout_s=road.assist.timeout_s) for each in road.assist.programs
-    ]
     records = material.columns.of_study
     tools: list[ClinicalTool] = [
         RiskTool(model=model, records=records, positive=positive),
@@ -151,7 +158,12 @@ def run(
             workspace.stages,
             make,
         )
-    return AssistedSplit(output=output, split=split, values=output.manifest["summary"])
+    return AssistedSplit(
+        output=output,
+        split=split,
+        values=output.manifest["summary"],
+        remarks=material.everything.remarks,
+    )
 
 
 def _options(material: Material, topic: str) -> tuple[str, str]:

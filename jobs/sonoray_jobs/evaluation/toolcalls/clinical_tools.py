@@ -2,33 +2,38 @@
 
 A program is a command that reads one line of JSON, `{"study": ..., "arguments": {...}}`, and prints
 a JSON object with a text `result`, within a time. Whatever else it does (nothing, an error, other
-output) is told to the model as an error and counted; it ends no run. The risk model is arithmetic
-on numbers that lie here, and needs no time limit.
+output) is told to the model as an error and counted by its kind; it ends no run. The risk model is
+arithmetic on numbers that lie here, and needs no time limit.
 """
 
 import json
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
+from sonoray.errors import ConfigError
 from sonoray_jobs.evaluation.structured.patient_columns import Record
 from sonoray_jobs.evaluation.structured.risk_model import RiskModel
-from sonoray_jobs.road.assist_config import ToolProgram
+from sonoray_jobs.evaluation.toolcalls.program_run import run_program
+from sonoray_jobs.road.assist_config import RISK, ToolProgram
 
-Outcome = Literal["answered", "unknown-tool", "bad-arguments", "no-columns", "timeout", "nonsense"]
-OUTCOMES: tuple[Outcome, ...] = (
+Outcome = Literal[
     "answered",
     "unknown-tool",
     "bad-arguments",
     "no-columns",
     "timeout",
-    "nonsense",
-)
-RISK = "risk"
+    "failed",
+    "too-long",
+    "no-json",
+    "wrong-form",
+]
+"""How a call ended. Of programs: `failed` did not start or exited with another status than zero,
+`too-long` printed without end, `wrong-form` printed JSON without a text `result`."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _ABOUT = ("probability", "reasons")
 _MOST_REASONS = 3
 _MOST_CHARS = 200
@@ -102,6 +107,19 @@ class ProgramTool:
     program: ToolProgram
     timeout_s: float
 
+    def check(self) -> None:
+        """Refuse a program that cannot be started.
+
+        Raises:
+            ConfigError: it does not exist or is not executable.
+        """
+        first = self.program.command[0]
+        if shutil.which(first) is None:
+            raise ConfigError(
+                f"assist.programs: {self.program.name!r} has the command {first!r}, which does not "
+                "exist or is not executable; correct it, or chmod +x"
+            )
+
     @property
     def contents(self) -> tuple[str, ...]:
         """Of each word of the command the sha256 of the file that it names; empty if none."""
@@ -129,21 +147,16 @@ class ProgramTool:
             if value not in self.program.parameters.get(name, ()):
                 return Result(outcome="bad-arguments", text="?")
         asked = json.dumps({"study": study, "arguments": dict(arguments)}, ensure_ascii=False)
+        ran = run_program(self.program.command, asked, self.timeout_s)
+        if ran.ended != "done":
+            return Result(outcome=ran.ended, text="?")
         try:
-            done = subprocess.run(  # noqa: S603 - the settings' own command
-                self.program.command,
-                input=f"{asked}\n".encode(),
-                capture_output=True,
-                timeout=self.timeout_s,
-                check=True,
-            )
-            text = json.loads(done.stdout)["result"]
-        except subprocess.TimeoutExpired:
-            return Result(outcome="timeout", text="?")
-        except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError):
-            return Result(outcome="nonsense", text="?")
+            found = json.loads(ran.printed)
+        except (ValueError, RecursionError):
+            return Result(outcome="no-json", text="?")
+        text = found.get("result") if isinstance(found, dict) else None
         if not isinstance(text, str) or not text.strip():
-            return Result(outcome="nonsense", text="?")
+            return Result(outcome="wrong-form", text="?")
         return Result(outcome="answered", text=" ".join(text.split())[:_MOST_CHARS])
 
 

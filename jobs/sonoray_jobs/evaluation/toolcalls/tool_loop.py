@@ -50,16 +50,25 @@ class Assisted:
     """The model's own words where it called nothing."""
 
 
-def check_cap(max_calls: int) -> None:
-    """Refuse a cap that leaves no call.
+def check_cap(max_calls: int, is_required: bool) -> None:
+    """Refuse a cap that leaves too few calls.
+
+    Args:
+        max_calls: the cap.
+        is_required: whether a call of a tool has to be made.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: no call is left for the answer, or none for the tool that has to be called.
     """
     if max_calls < 1:
         raise ConfigError(
             f"--max-calls {max_calls} leaves no call; give at least 1 for the answer, and 2 or "
             "more for a tool before it"
+        )
+    if is_required and max_calls < 2:
+        raise ConfigError(
+            f"--max-calls {max_calls} leaves no call for a tool, which "
+            "assist.tool_choice=required asks for; give at least 2"
         )
 
 
@@ -86,10 +95,10 @@ def assist(
         max_calls: most calls of the service.
 
     Raises:
-        ConfigError: the cap leaves no call.
+        ConfigError: the cap leaves too few calls.
         ServingError: the service cannot be reached, refuses or answers nonsense.
     """
-    check_cap(max_calls)
+    check_cap(max_calls, bool(tools) and settings.tool_choice == "required")
     messages: list[dict[str, Any]] = [user_message(question, pictures)]
     steps: list[ToolStep] = []
     ended: Ended = "cap"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sonoray.errors import ServingError
+from sonoray.errors import ConfigError, ServingError
 from sonoray.images.decode import encode_png
 from sonoray_jobs.evaluation.roles.calls import Endpoint
 from sonoray_jobs.service.connection import Connection, ServedModel, connected, find_model
@@ -135,3 +135,11 @@ def test_the_address_of_a_service_is_enough(given: str, asked: str) -> None:
     with connected(given, "k") as connection:
         assert connection.url == asked
         assert str(connection.client.base_url).rstrip("/") == asked.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "given", ["", "localhost:8000", "ftp://h/v1", "http://", "http://h:x/v1", "/v1", "file:///v1"]
+)
+def test_what_is_no_url_is_refused(given):
+    with pytest.raises(ConfigError, match="is no http or https URL"), connected(given, "k"):
+        pass

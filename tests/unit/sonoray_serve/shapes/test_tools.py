@@ -7,7 +7,7 @@ import pytest
 
 from sonoray_serve.messages import Finished, Piece
 from sonoray_serve.problems import ApiError, Problem
-from sonoray_serve.shapes.api import ChatRequest
+from sonoray_serve.shapes.api import ChatRequest, parse_request
 from sonoray_serve.shapes.tool_results import told_messages
 from sonoray_serve.shapes.tool_shapes import CallMade
 from sonoray_serve.shapes.tools import ends_with, read_tools
@@ -147,6 +147,101 @@ def test_tools_that_cannot_be_called_are_refused(values: Any, problem: Problem, 
     with pytest.raises(ApiError) as refused:
         read_tools(request(**values))
     assert (refused.value.problem, refused.value.param) == (problem, param)
+
+
+def refusal(tools: list[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    """What a client reads of a request that is refused."""
+    body = {"model": "m", "messages": [QUESTION], "tools": tools, **values}
+    with pytest.raises(ApiError) as refused:
+        parse_request(ChatRequest, json.dumps(body).encode(), 10_000)
+    assert refused.value.problem is Problem.INVALID_VALUE
+    error: dict[str, Any] = refused.value.body()["error"]
+    return error
+
+
+def of_schema(schema: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "risk", "parameters": schema}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"type": "string", "enum": ["a"]}, "type must be object"),
+        ({"type": ["object", "null"]}, "type must be object"),
+        ({"properties": []}, "properties must be an object of schemas"),
+        ({"properties": {"a": 1}}, "properties must be an object of schemas"),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}}, "without $ref"),
+        ({"properties": {"a": {"type": "array", "items": {"$ref": "#"}}}}, "without $ref"),
+        ({"properties": {"a": {"enum": ["x"]}}, "required": "a"}, "required must be a list"),
+        ({"properties": {"a": {"enum": ["x"]}}, "required": ["b"]}, "required must be a list"),
+        ({"properties": {"a": {"enum": ["x"]}}, "required": [["a"]]}, "required must be a list"),
+        ({"properties": {"a": {"type": "string", "enum": ["x", 3]}}}, "of the schema's type"),
+        ({"properties": {"a": {"type": "integer", "const": True}}}, "of the schema's type"),
+        ({"properties": {"a": {"type": "integer", "const": 1.5}}}, "of the schema's type"),
+        ({"properties": {"a": {"type": "boolean", "enum": [0, 1]}}}, "of the schema's type"),
+        ({"properties": {"a": {"enum": [1, 2], "const": 3}}}, "const must be in enum"),
+        ({"properties": {"a": {"enum": []}}}, "enum must be a list"),
+        ({"properties": {"a": {"type": "text"}}}, "a type must be one of string, "),
+        ({"properties": {"a": {"enum": [float("nan"), 1]}}}, "must be finite"),
+        ({"properties": {"a": {"const": float("inf")}}}, "must be finite"),
+    ],
+)
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_schema_that_contradicts_itself_is_refused(schema: Any, told: str, choice: str):
+    error = refusal([RISK, of_schema(schema)], tool_choice=choice)
+    assert error["param"] == "tools[1].function.parameters"
+    assert told in error["message"]
+    assert error["code"] == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"properties": {"a": {"type": "string"}}, "required": ["a"]},
+        {"properties": {"$ref": {"enum": [1, 2.0]}}},
+        {"properties": {"a": {"type": ["string", "null"], "enum": ["x", None]}}},
+        {"properties": {"a": {"type": "integer", "enum": [1, 2.0, 10**400]}}},
+        {"properties": {"a": {"type": "array", "items": {"type": "number"}}, "b": True}},
+        {"properties": {"a": {"const": {"$ref": "x"}}}},
+    ],
+)
+def test_a_schema_that_is_whole_is_taken(schema: Any):
+    assert read_tools(request(tools=[of_schema(schema)])) is not None
+
+
+@pytest.mark.parametrize("key", ["minProperties", "anyOf", "patternProperties", "not", "enum"])
+def test_no_call_is_forced_of_a_schema_that_says_more(key: str):
+    value: Any = {"minProperties": 2, "anyOf": [], "enum": [{}]}.get(key, {})
+    parameters = {"type": "object", "properties": {"a": {"enum": [1]}}, key: value}
+    with pytest.raises(ApiError) as refused:
+        read_tools(request(tools=[of_schema(parameters)], tool_choice="required"))
+    assert refused.value.problem is Problem.TOOL_NOT_FORCED
+
+
+@pytest.mark.parametrize(
+    ("tools", "param", "told"),
+    [
+        ([tool(f"t{number}") for number in range(17)], "tools", "at most 16 are accepted"),
+        ([RISK, tool("a b")], "tools[1].function.name", "^[a-zA-Z0-9_-]{1,64}$"),
+        (
+            [{"type": "function", "function": {"name": "a", "description": "x" * 1025}}],
+            "tools[0].function.description", "at most 1024 characters are accepted",
+        ),
+    ],
+)  # fmt: skip
+def test_a_limit_is_said_with_its_place(tools: Any, param: str, told: str):
+    error = refusal(tools)
+    assert error["param"] == param
+    assert told in error["message"]
+    assert param in error["message"]
+
+
+def test_the_place_of_an_earlier_call_is_said():
+    body = {"model": "m", "messages": [QUESTION, called(name="a b")]}
+    with pytest.raises(ApiError) as refused:
+        parse_request(ChatRequest, json.dumps(body).encode(), 10_000)
+    assert refused.value.param == "messages[1].tool_calls[0].function.name"
 
 
 def test_a_forced_call_may_be_as_long_as_an_option():

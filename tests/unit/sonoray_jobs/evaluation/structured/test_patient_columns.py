@@ -51,13 +51,63 @@ def test_a_table_is_read_by_study_or_image_and_its_rows_are_averaged(tmp_path, t
         (("age,group", "1,2"), "needs one of study_id or image"),
         (("study_id", "train-1"), "needs one of study_id or image"),
         (("study_id,age", "other,1"), "no row of table"),
-        (("study_id,sex", "train-1,f", "train-1,m"), "has 2 different values; give one"),
+        (
+            ("study_id,sex", "train-1,f", "train-1,m"),
+            r"study train-1, 'sex' has 2 different values \(lines 2, 3\); give one",
+        ),
+        (
+            ("study_id,age", "train-1,40", "train-2,41", "train-1,70"),
+            r"'age' has 2 different values \(lines 2, 4\)",
+        ),
+        (("study_id,age,age", "train-1,40,41"), "line 1 has two columns 'age'"),
+        (("study_id,age,sex", "train-1,40,f", "train-2,41"), "line 3 has 2 cells and line 1 has 3"),
+        (("study_id,age,sex", "train-1,40,f,x"), "line 2 has 4 cells and line 1 has 3"),
         (("study_id,age", "train-1,40"), "known of 1 studies, fewer than 5"),
     ],
 )
 def test_a_table_that_says_nothing_is_refused(tmp_path, training, lines, told):
     with pytest.raises(DataError, match=told):
         read(training, written(tmp_path / "t.csv", *lines))
+
+
+def rows_of(values):
+    return [f"train-{number},{value}" for number, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("empty", ["NA", "NaN", "nan", "N/A", "null", "NULL", " na "])
+def test_what_stands_for_an_empty_cell_is_one(tmp_path, training, empty):
+    table = written(tmp_path / "t.csv", "study_id,age", *rows_of([*range(40, 60), empty]))
+    columns = read(training, table)
+    assert columns.is_number == {"age": True}
+    assert "train-20" not in columns.of_study
+    assert columns.remarks == []
+
+
+def test_few_cells_that_are_no_number_are_remarked_without_their_value(tmp_path, training):
+    values = [*range(40, 58), "Zhang", "ca. 60"]
+    table = written(tmp_path / "t.csv", "study_id,age", *rows_of(values))
+    told = "column 'age' is taken as words: 2 of 20 cells are no number"
+    assert read(training, table).remarks == [told]
+    assert read(training, table, codes=("age",)).remarks == []
+    words = written(tmp_path / "u.csv", "study_id,place", *rows_of([*"abcdef" * 3, 1, 2]))
+    assert read(training, words).remarks == []
+
+
+@pytest.mark.parametrize("value", ["inf", "-Infinity", "1e308", "1e155"])
+def test_numbers_that_cannot_be_squared_are_refused(tmp_path, training, value):
+    table = written(tmp_path / "t.csv", "study_id,age", *rows_of([*range(40, 60), value]))
+    with pytest.raises(DataError, match=r"column 'age' has values beyond 1e\+100; mend them"):
+        read(training, table)
+    assert read(training, table, codes=("age",)).is_number == {"age": False}
+    places = written(tmp_path / "u.csv", "study_id,place", *rows_of(["sup", value] * 10))
+    assert read(training, places).is_number == {"place": False}
+
+
+def test_rows_of_no_study_of_the_dataset_are_counted(tmp_path, training):
+    rows = rows_of(range(200))
+    table = written(tmp_path / "t.csv", "study_id,age", *rows, "who,1", "what,2", "who,3")
+    columns = read_columns(training[:100], table, RiskConfig(), "d", training)
+    assert columns.remarks == ["3 rows of t.csv are of no study of the dataset"]
 
 
 @pytest.mark.parametrize("header", ["study_id,age", "image,age", "Zhang San,1970"])

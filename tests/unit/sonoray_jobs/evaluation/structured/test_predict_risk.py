@@ -28,6 +28,15 @@ def test_a_risk_is_kept_and_each_prediction_explained(risk_workspace):
     assert any(f"{row['study_id']}: risk {row['risk']:.3f}" in line for line in again.lines())
 
 
+def test_what_is_odd_in_a_table_is_said(risk_workspace, training, tested, tmp_path):
+    table = tmp_path / "t.csv"
+    rows = [f"{each.study_id},{each.labels.get('age', 'NA')}" for each in (*training, *tested)]
+    table.write_text("\n".join(["study_id,age", *rows, "nobody,3"]) + "\n", encoding="utf-8")
+    found = run(risk_workspace, table=table)
+    assert "1 rows of t.csv are of no study of the dataset" in found.lines()
+    assert len(found.to_json()["remarks"]) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "given", "told"),
     [

@@ -48,6 +48,14 @@ def test_the_table_has_a_row_per_topic_and_one_of_all(judged):
     assert [row[0] for row in told_table(judged).rows] == ["pathology", ALL]
 
 
+def test_without_a_training_question_there_is_no_constant():
+    truths = "bm" * 5
+    answers = dict.fromkeys((PLAIN, TOLD, OTHER), records("b" * 10, truths))
+    values = judge_told(answers, {"side": ["l"]}, {}, Bootstrap(num_resamples=1000))
+    assert [own["constant"] for own in values["topics"].values()] == [None, None]
+    assert [row[2] for row in told_table(values).rows] == ["-", "-"]
+
+
 def test_of_a_told_question_the_path_alone_is_printed(tmp_path, judged):
     values = {**judged, "training": "t", "layers": ["values"], "style": "words", "num_silent": 0,
               "leaks": {}}  # fmt: skip

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from sonoray.errors import ConfigError
+from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.toolcalls import assist
 from sonoray_jobs.evaluation.toolcalls.tool_endpoint import ToolReply
 from sonoray_jobs.road.config import load_road
@@ -57,6 +59,28 @@ def test_a_changed_program_is_asked_again(served, risk_workspace, tmp_path):
     assert run(risk_workspace, settings).output.path != first.output.path
     program.unlink()  # the model is told that it answers nonsense
     assert run(risk_workspace, settings).output.path != first.output.path
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "told"),
+    [
+        (['assist.programs=[{name="lab", command=["/no/such/lab"]}]'], {}, "'/no/such/lab', which"),
+        (['assist.programs=[{name="lab", command=["TABLE"]}]'], {}, "not executable"),
+        (["assist.tool_choice=required"], {"max_calls": 1}, "--max-calls 1 leaves no call for"),
+        ([], {"url": "localhost:8000"}, "--url 'localhost:8000' is no http or https URL"),
+        (['assist.programs=[{name="risk", command=["x"]}]'], {}, "called 'risk' .one is the risk"),
+        (['assist.programs=[{name="a", command=["x"]}, {name="a", command=["y"]}]'], {},
+         "two tools are called 'a'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_anything_is_read(tmp_path, settings, given, told):
+    table = tmp_path / "table.csv"
+    table.write_text("", encoding="utf-8")
+    settings = [each.replace("TABLE", str(table)) for each in settings]
+    bare = Workspace(tmp_path / "none")
+    with pytest.raises(ConfigError, match=told):
+        assist.run(workspace=bare, road=load_road("tiny", settings), dataset="d",
+                   **{"url": "http://localhost", **given})  # fmt: skip
 
 
 def test_the_risk_model_alone_answers_at_its_threshold(served, risk_workspace):

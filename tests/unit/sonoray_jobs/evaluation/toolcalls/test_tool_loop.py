@@ -2,7 +2,7 @@
 
 import json
 import sys
-from time import perf_counter
+from time import perf_counter, sleep
 
 import pytest
 
@@ -91,6 +91,13 @@ def test_a_budget_of_no_calls_is_refused():
         ask(Scripted(), max_calls=0)
 
 
+def test_a_forced_call_needs_one_beside_the_answers():
+    with pytest.raises(
+        ConfigError, match=r"--max-calls 1 leaves no call for a tool, .* at least 2"
+    ):
+        ask(Scripted(), max_calls=1, tool_choice="required")
+
+
 def test_a_forced_call_is_made_once():
     endpoint = Scripted(*[[("risk", '{"about": "reasons"}')]] * 5)
     found = ask(endpoint, tool_choice="required")
@@ -127,13 +134,16 @@ def test_a_program_is_asked_about_the_study():
 @pytest.mark.parametrize(
     ("code", "outcome"),
     [
-        ("print('nonsense')", "nonsense"),
-        ("", "nonsense"),
-        ("print('{}')", "nonsense"),
-        ("print('[]')", "nonsense"),
-        ("import sys; sys.stdout.buffer.write(bytes([255]))", "nonsense"),
-        ("print('{\"result\": 3}')", "nonsense"),
-        ("raise SystemExit(3)", "nonsense"),
+        ("print('nonsense')", "no-json"),
+        ("", "no-json"),
+        ("print('{}')", "wrong-form"),
+        ("print('[]')", "wrong-form"),
+        ("import sys; sys.stdout.buffer.write(bytes([255]))", "no-json"),
+        ("print('[' * 60000)", "no-json"),
+        ("print('{\"result\": 3}')", "wrong-form"),
+        ('print(\'{"result": " "}\')', "wrong-form"),
+        ("raise SystemExit(3)", "failed"),
+        ("print('x' * 65536)", "too-long"),
     ],
 )
 def test_a_program_that_answers_nonsense_is_counted_and_ends_nothing(code, outcome):
@@ -149,8 +159,29 @@ def test_a_program_that_does_not_answer_is_stopped():
     assert found.outcome == "timeout"
     assert perf_counter() - begun < 20
     gone = ProgramTool(program=ToolProgram(name="x", command=("/no/such/program",)), timeout_s=1)
-    assert gone.call("s", {}).outcome == "nonsense"
+    assert gone.call("s", {}).outcome == "failed"
     assert program("").call("s", {"of": "hair"}).outcome == "bad-arguments"
+
+
+def test_a_program_that_prints_without_end_is_stopped_with_its_children(tmp_path):
+    note = tmp_path / "alive"
+    child = f"import time; time.sleep(1.5); open({str(note)!r}, 'w')"
+    code = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "while True: sys.stdout.write('x' * 65536)"
+    )
+    begun = perf_counter()
+    assert program(code, 60.0).call("s", {}).outcome == "too-long"
+    assert perf_counter() - begun < 20
+    sleep(3)
+    assert not note.exists()
+
+
+def test_a_program_that_leaves_its_output_open_is_late():
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60'])"
+    begun = perf_counter()
+    assert program(code, 1.0).call("s", {}).outcome == "timeout"
+    assert perf_counter() - begun < 20
 
 
 def test_ways_are_paired_and_calls_are_counted():
