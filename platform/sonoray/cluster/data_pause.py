@@ -33,7 +33,7 @@ class IdlePause(ExecutionCallback):
                 *(op.metrics.num_inputs_received, op.metrics.num_tasks_submitted),
                 *(op.metrics.num_task_outputs_generated, op.metrics.num_outputs_taken),
             )
-            for op in executor._topology  # type: ignore[has-type]
+            for op in executor._topology or ()
         )
         if done == self._seen and time.monotonic() - self._ended_s < _PAUSE_S:
             time.sleep(_PAUSE_S)
