@@ -202,7 +202,7 @@ def assist(
     Examples:
         sonoray assist --dataset busbra --config busbra --set assist.tool_choice=required
         sonoray assist --table patients.csv --set assist.timeout_s=2 --max-calls 3
-        sonoray assist --set 'assist.programs=[{name="lab", command=["./lab.py"]}]'
+        sonoray assist --set 'assist.programs=[{name="lab",command=["./lab.py"]}]'
     """
     from sonoray_jobs.evaluation.toolcalls import assist as job
 
