@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "jobs" / "sonoray_jobs" / "road" / "presets").iterdir())
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 TEXTS = [*PAGES, *ROOT.glob("[jps]*/sono*/**/*.py")]
-VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|[^\s;`\"')]+)"
+VALUE = r"(?:\[(?:[^][]|\[[^]]*\])*\]|\{[^}]*\}|[^\s;`\"')]+)"
 OVERRIDE = re.compile(rf"\b(?:{'|'.join(RoadConfig.model_fields)})(?:\.\w+)+={VALUE}")
 
 
