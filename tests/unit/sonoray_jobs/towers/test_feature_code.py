@@ -14,7 +14,7 @@ MAKES_FEATURES = (
     "sonoray.features.formats",
 )
 PINNED = {
-    "letterbox-bilinear-v1": "0d9bc70d0e298651ae88dfe78ec5444cac136565a06b46d9d832428cea4bc905"
+    "letterbox-bilinear-v1": "3ed2354b3847876b8bc92c1f17c5bdd25b8cba3513fff959f24892db90194e9e"
 }
 """By `PREPROCESSING`: the digest of the code that makes features of that name."""
 
