@@ -7,10 +7,10 @@
 # What happens: outputs that are ready and may not be read yet make each wait of the loop return at
 # once, so that it turns without a pause, in the process that iterates (with `streaming_split`, in
 # the coordinator actor). A training whose data are larger than their share of the object store is
-# in that state all the time, and pays a core for each worker.
-# Seen, share of a core while the consumer sleeps: rows of a kilobyte 0.01 to 0.05, rows that are
-# together twice the object store 0.8 to 1.0; with a sleep of 10 ms in an execution callback 0.1 to
-# 0.2, at the same speed.
+# in that state most of the time.
+# Seen, share of a core while the consumer sleeps: rows of a kilobyte 0.04 to 0.08, rows that are
+# together twice the object store 0.40 to 0.86, by how busy the machine was with other work; with a
+# sleep in an execution callback 0.10 to 0.17.
 # The script fails if that changes.
 set -euo pipefail
 scratch=$(mktemp -d)

@@ -3,7 +3,7 @@
 The loop waits until a task has something to say. Once outputs wait to be read and may not be, since
 what is ahead of the consumer has filled its share of the object store, each wait ends at once, and
 the loop turns as fast as Python lets it (Ray 2.60). That is the steady state of a training whose
-data are larger than that share, and of an embedding whose towers are slower than decoding.
+data are larger than that share; any other dataset with a slow consumer may come to it.
 """
 
 import time
