@@ -29,6 +29,8 @@ BALANCES = (0.0, 0.25, 0.5, 0.75, 0.8, 1.0)
 SINGLE_SCORES = ("feature", "attention")
 """Variants of the sampling that pick by one score, which no other teaches."""
 DISTILLATION = "distillation"
+RECOGNITION = "recognition"
+"""The ablation that is judged by classes and not by questions (`ways`)."""
 EVERYTHING = "all"
 
 
@@ -129,7 +131,8 @@ def build_ablation(name: str, road: RoadConfig, request: Request) -> Ablation:
         DataError: it has to look at a dataset that is missing.
     """
     if name not in ABLATIONS:
-        raise ConfigError(f"ablation {name!r} is unknown; use one of {', '.join(ABLATIONS)}")
+        names = ", ".join((*ABLATIONS, RECOGNITION))
+        raise ConfigError(f"ablation {name!r} is unknown; use one of {names}")
     if request.redundancies and (name != "sampling" or not request.is_phantom):
         raise ConfigError(
             "--redundancy is for the sampling ablation on the phantom, whose images are made to "

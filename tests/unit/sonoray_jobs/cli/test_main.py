@@ -12,7 +12,7 @@ from sonoray.workspace import DEFAULT_WORKSPACE as PLATFORM_WORKSPACE
 from sonoray_jobs.cli.main import main
 from sonoray_jobs.cli.options import DEFAULT_WORKSPACE
 from sonoray_jobs.data import phantom
-from sonoray_jobs.evaluation.ablation.variants import ABLATIONS
+from sonoray_jobs.evaluation.ablation.variants import ABLATIONS, RECOGNITION
 
 COMMANDS = [
     "doctor",
@@ -65,7 +65,7 @@ def test_help_lists_every_command(sonoray):
 def test_the_help_of_ablate_names_every_ablation(sonoray):
     code, out, _ = sonoray("ablate", "--help")
     assert code == 0
-    assert {*ABLATIONS, "recognition"} <= {word.strip(",.") for word in out.split()}
+    assert {*ABLATIONS, RECOGNITION} <= {word.strip(",.") for word in out.split()}
 
 
 def test_the_version_is_that_of_the_installed_package(sonoray):
@@ -182,7 +182,7 @@ def test_a_result_is_lines_for_people_and_json_for_programs(sonoray, tmp_path):
         ),
         (["compare", "a", "b"], ["'a'", "trainings there: none"]),
         (["compare", "a", "b", "--split", "tset"], ["'tset'", "choose one of train"]),
-        (["ablate", "vision"], ["'vision'", "visual", "modality"]),
+        (["ablate", "vision"], ["'vision'", "visual", "modality", "recognition"]),
         (["ablate", "visual", "--seeds", "0-2"], ["--seeds '0-2'", "0,1,2"]),
         (["ablate", "visual", "--variants", "blend"], ["--variants blend", "clip_only"]),
         (
