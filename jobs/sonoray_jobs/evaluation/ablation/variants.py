@@ -14,7 +14,7 @@ from llava_ultra.objectives.pretraining.mlip import MlipObjective
 from llava_ultra.towers.mix.mix_config import OWN_TOWERS
 from sonoray.config.load import validate_config
 from sonoray.errors import ConfigError, DataError
-from sonoray.study.choosing.labels import label_values
+from sonoray.study.choosing.labels import label_values, telling_labels
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.ablation.report import KEEP_ALL
 from sonoray_jobs.road.config import RoadConfig
@@ -394,9 +394,7 @@ def _label_values(road: RoadConfig, request: Request, split: str) -> list[str]:
 
 def _telling_labels(request: Request) -> str:
     """The labels with two or more values, to end a message; nothing where no dataset is made."""
-    try:
-        folder = request.workspace.dataset(request.dataset).path
-    except DataError:
+    if request.dataset not in request.workspace.dataset_names():
         return ""
-    known = label_values(folder, split="train")
-    return ": " + (", ".join(label for label in known if len(known[label]) > 1) or "there is none")
+    known = telling_labels(request.workspace.dataset(request.dataset).path, split="train")
+    return f": {known}"

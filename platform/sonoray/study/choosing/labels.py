@@ -38,6 +38,17 @@ def describe_labels(folder: Path, *, split: str, wanted: Mapping[str, str]) -> s
     return "; ".join(told)
 
 
+def telling_labels(folder: Path, *, split: str) -> str:
+    """Say, for a message, which labels have two or more values, by which studies may be told apart.
+
+    Args:
+        folder: dataset folder.
+        split: one of `SPLITS`.
+    """
+    known = label_values(folder, split=split)
+    return _listed([label for label, values in known.items() if len(values) > 1])
+
+
 def _listed(names: Sequence[str]) -> str:
     left = len(names) - _MOST_SHOWN
     return ", ".join([*names[:_MOST_SHOWN], *([f"and {left} more"] if left > 0 else [])]) or "none"

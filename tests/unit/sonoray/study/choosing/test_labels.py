@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sonoray.errors import DataError
-from sonoray.study.choosing.labels import describe_labels, label_values
+from sonoray.study.choosing.labels import describe_labels, label_values, telling_labels
 from sonoray.study.contract import Study, StudyImage, Task, Turn, write_studies
 
 
@@ -49,3 +49,8 @@ def test_a_message_names_values_of_known_labels_and_labels_beside_unknown_ones(d
     assert told(organ="x", side="y") == "organ is one of kidney, liver; the labels are day, organ"
     assert told(day="x").endswith("18, 19, and 10 more")
     assert describe_labels(dataset, split="validation", wanted={"a": "b"}) == "the labels are none"
+
+
+def test_labels_of_one_value_tell_no_studies_apart(dataset):
+    assert telling_labels(dataset, split="train") == "day, organ"
+    assert telling_labels(dataset, split="test") == "none"
