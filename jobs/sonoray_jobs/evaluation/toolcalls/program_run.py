@@ -1,14 +1,17 @@
 """A program of a user: one line in, what it prints out, within a time and a size.
 
 What a program prints is read as it comes, so that one which prints without end is stopped at
-`MOST_BYTES` and fills no memory. It has a process group of its own, and all of the group is ended
-with it: a child that it left behind would hold its output open and outlive the question.
+`MOST_BYTES` and fills no memory. Its line lies in a file without a name: a pipe holds 64 KiB, and a
+program that does not read would keep us writing past its time. It has a process group of its own,
+and all of the group is ended with it: a child that it left behind would hold its output open and
+outlive the question.
 """
 
 import os
 import selectors
 import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,31 +40,30 @@ def run_program(command: Sequence[str], line: str, timeout_s: float) -> Ran:
         timeout_s: until when it must have ended.
     """
     until = monotonic() + timeout_s
-    try:
-        process = subprocess.Popen(  # noqa: S603 - the settings' own command
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-        )
-    except (OSError, ValueError):
-        return Ran(ended="failed")
+    with tempfile.TemporaryFile() as told:
+        told.write(f"{line}\n".encode())
+        told.seek(0)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the settings' own command
+                command,
+                stdin=told,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except (OSError, ValueError):
+            return Ran(ended="failed")
     with process:
         try:
-            return _read(process, f"{line}\n".encode(), until)
+            return _read(process, until)
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read(process: "subprocess.Popen[bytes]", line: bytes, until: float) -> Ran:
-    assert process.stdin is not None  # both are pipes
-    assert process.stdout is not None
-    with suppress(BrokenPipeError):  # it may answer without reading
-        process.stdin.write(line)
-        process.stdin.close()
+def _read(process: "subprocess.Popen[bytes]", until: float) -> Ran:
+    assert process.stdout is not None  # a pipe
     printed = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)

@@ -129,6 +129,8 @@ def test_a_program_is_asked_about_the_study():
     found = call_tool([program(code)], "s", "lab", '{"of": "blood"}')
     assert found.outcome == "answered"
     assert found.text == "{'study': 's', 'arguments': {'of': 'blood'}}"
+    counts = "import json; print(json.dumps({'result': str(len(input()))}))"
+    assert int(call_tool([program(counts)], "s" * 200_000, "lab", "{}").text) > 200_000
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,10 @@ def test_a_program_that_does_not_answer_is_stopped():
     begun = perf_counter()
     found = call_tool([program("import time; time.sleep(60)", 0.3)], "s", "lab", "{}")
     assert found.outcome == "timeout"
+    assert perf_counter() - begun < 20
+    long = "s" * 200_000  # more than a pipe holds, and nobody reads it
+    asked = call_tool([program("import time; time.sleep(60)", 0.3)], long, "lab", "{}")
+    assert asked.outcome == "timeout"
     assert perf_counter() - begun < 20
     gone = ProgramTool(program=ToolProgram(name="x", command=("/no/such/program",)), timeout_s=1)
     assert gone.call("s", {}).outcome == "failed"
