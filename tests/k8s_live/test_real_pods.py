@@ -160,7 +160,7 @@ def ward(
         cluster.start_operator()
         made.site.write_text(SITE, encoding="utf-8")
         road = tiny_road.model_dump(mode="json", exclude_unset=True)
-        road["train"] |= {"num_workers": 1, "cpus_per_worker": 0.5}
+        road["train"] |= {"num_workers": 1, "cpus_per_worker": 0.5, "site_cue": False}
         road["evaluate"] |= {"actors": 1, "actor_cpus": 1}
         text = "".join(f"{key} = {toml(value)}\n" for key, value in road.items())
         (folder / "tiny.toml").write_text(f'dataset = "phantom"\n{text}', encoding="utf-8")

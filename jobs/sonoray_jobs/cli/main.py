@@ -38,6 +38,7 @@ from sonoray_jobs.cli.commands import (
     training_commands,
 )
 from sonoray_jobs.cli.usage import Commands
+from sonoray_jobs.cluster.job_status import last_line
 
 _ADVICE = re.compile(
     r"\bsonoray "
@@ -109,6 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the command line without the program's name; by default that of the process.
     """
+    try:
+        _run(arguments)
+    except SystemExit as ending:
+        if line := last_line(ending.code):
+            typer.echo(line, err=True)
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """Run a command, and end what is expected to fail with one line."""
     try:
         app(args=arguments, prog_name="sonoray")
     except Exception as error:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from sonoray.cluster.session import dev_runtime_env
 from sonoray.cluster.token import use_configured_token
 from sonoray.errors import ClusterError, ConfigError, JobFailedError
+from sonoray_jobs.cluster.job_status import LogReader
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -96,8 +97,9 @@ def run(
     announcement = f"submitted {job} as {submission.submission_id}"
     try:
         if wait:
-            asyncio.run(_follow(client, submission, announcement, write))
-            _await_end(client, submission)
+            log = LogReader(write)
+            asyncio.run(_follow(client, submission, announcement, log))
+            _await_end(client, submission, log)
         else:
             logger.info(announcement)
     except KeyboardInterrupt:
@@ -198,15 +200,14 @@ async def _follow(
         ) from None
 
 
-def _await_end(client: "JobSubmissionClient", submission: Submission) -> None:
+def _await_end(client: "JobSubmissionClient", submission: Submission, log: LogReader) -> None:
     """Wait for the final status, which comes a moment after the last line of the log."""
     while not (info := client.get_job_info(submission.submission_id)).status.is_terminal():
         time.sleep(POLL_INTERVAL_S)
     if info.status != "SUCCEEDED":
-        reason = " ".join((info.message or "no reason given").split())
+        code, reason = log.ending(info.driver_exit_code, info.message or "")
         failure = JobFailedError(
             f"job {submission.submission_id} ended as {info.status}: {reason}; see its log above"
         )
-        if (code := info.driver_exit_code or 0) > 0:  # a signal's is negative
-            failure.exit_code = code
+        failure.exit_code = code
         raise failure

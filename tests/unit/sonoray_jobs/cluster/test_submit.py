@@ -10,6 +10,7 @@ from ray.job_submission import JobStatus
 from sonoray.errors import ClusterError, JobFailedError
 from sonoray_jobs.cluster import submit
 from sonoray_jobs.cluster.failures import find_failure
+from sonoray_jobs.cluster.job_status import LogReader
 from sonoray_jobs.cluster.submit import Submission, _await_end, run
 
 SUBMISSION = Submission(submission_id="raysubmit_1", address="http://127.0.0.1:8265")
@@ -45,15 +46,23 @@ class Ended:
 )
 def test_a_job_that_failed_hands_its_own_exit_code_on(status, code, expected):
     with pytest.raises(JobFailedError, match=f"ended as {status}: exit code and the log") as caught:
-        _await_end(Ended(status, code=code), SUBMISSION)
+        _await_end(Ended(status, code=code), SUBMISSION, LogReader(print))
     assert find_failure(caught.value).exit_code == expected
 
 
 def test_a_job_is_waited_for_and_its_success_raises_nothing(monkeypatch):
     monkeypatch.setattr(submit, "POLL_INTERVAL_S", 0.0)
     client = Ended(JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUCCEEDED, code=0)
-    _await_end(client, SUBMISSION)
+    _await_end(client, SUBMISSION, LogReader(print))
     assert client.left == []
+
+
+def test_an_exit_code_that_ray_lost_is_that_of_the_log():
+    log = LogReader(print)
+    log("exit status 2\n")
+    with pytest.raises(JobFailedError, match="its command ended with exit status 2") as caught:
+        _await_end(Ended(JobStatus.FAILED, code=None), SUBMISSION, log)
+    assert find_failure(caught.value).exit_code == 2
 
 
 class Refusing(BaseHTTPRequestHandler):

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sonoray.errors import ClusterError, JobFailedError
+from sonoray_jobs.cluster.job_status import LogReader
 from sonoray_jobs.cluster.kubernetes.live.api_server import POD, RAY_JOB, Api, ApiError
 from sonoray_jobs.cluster.kubernetes.live.preflight import check_cluster
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
@@ -118,7 +119,7 @@ def follow(api: Api, run: JobRun, write: Callable[[str], None]) -> JobRun:
     Raises:
         JobFailedError: it failed; carries its exit code.
     """
-    said, since, pod = "", "", ""
+    said, since, pod, log = "", "", "", LogReader(write)
     while True:
         live = api.get(RAY_JOB, run.namespace, run.name)
         if live is None:
@@ -131,9 +132,9 @@ def follow(api: Api, run: JobRun, write: Callable[[str], None]) -> JobRun:
         pod = _log_pod(api, run) or pod
         ended = state in _ENDED
         if pod:
-            since = _read_log(api, run, pod, since, write, follow=not ended)
+            since = _read_log(api, run, pod, since, log, follow=not ended)
         if ended:
-            return _end(_run_of(live))
+            return _end(_run_of(live), log)
         time.sleep(POLL_S)
 
 
@@ -182,22 +183,16 @@ def _run_of(live: Object) -> JobRun:
     )
 
 
-def _end(run: JobRun) -> JobRun:
+def _end(run: JobRun, log: LogReader) -> JobRun:
     """Return a job that succeeded, and fail with one that did not."""
     if run.status == "SUCCEEDED":
         return run
-    code = exit_code(run.message)
+    found = _EXIT_CODE.search(run.message)
+    code, reason = log.ending(int(found[1]) if found else None, run.message)
     late = "it ran out of deadline_s; " if code == _TIMED_OUT else ""
     failure = JobFailedError(
-        f"job {run.name} ended as {run.status}: {late}{run.message or 'no reason given'}; its log: "
+        f"job {run.name} ended as {run.status}: {late}{reason}; its log: "
         f"sonoray k8s logs {run.name}"
     )
     failure.exit_code = code
     raise failure
-
-
-def exit_code(message: str) -> int:
-    """The exit status that Ray's message on a failed job names; 1 where it names none."""
-    found = _EXIT_CODE.search(message)
-    code = int(found[1]) if found else 1
-    return code if 0 < code < 256 else 1

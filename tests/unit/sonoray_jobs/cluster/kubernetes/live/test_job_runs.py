@@ -3,43 +3,43 @@
 import pytest
 
 from sonoray.errors import JobFailedError
+from sonoray_jobs.cluster.job_status import LogReader
 from sonoray_jobs.cluster.kubernetes.live.api_server import LogLine
 from sonoray_jobs.cluster.kubernetes.live.job_runs import (
     JobRun,
     _end,
     _read_log,
     _run_of,
-    exit_code,
     named_run,
 )
 from sonoray_jobs.cluster.kubernetes.render_site import render
 from sonoray_jobs.cluster.kubernetes.site import load_site
 
 
-@pytest.mark.parametrize(
-    ("message", "code"),
-    [
-        ("Job entrypoint command failed with exit code 2, last available logs: x", 2),
-        ("Job entrypoint command failed with exit code 124, last", 124),
-        ("Job entrypoint command failed with exit code 0", 1),
-        ("the head went away", 1),
-        ("", 1),
-        ("exit code 999", 1),
-    ],
-)
-def test_the_exit_status_is_that_of_the_command(message: str, code: int):
-    assert exit_code(message) == code
-
-
 def test_a_failed_job_carries_its_status_and_says_how_to_find_its_log():
     run = JobRun(name="train-1", namespace="n", status="FAILED", message="failed with exit code 2")
-    with pytest.raises(JobFailedError, match=r"train-1 ended as FAILED.*sonoray k8s logs train-1"):
-        _end(run)
+    told = r"train-1 ended as FAILED: failed with exit code 2; its log: sonoray k8s logs train-1"
+    with pytest.raises(JobFailedError, match=told) as ended:
+        _end(run, LogReader(print))
+    assert ended.value.exit_code == 2
     late = JobRun(name="t", namespace="n", status="FAILED", message="exit code 124")
     with pytest.raises(JobFailedError, match="it ran out of deadline_s") as ended:
-        _end(late)
+        _end(late, LogReader(print))
     assert ended.value.exit_code == 124
-    assert _end(JobRun(name="t", namespace="n", status="SUCCEEDED")).status == "SUCCEEDED"
+    done = JobRun(name="t", namespace="n", status="SUCCEEDED")
+    assert _end(done, LogReader(print)).status == "SUCCEEDED"
+
+
+def test_a_status_that_ray_lost_is_that_of_the_log():
+    lost = JobRun(name="t", namespace="n", status="FAILED", message="AppFailed no supervisor")
+    log = LogReader(print)
+    with pytest.raises(JobFailedError, match="AppFailed no supervisor") as ended:
+        _end(lost, log)
+    assert ended.value.exit_code == 1
+    log("error: no such training\nexit status 2\n")
+    with pytest.raises(JobFailedError, match="its command ended with exit status 2;") as ended:
+        _end(lost, log)
+    assert ended.value.exit_code == 2
 
 
 def test_a_deadline_leaves_no_job_status_and_is_a_failure():
