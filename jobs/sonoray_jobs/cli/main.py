@@ -38,7 +38,6 @@ from sonoray_jobs.cli.commands import (
     training_commands,
 )
 from sonoray_jobs.cli.usage import Commands
-from sonoray_jobs.cluster.job_status import last_line
 
 _ADVICE = re.compile(
     r"\bsonoray "
@@ -113,8 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(arguments)
     except SystemExit as ending:
-        if line := last_line(ending.code):
-            typer.echo(line, err=True)
+        if ending.code:
+            from sonoray_jobs.cluster.job_status import last_line
+
+            if line := last_line(ending.code):
+                typer.echo(line, err=True)
         raise
 
 

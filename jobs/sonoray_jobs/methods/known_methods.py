@@ -177,6 +177,15 @@ SEAMS = (
 
 COMMANDS = (
     _Command(
+        name="tuned-towers",
+        kind="pretraining",
+        module="llava_ultra.pretrain.tuning",
+        inputs="a finished training",
+        cost="forward and backward through the towers for each step; then features and training "
+        "anew",
+        switch="`sonoray tune`, then `bootstrap.tuned`: its name",
+    ),
+    _Command(
         name="alternate-contrast",
         kind="decoding",
         module="llava_ultra.decoding.contrast",

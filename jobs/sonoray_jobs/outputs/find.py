@@ -16,8 +16,7 @@ from sonoray.errors import DataError
 from sonoray.features.store import FeatureStore
 from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manifest
 from sonoray.workspace import Workspace
-from sonoray_jobs.data.leakage import check_unseen
-from sonoray_jobs.outputs.part_keys import parts_of, stage_of
+from sonoray_jobs.outputs.part_keys import learned_from, parts_of, stage_of
 from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.placement import (
@@ -155,18 +154,6 @@ def find_made(workspace: Workspace, road: RoadConfig, dataset: str) -> Made:
         parts=find_parts(workspace, road, dataset),
         trained=find_training(workspace, road, dataset),
     )
-
-
-def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageOutput:
-    """The dataset that the parts learn from: `bootstrap.dataset`, or the one that is trained on.
-
-    Raises:
-        DataError: one of both is missing, or one's training patients are judged in the other.
-    """
-    learned = road.bootstrap.dataset or dataset
-    if learned != dataset:
-        check_unseen(workspace, learned=learned, judged=dataset)
-    return workspace.dataset(learned)
 
 
 def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str, StageOutput]:

@@ -19,10 +19,10 @@ from sonoray_jobs.outputs.find import (
     Trained,
     export_stage,
     find_whole_evaluation,
-    learned_from,
 )
 from sonoray_jobs.outputs.find_student import find_student
 from sonoray_jobs.outputs.named_runs import made_by
+from sonoray_jobs.outputs.part_keys import learned_from
 from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.release.collect_record import RecordSources, closed_answers
 from sonoray_jobs.release.dataset_card import dataset_card

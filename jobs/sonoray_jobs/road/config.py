@@ -24,6 +24,7 @@ from llava_ultra.pretrain.pretrain_config import (
     RolesConfig,
     SamPretrainConfig,
 )
+from llava_ultra.pretrain.tune_config import TuneConfig
 from llava_ultra.recognition.names import Against, Pooling, Readout
 from llava_ultra.segmentation.segmentation_config import SegmentationConfig
 from llava_ultra.student.student_config import StudentConfig
@@ -53,6 +54,8 @@ class BootstrapConfig(Config):
     dataset: str | None = Field(default=None, min_length=1)
     """Dataset whose training patients they learn from, by default the one that is trained on; so
     that several datasets can share towers."""
+    tuned: str = Field(default="", pattern=r"^[\w.\-]*$", examples=["tune-phantom-3f2a51c09d7e"])
+    """Tuning that the towers are taken from (`sonoray tune`), by its name; empty takes none."""
 
 
 class EvaluateConfig(Config):
@@ -234,6 +237,7 @@ class RoadConfig(Config):
     video: VideoConfig = VideoConfig()
     model: ModelConfig = ModelConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
+    tune: TuneConfig = TuneConfig()
     embed: EmbedConfig = EmbedConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

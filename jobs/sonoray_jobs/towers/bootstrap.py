@@ -4,8 +4,9 @@ Three parts, each content-addressed, each a Ray task on one CPU: the language mo
 tokenizer (trained, or taken from `model.language.source`), the SAM encoder from lesion masks, and
 the CLIP tower from images and captions, which shares the tokenizer. Either tower is taken from
 published weights where `model.sam.weights` or `model.clip.weights` names them, further ones
-(`model.towers`) always are; then only its channels are standardised on the images. Only training
-patients are read: no stage of the road ever sees a validation or test patient before evaluation.
+(`model.towers`) always are, and one that learned in the tuning that `bootstrap.tuned` names is
+taken from there; then only its channels are standardised on the images. Only training patients are
+read: no stage of the road ever sees a validation or test patient before evaluation.
 """
 
 import logging
@@ -21,15 +22,17 @@ from sonoray.errors import DataError
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.study.contract import iter_studies
 from sonoray.workspace import Workspace
-from sonoray_jobs.outputs.find import find_parts, learned_from
+from sonoray_jobs.outputs.find import find_parts
 from sonoray_jobs.outputs.further_tower import check_further, make_further
 from sonoray_jobs.outputs.layers import read_out
 from sonoray_jobs.outputs.part_keys import (
     PARTS,
     is_trained_tower,
+    learned_from,
     learning_of,
     parts_of,
     stage_of,
+    tuned_towers,
 )
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.learn_clip import make_clip
@@ -91,11 +94,14 @@ def run(
     stages = {part: stage_of(part, road, output) for part in parts}
     if all((stage.path(workspace.stages) / "manifest.json").is_file() for stage in stages.values()):
         return Bootstrapped(outputs=find_parts(workspace, road, dataset))
+    here = tuned_towers(road, workspace.stages) | {
+        part for part, stage in stages.items() if stage.is_made(workspace.stages)
+    }
     for tower in ("sam", "clip"):
-        if not stages[tower].is_made(workspace.stages):
+        if tower not in here:
             _check_weights(getattr(road.model, tower).weights)
     for further in road.model.towers:
-        if not stages[further.name].is_made(workspace.stages):
+        if further.name not in here:
             check_further(further)
     if not stages["language"].is_made(workspace.stages) and (
         gguf := gguf_path(road.model.language.source)
@@ -147,6 +153,10 @@ def make_part(
     Raises:
         DataError: the dataset has no training studies, or none of its images has a mask.
     """
+    if part in tuned_towers(road, root):
+        from sonoray_jobs.towers.tuned.tuned_tower import take_tuned
+
+        return run_stage(stages[1], root, lambda folder: take_tuned(folder, part, road, root))
     own = {"language": make_language, "sam": make_sam, "clip": make_clip}
     make = own[part] if part in PARTS else partial(make_further, part)
     learning, reading = stages

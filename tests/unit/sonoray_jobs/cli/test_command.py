@@ -53,6 +53,7 @@ JOBS = {
     "risk": ("sonoray_jobs.evaluation.structured.predict_risk:run", []),
     "tell": ("sonoray_jobs.evaluation.telling.tell_columns:run", []),
     "assist": ("sonoray_jobs.evaluation.toolcalls.assist:run", []),
+    "tune": ("sonoray_jobs.training.tuning.tune:run", []),
     "segment": ("sonoray_jobs.evaluation.segmentation.segment:run", []),
     "probe-states": ("sonoray_jobs.evaluation.encoding.probe_states:run", []),
     "probe": ("sonoray_jobs.evaluation.probing.probe:run", []),

@@ -12,7 +12,7 @@ LONG = "word " * 1000
     [
         ("ingest", "missing argument 'source'; run: sonoray ingest --help"),
         ("ask", "missing option '--question'; run: sonoray ask --help"),
-        ("trane", "no such command 'trane'. Did you mean 'train'? Run: sonoray --help"),
+        ("trainn", "no such command 'trainn'. Did you mean 'train'? Run: sonoray --help"),
         ("train --epochs 3", "no such option: --epochs; run: sonoray train --help"),
         (
             "train --datset x",

@@ -21,7 +21,7 @@ from sonoray_jobs.evaluation.ablation.children import (
 from sonoray_jobs.evaluation.ablation.choice import Choice
 from sonoray_jobs.evaluation.ablation.parallel import run_child
 from sonoray_jobs.evaluation.ablation.variants import Request, build_ablation, with_values
-from sonoray_jobs.outputs.find import learned_from
+from sonoray_jobs.outputs.part_keys import learned_from
 from sonoray_jobs.road.config import RoadConfig
 
 ROAD = RoadConfig.model_validate(

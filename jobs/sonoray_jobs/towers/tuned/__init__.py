@@ -1,0 +1,1 @@
+"""Towers out of a tuning."""

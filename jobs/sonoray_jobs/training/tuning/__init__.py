@@ -1,0 +1,1 @@
+"""Towers that learn through a trained model."""
