@@ -50,7 +50,7 @@ class Tuned:
         """What a person reads."""
         values = self.values
         state = "reused" if self.output.reused else "tuned"
-        setting = f"bootstrap.tuned={self.name}"
+        setting = "=".join(("bootstrap.tuned", self.name))
         return [
             f"{state} {', '.join(values['learned'])} of {values['training']}: loss "
             f"{values['first_loss']:.3f} -> {values['last_loss']:.3f} over {values['num_images']} "
