@@ -65,6 +65,8 @@ class Pod:
         self.containers: dict[str, Container] = {}
         self._volumes: Volumes | None = None
         self._phase, self._initialized, self._since = "Pending", False, stamp()
+        self._held: dict[str, tuple[str, str]] = {}
+        """By condition: whether it holds, and since when."""
         self._said = self._net = self._ip = ""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -296,14 +298,17 @@ class Pod:
             "ContainersReady": ready,
             "Ready": ready,
         }
+        for kind, holds in states.items():
+            if self._held.get(kind, ("", ""))[0] != str(holds):
+                self._held[kind] = (str(holds), stamp())
         body: Object = {
             "phase": self._phase,
             "hostIP": NODE_IP,
             "startTime": self._since,
             **statuses,
             "conditions": [
-                {"type": kind, "status": str(holds), "lastTransitionTime": stamp()}
-                for kind, holds in states.items()
+                {"type": kind, "status": status, "lastTransitionTime": since}
+                for kind, (status, since) in self._held.items()
             ],
         }
         if self._ip:

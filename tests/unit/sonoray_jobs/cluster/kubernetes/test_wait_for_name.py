@@ -1,11 +1,13 @@
 """Waiting for a name: told apart are a name that is not there yet and a DNS that is silent."""
 
 import socket
+import threading
+import time
 
 import pytest
 
 from sonoray_jobs.cluster.kubernetes import wait_for_name
-from sonoray_jobs.cluster.kubernetes.wait_for_name import main, wait
+from sonoray_jobs.cluster.kubernetes.wait_for_name import main, wait, wait_for_store
 
 
 def answers(*errors: int | None):
@@ -50,3 +52,31 @@ def test_silence_ends_in_one_line_that_names_the_setting(
 
 def test_a_name_that_is_there_ends_the_waiting():
     assert wait("localhost") == ""
+
+
+def test_a_store_that_comes_later_is_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert not wait_for_store("localhost", port=port, within_s=0.2, poll_s=0.05)
+
+    def listen():
+        time.sleep(0.3)
+        with socket.create_server(("127.0.0.1", port)) as server:
+            server.settimeout(20)
+            server.accept()[0].close()
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    began = time.monotonic()
+    assert wait_for_store("127.0.0.1", port=port, within_s=20, poll_s=0.05)
+    assert time.monotonic() - began >= 0.2
+    listening.join()
+
+
+def test_name_and_store_are_waited_for_in_turn(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setenv("FQ_RAY_IP", "head.svc")
+    monkeypatch.setattr(wait_for_name, "wait", lambda name: asked.append(name) or "")
+    monkeypatch.setattr(wait_for_name, "wait_for_store", lambda name: asked.append(f"{name}:store"))
+    main()
+    assert asked == ["head.svc", "head.svc:store"]
