@@ -19,7 +19,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check "ray[default]==2.60.0"
-export RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0 RAY_raylet_start_wait_time_s=120
 cat >"$scratch/jobs.py" <<'PYTHON'
 import sys
 import time
@@ -29,19 +29,25 @@ from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
 near = Path(sys.argv[1])
-cluster = Cluster(
-    initialize_head=True,
-    head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0},
-)
+
+
+def submit(client):
+    """Submit the job, as soon as a node's agent takes it."""
+    for _ in range(60):
+        try:
+            return client.submit_job(
+                entrypoint=f"sh -c 'sleep 2; touch {near}; sleep 0.6; exit 3'",
+                entrypoint_resources={"driver": 1},
+            )
+        except RuntimeError:
+            time.sleep(1)
+    sys.exit("no agent took the job")
 
 
 def run(client, reads):
     """The exit code and message of a job that fails with 3 some time after it says so."""
     near.unlink(missing_ok=True)
-    job = client.submit_job(
-        entrypoint=f"sh -c 'sleep 2; touch {near}; sleep 0.6; exit 3'",
-        entrypoint_resources={"driver": 1},
-    )
+    job = submit(client)
     while not near.exists():
         time.sleep(0.02)
     if reads:
@@ -53,15 +59,24 @@ def run(client, reads):
     return info.driver_exit_code, (info.message or "").splitlines()[0]
 
 
+cluster = Cluster(
+    initialize_head=True,
+    head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0},
+)
 found = []
-for reads in (False, True, True, True):
-    node = cluster.add_node(num_cpus=1, resources={"driver": 1})  # an agent that watches nothing yet
-    cluster.wait_for_nodes()
-    address = "http://" + cluster.head_node.webui_url.removeprefix("http://")
-    found.append(run(JobSubmissionClient(address), reads))
-    print("read" if reads else "not read", found[-1], flush=True)
-    cluster.remove_node(node)
-cluster.shutdown()
+try:
+    for number, reads in enumerate((False, True, True, True)):
+        # an agent that watches nothing yet
+        node = cluster.add_node(
+            num_cpus=1, resources={"driver": 1}, dashboard_agent_listen_port=52400 + number
+        )
+        cluster.wait_for_nodes()
+        client = JobSubmissionClient(f"http://{cluster.head_node.webui_url}")
+        found.append(run(client, reads))
+        print("read" if reads else "not read", found[-1], flush=True)
+        cluster.remove_node(node)
+finally:
+    cluster.shutdown()
 if found[0][0] != 3 or any(code is not None for code, _ in found[1:]):
     sys.exit("this has changed")
 PYTHON

@@ -1,15 +1,21 @@
 """Towers tuned through a finished road's model, and a road that takes them."""
 
-import json
+from dataclasses import replace
 
 import pytest
 
 from llava_ultra.towers.clip import ClipTower
-from sonoray.errors import DataError
+from sonoray.errors import ConfigError, DataError
 from sonoray.files.json_files import write_json
 from sonoray.stages import MANIFEST, read_manifest
 from sonoray_jobs.evaluation.ablation.variants import with_values
-from sonoray_jobs.outputs.find import find_parts, find_training, open_stores, training_stage
+from sonoray_jobs.outputs.find import (
+    find_made,
+    find_parts,
+    find_training,
+    open_stores,
+    training_stage,
+)
 from sonoray_jobs.outputs.stores import tower_fingerprints
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.training.tuning import tune
@@ -81,9 +87,7 @@ def test_tuned_towers_may_be_read_at_another_layer_and_not_in_another_shape(fini
     parts = find_parts(workspace, elsewhere, "phantom")
     assert ClipTower.load(parts["clip"].path).config.feature_layer == -1
     other = with_values(road, {"model.clip.width": 64})
-    with pytest.raises(
-        DataError, match=r"tower 'clip' of tuning 'tune-phantom-.*' has another shape"
-    ):
+    with pytest.raises(DataError, match=r"other settings \(model\.clip\.width 32, here 64\)"):
         find_parts(workspace, other, "phantom")
 
 
@@ -103,12 +107,27 @@ def test_towers_that_may_have_seen_who_is_judged_are_refused(finished_road, tune
             path.write_text(kept, encoding="utf-8")
         return str(caught.value)
 
-    assert "learned from dataset 'clinic', this road from 'phantom'" in told(road, dataset="clinic")
+    assert "learned from dataset 'clinic', not 'phantom'" in told(road, dataset="clinic")
     assert "before it was ingested anew" in told(road, dataset_key="0" * 64)
     held = with_values(road, {"train.hold_out": {"pathology": ["malignant"]}})
-    assert "learned with train.hold_out = {}" in told(held)
-    unknown = with_values(road, {"bootstrap.tuned": "tune-x"})
-    message = told(unknown)
-    assert "'tune-x' is no tuning of this workspace" in message
-    assert tuned.name in message
-    assert json.loads((tuned.output.path / "fit.json").read_text())
+    assert "train.hold_out.pathology None, here ['malignant']" in told(held)
+    pretrained = with_values(road, {"bootstrap.clip.steps": 9})  # it would change nothing
+    assert "bootstrap.clip.steps 4, here 9" in told(pretrained)
+    for name in ("tune-x", next(workspace.stages.glob("train-*")).name):
+        message = told(with_values(road, {"bootstrap.tuned": name}))
+        assert f"{name!r} is no tuning of this workspace" in message
+        assert tuned.name in message
+
+
+def test_what_cannot_be_tuned_is_told_before_anything_starts(given, monkeypatch):
+    made = find_made(given["workspace"], given["road"], given["dataset"])
+    for changes, said in (
+        ({"bootstrap.tuned": "tune-y"}, "stands on 'tune-y'"),
+        ({"tune.batch_size": 8}, r"tune\.batch_size 8 is more than the 7 training studies"),
+        ({"tune.towers": ["vit"]}, r"tune\.towers vit are not read by model\.fusion\.type"),
+    ):
+        changed = with_values(given["road"], changes)
+        found = replace(made, road=changed)
+        monkeypatch.setattr(tune, "made_by", lambda *_, found=found: found)
+        with pytest.raises((ConfigError, ValueError), match=said):
+            tune.run(**{**given, "road": changed})

@@ -14,6 +14,8 @@ from collections.abc import Callable
 IS_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray puts into the environment of a job's command, under this very name."""
 
+_REPLACED = "failed to get job supervisor"
+"""The message of the second watcher."""
 _LINE = re.compile(r"^exit status (\d{1,3})$", re.MULTILINE)
 
 
@@ -45,17 +47,22 @@ class LogReader:
         for found in _LINE.finditer("".join(ended)):
             self.status = int(found[1])
 
+    def begin(self) -> None:
+        """Forget the status: what follows is the log of another attempt."""
+        self._line, self.status = "", None
+
     def ending(self, known: int | None, message: str) -> tuple[int, str]:
-        """Exit status of a job that failed, and why it did: what Ray says, else what its log says.
+        """Exit status of a job that failed, and why it did.
 
         Args:
             known: the exit code that Ray kept; a signal's is negative.
-            message: Ray's.
+            message: Ray's. Where it is the one that replaced another, the log's status counts.
         """
-        if known is None and self.status:
-            return self.status, f"its command ended with exit status {self.status}"
+        told = " ".join(message.split()) or "no reason given"
+        if known is None and self.status and _REPLACED in told:
+            return self.status, f"its command ended with exit status {self.status} ({told})"
         code = known or 0
-        return (code if 0 < code < 256 else 1), " ".join(message.split()) or "no reason given"
+        return (code if 0 < code < 256 else 1), told
 
 
 _LONGEST = 64

@@ -18,6 +18,7 @@ from sonoray.stages import MANIFEST, Stage, StageOutput, find_stage, read_manife
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.part_keys import learned_from, parts_of, stage_of
 from sonoray_jobs.outputs.stores import features_root, stores_of, tower_fingerprints
+from sonoray_jobs.outputs.tuned.tuning_taken import check_tuning
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.placement import (
     EVALUATION_PLACEMENT,
@@ -161,9 +162,10 @@ def find_parts(workspace: Workspace, road: RoadConfig, dataset: str) -> dict[str
 
     Raises:
         DataError: one was never made, the message says which command makes it; or they may not be
-            used, see `learned_from`.
+            used, see `learned_from` and `check_tuning`.
     """
     output = learned_from(workspace, road, dataset)
+    check_tuning(workspace, road, dataset)
     fix = f"sonoray bootstrap --dataset {dataset} with the same --config and --set"
     return {
         part: find_stage(stage_of(part, road, output), workspace.stages, fix=fix)

@@ -4,7 +4,6 @@ A tower that is trained here has two: one that trains it and one that reads it o
 tower that was tuned (`bootstrap.tuned`) is read out of its tuning.
 """
 
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from llava_ultra.language.gguf_file import PACKAGE, gguf_path
 from llava_ultra.recognition.bank_file import load_bank
 from sonoray.config.canonical import content_hash
 from sonoray.digests.content import content_digest
-from sonoray.errors import DataError
-from sonoray.stages import MANIFEST, Stage, StageOutput, read_manifest
+from sonoray.stages import Stage, StageOutput
 from sonoray.workspace import Workspace
 from sonoray_jobs.data.leakage import check_unseen
 from sonoray_jobs.outputs.further_tower import further_tower
 from sonoray_jobs.outputs.layers import READOUT
+from sonoray_jobs.outputs.tuned.tuning_taken import readout_of, tuned_towers, tuning_of
 from sonoray_jobs.road.config import RoadConfig
 
 PARTS = ("language", "sam", "clip")
@@ -28,7 +27,7 @@ _LEARNING = {part: f"sonoray_jobs.towers.learn_{part}" for part in PARTS}
 """Entry module of the code that makes each part."""
 _READING = "sonoray_jobs.outputs.layers"
 _FURTHER = "sonoray_jobs.outputs.further_tower"
-_TUNED = "sonoray_jobs.towers.tuned.tuned_tower"
+_TUNED = "sonoray_jobs.outputs.tuned.tuned_tower"
 
 
 def parts_of(road: RoadConfig) -> tuple[str, ...]:
@@ -40,45 +39,19 @@ def learned_from(workspace: Workspace, road: RoadConfig, dataset: str) -> StageO
     """The dataset that the parts learn from: `bootstrap.dataset`, or the one that is trained on.
 
     Raises:
-        DataError: one of both is missing, or one's training patients are judged in the other; or
-            the towers were tuned on a third one, on one that is another now, or on classes that are
-            held out here.
+        DataError: one of both is missing, or one's training patients are judged in the other.
     """
     learned = road.bootstrap.dataset or dataset
     if learned != dataset:
         check_unseen(workspace, learned=learned, judged=dataset)
-    if road.bootstrap.tuned:
-        _check_tuning(workspace, road, {dataset, learned})
     return workspace.dataset(learned)
-
-
-def _check_tuning(workspace: Workspace, road: RoadConfig, datasets: Collection[str]) -> None:
-    """Refuse towers that may have learned from patients or classes that are judged."""
-    summary = tuning_of(road, workspace.stages).manifest["summary"]
-    tuning, learned = f"bootstrap.tuned {road.bootstrap.tuned!r}", summary["dataset"]
-    if learned not in datasets:
-        raise DataError(
-            f"{tuning} learned from dataset {learned!r}, this road from "
-            f"{' and '.join(map(repr, sorted(datasets)))}; tune a training on one of them"
-        )
-    if workspace.dataset(learned).key != summary["dataset_key"]:
-        raise DataError(
-            f"{tuning} learned from dataset {learned!r} before it was ingested anew, perhaps from "
-            "patients who are judged now; tune again"
-        )
-    held = road.train.model_dump(mode="json")["hold_out"]
-    if summary["hold_out"] != held:
-        raise DataError(
-            f"{tuning} learned with train.hold_out = {summary['hold_out']}, here it is {held}; "
-            "tune a training of the same train.hold_out"
-        )
 
 
 def stage_of(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
     """The stage that makes `part`: of a tower that is trained here, the one that reads it out.
 
     Raises:
-        DataError: the tuning that it is read out of is gone, or of another shape.
+        DataError: the tuning that it is read out of is gone.
     """
     if part in tuned_towers(road, dataset.path.parent):
         return _tuned_stage(part, road, dataset)
@@ -142,60 +115,12 @@ def _further_stage(name: str, road: RoadConfig, dataset: StageOutput) -> Stage:
 
 def _tuned_stage(part: str, road: RoadConfig, dataset: StageOutput) -> Stage:
     """The stage that reads a tower out of a tuning."""
-    tuning = tuning_of(road, dataset.path.parent)
-    shape = tower_shape(part, road)
-    free = READOUT.get(part, set())  # what is read of it may be something else
-    wanted = {name: value for name, value in shape.items() if name not in free}
-    found = tuning.manifest["summary"]["shapes"][part]
-    if wanted != {name: value for name, value in found.items() if name not in free}:
-        raise DataError(
-            f"tower {part!r} of tuning {road.bootstrap.tuned!r} has another shape than the road "
-            "asks for; take the model section of the road that was tuned"
-        )
-    return Stage(name=f"bootstrap-{part}", config=shape, inputs=[tuning.key], code=[_TUNED])
-
-
-def tuning_of(road: RoadConfig, stages: Path) -> StageOutput:
-    """The tuning that `bootstrap.tuned` names.
-
-    Args:
-        road: the configuration.
-        stages: folder of the stages.
-
-    Raises:
-        DataError: there is none of that name.
-    """
-    folder = stages / road.bootstrap.tuned
-    if not (folder / MANIFEST).is_file():
-        known = ", ".join(sorted(path.parent.name for path in stages.glob(f"tune-*/{MANIFEST}")))
-        raise DataError(
-            f"bootstrap.tuned {road.bootstrap.tuned!r} is no tuning of this workspace (there: "
-            f"{known or 'none yet: run sonoray tune'})"
-        )
-    return StageOutput(path=folder, manifest=read_manifest(folder), reused=True)
-
-
-def tower_shape(part: str, road: RoadConfig) -> dict[str, Any]:
-    """All that decides what a tower computes beside its weights, as JSON values."""
-    model = road.model
-    if part not in PARTS:
-        tower = further_tower(road, part)
-        values: dict[str, Any] = {tower.kind: tower.encoder.model_dump(mode="json")}
-        values[tower.kind].pop("weights")
-        return {**values, "target_grid": model.grid_of(tower)}
-    values = getattr(model, part).model_dump(mode="json", exclude={"weights"})
-    return {**values, "target_grid": model.clip.grid} if part == "sam" else values
-
-
-def tuned_towers(road: RoadConfig, stages: Path) -> frozenset[str]:
-    """Names of the towers that are taken out of a tuning: those that learned in it.
-
-    Raises:
-        DataError: there is no such tuning.
-    """
-    if not road.bootstrap.tuned:
-        return frozenset()
-    return frozenset(tuning_of(road, stages).manifest["summary"]["shapes"])
+    return Stage(
+        name=f"bootstrap-{part}",
+        config=readout_of(part, road),
+        inputs=[tuning_of(road, dataset.path.parent).key],
+        code=[_TUNED],
+    )
 
 
 def _banks_of(road: RoadConfig) -> list[str]:

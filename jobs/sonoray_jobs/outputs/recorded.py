@@ -31,7 +31,7 @@ def recorded_settings(
     """
     values = road.model_dump(mode="json", include={"model", "bootstrap", "train"})
     pretrained = [part for part in PARTS if not getattr(road.model, part).__dict__[_ORIGIN[part]]]
-    kept = {"dataset", *pretrained} if road.bootstrap.dataset else set(pretrained)
+    kept = {*pretrained, *(each for each in ("dataset", "tuned") if getattr(road.bootstrap, each))}
     values["bootstrap"] = {key: each for key, each in values["bootstrap"].items() if key in kept}
     splits = output.manifest["summary"].get("splits") or {}
     made = output.manifest["config"]

@@ -222,6 +222,14 @@ def _require_run(store: "Store", workspace: Workspace, stage: Stage, trained: Tr
     require_run(store, trained.run_id)
 
 
+def _tuned(made: Made) -> dict[str, str]:
+    """By tower of the training that was tuned: the name of the tuning."""
+    sources = {
+        part: str(found.manifest["summary"].get("source", "")) for part, found in made.parts.items()
+    }
+    return {part: name for part, name in sources.items() if name.startswith("tune-")}
+
+
 def _write(
     folder: Path,
     workspace: Workspace,
@@ -271,6 +279,7 @@ def _write(
             settings=road.train.model_dump(mode="json"),
             metrics=made.trained.metrics,
             evaluation=None if test is None else test.path,
+            tuned=_tuned(made),
         ),
     )
     origin = workspace.dataset_pointer(made.dataset).get("origin") or {}

@@ -9,7 +9,7 @@ metrics with intervals, and questions that the record of the model holds as well
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class CardSources:
     """Of the last epoch."""
     evaluation: Path | None
     """Folder of the internal test; None where there was none."""
+    tuned: Mapping[str, str] = field(default_factory=dict)
+    """By tower that was tuned: the name of the tuning."""
 
 
 def model_card(manifest: Mapping[str, Any], facts: Mapping[str, Any], sources: CardSources) -> str:
@@ -60,7 +62,7 @@ def model_card(manifest: Mapping[str, Any], facts: Mapping[str, Any], sources: C
     """
     lines = [f"# {sources.name}", "", f"> {manifest['notice']}", ""]
     bodies = {
-        _PARTS: _parts(manifest),
+        _PARTS: _parts(manifest, sources.tuned),
         _TRAINING: _training(sources),
         _RESULTS: _results(sources.evaluation),
         _USE: _use(facts, sources),
@@ -80,7 +82,7 @@ def lacking_sections(text: str) -> list[str]:
     return lacking
 
 
-def _parts(manifest: Mapping[str, Any]) -> Iterator[str]:
+def _parts(manifest: Mapping[str, Any], tuned: Mapping[str, str]) -> Iterator[str]:
     config = manifest["config"]
     yield (
         "It answers questions about ultrasound studies of one or more images (LLaVA-Ultra: two "
@@ -107,7 +109,8 @@ def _parts(manifest: Mapping[str, Any]) -> Iterator[str]:
             part,
             sizes.get(part, "-"),
             # a path of the house that made it says nothing to others
-            (Path(origins[part]).name or "trained here") if part in origins else "trained here",
+            (Path(origins.get(part, "")).name or "trained here")
+            + (f", tuned here (`{tuned[part]}`)" if part in tuned else ""),
             f"`{digest[:16]}`",
         )
         for part, digest in manifest["digests"].items()

@@ -40,6 +40,7 @@ NEUTRAL: Mapping[str, Any] = {
     "train.precision": "float32",
     "train.hold_out": {},
     "train.closed_first": False,
+    "bootstrap.tuned": "",
     "embed.precision": "float32",
     "evaluate.precision": "trained",
 }

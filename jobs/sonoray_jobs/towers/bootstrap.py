@@ -32,7 +32,13 @@ from sonoray_jobs.outputs.part_keys import (
     learning_of,
     parts_of,
     stage_of,
+)
+from sonoray_jobs.outputs.tuned.tuned_tower import take_tuned
+from sonoray_jobs.outputs.tuned.tuning_taken import (
+    check_tuning,
+    readout_of,
     tuned_towers,
+    tuning_of,
 )
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.towers.learn_clip import make_clip
@@ -84,6 +90,7 @@ def run(
         ValueError: published weights are missing, damaged or of a kind that is not read.
     """
     output = learned_from(workspace, road, dataset)
+    check_tuning(workspace, road, dataset)
     parts = parts_of(road)
     if unread := {tower.name for tower in road.model.towers} - {*road.model.read_towers}:
         logger.warning(
@@ -154,9 +161,15 @@ def make_part(
         DataError: the dataset has no training studies, or none of its images has a mask.
     """
     if part in tuned_towers(road, root):
-        from sonoray_jobs.towers.tuned.tuned_tower import take_tuned
-
-        return run_stage(stages[1], root, lambda folder: take_tuned(folder, part, road, root))
+        tuning = tuning_of(road, root)
+        take = partial(
+            take_tuned,
+            part=part,
+            tuning=tuning.path,
+            dataset=root / tuning.manifest["summary"]["dataset_folder"],
+            readout=readout_of(part, road),
+        )
+        return run_stage(stages[1], root, take)
     own = {"language": make_language, "sam": make_sam, "clip": make_clip}
     make = own[part] if part in PARTS else partial(make_further, part)
     learning, reading = stages

@@ -5,6 +5,7 @@ It stands apart from `pretrain_config`, which is part of the key of every pretra
 
 from pydantic import Field
 
+from llava_ultra.config import ModelConfig
 from llava_ultra.pretrain.pretrain_config import PretrainConfig
 
 
@@ -29,3 +30,18 @@ class TuneConfig(PretrainConfig):
     """Logical CPUs, and threads."""
     gpus: float = Field(default=0, ge=0)
     """At most one is used."""
+
+
+def learning_towers(model: ModelConfig, config: TuneConfig) -> tuple[str, ...]:
+    """Which towers learn: those that are named, or all that the fusion reads.
+
+    Raises:
+        ValueError: one that is named is not read, so that nothing would reach it.
+    """
+    read = model.read_towers
+    if unread := sorted(set(config.towers).difference(read)):
+        raise ValueError(
+            f"tune.towers {', '.join(unread)} are not read by model.fusion.type "
+            f"{model.fusion.type!r}; name some of {', '.join(read)}"
+        )
+    return config.towers or tuple(read)

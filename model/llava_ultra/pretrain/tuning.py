@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from llava_ultra.batch import TextBatch, VisualBatch
 from llava_ultra.model import LlavaUltra
 from llava_ultra.pretrain.loop import OnStep, optimise, shuffled_batches
-from llava_ultra.pretrain.tune_config import TuneConfig
+from llava_ultra.pretrain.tune_config import TuneConfig, learning_towers
 from llava_ultra.recognition.pairs import Pairs
 from llava_ultra.towers.mix.mix_config import OWN_TOWERS
 from llava_ultra.towers.pixels import normalise, to_canvases
@@ -69,7 +69,7 @@ def tune_towers(
         ValueError: a tower is unknown, there are fewer studies than a batch, or a loss became NaN
             or infinite.
     """
-    learning = learning_towers(model, config)
+    learning = learning_towers(model.config, config)
     if num_studies < config.batch_size:
         raise ValueError(
             f"{num_studies} training studies are fewer than tune.batch_size {config.batch_size}; "
@@ -90,7 +90,8 @@ def tune_towers(
         visual = encode_studies(
             towers, step.studies, learning, images_at_once=config.images_at_once, device=device
         )
-        loss: Tensor = model(visual, step.text, pairs=step.pairs).loss
+        pairs = None if step.pairs is None else step.pairs.to(device)
+        loss: Tensor = model(visual.to(device), step.text.to(device), pairs=pairs).loss
         return loss
 
     def post(step: int, total: int, loss: float) -> None:
@@ -103,21 +104,6 @@ def tune_towers(
         assert isinstance(tower, nn.Module)
         tower.to("cpu").requires_grad_(requires_grad=False)
     return losses
-
-
-def learning_towers(model: LlavaUltra, config: TuneConfig) -> tuple[str, ...]:
-    """Which towers learn: those that are named, or all that the fusion reads.
-
-    Raises:
-        ValueError: one that is named is not read, so that nothing would reach it.
-    """
-    read = model.config.read_towers
-    if unread := sorted(set(config.towers).difference(read)):
-        raise ValueError(
-            f"tune.towers {', '.join(unread)} are not read by model.fusion.type "
-            f"{model.config.fusion.type!r}; name some of {', '.join(read)}"
-        )
-    return config.towers or tuple(read)
 
 
 def encode_studies(

@@ -40,10 +40,10 @@ def run_program(command: Sequence[str], line: str, timeout_s: float) -> Ran:
         timeout_s: until when it must have ended.
     """
     until = monotonic() + timeout_s
-    with tempfile.TemporaryFile() as told:
-        told.write(f"{line}\n".encode())
-        told.seek(0)
-        try:
+    try:
+        with tempfile.TemporaryFile() as told:
+            told.write(f"{line}\n".encode())
+            told.seek(0)
             process = subprocess.Popen(  # noqa: S603 - the settings' own command
                 command,
                 stdin=told,
@@ -52,8 +52,8 @@ def run_program(command: Sequence[str], line: str, timeout_s: float) -> Ran:
                 bufsize=0,
                 start_new_session=True,
             )
-        except (OSError, ValueError):
-            return Ran(ended="failed")
+    except (OSError, ValueError):
+        return Ran(ended="failed")
     with process:
         try:
             return _read(process, until)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.language.decoder import checkpoint_activations
 from llava_ultra.pretrain.loop import OnStep
-from llava_ultra.pretrain.tuning import learning_towers, tune_towers
+from llava_ultra.pretrain.tune_config import learning_towers
+from llava_ultra.pretrain.tuning import tune_towers
 from llava_ultra.recognition.bank import ClassBank
 from llava_ultra.towers.clip import ClipTower
 from llava_ultra.towers.mix.mix_tower import MixTower
@@ -14,7 +16,7 @@ from llava_ultra.towers.sam import SamTower
 from llava_ultra.towers.tower import ADOPTED_FIT_IMAGES, Tower
 from sonoray.study.prompt import NO_PROTOCOL, ReportProtocol
 from sonoray_jobs.outputs.find import TrainedParts
-from sonoray_jobs.towers.tuned.tuned_tower import save_fit
+from sonoray_jobs.outputs.tuned.tuned_tower import save_fit
 from sonoray_jobs.training.restore import load_trained
 from sonoray_jobs.training.tuning.tune_studies import TuneStudies
 from sonoray_jobs.training.worker import set_trainable
@@ -52,6 +54,8 @@ def teach_towers(task: Teaching, folder: Path, on_step: OnStep) -> dict[str, Any
     torch.set_num_threads(max(1, round(settings.cpus)))
     model, language = load_trained(task.located)
     set_trainable(model, road.train.stages[-1])
+    if road.train.activation_checkpointing:
+        checkpoint_activations(language.model)
     towers = {name: _load(name, path) for name, path in task.towers.items()}
     studies = TuneStudies(
         road=road,
@@ -69,7 +73,7 @@ def teach_towers(task: Teaching, folder: Path, on_step: OnStep) -> dict[str, Any
         on_step,
         device="cuda" if settings.gpus else "cpu",
     )
-    learned = learning_towers(model, settings)
+    learned = learning_towers(road.model, settings)
     for name in learned:
         towers[name].save(folder / name)
     seen = list(dict.fromkeys(studies.seen))

@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llava_ultra.pretrain.tune_config import learning_towers
+from sonoray.errors import ConfigError
+from sonoray.features.formats import FORMATS
 from sonoray.stages import Stage, StageOutput, run_stage
 from sonoray.workspace import Workspace
 from sonoray_jobs.outputs.find import Made
 from sonoray_jobs.outputs.named_runs import made_by
-from sonoray_jobs.outputs.part_keys import tower_shape
 from sonoray_jobs.outputs.settled import settle
 from sonoray_jobs.outputs.stores import read_image_ids, tower_folders
+from sonoray_jobs.outputs.tuned.tuning_taken import settings_of
 from sonoray_jobs.road.config import RoadConfig
 from sonoray_jobs.road.device_check import require_precisions
 from sonoray_jobs.training.class_bank import prepare_bank
@@ -85,15 +88,16 @@ def run(
 
     Raises:
         DataError: the training is not finished.
-        ConfigError: the training that `run` names is of another dataset, or a node lacks its
-            precision.
+        ConfigError: the training that `run` names is of another dataset or stands on a tuning, a
+            node lacks its precision, or there are fewer studies than a batch.
         ClusterError: Ray cannot be reached, is too small or too busy.
         TrackingError: MLflow cannot be reached or does not know the training.
-        ValueError: a tower is unknown, or there are fewer studies than a batch.
+        ValueError: a tower is not one that the fusion reads.
     """
     output = workspace.dataset(dataset)
     made = settle(workspace, made_by(workspace, road, dataset, run), tracking_uri)
     made = replace(made, road=made.road.model_copy(update={"tune": road.tune}))
+    _check(made)
     stage = Stage(
         name=f"tune-{dataset}",
         config=made.road.tune.model_dump(mode="json", exclude=_PLACEMENT),
@@ -104,6 +108,23 @@ def run(
         stage, workspace.stages, lambda folder: _tune(folder, made, address, dataset)
     )
     return Tuned(output=result, values=result.manifest["summary"])
+
+
+def _check(made: Made) -> None:
+    """Refuse what cannot be tuned, before anything starts."""
+    settings = made.road.tune
+    if made.road.bootstrap.tuned:
+        raise ConfigError(
+            f"training {made.trained.name!r} stands on {made.road.bootstrap.tuned!r}; tune the "
+            "training that was tuned there, with more tune.steps"
+        )
+    learning_towers(made.road.model, settings)
+    number = len(training_index(made.output.path, made.road.train))
+    if min(number, settings.max_examples) < settings.batch_size:
+        raise ConfigError(
+            f"tune.batch_size {settings.batch_size} is more than the "
+            f"{min(number, settings.max_examples)} training studies that are gone through; lower it"
+        )
 
 
 def _tune(folder: Path, made: Made, address: str | None, dataset: str) -> dict[str, Any]:
@@ -136,8 +157,7 @@ def _tune(folder: Path, made: Made, address: str | None, dataset: str) -> dict[s
         "dataset": dataset,
         "dataset_key": made.output.key,
         "dataset_folder": made.output.path.name,
-        "hold_out": road.train.model_dump(mode="json")["hold_out"],
-        "shapes": {name: tower_shape(name, road) for name in learned["learned"]},
+        "settings": settings_of(road),
     }
 
 
@@ -147,13 +167,14 @@ def cost_of(made: Made) -> str:
     index = training_index(made.output.path, road.train)
     passes = round(settings.steps * settings.batch_size * index.images_per_study)
     images = len(read_image_ids(made.output.path))
-    learned = settings.towers or road.model.read_towers
-    shapes = [shape for name, shape in road.model.tower_shapes.items() if name in learned]
-    values = sum(tokens * channels for tokens, channels in shapes)
-    size = images * values * (2 if road.embed.dtype == "float16" else 4)
+    learned = learning_towers(road.model, settings)
+    kept = [name for name in learned if road.embed.keeps(name)]
+    form, shapes = FORMATS[road.embed.dtype], road.model.tower_shapes
+    each = sum(shapes[name][0] * form.bytes_per_token(shapes[name][1]) for name in kept)
+    views = f", and {road.embed.views} views of each for training" if road.embed.views else ""
     return (
         f"tune: {settings.steps} steps of {settings.batch_size} studies, some {passes:,} images "
-        f"forward and backward through {', '.join(learned)}; "
-        f"then all {images:,} images are embedded anew ({size / 1e6:,.0f} MB of features beside "
-        "the old ones) and a model is trained on them from the start"
+        f"forward through all towers and backward through {', '.join(learned)}; then all "
+        f"{images:,} images are embedded anew{views} ({images * each / 1e6:,.0f} MB of features "
+        "beside the old ones, without views) and a model is trained on them from the start"
     )

@@ -8,8 +8,8 @@ import torch
 
 from llava_ultra.batch import StudyFeatures, collate_features, collate_texts
 from llava_ultra.config import ClipOnlyFusion
-from llava_ultra.pretrain.tune_config import TuneConfig
-from llava_ultra.pretrain.tuning import TuneStep, encode_studies, learning_towers, tune_towers
+from llava_ultra.pretrain.tune_config import TuneConfig, learning_towers
+from llava_ultra.pretrain.tuning import TuneStep, encode_studies, tune_towers
 from llava_ultra.testing import (
     TEXTS,
     tiny_config,
@@ -159,9 +159,9 @@ def test_one_tower_learns_and_the_others_stay(parts):
 def test_what_the_fusion_does_not_read_cannot_learn():
     config = tiny_config().model_copy(update={"fusion": ClipOnlyFusion()})
     model, towers, tokenizer = build(config)
-    assert learning_towers(model, TuneConfig()) == ("clip",)
+    assert learning_towers(model.config, TuneConfig()) == ("clip",)
     with pytest.raises(ValueError, match=r"tune\.towers sam are not read by.*'clip_only'.*clip"):
-        learning_towers(model, TuneConfig(towers=("sam",)))
+        learning_towers(model.config, TuneConfig(towers=("sam",)))
     with pytest.raises(ValueError, match=r"4 training studies are fewer than tune\.batch_size 5"):
         tune_towers(model, towers, reader(tokenizer), 4, TuneConfig(batch_size=5))
     before = states(towers)

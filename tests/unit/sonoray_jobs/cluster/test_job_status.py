@@ -18,8 +18,12 @@ def test_a_status_is_found_however_the_log_is_cut(size):
         log(TEXT[start : start + size])
     assert "".join(handed) == TEXT
     assert log.status == 2
-    assert log.ending(None, "lost") == (2, "its command ended with exit status 2")
+    told = "its command ended with exit status 2 (Oh: failed to get job supervisor.)"
+    assert log.ending(None, "Oh: failed to get\njob supervisor.") == (2, told)
     assert log.ending(124, "exit code 124") == (124, "exit code 124")
+    assert log.ending(None, "stopped by the user") == (1, "stopped by the user")
+    log.begin()
+    assert log.ending(None, "failed to get job supervisor") == (1, "failed to get job supervisor")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ SUBMISSION = Submission(submission_id="raysubmit_1", address="http://127.0.0.1:8
 class Ended:
     """What a client says of a job, one status after another, up to its end."""
 
-    def __init__(self, *statuses, code):
+    def __init__(self, *statuses, code, message="exit code\nand the log"):
         self.left = list(statuses)
         self.code = code
+        self.message = message
 
     def get_job_info(self, submission_id):
         assert submission_id == SUBMISSION.submission_id
@@ -29,7 +30,7 @@ class Ended:
             type=JobType.SUBMISSION,
             entrypoint="python -m sonoray_jobs.cli embed",
             status=self.left.pop(0),
-            message="exit code\nand the log",
+            message=self.message,
             driver_exit_code=self.code,
         )
 
@@ -60,8 +61,9 @@ def test_a_job_is_waited_for_and_its_success_raises_nothing(monkeypatch):
 def test_an_exit_code_that_ray_lost_is_that_of_the_log():
     log = LogReader(print)
     log("exit status 2\n")
+    lost = Ended(JobStatus.FAILED, code=None, message="failed to get job supervisor.")
     with pytest.raises(JobFailedError, match="its command ended with exit status 2") as caught:
-        _await_end(Ended(JobStatus.FAILED, code=None), SUBMISSION, log)
+        _await_end(lost, SUBMISSION, log)
     assert find_failure(caught.value).exit_code == 2
 
 

@@ -129,7 +129,10 @@ def follow(api: Api, run: JobRun, write: Callable[[str], None]) -> JobRun:
         if state != said:
             logger.info("%s: %s", run.name, state)
             said = state
-        pod = _log_pod(api, run) or pod
+        now = _log_pod(api, run) or pod
+        if now != pod:  # of the first attempt, or of another one
+            log.begin()
+        pod = now
         ended = state in _ENDED
         if pod:
             since = _read_log(api, run, pod, since, log, follow=not ended)

@@ -31,13 +31,15 @@ def test_a_failed_job_carries_its_status_and_says_how_to_find_its_log():
 
 
 def test_a_status_that_ray_lost_is_that_of_the_log():
-    lost = JobRun(name="t", namespace="n", status="FAILED", message="AppFailed no supervisor")
+    lost = JobRun(name="t", namespace="n", status="FAILED", message="failed to get job supervisor.")
     log = LogReader(print)
-    with pytest.raises(JobFailedError, match="AppFailed no supervisor") as ended:
+    with pytest.raises(JobFailedError, match="FAILED: failed to get job supervisor") as ended:
         _end(lost, log)
     assert ended.value.exit_code == 1
     log("error: no such training\nexit status 2\n")
-    with pytest.raises(JobFailedError, match="its command ended with exit status 2;") as ended:
+    with pytest.raises(
+        JobFailedError, match=r"its command ended with exit status 2 \(failed"
+    ) as ended:
         _end(lost, log)
     assert ended.value.exit_code == 2
 
