@@ -202,6 +202,21 @@ def test_every_node_starts_ray_by_our_module(manifests: Any) -> None:
     assert done.stdout.strip() == expected
 
 
+def test_nodes_are_asked_soon_and_workers_of_a_service_as_kuberay_asks_them(manifests: Any) -> None:
+    for name, cluster in manifests.clusters():
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        for node in groups:
+            template = node["template"]
+            probe = template["spec"]["containers"][0].get("readinessProbe")
+            part = template["metadata"]["labels"]["sonoray.io/part"]
+            if part == "service" and node is not groups[0]:
+                assert probe is None, name  # KubeRay asks for Serve's proxy too
+                continue
+            assert probe["httpGet"] == {"path": "/api/healthz", "port": 52365}
+            assert probe["initialDelaySeconds"] + probe["periodSeconds"] <= 3
+            assert probe["periodSeconds"] * probe["failureThreshold"] >= 50
+
+
 def test_ray_starts_on_a_busy_node(manifests: Any) -> None:
     """Every port of an agent is given, by us or by KubeRay, and Ray knows each of the settings."""
     from ray._private import ray_constants
