@@ -16,6 +16,7 @@ from sonoray_jobs.outputs.find import (
     open_stores,
     training_stage,
 )
+from sonoray_jobs.outputs.part_keys import learning_of, stage_of
 from sonoray_jobs.outputs.stores import tower_fingerprints
 from sonoray_jobs.towers import bootstrap, embed
 from sonoray_jobs.training.tuning import tune
@@ -83,9 +84,12 @@ def test_a_road_takes_tuned_towers_and_stores_their_features(finished_road, give
 def test_tuned_towers_may_be_read_at_another_layer_and_not_in_another_shape(finished_road, road):
     workspace = finished_road.workspace
     elsewhere = with_values(road, {"model.clip.feature_layer": -1})
-    bootstrap.run(workspace=workspace, road=elsewhere, dataset="phantom")
-    parts = find_parts(workspace, elsewhere, "phantom")
-    assert ClipTower.load(parts["clip"].path).config.feature_layer == -1
+    dataset, root = workspace.dataset("phantom"), workspace.stages
+    stages = (learning_of("clip", elsewhere, dataset), stage_of("clip", elsewhere, dataset))
+    made = bootstrap.make_part("clip", elsewhere, dataset, stages, root, lambda *_: None)
+    assert made.path == stages[1].path(root)
+    assert made.path != find_parts(workspace, road, "phantom")["clip"].path
+    assert ClipTower.load(made.path).config.feature_layer == -1
     other = with_values(road, {"model.clip.width": 64})
     with pytest.raises(DataError, match=r"other settings \(model\.clip\.width 32, here 64\)"):
         find_parts(workspace, other, "phantom")
