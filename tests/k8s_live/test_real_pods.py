@@ -251,6 +251,8 @@ def test_the_service_answers_a_question_to_a_client_with_a_key(ward: Ward) -> No
     phase, log = ward.ran("keyless", CLIENTS)
     assert phase == "Failed"
     assert "401" in log or "key" in log
+    budget = ward.cluster.read("poddisruptionbudget", "-n", NAMESPACE, "llava-ultra")
+    assert budget["status"]["disruptionsAllowed"] == 1  # a node may be drained
 
 
 def test_an_outsider_reaches_nothing(ward: Ward) -> None:

@@ -60,7 +60,7 @@ class KeyFolder:
             problems.append("holds no digest")
         if tuple(problems) != self._problems:
             for problem in problems:
-                logger.error("API keys in %s: %s; that admits nobody", self._folder, problem)
+                logger.error("API keys in %s: %s; that line admits nobody", self._folder, problem)
         if set(digests) != set(self._digests):
             logger.warning("API keys in %s: %d are admitted now", self._folder, len(digests))
         self._digests, self._problems = tuple(digests), tuple(problems)

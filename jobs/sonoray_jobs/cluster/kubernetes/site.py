@@ -287,8 +287,8 @@ class Site(Config):
                 raise ValueError(f"schedule.steps names {missing[0]!r}; give it a table in jobs")
         if self.service.replicas.dicomweb and not self.pacs.url:
             raise ValueError(
-                "service.replicas.dicomweb needs pacs.url, pacs.cidrs and pacs.port: they open the "
-                "network to that server"
+                "service.replicas.dicomweb needs pacs.url and pacs.cidrs: they open the network to "
+                "that server"
             )
         if self.mlflow.replicas > 1 and not self.mlflow.postgres_secret:
             raise ValueError(

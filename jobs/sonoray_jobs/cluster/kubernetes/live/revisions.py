@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sonoray_jobs.cluster.kubernetes.live.api_server import CONFIG_MAP, Api
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object, metadata
+from sonoray_jobs.cluster.kubernetes.refusals.walk import inside
 from sonoray_jobs.cluster.kubernetes.site import Site
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
@@ -38,6 +39,17 @@ def objects_of(revision: Object) -> list[Object]:
     return found
 
 
+def _image_of(objects: Sequence[Object]) -> str:
+    """The image that Ray's Pods among the objects run; of a rollback not that of the site file."""
+    for each in objects:
+        spec = inside(each, "spec")
+        cluster = inside(spec, "rayClusterConfig") or spec
+        head = inside(cluster, "headGroupSpec", "template", "spec")
+        for container in head.get("containers") or ():
+            return str(container["image"])
+    return ""
+
+
 def keep_revision(api: Api, site: Site, objects: Sequence[Object]) -> int:
     """Keep what is applied now, with what earlier revisions applied of other parts."""
     there = revisions(api, site)
@@ -48,7 +60,7 @@ def keep_revision(api: Api, site: Site, objects: Sequence[Object]) -> int:
     made = metadata(site, f"sonoray-revision-{number:06d}", "revision")
     made["labels"][REVISION_LABEL] = str(number)
     made["annotations"] = {
-        "sonoray.io/image": site.image_name,
+        "sonoray.io/image": _image_of(objects) or site.image_name,
         "sonoray.io/applied": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     api.apply(

@@ -139,13 +139,18 @@ def ray_service(site: Site, settings_map: str) -> Object:
 
 
 def disruption_budget(site: Site) -> Object:
-    """How many Serve workers a drained node may take along."""
+    """How many Serve workers a drained node must leave.
+
+    Not `maxUnavailable`: for that the controller asks the Pods' owner for its size, which a
+    RayCluster does not tell, and then nobody may be evicted.
+    """
+    fewest = max(1, site.groups[site.service.group].min)
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(site, SERVICE, "service"),
         "spec": {
-            "maxUnavailable": site.service.max_unavailable,
+            "minAvailable": max(0, fewest - site.service.max_unavailable),
             "selector": {"matchLabels": _WORKERS},
         },
     }
