@@ -1,10 +1,10 @@
 """The exit status of a job in its own log: Ray may lose it.
 
 Ray 2.60 keeps a job's status with a message that names the exit code, and a number. Whoever asks a
-node for a log sets a second watcher of all running jobs up there, and that one takes a job which
-fails within its first second for one that never started: it writes another message over the first,
-without a code. A command that fails as a job therefore says its status in its last line, and who
-follows the log reads it there.
+node for a log for the first time sets a second watcher of all running jobs up there. It looks after
+a second, and takes a job that has failed by then for one that never started: it writes another
+message over the first, without a code. A command that fails as a job therefore says its status in
+its last line, and who follows the log reads it there.
 """
 
 import os

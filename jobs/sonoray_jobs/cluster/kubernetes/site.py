@@ -218,7 +218,7 @@ class Service(Config):
     spread: Literal["required", "preferred"] = "preferred"
     """Whether workers must lie on different nodes."""
     max_unavailable: int = Field(default=1, ge=0)
-    """Serve workers that a drained node may take away at once."""
+    """Serve workers of the group's `min` that a drained node may take away at once."""
     redis: Redis = Redis()
     """Keeps the control store of the head, so that the service outlives it."""
 
