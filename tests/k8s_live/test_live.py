@@ -21,8 +21,9 @@ from sonoray_jobs.cluster.kubernetes.live.job_runs import (
     named_run,
     submit,
 )
-from sonoray_jobs.cluster.kubernetes.live.preflight import secrets_of
 from sonoray_jobs.cluster.kubernetes.live.remove_parts import remove
+from sonoray_jobs.cluster.kubernetes.live.revisions import history
+from sonoray_jobs.cluster.kubernetes.live.site_secrets import secrets_of
 from sonoray_jobs.cluster.kubernetes.live.site_status import status
 from sonoray_jobs.cluster.kubernetes.refusals.problems import find_problems, require_sound
 from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered, render
@@ -31,6 +32,8 @@ from sonoray_jobs.cluster.kubernetes.site import load_site
 CLUSTER = Resource(api_version="ray.io/v1", kind="RayCluster")
 POD = Resource(api_version="v1", kind="Pod")
 DEADLINE_S = 90.0
+ENTRY = "0" * 64
+"""Of every Secret; the digest of a key, and a key of pseudonyms."""
 
 
 def until(told: Callable[[], Any], what: str) -> Any:
@@ -56,7 +59,7 @@ def make_secrets(namespace: str, objects: list[Any]) -> None:
     run = lambda *words: subprocess.run(["kubectl", *words], check=True, capture_output=True)  # noqa: E731
     run("create", "namespace", namespace)
     for name, keys in secrets_of(objects).items():
-        given = [f"--from-literal={key}=x" for key in keys or {"any"}]
+        given = [f"--from-literal={key}={ENTRY}" for key in keys or {"key"}]
         run("-n", namespace, "create", "secret", "generic", name, *given)
 
 
@@ -116,7 +119,23 @@ def test_a_misspelt_field_is_refused_by_the_server_before_anything_is_applied(
     assert got.returncode != 0
 
 
-def test_the_operator_makes_the_pods_that_were_asked_for(api: Any, folder: Path) -> None:
+def test_a_key_in_place_of_its_digest_is_refused_before_anything_is_applied(
+    api: Any, folder: Path
+) -> None:
+    rendered = site_of(folder, "dev-cpu")
+    namespace = rendered.site.namespace
+    make_secrets(namespace, rendered.objects)
+    change = {"stringData": {"ward-4": "a raw key"}}
+    api.merge(Resource(api_version="v1", kind="Secret"), namespace, "sonoray-api-keys", change)
+    with pytest.raises(ClusterError, match="entry ward-4, line 1, is no sha256") as refused:
+        apply(api, rendered.site, standing(rendered), wait_s=0)
+    assert "raw key" not in str(refused.value)
+    assert api.items(Resource(api_version="apps/v1", kind="Deployment"), namespace) == []
+
+
+def test_the_operator_makes_the_pods_that_were_asked_for(
+    api: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rendered = site_of(folder, "dev-cpu", "[groups.workers]\nmin = 1\n")
     namespace = rendered.site.namespace
     objects = [*rendered.parts["platform"], *rendered.parts["cluster"]]
@@ -170,15 +189,28 @@ def test_the_operator_makes_the_pods_that_were_asked_for(api: Any, folder: Path)
     until(replaced, "Pods of the new image")
 
     # and the way back
-    back = rollback(api, newer.site, None, wait_s=0)
+    written = [*newer.parts["platform"], *newer.parts["cluster"]]
+    with caplog.at_level("WARNING"):
+        back = rollback(api, newer.site, None, written=written, wait_s=0)
     assert back.revision == 3
+    assert "the site file says otherwise of" in caplog.text
+    assert "RayCluster/sonoray" in caplog.text
+    told = history(api, newer.site).revisions
+    assert [(each.number, each.image) for each in told] == [
+        (1, rendered.site.image_name),
+        (2, newer.site.image_name),
+        (3, rendered.site.image_name),
+    ]
     live = api.get(CLUSTER, namespace, "sonoray")
     [image] = {
         each["image"] for each in live["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
     }
     assert image == rendered.site.image_name
-    removed = remove(api, rendered.parts["cluster"], volumes=False, wait_s=DEADLINE_S)
-    assert removed.names == ("RayCluster/sonoray",)
+    whole = [*rendered.parts["platform"], *rendered.parts["cluster"]]
+    removed = remove(api, whole, volumes=False, wait_s=DEADLINE_S)
+    assert removed.names[:2] == ("RayCluster/sonoray", "Deployment/mlflow")
+    assert api.items(POD, namespace) == []
+    assert {"Namespace/" + namespace, "PersistentVolumeClaim/mlflow"} <= set(removed.kept)
 
 
 def test_an_apply_leaves_the_autoscaler_its_workers(api: Any, folder: Path) -> None:

@@ -28,6 +28,15 @@ _SECRET_BYTES = 32
 _LONGEST_SHIFT_DAYS = 3650
 
 
+def parse_secret(text: bytes) -> bytes | None:
+    """The secret of an identity key's file, or None where it is not 32 bytes in hex."""
+    try:
+        secret = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        return None
+    return secret if len(secret) == _SECRET_BYTES else None
+
+
 @dataclass(frozen=True, slots=True)
 class IdentityKey:
     """The secret under which source identifiers are hashed."""
@@ -74,11 +83,8 @@ class IdentityKey:
                 f"identity key {str(path)!r} has mode {mode:04o}, so others can read it; "
                 f"run: chmod 600 {path}"
             )
-        try:
-            secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
-        except ValueError:
-            secret = b""
-        if len(secret) != _SECRET_BYTES:
+        secret = parse_secret(path.read_bytes())
+        if secret is None:
             raise DataError(
                 f"identity key {str(path)!r} is not {_SECRET_BYTES} bytes in hex; restore it from "
                 "a backup (a new key would give every patient a new identity)"

@@ -22,6 +22,22 @@ REREAD_S = 5.0
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+def read_digests(text: str) -> tuple[list[str], list[int]]:
+    """Digests of keys, one a line, without empty lines and comments after `#`.
+
+    Returns:
+        The digests, and the numbers of the lines that are none.
+    """
+    digests: list[str] = []
+    wrong: list[int] = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if _DIGEST.fullmatch(line):
+            digests.append(line)
+        elif line and not line.startswith("#"):
+            wrong.append(number)
+    return digests, wrong
+
+
 class KeyFolder:
     """The digests as an iterable, as current as `REREAD_S` allows."""
 
@@ -47,12 +63,9 @@ class KeyFolder:
             # a Secret's own bookkeeping begins with two dots
             files = sorted(path for path in self._folder.iterdir() if path.name[0] != ".")
             for path in files:
-                lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-                for number, line in enumerate(map(str.strip, lines), start=1):
-                    if _DIGEST.fullmatch(line):
-                        digests.append(line)
-                    elif line and not line.startswith("#"):
-                        problems.append(f"{path.name}, line {number}, is no sha256 in hex")
+                found, wrong = read_digests(path.read_text(encoding="ascii", errors="replace"))
+                digests += found
+                problems += [f"{path.name}, line {line}, is no sha256 in hex" for line in wrong]
         except OSError as error:
             digests = []
             problems.append(f"cannot be read ({error.strerror})")

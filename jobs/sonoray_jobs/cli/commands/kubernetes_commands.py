@@ -245,7 +245,7 @@ def rollback(
 ) -> Result:
     """Apply an earlier revision again: image, model, sizes and settings as they were then.
 
-    Data, MLflow's tables and Secrets stay as they are.
+    Data, MLflow's tables and Secrets stay as they are; `sonoray k8s history` lists the revisions.
 
     Examples:
         sonoray k8s rollback --site hospital.toml
@@ -254,3 +254,15 @@ def rollback(
     from sonoray_jobs.cluster.kubernetes.site_commands import roll_back
 
     return roll_back(site=site, revision=revision, context=context, wait_s=wait)
+
+
+@job_command(_group, panel=_COMMANDS)
+def history(*, site: SiteOption, context: ContextOption = None) -> Result:
+    """List what was applied when, with image and model: the revisions to roll back to.
+
+    Examples:
+        sonoray k8s history --site hospital.toml
+    """
+    from sonoray_jobs.cluster.kubernetes.site_commands import show_history
+
+    return show_history(site=site, context=context)

@@ -27,6 +27,7 @@ from sonoray_jobs.cluster.kubernetes.live.job_runs import (
     submit,
 )
 from sonoray_jobs.cluster.kubernetes.live.remove_parts import Removed, remove
+from sonoray_jobs.cluster.kubernetes.live.revisions import History, history
 from sonoray_jobs.cluster.kubernetes.live.site_status import SiteStatus, status
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.refusals.command_checks import Accepts
@@ -148,7 +149,14 @@ def delete_parts(
 
 def roll_back(*, site: str, revision: int | None, context: str | None, wait_s: float) -> Applied:
     """Apply an earlier revision again."""
-    return rollback(connect(context), load_site(site)[0], revision, wait_s=wait_s)
+    rendered = _rendered(site)
+    standing = [each for part in rendered.parts.values() for each in part]
+    return rollback(connect(context), rendered.site, revision, written=standing, wait_s=wait_s)
+
+
+def show_history(*, site: str, context: str | None) -> History:
+    """Read what was applied when."""
+    return history(connect(context), load_site(site)[0])
 
 
 def _rendered(site: str, accepts: Accepts | None = None) -> Rendered:

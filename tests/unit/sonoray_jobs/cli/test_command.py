@@ -81,6 +81,7 @@ JOBS = {
     "k8s logs": (f"{K8S}:follow_job", ["train", *SITE]),
     "k8s delete": (f"{K8S}:delete_parts", ["service", *SITE]),
     "k8s rollback": (f"{K8S}:roll_back", SITE),
+    "k8s history": (f"{K8S}:show_history", SITE),
 }
 """By command: the function that it calls, and arguments that it needs."""
 

@@ -34,6 +34,7 @@ PLURALS = {
     "ResourceQuota": "resourcequotas",
     "LimitRange": "limitranges",
     "Deployment": "deployments",
+    "ReplicaSet": "replicasets",
     "Job": "jobs",
     "CronJob": "cronjobs",
     "NetworkPolicy": "networkpolicies",

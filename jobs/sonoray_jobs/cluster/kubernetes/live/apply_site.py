@@ -176,13 +176,16 @@ def with_live_replicas(made: Object, live: Object | None) -> Object:
     return {**made, "spec": {**made["spec"], "workerGroupSpecs": groups}}
 
 
-def rollback(api: Api, site: Site, to: int | None, *, wait_s: float) -> Applied:
-    """Apply an earlier revision again, as a new one.
+def rollback(
+    api: Api, site: Site, to: int | None, *, written: Sequence[Object], wait_s: float
+) -> Applied:
+    """Apply an earlier revision again, as a new one; warn where the site file says otherwise.
 
     Args:
         api: the cluster.
         site: whose.
         to: the revision's number; by default the one before the newest.
+        written: all objects that the site file makes now.
         wait_s: time to become ready; 0 does not wait.
 
     Raises:
@@ -195,9 +198,21 @@ def rollback(api: Api, site: Site, to: int | None, *, wait_s: float) -> Applied:
     if to not in there:
         known = ", ".join(map(str, numbers)) or "none"
         raise ClusterError(
-            f"no revision {to or 'before this one'} to go back to; there are: {known}"
+            f"no revision {to or 'before this one'} to go back to; there are: {known}; see: "
+            "sonoray k8s history"
         )
-    return apply(api, site, objects_of(there[to]), wait_s=wait_s)
+    objects = objects_of(there[to])
+    now = {name_of(each): each for each in written}
+    others = [name for each in objects if now.get(name := name_of(each), each) != each]
+    others += sorted(set(now) - set(map(name_of, objects)))
+    done = apply(api, site, objects, wait_s=wait_s)
+    if others:
+        logger.warning(
+            "the site file says otherwise of %s, and the next apply would undo this rollback: put "
+            "it back too; sonoray k8s diff shows what differs",
+            ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else ""),
+        )
+    return done
 
 
 def _plain(live: Object) -> Object:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from sonoray.errors import ClusterError
 from sonoray_jobs.cluster.kubernetes.live.api_server import NAMESPACE, Api, ApiError, Resource
+from sonoray_jobs.cluster.kubernetes.live.site_secrets import needed_secrets, secret_problems
 from sonoray_jobs.cluster.kubernetes.manifests.naming import ACCOUNT, Object
-from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside, pods_of
+from sonoray_jobs.cluster.kubernetes.refusals.walk import pods_of
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 SCRATCH_NAMESPACE = "default"
@@ -18,7 +19,6 @@ _OWNERS = {
     "monitoring.coreos.com": "install the Prometheus operator or set monitoring.enabled = false",
 }
 _MOST_SHOWN = 3
-_SECRET = Resource(api_version="v1", kind="Secret")
 _SERVICE_ACCOUNT = Resource(api_version="v1", kind="ServiceAccount")
 
 
@@ -26,8 +26,8 @@ def check_cluster(api: Api, objects: Sequence[Object], namespace: str) -> None:
     """Refuse what this cluster could not take.
 
     Raises:
-        ClusterError: kinds that are not installed, Secrets that are missing, or objects that the
-            server refuses; nothing was applied.
+        ClusterError: kinds that are not installed, Secrets that are missing or wrong, or objects
+            that the server refuses; nothing was applied.
     """
     problems = _missing_kinds(api, objects)
     if not problems:
@@ -36,8 +36,8 @@ def check_cluster(api: Api, objects: Sequence[Object], namespace: str) -> None:
         if not has_account and all(each["kind"] != "ServiceAccount" for each in objects):
             problems = [f"namespace {namespace} has no platform; run: sonoray k8s apply platform"]
         elif exists:
-            problems = _missing_secrets(api, objects, namespace)
-        elif needed := sorted(_needed_secrets(objects)):
+            problems = secret_problems(api, objects, namespace)
+        elif needed := sorted(needed_secrets(objects)):
             problems = [
                 f"namespace {namespace} is not there and must hold Secret/"
                 f"{', Secret/'.join(needed)} first; run: kubectl create namespace {namespace}, "
@@ -70,42 +70,6 @@ def _missing_kinds(api: Api, objects: Sequence[Object]) -> list[str]:
         if missing:
             fix = _OWNERS.get(version.partition("/")[0], "install what serves it")
             problems.append(f"the cluster has no {', '.join(missing)} of {version}; {fix}")
-    return problems
-
-
-def secrets_of(objects: Sequence[Object]) -> dict[str, set[str]]:
-    """Secrets that Pods need, by name, with the entries that are named."""
-    found: dict[str, set[str]] = {}
-    for each in objects:
-        for place in pods_of(each):
-            for volume in entries(place.spec.get("volumes")):
-                if name := inside(volume, "secret").get("secretName"):
-                    found.setdefault(str(name), set())
-            for container in entries(place.spec.get("containers")):
-                for item in entries(container.get("env")):
-                    reference = inside(item, "valueFrom", "secretKeyRef")
-                    if reference:
-                        found.setdefault(str(reference["name"]), set()).add(str(reference["key"]))
-    return found
-
-
-def _needed_secrets(objects: Sequence[Object]) -> dict[str, set[str]]:
-    """The Secrets that people make; KubeRay makes those with tokens, which are called like it."""
-    clusters = {each["metadata"]["name"] for each in objects if each["kind"] == "RayCluster"}
-    return {name: keys for name, keys in secrets_of(objects).items() if name not in clusters}
-
-
-def _missing_secrets(api: Api, objects: Sequence[Object], namespace: str) -> list[str]:
-    problems = []
-    for name, keys in _needed_secrets(objects).items():
-        secret = api.get(_SECRET, namespace, name)
-        if secret is None:
-            problems.append(
-                f"Secret/{name} is missing; make it: kubectl -n {namespace} create secret generic "
-                f"{name} (docs/kubernetes.md)"
-            )
-        elif missing := sorted(keys - set(inside(secret, "data"))):
-            problems.append(f"Secret/{name} has no entry {', '.join(missing)}; add it")
     return problems
 
 

@@ -8,7 +8,10 @@ import base64
 import gzip
 import json
 import time
+import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sonoray_jobs.cluster.kubernetes.live.api_server import CONFIG_MAP, Api
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object, metadata
@@ -18,6 +21,58 @@ from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 KEPT_REVISIONS = 10
 REVISION_LABEL = "sonoray.io/revision"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revision:
+    """What one apply left."""
+
+    number: int
+    applied: str
+    """When: UTC, ISO 8601."""
+    image: str
+    model: str
+    """Of the service; empty where it had none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class History:
+    """The revisions of a site, oldest first; the last one is in force."""
+
+    namespace: str
+    revisions: tuple[Revision, ...]
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        if not self.revisions:
+            return [f"namespace {self.namespace} has no revision; see: sonoray k8s apply"]
+        rows = [
+            (str(each.number), each.applied, each.image, each.model or "no service")
+            for each in self.revisions
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return [*lines[:-1], f"{lines[-1]}  (in force)"]
+
+    def to_json(self) -> dict[str, Any]:
+        """For a script."""
+        return asdict(self)
+
+
+def history(api: Api, site: Site) -> History:
+    """Read what was applied when."""
+    found = []
+    for number, each in revisions(api, site):
+        notes = inside(each, "metadata", "annotations")
+        found.append(
+            Revision(
+                number=number,
+                applied=str(notes.get("sonoray.io/applied", "")),
+                image=str(notes.get("sonoray.io/image", "")),
+                model=_model_of(objects_of(each)),
+            )
+        )
+    return History(namespace=site.namespace, revisions=tuple(found))
 
 
 def latest_revision(api: Api, site: Site) -> int:
@@ -47,6 +102,14 @@ def _image_of(objects: Sequence[Object]) -> str:
         head = inside(cluster, "headGroupSpec", "template", "spec")
         for container in head.get("containers") or ():
             return str(container["image"])
+    return ""
+
+
+def _model_of(objects: Sequence[Object]) -> str:
+    """The model that the service among the objects serves."""
+    for each in objects:
+        if settings := inside(each, "data").get("service.toml"):
+            return str(tomllib.loads(settings)["model"])
     return ""
 
 

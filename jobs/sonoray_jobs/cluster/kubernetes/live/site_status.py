@@ -29,6 +29,8 @@ _BEGINS = re.compile(r"Pending|ContainerCreating|PodInitializing|Init:\d+/\d+|Te
 _PATIENCE_S = 600.0
 """How long what begins is not amiss yet: a node that pulls a large image takes minutes."""
 _LATELY_S = 900.0
+_OF_THE_START = ("FailedScheduling", "FailedMount", "FailedAttachVolume", "Unhealthy")
+"""What a Pod that is ready has behind it."""
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -85,6 +87,7 @@ def status(api: Api, namespace: str) -> SiteStatus:
     ]
     columns, rows = api.table(POD, namespace)
     name, state, age = (columns.index(each) for each in ("Name", "Status", "Age"))
+    ready = {str(row[name]) for row in rows if _is_ready(str(row[columns.index("Ready")]))}
     return SiteStatus(
         namespace=namespace,
         workloads=tuple(workloads),
@@ -95,7 +98,7 @@ def status(api: Api, namespace: str) -> SiteStatus:
             if not is_well(str(row[state]), age_s(str(row[age])))
         ),
         nodes=_nodes(api),
-        warnings=_warnings(api, namespace, now),
+        warnings=_warnings(api, namespace, now, ready),
         num_requests=api.num_requests - before,
     )
 
@@ -168,7 +171,14 @@ def _nodes(api: Api) -> dict[str, int]:
     return dict(Counter(str(row[state]) for row in rows).most_common())
 
 
-def _warnings(api: Api, namespace: str, now: datetime) -> tuple[str, ...]:
+def _is_ready(printed: str) -> bool:
+    """Whether all containers are ready, as in 2/2."""
+    ready, _, of = printed.partition("/")
+    return ready == of != "0"
+
+
+def _warnings(api: Api, namespace: str, now: datetime, ready: set[str]) -> tuple[str, ...]:
+    """The newest warnings; none of a start that is over, of the Pods that are ready."""
     events = api.items(_EVENT, namespace, fieldSelector="type=Warning", limit="200")
     dated = [(_since_s(_stamp(each), now), each) for each in events]
     texts = []
@@ -176,6 +186,8 @@ def _warnings(api: Api, namespace: str, now: datetime) -> tuple[str, ...]:
         if since_s > _LATELY_S:
             break
         about = inside(each, "involvedObject")
+        if about.get("name") in ready and each.get("reason") in _OF_THE_START:
+            continue
         text = (
             f"{about.get('kind')}/{about.get('name')}: {each.get('reason')}: {each.get('message')}"
         )

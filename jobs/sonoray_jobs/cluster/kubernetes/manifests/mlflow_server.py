@@ -35,15 +35,12 @@ _AUTH_SETTINGS = (
 
 def mlflow_objects(site: Site) -> list[Object]:
     """Deployment, Service, and what the chosen store needs beside them."""
-    objects = [_deployment(site), _service(site)]
-    if site.mlflow.postgres_secret:
-        objects += [_migration(site), _disruption_budget(site)]
-    else:
-        mlflow = site.mlflow
-        objects.append(
-            claim(site, MLFLOW_CLAIM, "ReadWriteOnce", mlflow.volume_size, mlflow.volume_class)
-        )
-    return objects
+    mlflow = site.mlflow
+    served = [_deployment(site), _service(site)]
+    if mlflow.postgres_secret:
+        return [*served, _migration(site), _disruption_budget(site)]
+    volume = claim(site, MLFLOW_CLAIM, "ReadWriteOnce", mlflow.volume_size, mlflow.volume_class)
+    return [volume, *served]
 
 
 def _command(site: Site) -> list[str]:

@@ -1,7 +1,6 @@
 """What an apply keeps of a running cluster, and how a difference reads."""
 
 from sonoray_jobs.cluster.kubernetes.live.apply_site import Difference, with_live_replicas
-from sonoray_jobs.cluster.kubernetes.live.preflight import _needed_secrets, secrets_of
 from sonoray_jobs.cluster.kubernetes.render_site import render
 from sonoray_jobs.cluster.kubernetes.site import load_site
 
@@ -40,25 +39,3 @@ def test_a_difference_names_object_field_old_and_new():
         '    spec.rayVersion: "1" -> "2"',
     ]
     assert Difference().lines() == ["nothing would change"]
-
-
-def test_the_secrets_that_people_make_are_known_with_their_entries():
-    rendered = render(*load_site("gpu-prod"))
-    needed = _needed_secrets(rendered.objects)
-    assert set(needed) == {
-        "sonoray-api-keys",
-        "sonoray-identity",
-        "sonoray-postgres",
-        "sonoray-mlflow-accounts",
-        "sonoray-s3",
-        "sonoray-pacs",
-    }
-    assert needed["sonoray-postgres"] == {"uri"}
-    assert needed["sonoray-mlflow-accounts"] == {
-        "admin_password",
-        "writer_password",
-        "reader_password",
-        "flask_key",
-    }
-    # Ray's own token, which the operator makes and the scheduled steps read
-    assert set(secrets_of(rendered.objects)) - set(needed) == {"sonoray"}

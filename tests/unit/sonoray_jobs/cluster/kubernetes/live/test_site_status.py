@@ -133,6 +133,18 @@ def test_only_what_the_cluster_warned_of_lately_is_shown():
     assert shown.exit_code == 1
 
 
+def test_what_a_ready_pod_went_through_at_its_start_is_over():
+    now = datetime.now(UTC).isoformat()
+    events = [
+        event("no claim", reason="FailedScheduling", lastTimestamp=now),
+        event("again", reason="BackOff", lastTimestamp=now),
+    ]
+    for ready, told in (("1/1", ["again"]), ("0/1", ["again", "no claim"])):
+        pods = [["p", ready, "Running", 0, "20s"]]
+        shown = status(Served(events, pods), "n")  # type: ignore[arg-type]
+        assert sorted(text.rpartition(": ")[2] for text in shown.warnings) == told
+
+
 def test_a_status_fails_where_something_waits():
     good = SiteStatus(namespace="n", workloads=(("RayCluster/a", "ready, 1 of 1 workers"),))
     assert good.exit_code == 0
