@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from real_cluster import OPERATOR_NAMESPACE, RealCluster, unable
-from resource_definitions import definitions
+from resource_definitions import definitions, wait_established
 
 BASE_NAMESPACE, OWN_NAMESPACE = "sonoray", "ward"
 SITE = f"""
@@ -184,7 +184,7 @@ def main() -> None:
             cluster.start()
             for each in definitions():
                 cluster.apply([each])
-            cluster.kubectl("wait", "--for=condition=Established", "crd", "--all")
+            wait_established(lambda *words: cluster.run("kubectl", *words))
             cluster.start_operator()
             cluster.kubectl(
                 *("wait", "--for=condition=Available", "deployment/kuberay-operator"),

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from control_plane import ControlPlane, missing
-from resource_definitions import SCHEMAS, definitions
+from resource_definitions import SCHEMAS, definitions, wait_established
 
 if not os.environ.get("SONORAY_TEST_K8S"):
     collect_ignore_glob = ["*"]
@@ -35,7 +35,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         os.environ["KUBECONFIG"] = str(made.kubeconfig)
         for each in definitions():
             apply_definition(each)
-        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        wait_established(run_kubectl)
         made.start_operator()
         made.start_kwok()
         yield made
@@ -55,7 +55,11 @@ def apply_definition(made: dict[str, Any]) -> None:
 
 
 def kubectl(*words: str, given: str | None = None) -> None:
-    done = subprocess.run(
+    done = run_kubectl(*words, given=given)
+    assert done.returncode == 0, done.stderr
+
+
+def run_kubectl(*words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["kubectl", *words], input=given, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr

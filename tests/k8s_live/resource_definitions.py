@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,17 @@ def definitions() -> Iterator[dict[str, Any]]:
                 "versions": [version],
             },
         }
+
+
+def wait_established(kubectl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Wait for all definitions; `kubectl wait` fails at once on one that has no conditions yet."""
+    deadline = time.monotonic() + 60
+    while True:
+        done = kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=10s")
+        if done.returncode == 0:
+            return
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.5)
 
 
 def without_closed(schema: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from control_plane import HERE
 from real_cluster import OPERATOR_NAMESPACE, REDIS, RealCluster, unable
-from resource_definitions import SCHEMAS, definitions
+from resource_definitions import SCHEMAS, definitions, wait_established
 
 from sonoray_jobs.road.config import RoadConfig
 
@@ -156,7 +156,7 @@ def ward(
         cluster.start_redis(REDIS_PASSWORD)
         for each in definitions():
             cluster.apply([each])
-        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        wait_established(lambda *words: cluster.run("kubectl", *words))
         cluster.start_operator()
         made.site.write_text(SITE, encoding="utf-8")
         road = tiny_road.model_dump(mode="json", exclude_unset=True)
