@@ -68,7 +68,7 @@ test: $(READY) orthanc browser  ## run all tests (PYTEST="-m 'not ray' tests/uni
 test-k8s: $(READY)  ## run the tests on a real Kubernetes control plane (make k8s-tools builds it)
 	@SONORAY_TEST_K8S=1 pytest tests/k8s_live $(PYTEST)
 
-test-image: $(READY)  ## build the image with buildah and try it (root on Debian; fetches 5 GB)
+test-image: $(READY)  ## build the image with buildah and try it (root on Debian; fetches 5 GB, needs 45 GB of disk)
 	@SONORAY_TEST_K8S=1 SONORAY_TEST_IMAGE=1 pytest tests/k8s_live/test_image.py $(PYTEST)
 
 k8s-tools: $(READY)  ## build that control plane once, into the cache (Go, apt-get; 15 min on two cores)
