@@ -60,7 +60,7 @@ class Start:
         made = subprocess.run(
             ["kubectl", "kustomize", str(overlay)], capture_output=True, text=True, check=True
         )
-        self._base = made.stdout
+        self._base = made.stdout.replace("image: sonoray", "image: earlier/sonoray")
 
     def platforms(self) -> None:
         """What both need before: namespace, volumes, policies, MLflow."""

@@ -73,3 +73,17 @@ def test_ray_version_lock_image_and_dockerfile_are_one(manifests: Any, k8s: Path
     assert image.endswith(f"-ray{ray}")
     text = (k8s / "Dockerfile").read_text(encoding="utf-8")
     assert set(re.findall(r"sonoray:[\w.-]+", text)) == {image}
+
+
+def test_the_image_is_given_what_its_dockerfile_copies(k8s: Path) -> None:
+    """The rest of a checkout, such as a workspace with data, stays outside."""
+    text = (k8s / "Dockerfile").read_text(encoding="utf-8")
+    copied = {
+        source
+        for words in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE)
+        for source in words.split()[:-1]
+    }
+    ignored = (k8s / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
+    assert copied == {line[1:] for line in ignored if line.startswith("!")}
+    assert [path for path in copied if not (k8s.parent / path).exists()] == []

@@ -126,6 +126,8 @@ def test_all_that_runs_in_it_is_imported_and_answers(buildah: Buildah, container
     assert "ultrasound" in buildah.run(container, "sonoray", "--help").lower()
     for step in ("ingest", "bootstrap", "embed", "train", "evaluate", "export", "recognize"):
         assert buildah.run(container, "sonoray", step, "--help")
+    found = buildah.run(container, "/bin/sh", "-c", "command -v ray")
+    assert found == "/opt/sonoray-lean/ray"
     for tool in ("ray --version", "mlflow --version", "wget --version", "g++ --version"):
         assert buildah.run(container, *tool.split())
 

@@ -1,8 +1,9 @@
 """A container as processes of its own: namespaces, a root made of mounts, user, rights, log.
 
 The image is this machine's own file system, below a layer that is thrown away, with the project's
-environment at /opt/sonoray and the settings of `k8s/Dockerfile`. Limits of CPU and memory and the
-filter of system calls are not enforced.
+environment at /opt/sonoray and the settings of `k8s/Dockerfile`. One whose name begins with
+`earlier/` stands for an image from before KubeRay's calls of `ray` were made lean. Limits of CPU
+and memory and the filter of system calls are not enforced.
 """
 
 import os
@@ -175,6 +176,7 @@ class Container:
         root, layer, given = self._root, self._layer, self._security()
         user, group = given.get("runAsUser", 0), given.get("runAsGroup", 0)
         shut = [path for path in Path(sys.base_prefix).parents if not _is_open(path)]
+        is_earlier = str(self.spec.get("image", "")).startswith("earlier/")
         lines = [
             "set -e",
             "mount --make-rprivate /",
@@ -186,6 +188,7 @@ class Container:
             f"mkdir -p {root}/home/sonoray {root}/opt",
             f"ln -sfn {sys.prefix} {root}/opt/sonoray",
             f"ln -sfn {self._extensions} {root}/opt/torch_extensions",
+            *([] if is_earlier else [f"ln -sfn {ROOT}/k8s/lean {root}/opt/sonoray-lean"]),
             f"echo sonoray:x:{user}:{group}::/tmp:/bin/bash >> {root}/etc/passwd",
             f"rm -f {root}/etc/resolv.conf {root}/etc/hosts",
             f"printf 'nameserver {DNS_IP}\\nsearch {self._search()}\\noptions ndots:5\\n'"

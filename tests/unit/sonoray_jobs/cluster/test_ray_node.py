@@ -1,5 +1,11 @@
 """Ray asks, and starts a raylet, in the ways that `ray_node` changes."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from sonoray_jobs.cluster.ray_node import with_agent_port, without_client
 
 
@@ -31,3 +37,39 @@ def test_a_raylet_is_told_the_port_of_its_agent_where_one_was_given(monkeypatch)
     ):
         services.start_ray_process(["raylet", agent.format(port)], kind)
     assert [command[2:] for command in started] == [["--dashboard_agent_listen_port=52365"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("words", "has_serve"),
+    [
+        (["start", "--help"], False),
+        (["job", "submit", "--help"], False),
+        (["serve", "--help"], True),
+    ],
+)
+def test_ray_serve_is_imported_for_its_own_commands_alone(words, has_serve):
+    line = (
+        "import atexit, sys; from sonoray_jobs.cluster import ray_node; "
+        "atexit.register(lambda: print('SERVE', bool(sys.modules.get('ray.serve')))); "
+        "ray_node.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", line, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"SERVE {has_serve}"
+    assert f"{' '.join(words[:-1])} [OPTIONS]" in done.stdout
+
+
+def test_the_ray_of_the_image_passes_its_words_on(tmp_path):
+    lean = Path(__file__).resolve().parents[4] / "k8s" / "lean" / "ray"
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        [lean, "job", "submit", "--", "a b"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = ["-m", "sonoray_jobs.cluster.ray_node", "job", "submit", "--", "a b"]
+    assert done.stdout.splitlines() == words
