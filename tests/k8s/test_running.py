@@ -62,7 +62,9 @@ def test_a_queue_suspends_what_kuberay_shuts_down_by_itself(tmp_path: Any) -> No
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "ultrasound"
     assert job["spec"]["suspend"] is True
     assert job["spec"]["shutdownAfterJobFinishes"] is True
-    assert "deletionRules" not in job["spec"]["deletionStrategy"]
+    # rules or policies would keep a failed head for ever: nothing counts its time then
+    assert "deletionStrategy" not in job["spec"]
+    assert job["spec"]["ttlSecondsAfterFinished"] >= 0
     assert "enableInTreeAutoscaling" not in job["spec"]["rayClusterSpec"]
 
 

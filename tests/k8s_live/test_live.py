@@ -31,6 +31,7 @@ from sonoray_jobs.cluster.kubernetes.site import load_site
 
 CLUSTER = Resource(api_version="ray.io/v1", kind="RayCluster")
 POD = Resource(api_version="v1", kind="Pod")
+ALL = set(PARTS)
 DEADLINE_S = 90.0
 ENTRY = "0" * 64
 """Of every Secret; the digest of a key, and a key of pseudonyms."""
@@ -77,16 +78,16 @@ def test_a_site_and_its_jobs_apply_strictly_and_a_second_time_changes_nothing(
     objects = standing(rendered)
     assert find_problems(rendered.objects, accepts) == []
     with pytest.raises(ClusterError, match="create namespace"):
-        apply(api, rendered.site, objects, wait_s=0)
+        apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     make_secrets(rendered.site.namespace, rendered.objects)
-    done = apply(api, rendered.site, objects, wait_s=0)
+    done = apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     # the namespace was there, and another tenant may have brought the priorities
     assert len(done.created) >= len(objects) - 3
     assert done.revision == 1
     for job in rendered.jobs.values():
         api.apply(job, dry_run=True)
-    assert diff(api, objects).lines() == ["nothing would change"]
-    again = apply(api, rendered.site, objects, wait_s=0)
+    assert diff(api, rendered.site, objects, ALL).lines() == ["nothing would change"]
+    again = apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     assert (again.created, again.changed, again.revision) == ((), (), 1)
     assert again.unchanged == len(objects)
 
@@ -96,9 +97,9 @@ def test_what_a_cluster_lacks_is_said_before_anything_is_applied(api: Any, folde
     namespace = rendered.site.namespace
     subprocess.run(["kubectl", "create", "namespace", namespace], check=True, capture_output=True)
     with pytest.raises(ClusterError, match="has no platform; run: sonoray k8s apply platform"):
-        apply(api, rendered.site, rendered.parts["service"], wait_s=0)
+        apply(api, rendered.site, rendered.parts["service"], parts=ALL, wait_s=0)
     with pytest.raises(ClusterError, match=r"^nothing was applied: Secret/\S+ is missing"):
-        apply(api, rendered.site, standing(rendered), wait_s=0)
+        apply(api, rendered.site, standing(rendered), parts=ALL, wait_s=0)
     assert (
         api.get(Resource(api_version="ray.io/v1", kind="RayService"), namespace, "llava-ultra")
         is None
@@ -112,7 +113,7 @@ def test_a_misspelt_field_is_refused_by_the_server_before_anything_is_applied(
     objects = rendered.parts["platform"]
     objects[-2]["spec"]["replcas"] = 2
     with pytest.raises(ClusterError, match=r"nothing was applied: .*replcas"):
-        apply(api, rendered.site, objects, wait_s=0)
+        apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     got = subprocess.run(
         ["kubectl", "get", "namespace", rendered.site.namespace], capture_output=True, check=False
     )
@@ -128,7 +129,7 @@ def test_a_key_in_place_of_its_digest_is_refused_before_anything_is_applied(
     change = {"stringData": {"ward-4": "a raw key"}}
     api.merge(Resource(api_version="v1", kind="Secret"), namespace, "sonoray-api-keys", change)
     with pytest.raises(ClusterError, match="entry ward-4, line 1, is no sha256") as refused:
-        apply(api, rendered.site, standing(rendered), wait_s=0)
+        apply(api, rendered.site, standing(rendered), parts=ALL, wait_s=0)
     assert "raw key" not in str(refused.value)
     assert api.items(Resource(api_version="apps/v1", kind="Deployment"), namespace) == []
 
@@ -139,7 +140,7 @@ def test_the_operator_makes_the_pods_that_were_asked_for(
     rendered = site_of(folder, "dev-cpu", "[groups.workers]\nmin = 1\n")
     namespace = rendered.site.namespace
     objects = [*rendered.parts["platform"], *rendered.parts["cluster"]]
-    apply(api, rendered.site, objects, wait_s=0)
+    apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     api.create(node("cpu-1", cpu="64", memory="256Gi"))
 
     def pods() -> Any:
@@ -174,7 +175,7 @@ def test_the_operator_makes_the_pods_that_were_asked_for(
     newer = site_of(
         folder, "dev-cpu", '[groups.workers]\nmin = 1\n[image]\ntag = "0.1.1-ray2.60.0"\n'
     )
-    done = apply(api, newer.site, newer.parts["cluster"], wait_s=0)
+    done = apply(api, newer.site, newer.parts["cluster"], parts={"cluster"}, wait_s=0)
     assert done.changed == ("RayCluster/sonoray",)
     assert done.revision == 2
 
@@ -216,13 +217,13 @@ def test_the_operator_makes_the_pods_that_were_asked_for(
 def test_an_apply_leaves_the_autoscaler_its_workers(api: Any, folder: Path) -> None:
     rendered = site_of(folder, "dev-cpu")
     objects = [*rendered.parts["platform"], *rendered.parts["cluster"]]
-    apply(api, rendered.site, objects, wait_s=0)
+    apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     namespace = rendered.site.namespace
     live = api.get(CLUSTER, namespace, "sonoray")
     groups = live["spec"]["workerGroupSpecs"]
     groups[0]["replicas"] = 2  # as the autoscaler does
     api.merge(CLUSTER, namespace, "sonoray", {"spec": {"workerGroupSpecs": groups}})
-    done = apply(api, rendered.site, objects, wait_s=0)
+    done = apply(api, rendered.site, objects, parts=ALL, wait_s=0)
     assert done.changed == ()
     live = api.get(CLUSTER, namespace, "sonoray")
     assert live["spec"]["workerGroupSpecs"][0]["replicas"] == 2
@@ -233,7 +234,7 @@ def test_a_job_is_started_found_and_ends_the_wait_when_it_fails(
 ) -> None:
     rendered = site_of(folder, "dev-cpu")
     namespace = rendered.site.namespace
-    apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    apply(api, rendered.site, rendered.parts["platform"], parts=ALL, wait_s=0)
     make_volume(namespace, "ReadWriteOnce")
     api.create(node("cpu-3", cpu="64", memory="256Gi"))
     plane.container_log.write_text(logged(range(3)))
@@ -276,7 +277,7 @@ def test_a_training_takes_the_gpu_nodes_and_its_data_workers_do_not(api: Any, fo
     rendered = site_of(folder, "gpu-prod")
     namespace = rendered.site.namespace
     make_secrets(namespace, rendered.objects)
-    apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    apply(api, rendered.site, rendered.parts["platform"], parts=ALL, wait_s=0)
     product = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
     for number in range(2):
         made = node(f"gpu-{number}", cpu="32", memory="128Gi", gpus="1")
@@ -312,7 +313,7 @@ def test_status_of_a_thousand_nodes_takes_as_many_requests_as_of_one(
 ) -> None:
     rendered = site_of(folder, "dev-cpu", '[quota]\npods = 5000\ncpu = "9000"\nmemory = "90Ti"\n')
     namespace = rendered.site.namespace
-    apply(api, rendered.site, rendered.parts["platform"], wait_s=0)
+    apply(api, rendered.site, rendered.parts["platform"], parts=ALL, wait_s=0)
     before = status(api, namespace).num_requests
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: api.create(node(f"n-{number}")), range(1000)))

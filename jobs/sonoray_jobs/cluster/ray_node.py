@@ -31,7 +31,7 @@ def without_serve(arguments: list[str]) -> None:
     Args:
         arguments: of the command.
     """
-    if arguments[:1] != ["serve"]:
+    if "serve" not in arguments and arguments not in ([], ["--help"]):
         sys.modules[_SERVE_COMMANDS] = None  # type: ignore[assignment]  # its import is an error
 
 

@@ -218,11 +218,15 @@ def delete(
     volumes: Annotated[
         bool, typer.Option("--volumes", help="Delete the volumes of the platform too: the data.")
     ] = False,
-    wait: WaitOption = 600.0,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", metavar="SECONDS", min=1, help="Time for all to be gone."),
+    ] = 600.0,
 ) -> Result:
     """Delete parts of a site, or jobs.
 
-    Volumes, namespace and Secrets stay, the volumes unless --volumes is given.
+    Volumes, namespace and Secrets stay, the volumes unless --volumes is given. What runs Pods goes
+    first, and the rest when they have ended.
 
     Examples:
         sonoray k8s delete service --site hospital.toml

@@ -27,15 +27,21 @@ from sonoray_jobs.cluster.kubernetes.live.job_runs import (
     submit,
 )
 from sonoray_jobs.cluster.kubernetes.live.remove_parts import Removed, remove
-from sonoray_jobs.cluster.kubernetes.live.revisions import History, history
+from sonoray_jobs.cluster.kubernetes.live.revisions import (
+    History,
+    history,
+    keep_revision,
+    latest_revision,
+    maps_of,
+    part_of,
+)
 from sonoray_jobs.cluster.kubernetes.live.site_status import SiteStatus, status
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.refusals.command_checks import Accepts
 from sonoray_jobs.cluster.kubernetes.refusals.problems import require_sound
-from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside, pods_of
 from sonoray_jobs.cluster.kubernetes.render_site import PARTS, Rendered, render
 from sonoray_jobs.cluster.kubernetes.site import load_site
-from sonoray_jobs.cluster.kubernetes.yaml_files import read_manifests, to_yaml
+from sonoray_jobs.cluster.kubernetes.yaml_files import in_order, read_manifests, to_yaml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +81,8 @@ def diff_parts(
     accepts: Accepts,
 ) -> Difference:
     """Find out what an apply would change."""
-    _, objects = _chosen(site, parts, manifests, accepts)
-    return diff(connect(context), objects)
+    rendered, objects, whole = _chosen(site, parts, manifests, accepts)
+    return diff(connect(context), rendered.site, objects, whole)
 
 
 def apply_parts(
@@ -89,8 +95,8 @@ def apply_parts(
     accepts: Accepts,
 ) -> Applied:
     """Apply parts of a site, or manifests of somebody else, and wait until they are ready."""
-    rendered, objects = _chosen(site, parts, manifests, accepts)
-    return apply(connect(context), rendered.site, objects, wait_s=wait_s)
+    rendered, objects, whole = _chosen(site, parts, manifests, accepts)
+    return apply(connect(context), rendered.site, objects, parts=whole, wait_s=wait_s)
 
 
 def show_status(*, site: str, context: str | None) -> SiteStatus:
@@ -134,17 +140,25 @@ def follow_job(*, site: str, job: str, context: str | None, write: Callable[[str
 def delete_parts(
     *, site: str, what: Sequence[str], context: str | None, volumes: bool, wait_s: float
 ) -> Removed:
-    """Delete parts of a site, and jobs by name."""
+    """Delete parts of a site, and jobs by name.
+
+    A part that the site file no longer has is deleted as it was applied last.
+    """
     api, rendered = connect(context), _rendered(site)
+    parts = {each for each in what if each in PARTS}
     objects: list[Object] = []
     for part in PARTS:
-        if part in what:
-            objects += rendered.parts.get(part, [])
+        if part in parts:
+            there = latest_revision(api, rendered.site)[1]
+            objects += rendered.parts.get(part) or [each for each in there if part_of(each) == part]
     for name in [each for each in what if each not in PARTS]:
         run = find_run(api, rendered.site.namespace, name)
         place = {"name": run.name, "namespace": run.namespace}
         objects.append({"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": place})
-    return remove(api, objects, volumes=volumes, wait_s=wait_s)
+    removed = remove(api, objects, volumes=volumes, wait_s=wait_s)
+    if parts and removed.names:
+        keep_revision(api, rendered.site, [], parts)
+    return removed
 
 
 def roll_back(*, site: str, revision: int | None, context: str | None, wait_s: float) -> Applied:
@@ -169,35 +183,30 @@ def _rendered(site: str, accepts: Accepts | None = None) -> Rendered:
 
 def _chosen(
     site: str, parts: Sequence[str], manifests: Path | None, accepts: Accepts
-) -> tuple[Rendered, list[Object]]:
-    """The objects that are meant, checked."""
+) -> tuple[Rendered, list[Object], set[str]]:
+    """The objects that are meant, checked, and the parts that they are the whole of."""
     rendered = _rendered(site, accepts)
     if manifests is not None:
         if parts:
             raise ConfigError(f"--manifests {manifests} and {' '.join(parts)}: leave one out")
         objects = read_manifests(manifests)
         require_sound(objects, accepts)
-        return rendered, objects
+        return rendered, in_order(objects, rendered.site.namespace), set()
     for part in parts:
         if part not in PARTS:
             raise ConfigError(f"{part!r} is no part; choose from: {', '.join(PARTS)}")
         if part not in rendered.parts:
             raise ConfigError(f"{site} has no {part}; set {part}.enabled = true or schedule.cron")
-    wanted = [part for part in PARTS if not parts or part in parts]
-    objects = [each for part in wanted for each in rendered.parts.get(part, [])]
+    wanted = [part for part in PARTS if part in rendered.parts and (not parts or part in parts)]
+    objects = [each for part in wanted for each in rendered.parts[part]]
     if "platform" not in wanted:
         objects = [*_maps_of(objects, rendered.parts["platform"]), *objects]
-    return rendered, objects
+    return rendered, objects, set(wanted)
 
 
 def _maps_of(objects: Sequence[Object], platform: Sequence[Object]) -> list[Object]:
     """The platform's ConfigMaps that `objects` mount: a new road has a new name."""
-    named = {
-        inside(volume, "configMap").get("name")
-        for each in objects
-        for place in pods_of(each)
-        for volume in entries(place.spec.get("volumes"))
-    }
+    named = {name for each in objects for name in maps_of(each)}
     return [
         each
         for each in platform

@@ -1,5 +1,7 @@
 """Kubernetes objects as YAML: written, read, named in messages."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,23 @@ import yaml
 
 from sonoray.errors import ConfigError
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
+
+_FIRST = (
+    "Namespace",
+    "PriorityClass",
+    "ServiceAccount",
+    "ResourceQuota",
+    "LimitRange",
+    "NetworkPolicy",
+    "PersistentVolumeClaim",
+    "Secret",
+    "ConfigMap",
+)
+"""What others need, in this order; the rest follows as it is written."""
+_WITHOUT_NAMESPACE = ("Namespace", "PriorityClass")
+
+
+logger = logging.getLogger(__name__)
 
 
 class _Plain(yaml.SafeDumper):
@@ -36,6 +55,11 @@ def name_of(made: Object) -> str:
     return f"{made.get('kind', '?')}/{made.get('metadata', {}).get('name', '?')}"
 
 
+def namespace_of(made: Object) -> str:
+    """The namespace of an object; empty for one of the whole cluster."""
+    return str(made.get("metadata", {}).get("namespace", ""))
+
+
 def read_manifests(path: Path) -> list[Object]:
     """Read the objects of a YAML file, or of all YAML files below a folder.
 
@@ -59,3 +83,39 @@ def read_manifests(path: Path) -> list[Object]:
     if not objects:
         raise ConfigError(f"{path} holds no Kubernetes object; name a folder of YAML files")
     return objects
+
+
+def in_order(objects: Sequence[Object], namespace: str) -> list[Object]:
+    """Objects of somebody's files as they are applied: what others need first, in one namespace.
+
+    RayJobs are left out, with a warning: each of them would start at once.
+
+    Args:
+        objects: as they were read.
+        namespace: of the site; given to objects that name none.
+
+    Raises:
+        ConfigError: an object names another namespace.
+    """
+    jobs = [each for each in objects if each.get("kind") == "RayJob"]
+    if jobs:
+        logger.warning(
+            "%d RayJobs are left out, such as %s; start a step with: sonoray k8s submit STEP",
+            len(jobs),
+            name_of(jobs[0]),
+        )
+    ordered = []
+    for each in objects:
+        if each.get("kind") == "RayJob":
+            continue
+        there = namespace_of(each)
+        if there not in ("", namespace):
+            raise ConfigError(
+                f"{name_of(each)} is of namespace {there!r} and the site's is {namespace!r}; "
+                "change one of them"
+            )
+        if each.get("kind") not in _WITHOUT_NAMESPACE:
+            each = {**each, "metadata": {**each.get("metadata", {}), "namespace": namespace}}
+        ordered.append(each)
+    rank = {kind: number for number, kind in enumerate(_FIRST)}
+    return sorted(ordered, key=lambda each: rank.get(str(each.get("kind")), len(rank)))

@@ -1,13 +1,14 @@
 """Apply a site: checks first, then server-side apply in order, then waiting with progress.
 
-Each apply leaves a revision, a ConfigMap with what was applied, so that `sonoray k8s rollback` can
-go back to it. Old ConfigMaps of roads and services stay with their revisions: a cluster that still
-runs keeps the files it began with.
+Each apply that changes something leaves a revision, a ConfigMap with what was applied, so that
+`sonoray k8s rollback` can go back to it. What the revision before had and the site no longer has is
+deleted: a way into the network that the site file closes is closed. Old ConfigMaps of roads and
+services stay: a cluster that still runs keeps the files it began with.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,15 +21,25 @@ from sonoray_jobs.cluster.kubernetes.live.revisions import (
     keep_revision,
     latest_revision,
     objects_of,
+    part_of,
     revisions,
 )
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside
 from sonoray_jobs.cluster.kubernetes.site import Site
-from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of, namespace_of
 
 logger = logging.getLogger(__name__)
 
+_PRUNED = {
+    "NetworkPolicy",
+    "Ingress",
+    "CronJob",
+    "PodDisruptionBudget",
+    "PodMonitor",
+    "ServiceMonitor",
+    "PrometheusRule",
+}
 _SERVER_FIELDS = (
     "managedFields",
     "resourceVersion",
@@ -47,6 +58,7 @@ class Applied:
     revision: int
     created: tuple[str, ...]
     changed: tuple[str, ...]
+    deleted: tuple[str, ...]
     unchanged: int
     waited_s: float = 0.0
 
@@ -54,6 +66,7 @@ class Applied:
         """For a person."""
         told = [f"created {name}" for name in self.created]
         told += [f"changed {name}" for name in self.changed]
+        told += [f"deleted {name}" for name in self.deleted]
         kept = f"{self.unchanged} objects unchanged; " if self.unchanged else ""
         end = f"{kept}revision {self.revision}"
         if self.waited_s:
@@ -72,6 +85,7 @@ class Difference:
     created: tuple[str, ...] = ()
     changed: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     """By object: by field, what is there and what would be."""
+    deleted: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -81,6 +95,7 @@ class Difference:
             told += [
                 f"    {key}: {_short(old)} -> {_short(new)}" for key, (old, new) in fields.items()
             ]
+        told += [f"- {name}" for name in self.deleted]
         return told or ["nothing would change"]
 
     def to_json(self) -> dict[str, Any]:
@@ -88,31 +103,31 @@ class Difference:
         return asdict(self)
 
 
-def diff(api: Api, objects: Sequence[Object]) -> Difference:
-    """Find out what applying `objects` would change; the server itself fills in defaults."""
+def diff(api: Api, site: Site, objects: Sequence[Object], parts: Set[str]) -> Difference:
+    """Find out what `apply` would change; the server itself fills in defaults."""
     created, changed = [], {}
     for made in objects:
-        live = api.get(
-            resource_of(made),
-            inside(made, "metadata").get("namespace", ""),
-            made["metadata"]["name"],
-        )
+        live = api.get(resource_of(made), namespace_of(made), made["metadata"]["name"])
         if live is None:
             created.append(name_of(made))
             continue
         would = api.apply(with_live_replicas(made, live), dry_run=True)
         if fields := changed_settings(_plain(live), _plain(would)):
             changed[name_of(made)] = fields
-    return Difference(created=tuple(created), changed=changed)
+    stale = stale_objects(latest_revision(api, site)[1], objects, parts)
+    return Difference(created=tuple(created), changed=changed, deleted=tuple(map(name_of, stale)))
 
 
-def apply(api: Api, site: Site, objects: Sequence[Object], *, wait_s: float) -> Applied:
-    """Apply objects that were checked.
+def apply(
+    api: Api, site: Site, objects: Sequence[Object], *, parts: Set[str], wait_s: float
+) -> Applied:
+    """Apply objects that were checked, and delete what the site no longer has.
 
     Args:
         api: the cluster.
         site: whose.
         objects: in their order.
+        parts: the parts of the site that `objects` is the whole of.
         wait_s: time for them to become ready; 0 does not wait.
 
     Raises:
@@ -120,38 +135,55 @@ def apply(api: Api, site: Site, objects: Sequence[Object], *, wait_s: float) -> 
             the message says which were applied; or they are not ready in time.
     """
     check_cluster(api, objects, site.namespace)
+    revision, old = latest_revision(api, site)
     created: list[str] = []
     changed: list[str] = []
+    deleted: list[str] = []
     unchanged = 0
-    for made in objects:
-        place = made["metadata"].get("namespace", "")
-        try:
-            before = api.get(resource_of(made), place, made["metadata"]["name"])
+    try:
+        for made in objects:
+            before = api.get(resource_of(made), namespace_of(made), made["metadata"]["name"])
             after = api.apply(with_live_replicas(made, before))
-        except ClusterError as error:
-            done = ", ".join([*created, *changed]) or "nothing"
-            raise ClusterError(
-                f"{error}; applied before it: {done}; mend it and apply again"
-            ) from None
-        if before is None:
-            created.append(name_of(made))
-        elif changed_settings(_plain(before), _plain(after)):
-            changed.append(name_of(made))
-        else:
-            unchanged += 1
-        logger.debug("applied %s", name_of(made))
-    revision = (
-        keep_revision(api, site, objects) if created or changed else latest_revision(api, site)
-    )
+            if before is None:
+                created.append(name_of(made))
+            elif changed_settings(_plain(before), _plain(after)):
+                changed.append(name_of(made))
+            else:
+                unchanged += 1
+            logger.debug("applied %s", name_of(made))
+        for stale in stale_objects(old, objects, parts):
+            if api.delete(resource_of(stale), namespace_of(stale), stale["metadata"]["name"]):
+                deleted.append(name_of(stale))
+    except ClusterError as error:
+        done = ", ".join([*created, *changed, *deleted]) or "nothing"
+        raise ClusterError(f"{error}; applied before it: {done}; mend it and apply again") from None
+    if created or changed or deleted:
+        revision = keep_revision(api, site, objects, parts)
     waited_s = wait_ready(api, objects, wait_s) if wait_s else 0.0
     return Applied(
         namespace=site.namespace,
         revision=revision,
         created=tuple(created),
         changed=tuple(changed),
+        deleted=tuple(deleted),
         unchanged=unchanged,
         waited_s=waited_s,
     )
+
+
+def stale_objects(
+    old: Sequence[Object], objects: Sequence[Object], parts: Set[str]
+) -> list[Object]:
+    """What the revision before had in these parts and `objects` no longer has.
+
+    Nothing that holds data, that other tenants share, or that what still runs began with.
+    """
+    names = {name_of(each) for each in objects}
+    return [
+        each
+        for each in old
+        if each["kind"] in _PRUNED and part_of(each) in parts and name_of(each) not in names
+    ]
 
 
 def with_live_replicas(made: Object, live: Object | None) -> Object:
@@ -202,17 +234,17 @@ def rollback(
             "sonoray k8s history"
         )
     objects = objects_of(there[to])
-    now = {name_of(each): each for each in written}
+    parts = {part_of(each) for each in objects}
+    now = {name_of(each): each for each in written if part_of(each) in parts}
     others = [name for each in objects if now.get(name := name_of(each), each) != each]
     others += sorted(set(now) - set(map(name_of, objects)))
-    done = apply(api, site, objects, wait_s=wait_s)
     if others:
         logger.warning(
             "the site file says otherwise of %s, and the next apply would undo this rollback: put "
             "it back too; sonoray k8s diff shows what differs",
             ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else ""),
         )
-    return done
+    return apply(api, site, objects, parts=parts, wait_s=wait_s)
 
 
 def _plain(live: Object) -> Object:

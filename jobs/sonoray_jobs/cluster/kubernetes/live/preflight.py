@@ -9,15 +9,17 @@ from sonoray.errors import ClusterError
 from sonoray_jobs.cluster.kubernetes.live.api_server import NAMESPACE, Api, ApiError, Resource
 from sonoray_jobs.cluster.kubernetes.live.site_secrets import needed_secrets, secret_problems
 from sonoray_jobs.cluster.kubernetes.manifests.naming import ACCOUNT, Object
-from sonoray_jobs.cluster.kubernetes.refusals.walk import pods_of
+from sonoray_jobs.cluster.kubernetes.refusals.walk import inside, pods_of
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
 SCRATCH_NAMESPACE = "default"
 """Where objects are tried while their own namespace is not there."""
 _OWNERS = {
     "ray.io": "install the KubeRay operator with its CRDs, server-side (docs/kubernetes.md)",
+    "gateway.networking.k8s.io": "install the Gateway API or set service.gateway_class = ''",
     "monitoring.coreos.com": "install the Prometheus operator or set monitoring.enabled = false",
 }
+_BY_GATEWAY = "NewClusterWithIncrementalUpgrade"
 _MOST_SHOWN = 3
 _SERVICE_ACCOUNT = Resource(api_version="v1", kind="ServiceAccount")
 
@@ -56,6 +58,8 @@ def _missing_kinds(api: Api, objects: Sequence[Object]) -> list[str]:
     wanted: dict[str, set[str]] = {}
     for each in objects:
         wanted.setdefault(str(each["apiVersion"]), set()).add(str(each["kind"]))
+        if inside(each, "spec", "upgradeStrategy").get("type") == _BY_GATEWAY:
+            wanted["gateway.networking.k8s.io/v1"] = {"Gateway", "HTTPRoute"}
     problems = []
     for version, kinds in wanted.items():
         if "." not in version:  # Kubernetes' own

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from sonoray.errors import ClusterError
-from sonoray_jobs.cluster.kubernetes.live.api_server import Api, resource_of
+from sonoray_jobs.cluster.kubernetes.live.api_server import Api, Resource, resource_of
+from sonoray_jobs.cluster.kubernetes.live.revisions import image_of, maps_of
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside
-from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
+from sonoray_jobs.cluster.kubernetes.yaml_files import name_of, namespace_of
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
+_RAY_CLUSTER = Resource(api_version="ray.io/v1", kind="RayCluster")
 
 
 def wait_ready(api: Api, objects: Sequence[Object], wait_s: float) -> float:
@@ -33,7 +35,7 @@ def wait_ready(api: Api, objects: Sequence[Object], wait_s: float) -> float:
             live = api.get(
                 resource_of(made), made["metadata"]["namespace"], made["metadata"]["name"]
             )
-            missing = missing_of(made["kind"], live or {})
+            missing = missing_of(made["kind"], live or {}) or _kept(api, live or {})
             if not missing:
                 logger.info("%s is ready after %.0f s", name, time.monotonic() - began)
                 del waiting[name]
@@ -55,6 +57,24 @@ def missing_of(kind: str, live: Object) -> str:
     """What a live object lacks to be ready, empty where nothing; of a kind that is waited for."""
     told: str = _READY[kind](live)
     return told
+
+
+def _kept(api: Api, live: Object) -> str:
+    """What a service lacks that serves with the cluster of before, and makes no other one."""
+    active = inside(live, "status", "activeServiceStatus").get("rayClusterName")
+    if live.get("kind") != "RayService" or not active:
+        return ""
+    cluster = api.get(_RAY_CLUSTER, namespace_of(live), str(active))
+    if cluster is None or _template_of(cluster) == _template_of(live):
+        return ""
+    return (
+        "the operator keeps the cluster of before; with service.gateway_class it needs its feature "
+        "gate RayServiceIncrementalUpgrade"
+    )
+
+
+def _template_of(made: Object) -> tuple[str, set[str]]:
+    return image_of([made]), maps_of(made)
 
 
 def _deployment(live: Object) -> str:

@@ -1,7 +1,7 @@
 """Revisions: what was applied when, kept on the cluster, so that there is a way back.
 
 Each is an immutable ConfigMap with all objects of the site, those of parts that were not applied
-this time taken from the one before; ten of them stay.
+this time taken from the one before; ten of them stay. An object's part is in its labels.
 """
 
 import base64
@@ -9,13 +9,13 @@ import gzip
 import json
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sonoray_jobs.cluster.kubernetes.live.api_server import CONFIG_MAP, Api
-from sonoray_jobs.cluster.kubernetes.manifests.naming import Object, metadata
-from sonoray_jobs.cluster.kubernetes.refusals.walk import inside
+from sonoray_jobs.cluster.kubernetes.manifests.naming import COMPONENT, Object, metadata
+from sonoray_jobs.cluster.kubernetes.refusals.walk import cluster_of, entries, inside, pods_of
 from sonoray_jobs.cluster.kubernetes.site import Site
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
@@ -31,13 +31,14 @@ class Revision:
     applied: str
     """When: UTC, ISO 8601."""
     image: str
+    """Of Ray's Pods, the service's first; empty where it had none."""
     model: str
     """Of the service; empty where it had none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """The revisions of a site, oldest first; the last one is in force."""
+    """The revisions of a site, oldest first."""
 
     namespace: str
     revisions: tuple[Revision, ...]
@@ -47,12 +48,11 @@ class History:
         if not self.revisions:
             return [f"namespace {self.namespace} has no revision; see: sonoray k8s apply"]
         rows = [
-            (str(each.number), each.applied, each.image, each.model or "no service")
+            (str(each.number), each.applied, each.image or "no Ray", each.model or "no service")
             for each in self.revisions
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return [*lines[:-1], f"{lines[-1]}  (in force)"]
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """For a script."""
@@ -63,21 +63,22 @@ def history(api: Api, site: Site) -> History:
     """Read what was applied when."""
     found = []
     for number, each in revisions(api, site):
-        notes = inside(each, "metadata", "annotations")
+        objects = objects_of(each)
         found.append(
             Revision(
                 number=number,
-                applied=str(notes.get("sonoray.io/applied", "")),
-                image=str(notes.get("sonoray.io/image", "")),
-                model=_model_of(objects_of(each)),
+                applied=str(inside(each, "metadata", "annotations").get("sonoray.io/applied", "")),
+                image=image_of(objects),
+                model=model_of(objects),
             )
         )
     return History(namespace=site.namespace, revisions=tuple(found))
 
 
-def latest_revision(api: Api, site: Site) -> int:
-    """The number of the newest revision, 0 where there is none."""
-    return max((number for number, _ in revisions(api, site)), default=0)
+def latest_revision(api: Api, site: Site) -> tuple[int, list[Object]]:
+    """The number of the newest revision and its objects; 0 and none where there is none."""
+    found = revisions(api, site)
+    return (found[-1][0], objects_of(found[-1][1])) if found else (0, [])
 
 
 def revisions(api: Api, site: Site) -> list[tuple[int, Object]]:
@@ -94,38 +95,81 @@ def objects_of(revision: Object) -> list[Object]:
     return found
 
 
-def _image_of(objects: Sequence[Object]) -> str:
-    """The image that Ray's Pods among the objects run; of a rollback not that of the site file."""
-    for each in objects:
-        spec = inside(each, "spec")
-        cluster = inside(spec, "rayClusterConfig") or spec
-        head = inside(cluster, "headGroupSpec", "template", "spec")
-        for container in head.get("containers") or ():
-            return str(container["image"])
+def part_of(made: Object) -> str:
+    """The part of the site that an object belongs to."""
+    return str(inside(made, "metadata", "labels").get(COMPONENT, ""))
+
+
+def image_of(objects: Sequence[Object]) -> str:
+    """The image that Ray's Pods among the objects run, the service's first; empty for none."""
+    for each in sorted(objects, key=lambda made: made["kind"] != "RayService"):
+        for place in pods_of(each) if cluster_of(each) else ():
+            for container in entries(place.spec.get("containers")):
+                return str(container["image"])
     return ""
 
 
-def _model_of(objects: Sequence[Object]) -> str:
-    """The model that the service among the objects serves."""
+def model_of(objects: Sequence[Object]) -> str:
+    """The model that the service among the objects serves; empty for none."""
+    settings = {each["metadata"]["name"]: inside(each, "data") for each in objects}
     for each in objects:
-        if settings := inside(each, "data").get("service.toml"):
-            return str(tomllib.loads(settings)["model"])
+        if each["kind"] != "RayService":
+            continue
+        for name in maps_of(each):
+            if text := settings.get(name, {}).get("service.toml"):
+                return str(tomllib.loads(text)["model"])
     return ""
 
 
-def keep_revision(api: Api, site: Site, objects: Sequence[Object]) -> int:
-    """Keep what is applied now, with what earlier revisions applied of other parts."""
+def maps_of(made: Object) -> set[str]:
+    """Names of the ConfigMaps that an object's Pods mount."""
+    return {
+        str(inside(volume, "configMap")["name"])
+        for place in pods_of(made)
+        for volume in entries(place.spec.get("volumes"))
+        if inside(volume, "configMap").get("name")
+    }
+
+
+def carried_over(old: Sequence[Object], new: Sequence[Object], parts: Set[str]) -> list[Object]:
+    """What stays as it was: objects of other parts, and the ConfigMaps that those mount.
+
+    Args:
+        old: of the revision before.
+        new: what is applied now.
+        parts: the parts that `new` is the whole of.
+    """
+    names = {name_of(each) for each in new}
+    rest = [each for each in old if name_of(each) not in names]
+    stay = [each for each in rest if part_of(each) not in parts]
+    mounted = {name for each in stay for name in maps_of(each)}
+    return [
+        each
+        for each in rest
+        if part_of(each) not in parts
+        or (each["kind"] == "ConfigMap" and each["metadata"]["name"] in mounted)
+    ]
+
+
+def keep_revision(api: Api, site: Site, objects: Sequence[Object], parts: Set[str]) -> int:
+    """Keep what is applied now, with what earlier revisions applied of other parts.
+
+    Args:
+        api: the cluster.
+        site: whose.
+        objects: what was applied; none where parts were deleted.
+        parts: the parts that `objects` is the whole of.
+
+    Returns:
+        The revision's number.
+    """
     there = revisions(api, site)
     number = (there[-1][0] if there else 0) + 1
-    new = {name_of(each) for each in objects}
-    old = [each for each in objects_of(there[-1][1]) if name_of(each) not in new] if there else []
+    old = carried_over(objects_of(there[-1][1]), objects, parts) if there else []
     packed = gzip.compress(json.dumps([*old, *objects]).encode(), mtime=0)
     made = metadata(site, f"sonoray-revision-{number:06d}", "revision")
     made["labels"][REVISION_LABEL] = str(number)
-    made["annotations"] = {
-        "sonoray.io/image": _image_of(objects) or site.image_name,
-        "sonoray.io/applied": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    made["annotations"] = {"sonoray.io/applied": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     api.apply(
         {
             "apiVersion": "v1",

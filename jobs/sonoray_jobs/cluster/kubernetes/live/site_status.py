@@ -5,6 +5,7 @@ Pods and nodes are read as tables, of which the server sends the printed columns
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -29,8 +30,8 @@ _BEGINS = re.compile(r"Pending|ContainerCreating|PodInitializing|Init:\d+/\d+|Te
 _PATIENCE_S = 600.0
 """How long what begins is not amiss yet: a node that pulls a large image takes minutes."""
 _LATELY_S = 900.0
-_OF_THE_START = ("FailedScheduling", "FailedMount", "FailedAttachVolume", "Unhealthy")
-"""What a Pod that is ready has behind it."""
+_OF_THE_START = ("FailedScheduling", "FailedMount", "FailedAttachVolume")
+"""What a Pod that is ready has behind it, where it was warned of while it began."""
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -87,7 +88,11 @@ def status(api: Api, namespace: str) -> SiteStatus:
     ]
     columns, rows = api.table(POD, namespace)
     name, state, age = (columns.index(each) for each in ("Name", "Status", "Age"))
-    ready = {str(row[name]) for row in rows if _is_ready(str(row[columns.index("Ready")]))}
+    ready = {
+        str(row[name]): age_s(str(row[age]))
+        for row in rows
+        if _is_ready(str(row[columns.index("Ready")]))
+    }
     return SiteStatus(
         namespace=namespace,
         workloads=tuple(workloads),
@@ -177,8 +182,10 @@ def _is_ready(printed: str) -> bool:
     return ready == of != "0"
 
 
-def _warnings(api: Api, namespace: str, now: datetime, ready: set[str]) -> tuple[str, ...]:
-    """The newest warnings; none of a start that is over, of the Pods that are ready."""
+def _warnings(
+    api: Api, namespace: str, now: datetime, ready: Mapping[str, float]
+) -> tuple[str, ...]:
+    """The newest warnings; none of the start of Pods that are ready, which are given with ages."""
     events = api.items(_EVENT, namespace, fieldSelector="type=Warning", limit="200")
     dated = [(_since_s(_stamp(each), now), each) for each in events]
     texts = []
@@ -186,7 +193,9 @@ def _warnings(api: Api, namespace: str, now: datetime, ready: set[str]) -> tuple
         if since_s > _LATELY_S:
             break
         about = inside(each, "involvedObject")
-        if about.get("name") in ready and each.get("reason") in _OF_THE_START:
+        age = ready.get(str(about.get("name"))) if about.get("kind") == "Pod" else None
+        began = age is not None and age - since_s < _PATIENCE_S
+        if began and each.get("reason") in _OF_THE_START:
             continue
         text = (
             f"{about.get('kind')}/{about.get('name')}: {each.get('reason')}: {each.get('message')}"

@@ -17,6 +17,7 @@ from sonoray_jobs.cluster.kubernetes.manifests.naming import (
 )
 from sonoray_jobs.cluster.kubernetes.manifests.network import MIGRATION, MLFLOW_PORT, SERVER
 from sonoray_jobs.cluster.kubernetes.manifests.pods import (
+    S3_FOLDER,
     plain_pod,
     secret_env,
     secret_volume,
@@ -87,7 +88,7 @@ def _env(site: Site) -> list[Object]:
         env += [
             {"name": "MLFLOW_S3_ENDPOINT_URL", "value": site.object_store.endpoint},
             {"name": "AWS_DEFAULT_REGION", "value": site.object_store.region},
-            {"name": "AWS_SHARED_CREDENTIALS_FILE", "value": "/etc/sonoray-s3/credentials"},
+            {"name": "AWS_SHARED_CREDENTIALS_FILE", "value": f"{S3_FOLDER}/credentials"},
         ]
     if mlflow.accounts_secret:
         env += [
@@ -103,7 +104,7 @@ def _deployment(site: Site) -> Object:
     mlflow = site.mlflow
     health: Object = {"httpGet": {"path": "/health", "port": "http"}}
     if mlflow.postgres_secret:
-        volumes = {"s3": secret_volume(site.object_store.secret, "/etc/sonoray-s3")}
+        volumes = {"s3": secret_volume(site.object_store.secret, S3_FOLDER)}
     else:
         volumes = {
             "mlflow": (

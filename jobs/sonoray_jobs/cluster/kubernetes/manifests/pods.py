@@ -32,6 +32,7 @@ MODELS_FOLDER = "/models"
 KEYS_FOLDER = "/etc/sonoray-keys"
 SERVICE_FOLDER = "/etc/sonoray-service"
 IDENTITY_FOLDER = "/etc/sonoray-identity"
+S3_FOLDER = "/etc/sonoray-s3"
 _START: Object = {
     "command": ["/bin/bash", "-c", "--"],
     "args": [
@@ -97,7 +98,7 @@ def job_env(site: Site) -> list[Object]:
         env += [
             {"name": "AWS_ENDPOINT_URL", "value": site.object_store.endpoint},
             {"name": "AWS_DEFAULT_REGION", "value": site.object_store.region},
-            {"name": "AWS_SHARED_CREDENTIALS_FILE", "value": "/etc/sonoray-s3/credentials"},
+            {"name": "AWS_SHARED_CREDENTIALS_FILE", "value": f"{S3_FOLDER}/credentials"},
         ]
     return env
 
@@ -114,7 +115,7 @@ def job_volumes(site: Site, road_map: str) -> dict[str, tuple[Object, Object]]:
     if site.identity_secret:
         volumes["identity"] = secret_volume(site.identity_secret, IDENTITY_FOLDER)
     if site.object_store.endpoint:
-        volumes["s3"] = secret_volume(site.object_store.secret, "/etc/sonoray-s3")
+        volumes["s3"] = secret_volume(site.object_store.secret, S3_FOLDER)
     return volumes
 
 

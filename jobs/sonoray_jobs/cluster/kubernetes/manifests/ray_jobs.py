@@ -4,12 +4,12 @@ A job is tried once: a user's mistake fails on a second cluster as well. After a
 go and the head stays with the logs. Deadlines: nodes and images have `start_deadline_s`, and the
 work has `deadline_s` from the command's own start (coreutils' `timeout`, exit status 124). The
 deadline of KubeRay, which also counts the wait, only stands behind them. With a queue of Kueue a
-job starts suspended.
+job starts suspended, and its cluster goes soon after its end, a failed one too.
 """
 
 import shlex
 
-from sonoray_jobs.cluster.kubernetes.manifests.naming import CLUSTER, Object, metadata
+from sonoray_jobs.cluster.kubernetes.manifests.naming import CLUSTER, SCHEDULED, Object, metadata
 from sonoray_jobs.cluster.kubernetes.manifests.pods import (
     ROAD_FOLDER,
     WORKSPACE_FOLDER,
@@ -60,15 +60,8 @@ def ray_job(site: Site, name: str, road_map: str) -> Object:
 
 def _remains(site: Site) -> Object:
     keep = site.keep
-    if site.queue.name:  # KubeRay suspends only what it shuts down by itself
-        return {
-            "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": keep.succeeded_s,
-            "deletionStrategy": {
-                "onSuccess": {"policy": "DeleteCluster"},
-                "onFailure": {"policy": "DeleteWorkers"},
-            },
-        }
+    if site.queue.name:  # KubeRay suspends only what it shuts down by itself, and that has no rules
+        return {"shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": keep.succeeded_s}
 
     def rule(policy: str, status: str, after_s: int, kind: str = "jobStatus") -> Object:
         return {"policy": policy, "condition": {kind: status, "ttlSeconds": after_s}}
@@ -116,7 +109,7 @@ def scheduled_steps(site: Site) -> Object:
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": metadata(site, "scheduled-steps", "schedule"),
+        "metadata": metadata(site, SCHEDULED, "schedule"),
         "spec": {
             "schedule": site.schedule.cron,
             "timeZone": site.schedule.time_zone,

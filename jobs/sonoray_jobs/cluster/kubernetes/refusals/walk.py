@@ -18,6 +18,9 @@ WORKLOADS = {
     "CronJob": ("jobTemplate", "spec", "template"),
 }
 
+RUN_PODS = {*WORKLOADS, *_CLUSTER_FIELDS}
+"""Kinds of objects for which controllers make Pods."""
+
 Check = Callable[[Object], Iterator[str]]
 
 

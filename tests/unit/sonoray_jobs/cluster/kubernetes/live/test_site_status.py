@@ -133,16 +133,23 @@ def test_only_what_the_cluster_warned_of_lately_is_shown():
     assert shown.exit_code == 1
 
 
-def test_what_a_ready_pod_went_through_at_its_start_is_over():
+@pytest.mark.parametrize(
+    ("ready", "age", "told"),
+    [
+        ("1/1", "20s", ["again"]),
+        ("0/1", "20s", ["again", "no claim"]),
+        # a Secret that somebody deleted under a Pod that has run for days
+        ("1/1", "3d", ["again", "no claim"]),
+    ],
+)
+def test_what_a_ready_pod_went_through_at_its_start_is_over(ready: str, age: str, told: list[str]):
     now = datetime.now(UTC).isoformat()
     events = [
-        event("no claim", reason="FailedScheduling", lastTimestamp=now),
-        event("again", reason="BackOff", lastTimestamp=now),
+        event("no claim", reason="FailedMount", lastTimestamp=now),
+        event("again", reason="Unhealthy", lastTimestamp=now),
     ]
-    for ready, told in (("1/1", ["again"]), ("0/1", ["again", "no claim"])):
-        pods = [["p", ready, "Running", 0, "20s"]]
-        shown = status(Served(events, pods), "n")  # type: ignore[arg-type]
-        assert sorted(text.rpartition(": ")[2] for text in shown.warnings) == told
+    shown = status(Served(events, [["p", ready, "Running", 0, age]]), "n")  # type: ignore[arg-type]
+    assert sorted(text.rpartition(": ")[2] for text in shown.warnings) == told
 
 
 def test_a_status_fails_where_something_waits():
