@@ -120,15 +120,36 @@ def test_a_misspelt_field_is_refused_by_the_server_before_anything_is_applied(
     assert got.returncode != 0
 
 
+def test_a_client_that_is_taken_out_finds_its_way_closed(api: Any, folder: Path) -> None:
+    policy = Resource(api_version="networking.k8s.io/v1", kind="NetworkPolicy")
+    clients = '[[network.clients]]\nnamespace = {name = "reporting"}\npods = {app = "client"}\n'
+    opened, closed = site_of(folder, "dev-cpu", clients), site_of(folder, "dev-cpu")
+    place = (policy, opened.site.namespace, "service-clients")
+    apply(api, opened.site, opened.parts["platform"], parts={"platform"}, wait_s=0)
+    assert api.get(*place)
+    told = diff(api, closed.site, closed.parts["platform"], {"platform"}).lines()
+    assert told == ["- NetworkPolicy/service-clients"]
+    done = apply(api, closed.site, closed.parts["platform"], parts={"platform"}, wait_s=0)
+    assert (done.created, done.changed, done.deleted) == (
+        (),
+        (),
+        ("NetworkPolicy/service-clients",),
+    )
+    assert api.get(*place) is None
+    written = closed.parts["platform"]
+    assert rollback(api, closed.site, 1, written=written, wait_s=0).created == done.deleted
+    assert rollback(api, closed.site, 2, written=written, wait_s=0).deleted == done.deleted
+
+
 def test_a_key_in_place_of_its_digest_is_refused_before_anything_is_applied(
     api: Any, folder: Path
 ) -> None:
     rendered = site_of(folder, "dev-cpu")
     namespace = rendered.site.namespace
     make_secrets(namespace, rendered.objects)
-    change = {"stringData": {"ward-4": "a raw key"}}
+    change = {"stringData": {"ward-4": "a raw key"}, "data": {"key": None}}
     api.merge(Resource(api_version="v1", kind="Secret"), namespace, "sonoray-api-keys", change)
-    with pytest.raises(ClusterError, match="entry ward-4, line 1, is no sha256") as refused:
+    with pytest.raises(ClusterError, match="entry ward-4, line 1: no sha256") as refused:
         apply(api, rendered.site, standing(rendered), parts=ALL, wait_s=0)
     assert "raw key" not in str(refused.value)
     assert api.items(Resource(api_version="apps/v1", kind="Deployment"), namespace) == []
