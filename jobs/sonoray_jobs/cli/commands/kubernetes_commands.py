@@ -262,7 +262,9 @@ def rollback(
 
 @job_command(_group, panel=_COMMANDS)
 def history(*, site: SiteOption, context: ContextOption = None) -> Result:
-    """List what was applied when, with image and model: the revisions to roll back to.
+    """List what was applied when, with image and model.
+
+    These are the revisions that `sonoray k8s rollback` can go back to; the last one is the newest.
 
     Examples:
         sonoray k8s history --site hospital.toml

@@ -19,6 +19,7 @@ from sonoray_jobs.cluster.kubernetes.live.apply_site import (
     diff,
     rollback,
 )
+from sonoray_jobs.cluster.kubernetes.live.contents import maps_of, part_of
 from sonoray_jobs.cluster.kubernetes.live.job_runs import (
     JobRun,
     find_run,
@@ -32,8 +33,6 @@ from sonoray_jobs.cluster.kubernetes.live.revisions import (
     history,
     keep_revision,
     latest_revision,
-    maps_of,
-    part_of,
 )
 from sonoray_jobs.cluster.kubernetes.live.site_status import SiteStatus, status
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object

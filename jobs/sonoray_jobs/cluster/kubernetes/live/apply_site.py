@@ -15,13 +15,13 @@ from typing import Any
 from sonoray.config.canonical import changed_settings
 from sonoray.errors import ClusterError
 from sonoray_jobs.cluster.kubernetes.live.api_server import Api, resource_of
+from sonoray_jobs.cluster.kubernetes.live.contents import part_of
 from sonoray_jobs.cluster.kubernetes.live.preflight import check_cluster
 from sonoray_jobs.cluster.kubernetes.live.readiness import wait_ready
 from sonoray_jobs.cluster.kubernetes.live.revisions import (
     keep_revision,
     latest_revision,
     objects_of,
-    part_of,
     revisions,
 )
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object

@@ -7,7 +7,7 @@ from typing import Any
 
 from sonoray.errors import ClusterError
 from sonoray_jobs.cluster.kubernetes.live.api_server import Api, Resource, resource_of
-from sonoray_jobs.cluster.kubernetes.live.revisions import image_of, maps_of
+from sonoray_jobs.cluster.kubernetes.live.contents import image_of, maps_of
 from sonoray_jobs.cluster.kubernetes.manifests.naming import Object
 from sonoray_jobs.cluster.kubernetes.refusals.walk import entries, inside
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of, namespace_of

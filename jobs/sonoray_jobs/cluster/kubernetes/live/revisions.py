@@ -8,14 +8,14 @@ import base64
 import gzip
 import json
 import time
-import tomllib
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sonoray_jobs.cluster.kubernetes.live.api_server import CONFIG_MAP, Api
-from sonoray_jobs.cluster.kubernetes.manifests.naming import COMPONENT, Object, metadata
-from sonoray_jobs.cluster.kubernetes.refusals.walk import cluster_of, entries, inside, pods_of
+from sonoray_jobs.cluster.kubernetes.live.contents import image_of, maps_of, model_of, part_of
+from sonoray_jobs.cluster.kubernetes.manifests.naming import Object, metadata
+from sonoray_jobs.cluster.kubernetes.refusals.walk import inside
 from sonoray_jobs.cluster.kubernetes.site import Site
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
 
@@ -93,42 +93,6 @@ def objects_of(revision: Object) -> list[Object]:
     packed = base64.b64decode(revision["binaryData"]["objects"])
     found: list[Object] = json.loads(gzip.decompress(packed))
     return found
-
-
-def part_of(made: Object) -> str:
-    """The part of the site that an object belongs to."""
-    return str(inside(made, "metadata", "labels").get(COMPONENT, ""))
-
-
-def image_of(objects: Sequence[Object]) -> str:
-    """The image that Ray's Pods among the objects run, the service's first; empty for none."""
-    for each in sorted(objects, key=lambda made: made["kind"] != "RayService"):
-        for place in pods_of(each) if cluster_of(each) else ():
-            for container in entries(place.spec.get("containers")):
-                return str(container["image"])
-    return ""
-
-
-def model_of(objects: Sequence[Object]) -> str:
-    """The model that the service among the objects serves; empty for none."""
-    settings = {each["metadata"]["name"]: inside(each, "data") for each in objects}
-    for each in objects:
-        if each["kind"] != "RayService":
-            continue
-        for name in maps_of(each):
-            if text := settings.get(name, {}).get("service.toml"):
-                return str(tomllib.loads(text)["model"])
-    return ""
-
-
-def maps_of(made: Object) -> set[str]:
-    """Names of the ConfigMaps that an object's Pods mount."""
-    return {
-        str(inside(volume, "configMap")["name"])
-        for place in pods_of(made)
-        for volume in entries(place.spec.get("volumes"))
-        if inside(volume, "configMap").get("name")
-    }
 
 
 def carried_over(old: Sequence[Object], new: Sequence[Object], parts: Set[str]) -> list[Object]:

@@ -1,12 +1,7 @@
 """Revisions say when they were applied, and which image and model ran."""
 
-from sonoray_jobs.cluster.kubernetes.live.revisions import (
-    History,
-    Revision,
-    carried_over,
-    image_of,
-    model_of,
-)
+from sonoray_jobs.cluster.kubernetes.live.contents import image_of, model_of
+from sonoray_jobs.cluster.kubernetes.live.revisions import History, Revision, carried_over
 from sonoray_jobs.cluster.kubernetes.render_site import render
 from sonoray_jobs.cluster.kubernetes.site import load_site
 from sonoray_jobs.cluster.kubernetes.yaml_files import name_of
