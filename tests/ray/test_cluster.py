@@ -14,6 +14,7 @@ from sonoray.errors import ClusterError
 
 pytestmark = pytest.mark.ray
 
+EXTRA = ["dashboard", "log_monitor", "monitor", "raylet"]
 CHILD = """
 import os, ray
 from sonoray.cluster.session import ray_session
@@ -161,3 +162,29 @@ def test_a_private_ray_leaves_nothing_behind(ray_local):
         time.sleep(0.2)
     assert not Path(session).parents[1].exists()
     assert ray.get(environment.remote())
+
+
+@pytest.mark.parametrize(
+    ("session", "expected"),
+    [
+        ("ray_session(num_cpus=1)", ["raylet"]),
+        ("debugging()", ["log_monitor", "raylet"]),
+        # Ray's own choice: once it starts less, less has to be left out
+        ("ray.init('local', include_dashboard=False, num_cpus=1)", EXTRA),
+    ],
+)
+def test_a_private_ray_starts_what_it_needs_alone(session, expected):
+    line = (
+        "import logging, ray; from sonoray.cluster.session import ray_session\n"
+        "def debugging():\n"
+        "    logging.getLogger('sonoray').setLevel(logging.DEBUG)\n"
+        "    return ray_session(num_cpus=1)\n"
+        f"with {session}:\n"
+        "    node = ray._private.worker.global_worker.node\n"
+        f"    print(sorted({{*{EXTRA!r}}} & set(node.all_processes)))\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", line], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == str(expected)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sonoray.cluster.address import check_address, first_line
+from sonoray.cluster.lean_node import lean_node
 from sonoray.cluster.scratch import scratch_folder
 from sonoray.cluster.token import ensure_token_file, use_configured_token
 from sonoray.errors import ClusterError
@@ -200,13 +201,14 @@ def _private(num_cpus: int | None) -> Iterator[str]:
             # Ray opens its own folder to everybody (0777), so it gets one inside of ours
             folder = configured or f"{stack.enter_context(scratch_folder(_SCRATCH_ROOT))}/ray"
             stack.callback(ray.shutdown, wait_for_processes=True)
-            _init(
-                address="local",
-                num_cpus=num_cpus,
-                object_store_memory=object_store_bytes(),
-                include_dashboard=False,
-                _temp_dir=folder,
-            )
+            with lean_node(shows_logs=logger.isEnabledFor(logging.DEBUG)):
+                _init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=object_store_bytes(),
+                    include_dashboard=False,
+                    _temp_dir=folder,
+                )
         except Exception as error:  # a node that is not up in 30 s is a bare Exception of Ray's
             raise ClusterError(
                 f"a private Ray does not start ({first_line(error)}); run: sonoray doctor"
