@@ -89,5 +89,9 @@ def test_what_cannot_be_doubted_is_refused(finished_road):
         run(**given, topic=topic, claims="captions")
     with pytest.raises(DataError, match=r"learned the true answers of .* sonoray relabel"):
         run(**given, topic=topic, split="train", noise=0.2)
+    with pytest.raises(DataError, match=r"--plant 0.0005 plants no error among the \d+ test ans"):
+        run(**given, topic=topic, noise=0.0005)
+    with pytest.raises(DataError, match=r"opinion.calls leaves 1 calls, and the check of"):
+        run(**given_of(finished_road, calls=1), topic=topic)
     with pytest.raises(ConfigError, match=r"opinion.calls = 0: .* greater than or equal to 1"):
         given_of(finished_road, calls=0)

@@ -22,13 +22,13 @@ from sonoray.audit.terms import CAPTION
 from sonoray.config.canonical import content_hash
 from sonoray.errors import ConfigError, DataError
 from sonoray.files.corrections import Corrections, read_corrections
+from sonoray.ingest.source_options import DATASET_NAME
 from sonoray.stages import MANIFEST, Stage, StageOutput, run_stage
 from sonoray.study.contract import Study, StudyImage, Turn, iter_studies, write_studies
 from sonoray.workspace import Workspace
 
 _OWN = ("studies", MANIFEST)
 """What a relabelled dataset does not share with the other."""
-_RENAMED = str.maketrans(dict.fromkeys("/\\ ", "-"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +79,11 @@ def run(
         DataError: there is no such dataset, the table cannot be read, or a row of it names no
             closed question of the dataset or no option of it.
     """
-    if name == dataset or not name or name != name.translate(_RENAMED):
-        raise ConfigError(f"--name {name!r} must be another name than {dataset!r}, without slashes")
+    if name == dataset or not DATASET_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name {name!r} must be another name than {dataset!r}, of at most 63 lower-case "
+            "letters, digits, - and _"
+        )
     output = workspace.dataset(dataset)
     origin = {"source": "relabel", "dataset": dataset}
     if name in workspace.dataset_names() and workspace.dataset_pointer(name)["origin"] != origin:

@@ -106,6 +106,10 @@ def read_pages(folder: Path) -> list[DocumentPage]:
     if (folder / PAGES).is_file():
         for number, line in _lines(folder / PAGES):
             page = _parse(_PageLine, folder / PAGES, number, line)
+            if page.page in told:
+                raise DataError(
+                    f"{PAGES} line {number}: page {page.page!r} has a line already; leave one"
+                )
             told[page.page] = page
     names = list(dict.fromkeys([*told, *questions]))
     return [

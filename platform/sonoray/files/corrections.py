@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sonoray.errors import DataError
+from sonoray.files.csv_rows import read_csv_rows
 
 COLUMNS = ("study_id", "topic", "answer")
 """Of a table of corrections."""
@@ -21,24 +22,17 @@ def read_corrections(table: Path) -> dict[str, dict[str, str]]:
     """Read a table of corrections.
 
     Raises:
-        DataError: it cannot be read, lacks a column, or corrects one answer twice.
+        DataError: see `read_csv_rows`; or it lacks a column, or corrects one answer twice.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"table {str(table)!r} cannot be read ({error}); give a UTF-8 CSV"
-        ) from None
+    rows, columns = read_csv_rows(table)
     if not rows or set(COLUMNS).difference(columns):
         raise DataError(
             f"table {str(table)!r} has {len(rows)} rows and columns {columns}; it needs rows and "
             f"the columns {', '.join(COLUMNS)}"
         )
     found: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
-        study, topic, answer = ((row[column] or "").strip() for column in COLUMNS)
+    for number, row in rows.items():
+        study, topic, answer = (row[column].strip() for column in COLUMNS)
         if topic in found.setdefault(study, {}):
             raise DataError(
                 f"{table.name} line {number}: study {study!r} has an answer to {topic!r} already; "

@@ -14,7 +14,8 @@ from sonoray.errors import ConfigError
 from sonoray.files.text_files import is_charset, is_utf8
 from sonoray.known_sources import KNOWN_SOURCES
 
-_DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # it becomes a file's name
+DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""Of a dataset; it becomes a file's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,7 @@ class SourceOptions:
         for option in given:
             if option not in known.takes:
                 raise ConfigError(f"source {name!r} takes no --{option}; leave it out")
-        if self.name is not None and not _DATASET_NAME.fullmatch(self.name):
+        if self.name is not None and not DATASET_NAME.fullmatch(self.name):
             raise ConfigError(
                 f"--name {self.name!r} cannot name a dataset; use lower-case letters, digits, "
                 "- and _"

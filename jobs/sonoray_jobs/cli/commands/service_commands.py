@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonoray.errors import ConfigError
 from sonoray_jobs.cli.command import job_command
 from sonoray_jobs.cli.commands.release_commands import PANEL
 from sonoray_jobs.cli.options import AddressOption, DatasetOption, KeyFileOption, RunOption
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sonoray.workspace import Workspace
     from sonoray_jobs.road.config import RoadConfig
 
+_AGAINST = "one,self-consistency"
 app = typer.Typer()
 _group = typer.Typer(cls=Commands)
 
@@ -169,7 +171,7 @@ def consult(
     against: Annotated[
         str,
         typer.Option("--against", help="What stands beside a split: one, self-consistency."),
-    ] = "one,self-consistency",
+    ] = _AGAINST,
     url: Annotated[
         str, typer.Option("--url", help="The service's URL.")
     ] = "http://127.0.0.1:8000/v1",
@@ -194,6 +196,11 @@ def consult(
     from sonoray_jobs.evaluation.roles.all_ways import Caps
     from sonoray_jobs.evaluation.roles.wordings import ROLES
 
+    if question is not None and (split, max_studies, against) != ("test", 50, _AGAINST):
+        raise ConfigError(
+            "--split, --max-studies and --against are for a whole split; leave them out, or leave "
+            "out --question"
+        )
     caps = Caps(
         max_calls=max_calls,
         max_tokens=max_tokens,

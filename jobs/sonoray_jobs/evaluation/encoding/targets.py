@@ -9,20 +9,22 @@ Without a table the labels are the targets: numbers as they are, a label of two 
 (1 for the later by name), one of up to eight as a number for each value (1 where it is that one).
 """
 
-import csv
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sonoray.errors import DataError
+from sonoray.files.csv_rows import read_csv_rows
 from sonoray.study.contract import STUDY_DATE_LABEL, Study
 
 KEYS = ("study_id", "image")
 LEAST_STUDIES = 10
 """A target of fewer studies is left out."""
 _MOST_VALUES = 8
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Measurements = Mapping[str, Sequence[float]]
 """By study id, what was measured."""
@@ -50,16 +52,9 @@ def read_keyed_rows(path: Path, wanted: str) -> tuple[dict[int, dict[str, str]],
         others.
 
     Raises:
-        DataError: it cannot be read, has no key column or no other, has two columns of one name, or
-            a row has more or fewer cells than the first line.
+        DataError: see `read_csv_rows`; or it has no key column or no other.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            cells = dict((reader.line_num, row) for row in reader if row)  # noqa: C402 - no static key
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {str(path)!r} cannot be read ({error}); give a UTF-8 CSV") from None
+    rows, header = read_csv_rows(path)
     keys = [name for name in header if name in KEYS]
     names = [name for name in header if name not in KEYS]
     if len(keys) != 1 or not names:  # what the first line says may be of a patient
@@ -67,18 +62,6 @@ def read_keyed_rows(path: Path, wanted: str) -> tuple[dict[int, dict[str, str]],
             f"table {str(path)!r} needs one of {' or '.join(KEYS)}, and {wanted}, each named in "
             "its first line"
         )
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise DataError(
-            f"table {str(path)!r} line 1 has two columns {double!r}; name each otherwise"
-        )
-    for number, row in cells.items():
-        if len(row) != len(header):
-            raise DataError(
-                f"table {str(path)!r} line {number} has {len(row)} cells and line 1 has "
-                f"{len(header)}; correct it, and quote cells that hold a comma"
-            )
-    rows = {number: dict(zip(header, row, strict=True)) for number, row in cells.items()}
     return rows, keys[0], names
 
 
@@ -176,11 +159,8 @@ def studies_by(key: str, studies: Sequence[Study]) -> dict[str, str]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number."""
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    """Whether a text is a finite number as tables write it, not only as Python reads it (1_0)."""
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
 def _number(cell: str, where: str) -> float:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sonoray.errors import DataError
 from sonoray_jobs.evaluation.opinion.library import Library
-from sonoray_jobs.evaluation.opinion.prompts import Prompt, Way
+from sonoray_jobs.evaluation.opinion.prompts import WAYS, Prompt, Way
 from sonoray_jobs.evaluation.probing.linear import Asked
 from sonoray_jobs.road.config import OpinionConfig
 
@@ -96,6 +96,11 @@ def draw_check(
             if own and len(drawn) < num:
                 drawn.append(own.pop())
     return np.array(sorted(drawn), dtype=np.int64)
+
+
+def ways_of(settings: OpinionConfig) -> Sequence[Way]:
+    """The ways of asking that are checked."""
+    return WAYS if settings.asking == "auto" else (settings.asking,)
 
 
 def check_size(settings: OpinionConfig, ways: Sequence[Way], left: int) -> int:

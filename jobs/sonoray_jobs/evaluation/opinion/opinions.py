@@ -23,6 +23,7 @@ from sonoray_jobs.evaluation.opinion.doubts import (
     check_size,
     draw_check,
     prompts_of,
+    ways_of,
     within,
 )
 from sonoray_jobs.evaluation.opinion.keep_or_change import (
@@ -37,7 +38,7 @@ from sonoray_jobs.evaluation.opinion.keep_or_change import (
 )
 from sonoray_jobs.evaluation.opinion.labels import own_answers
 from sonoray_jobs.evaluation.opinion.library import Library
-from sonoray_jobs.evaluation.opinion.prompts import WAYS, Prompt, Way
+from sonoray_jobs.evaluation.opinion.prompts import Prompt, Way
 from sonoray_jobs.evaluation.probing.linear import Asked, asked_of, left_out
 from sonoray_jobs.evaluation.probing.pooling import pool_studies
 from sonoray_jobs.evaluation.probing.suspects import confident_options, transition_matrix
@@ -207,7 +208,7 @@ def _check(
     """Try the ways on studies that are not suspect."""
     road = model.made.road
     settings = road.opinion
-    ways: Sequence[Way] = WAYS if settings.asking == "auto" else (settings.asking,)
+    ways = ways_of(settings)
     places = draw_check(whole, may, check_size(settings, ways, model.left), settings.seed)
     if not len(places):
         return choose_way({}, settings.asking), {}, 0

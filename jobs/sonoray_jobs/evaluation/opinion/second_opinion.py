@@ -31,6 +31,7 @@ from sonoray.study.contract import SPLITS, Study, iter_studies
 from sonoray.study.prompt import with_site_cue
 from sonoray.workspace import Workspace
 from sonoray_jobs.evaluation.opinion.claims import claimed, read_texts
+from sonoray_jobs.evaluation.opinion.doubts import check_size, ways_of
 from sonoray_jobs.evaluation.opinion.labels import (
     Labels,
     check_rate,
@@ -172,6 +173,14 @@ def run(
     ]
     if not judged:
         raise DataError(f"dataset {dataset!r} has no {split} answer about {topic!r} to doubt")
+    if noise is not None and all(
+        labels.given[study.study_id] == (labels.truth or {}).get(study.study_id) for study in judged
+    ):
+        raise DataError(
+            f"--plant {noise:g} plants no error among the {len(judged)} {split} answers; plant more"
+        )
+    settings = made.road.opinion
+    check_size(settings, ways_of(settings), settings.calls)
     known = sum(study.study_id in learned for study in judged)
     if known and (noise is not None or claims is not None):
         raise DataError(

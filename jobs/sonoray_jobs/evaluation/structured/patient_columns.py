@@ -23,10 +23,10 @@ Value = float | str
 Record = Mapping[str, Value]
 """A study's columns that are known, by name."""
 
+_FEW = 0.2
+"""Share of a column's cells below which numbers among words, or words among numbers, are few."""
 _LARGEST = 1e100
 """Largest number that is taken: sums of squares of larger ones are no longer finite."""
-_FEW = 0.2
-"""Share of a column's cells up to which those that are no number are remarked."""
 LEAST_STUDIES = 5
 """Studies of which a column must be known; of fewer nothing can be learned or told apart."""
 
@@ -120,7 +120,7 @@ def read_columns(
         else:
             words = 0 if name in settings.codes else _num_words(name, own)
             kinds[name] = name not in settings.codes and not words
-            if 0 < words <= _FEW * len(own):
+            if 0 < words <= (1 - _FEW) * len(own):
                 remarks.append(
                     f"column {name!r} is taken as words: {words} of {len(own)} cells are no number"
                 )
@@ -156,7 +156,7 @@ def _num_words(name: str, cells: Sequence[str]) -> int:
     words = len(cells) - len(numbers)
     if max(numbers, default=0.0) <= _LARGEST:
         return words
-    if words <= _FEW * len(cells):
+    if words <= _FEW * len(cells):  # then it is one of numbers
         raise DataError(
             f"column {name!r} has values beyond {_LARGEST:g}; mend them, or name it in risk.codes"
         )
@@ -164,8 +164,9 @@ def _num_words(name: str, cells: Sequence[str]) -> int:
 
 
 def _as_number(cell: str) -> float | None:
+    """A number, an infinite one too; not what Python alone reads as one, such as 1_0."""
     try:
-        return float(cell)
+        return float(cell) if cell.isascii() and "_" not in cell else None
     except ValueError:
         return None
 

@@ -5,7 +5,7 @@ column contributes, `risk.md` and `risk-report.json` hold numbers alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,24 @@ def gather(dataset: Path, road: RoadConfig, split: str, table: Path | None, name
     both = [*training, *judged]
     truth = read_outcomes(both, settings.outcome, settings.positive)
     everything = read_columns(both, table, settings, name, iter_studies(dataset, complete=False))
+    everything = _covering(everything, judged, split, table)
     told = {study: str(value) for study, value in truth.items()}
     ids = {study.study_id for study in training}
     columns = without_leaks(everything, told, settings, ids).only(settings.columns)
     return Material(
         training=training, judged=judged, everything=everything, columns=columns, truth=truth
     )
+
+
+def _covering(columns: Columns, judged: Sequence[Study], split: str, table: Path | None) -> Columns:
+    """Remark how many judged studies a table says nothing of; refuse it where that is all."""
+    lacking = sum(study.study_id not in columns.of_study for study in judged)
+    if table is None or not lacking:
+        return columns
+    told = f"{table.name} tells nothing of {lacking} of {len(judged)} {split} studies"
+    if lacking == len(judged):
+        raise DataError(f"{told}: nothing can be judged; give their rows, or another --split")
+    return replace(columns, remarks=[*columns.remarks, told])
 
 
 def fit_on(material: Material, road: RoadConfig) -> RiskModel:

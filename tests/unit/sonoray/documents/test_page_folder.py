@@ -79,6 +79,13 @@ def test_a_line_that_is_none_is_refused_without_its_text(folder, changed, told):
     assert SECRET not in str(caught.value)
 
 
+def test_a_page_that_is_told_of_twice_is_refused(folder):
+    line = json.dumps({"page": "a.png", "kind": "scan"})
+    (folder / "pages.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"pages.jsonl line 2: page 'a.png' has a line already"):
+        read_pages(folder)
+
+
 def test_what_is_no_folder_of_pages_is_refused(folder, tmp_path):
     with pytest.raises(DataError, match=r"no folder .* sonoray documents make"):
         read_pages(tmp_path / "absent")

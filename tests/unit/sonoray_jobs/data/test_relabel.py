@@ -130,7 +130,7 @@ def test_a_table_that_corrects_nothing_is_refused(workspace, tmp_path, rows, hea
 def test_a_missing_table_and_the_old_name_are_refused(workspace, tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         relabel.run(workspace=workspace, dataset="d", table=tmp_path / "no.csv", name="n")
-    for name in ("d", "", "a/b"):
+    for name in ("d", "", "a/b", "..", "a\nb", "Mended", "n" * 64):
         with pytest.raises(ConfigError, match="must be another name than 'd'"):
             relabel.run(
                 workspace=workspace, dataset="d", table=table_of(tmp_path), name=name

@@ -59,7 +59,7 @@ def test_a_table_is_read_by_study_or_image_and_its_rows_are_averaged(tmp_path, t
             ("study_id,age", "train-1,40", "train-2,41", "train-1,70"),
             r"'age' has 2 different values \(lines 2, 4\)",
         ),
-        (("study_id,age,age", "train-1,40,41"), "line 1 has two columns 'age'"),
+        (("study_id,age,age", "train-1,40,41"), "line 1 has one name for the columns 2 and 3"),
         (("study_id,age,sex", "train-1,40,f", "train-2,41"), "line 3 has 2 cells and line 1 has 3"),
         (("study_id,age,sex", "train-1,40,f,x"), "line 2 has 4 cells and line 1 has 3"),
         (("study_id,age", "train-1,40"), "known of 1 studies, fewer than 5"),
@@ -89,6 +89,12 @@ def test_few_cells_that_are_no_number_are_remarked_without_their_value(tmp_path,
     told = "column 'age' is taken as words: 2 of 20 cells are no number"
     assert read(training, table).remarks == [told]
     assert read(training, table, codes=("age",)).remarks == []
+    many = written(tmp_path / "m.csv", "study_id,age", *rows_of([*range(40, 54), *["unknown"] * 6]))
+    assert read(training, many).remarks == [
+        "column 'age' is taken as words: 6 of 20 cells are no number"
+    ]
+    spelt = written(tmp_path / "s.csv", "study_id,age", *rows_of([*range(40, 58), "1_0", "４５"]))
+    assert read(training, spelt).is_number == {"age": False}
     words = written(tmp_path / "u.csv", "study_id,place", *rows_of([*"abcdef" * 3, 1, 2]))
     assert read(training, words).remarks == []
 

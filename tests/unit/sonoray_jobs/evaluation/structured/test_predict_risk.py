@@ -34,7 +34,20 @@ def test_what_is_odd_in_a_table_is_said(risk_workspace, training, tested, tmp_pa
     table.write_text("\n".join(["study_id,age", *rows, "nobody,3"]) + "\n", encoding="utf-8")
     found = run(risk_workspace, table=table)
     assert "1 rows of t.csv are of no study of the dataset" in found.lines()
-    assert len(found.to_json()["remarks"]) == 1
+    unknown = sum("age" not in each.labels for each in tested)
+    told = "t.csv tells nothing of {} of 200 test studies"
+    assert unknown
+    assert told.format(unknown) in found.lines()
+    assert len(found.to_json()["remarks"]) == 2
+    rows = [f"{each.study_id},{number}" for number, each in enumerate((*training, *tested))]
+    table.write_text("\n".join(["study_id,age", *rows]) + "\n", encoding="utf-8")
+    assert run(risk_workspace, table=table).to_json()["remarks"] == []
+    some = rows[: len(training) + 5]
+    table.write_text("\n".join(["study_id,age", *some]) + "\n", encoding="utf-8")
+    assert run(risk_workspace, table=table).to_json()["remarks"] == [told.format(195)]
+    table.write_text("\n".join(["study_id,age", *rows[: len(training)]]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"of 200 of 200 test studies: nothing can be judged"):
+        run(risk_workspace, table=table)
 
 
 @pytest.mark.parametrize(
