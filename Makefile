@@ -34,6 +34,8 @@ export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 # Tokenizer threads and forked data workers deadlock.
 export TOKENIZERS_PARALLELISM := false
 unexport PYTHONPATH PYTHONHOME
+# Many containers set it; then every process would compile our own modules again, pytest the tests too.
+unexport PYTHONDONTWRITEBYTECODE
 # A hospital's network often has a certificate authority of its own, in the system's store. pip looks
 # there by itself, uv only when told to.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)

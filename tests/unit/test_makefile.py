@@ -45,6 +45,13 @@ def test_help_lists_every_target():
     assert set(TARGETS) <= listed
 
 
+def test_what_make_runs_keeps_the_bytecode_of_our_modules(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    given = make("--eval", "given: ; @env", "given").stdout.splitlines()
+    assert "RAY_USAGE_STATS_ENABLED=0" in given
+    assert not [line for line in given if line.startswith("PYTHONDONTWRITEBYTECODE=")]
+
+
 def test_missing_python_is_one_line(tmp_path):
     result = make("env", f"VENV={tmp_path}/venv", "PYTHON=no-such-python")
     assert result.returncode != 0
